@@ -1,0 +1,6 @@
+"""python -m imggen, which torchrun starts."""
+
+from imggen.cli.app import main
+
+if __name__ == "__main__":
+    main()

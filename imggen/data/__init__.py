@@ -1,0 +1,1 @@
+"""From files to a cached array of uint8 pictures."""
