@@ -1,0 +1,173 @@
+"""The contract between a family and everything else.
+
+A backend is a deterministic map from Gaussian noise to pictures; sample, interpolate, inpaint and
+evaluate know nothing else of it. A learner is what train drives.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from imggen.models.config import FamilyConfig
+
+
+class NonFiniteError(Exception):
+    """A loss or gradient is NaN or infinite; raised before the optimiser has touched a weight."""
+
+
+class Backend(nn.Module, ABC):
+    """What a checkpoint holds.
+
+    Pictures are float tensors (B, C, H, W) in [-1, 1]; noise is (B, *noise_shape), standard normal;
+    labels are int64 (B,), needed exactly when `classes` is not empty.
+    """
+
+    def __init__(self, config: FamilyConfig) -> None:
+        super().__init__()
+        self.config = config
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of one picture."""
+        return self.config.image_shape
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes, or none."""
+        return self.config.classes
+
+    @property
+    @abstractmethod
+    def noise_shape(self) -> tuple[int, ...]:
+        """The shape of one picture's noise."""
+
+    @abstractmethod
+    def generate(self, noise: Tensor, labels: Tensor | None = None, *, temperature: float = 1.0) -> Tensor:
+        """Noise (B, *noise_shape) → pictures (B, C, H, W) in [-1, 1].
+
+        Deterministic, and row i depends on row i alone. `temperature` 1 is the model as trained;
+        lower is tamer (truncation for a GAN, the prior's for a VAE, the softmax's for a transformer).
+        """
+
+    @abstractmethod
+    def invert(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Pictures (B, C, H, W) in [-1, 1] → noise whose `generate` comes as near as the family can."""
+
+    @abstractmethod
+    def inpaint(
+        self,
+        images: Tensor,
+        mask: Tensor,
+        noise: Tensor,
+        labels: Tensor | None = None,
+        *,
+        temperature: float = 1.0,
+    ) -> Tensor:
+        """Fill where `mask` (B, 1, H, W) is 1; other noise, other fill. Known pixels may come back changed."""
+
+    def fused(self) -> Backend:
+        """The same map arranged for speed (normalisation folded away); the caller's own copy."""
+        return self
+
+    def checked_labels(self, labels: Tensor | None, count: int) -> Tensor | None:
+        """`labels` when the model has classes, none when it has none; anything else is a ValueError."""
+        if not self.classes:
+            if labels is not None:
+                raise ValueError("this model has no classes: labels must be None")
+            return None
+        if labels is None or labels.shape != (count,):
+            raise ValueError(f"this model has {len(self.classes)} classes: labels of shape ({count},) are needed")
+        return labels
+
+
+class Learner(ABC):
+    """Networks, losses and optimisers of one training run.
+
+    Every schedule is a function of `progress` in [0, 1], the fraction of the budget spent. Random
+    numbers come from torch's global generator, which the engine seeds before every step.
+    `micro_batch` is the most pictures to hold in one pass; the engine lowers it when memory runs out.
+    `reduce_gradients` averages gradients over processes; the engine sets it when there are several.
+    """
+
+    micro_batch: int | None = None
+    precision: torch.dtype = torch.float32
+
+    def __init__(self, config: FamilyConfig) -> None:
+        self.config = config
+        self.reduce_gradients: Callable[[Iterable[nn.Parameter]], None] = lambda parameters: None
+
+    @property
+    @abstractmethod
+    def backend(self) -> Backend:
+        """The averaged (EMA) backend, in eval mode: what previews show and checkpoints hold."""
+
+    @property
+    @abstractmethod
+    def networks(self) -> dict[str, nn.Module]:
+        """Every network by name: for moving, counting parameters and saving."""
+
+    @abstractmethod
+    def step(self, images: Tensor, labels: Tensor | None, progress: float, images_seen: int) -> dict[str, Tensor]:
+        """One step on pictures (B, C, H, W) in [-1, 1]; returns scalar metrics, still on the device.
+
+        Raises NonFiniteError before an optimiser has used a non-finite gradient.
+        """
+
+    @property
+    @abstractmethod
+    def optimisers(self) -> dict[str, torch.optim.Optimizer]:
+        """Every optimiser by name."""
+
+    def to(self, device: torch.device) -> None:
+        """Move every network, in the layout that convolutions like."""
+        for network in self.networks.values():
+            network.to(device=device, memory_format=torch.channels_last)
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Everything that the next step depends on: tensors and JSON, so that they fit safetensors."""
+        tensors: dict[str, Tensor] = {}
+        document: dict[str, Any] = {}
+        for name, network in self.networks.items():
+            tensors.update({f"{name}.{key}": value for key, value in network.state_dict().items()})
+        for name, optimiser in self.optimisers.items():
+            state = optimiser.state_dict()
+            for index, slots in state["state"].items():
+                tensors.update({f"{name}.{index}.{slot}": value for slot, value in slots.items()})
+            groups = [{key: value for key, value in group.items() if key != "params"} for group in state["param_groups"]]
+            document[name] = groups
+        return tensors, document
+
+    def load_state(self, tensors: dict[str, Tensor], document: dict[str, Any]) -> None:
+        """The inverse of `state`; raises KeyError or RuntimeError when something is missing or misshapen."""
+        for name, network in self.networks.items():
+            wanted = {key: tensors[f"{name}.{key}"] for key in network.state_dict()}
+            network.load_state_dict(wanted)
+        for name, optimiser in self.optimisers.items():
+            current = optimiser.state_dict()
+            slots: dict[int, dict[str, Tensor]] = {}
+            for key, value in tensors.items():
+                if key.startswith(f"{name}."):
+                    _, index, slot = key.split(".")
+                    # load_state_dict keeps references: without a copy, a snapshot would train along.
+                    slots.setdefault(int(index), {})[slot] = value.clone()
+            groups = [
+                {**group, **saved, "params": group["params"]}
+                for group, saved in zip(current["param_groups"], document[name], strict=True)
+            ]
+            optimiser.load_state_dict({"state": slots, "param_groups": groups})
+
+    def apply_gradients(self, optimiser: torch.optim.Optimizer, *losses: Tensor) -> None:
+        """Average over processes, refuse non-finite numbers, then step and clear."""
+        parameters = [p for group in optimiser.param_groups for p in group["params"] if p.grad is not None]
+        self.reduce_gradients(parameters)
+        norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        if not torch.isfinite(torch.stack([norm, *(loss.detach().to(norm) for loss in losses)])).all():
+            optimiser.zero_grad(set_to_none=True)
+            raise NonFiniteError
+        optimiser.step()
+        optimiser.zero_grad(set_to_none=True)

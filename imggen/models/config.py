@@ -1,0 +1,90 @@
+"""What every family's configuration has: the data's shape, a preset's name, reading back from JSON."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any, ClassVar, Self
+
+from imggen.errors import CheckpointError, UsageError
+
+
+def option(default: Any, text: str, *, low: float | None = None, high: float | None = None) -> Any:
+    """A field that is an option of `imggen train FAMILY`, with its help text and its range."""
+    return field(default=default, metadata={"help": text, "panel": "Model", "low": low, "high": high})
+
+
+@dataclass(frozen=True, kw_only=True)
+class FamilyConfig:
+    """The part that the data decides; families add their own fields through `option`."""
+
+    family: ClassVar[str]
+
+    preset: str
+    size: int = 32
+    channels: int = 3
+    classes: tuple[str, ...] = ()
+    class_counts: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse what no model could be built from."""
+        self.check(self.preset.isidentifier(), "preset must be a name")
+        self.check(4 <= self.size <= 4096, "size must be between 4 and 4096")
+        self.check(self.channels in (1, 3, 4), "channels must be 1, 3 or 4")
+        self.check(len(self.class_counts) == len(self.classes), "every class needs its count")
+        self.check(len(self.classes) <= 100_000, "more than 100,000 classes")
+        for item in fields(self):
+            low, high = item.metadata.get("low"), item.metadata.get("high")
+            value = getattr(self, item.name)
+            name = item.name.replace("_", "-")
+            self.check(low is None or value >= low, f"{name} must be at least {low}")
+            self.check(high is None or value <= high, f"{name} must be at most {high}")
+
+    @staticmethod
+    def check(good: bool, message: str) -> None:
+        """Raise a usage error with `message` unless `good`."""
+        if not good:
+            raise UsageError(message)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of one picture."""
+        return self.channels, self.size, self.size
+
+    def with_overrides(self, **values: Any) -> Self:
+        """The same configuration with some fields changed, checked again."""
+        return replace(self, **values)
+
+    def to_json(self) -> dict[str, Any]:
+        """A dictionary for a checkpoint's metadata."""
+        return {"family": self.family, **asdict(self)}
+
+    @classmethod
+    def from_json(cls, document: dict[str, Any]) -> Self:
+        """Read `to_json` back; a field of the wrong name, type or range is a checkpoint error."""
+        known = {item.name: item for item in fields(cls)}
+        given = {key: value for key, value in document.items() if key != "family"}
+        unknown = sorted(set(given) - set(known))
+        if unknown:
+            raise CheckpointError(
+                f"the checkpoint's configuration has unknown fields: {', '.join(unknown)}",
+                "made by a newer imggen? pip install -U imggen",
+            )
+        values: dict[str, Any] = {}
+        for key, value in given.items():
+            default = known[key].default
+            if key in ("classes", "class_counts"):
+                kind: type = str if key == "classes" else int
+                if not isinstance(value, list) or not all(type(part) is kind for part in value):
+                    raise CheckpointError(f"the checkpoint's configuration has a damaged field: {key}")
+                values[key] = tuple(value)
+                continue
+            expected = str if key == "preset" else type(default)
+            if expected is float and type(value) is int:
+                value = float(value)
+            if type(value) is not expected:
+                raise CheckpointError(f"the checkpoint's configuration has a damaged field: {key}")
+            values[key] = value
+        try:
+            return cls(**values)
+        except (UsageError, TypeError) as error:
+            raise CheckpointError(f"the checkpoint's configuration cannot be used: {error}") from error

@@ -1,0 +1,71 @@
+"""The DCGAN generator and discriminator (Radford et al. 2015, arXiv 1511.06434)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from imggen.models.gan.config import Config
+
+CLASS_WIDTH = 32
+
+
+class Generator(nn.Module):
+    """z (B, z_dim), labels (B,) → pictures (B, C, H, W) in [-1, 1]; the class is embedded beside z."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(len(config.classes), CLASS_WIDTH) if config.classes else None
+        inputs = config.z_dim + (CLASS_WIDTH if config.classes else 0)
+        widths = config.widths
+        layers: list[nn.Module] = [nn.ConvTranspose2d(inputs, widths[0], 4, 1, 0, bias=False)]
+        for before, after in zip(widths, [*widths[1:], None], strict=True):
+            layers += [nn.BatchNorm2d(before), nn.ReLU(inplace=True)]
+            last = after is None
+            layers.append(nn.ConvTranspose2d(before, config.channels if last else after, 4, 2, 1, bias=last))
+        self.layers = nn.Sequential(*layers, nn.Tanh())
+        self.apply(textbook_init)
+
+    def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Draw."""
+        if self.embed is not None and labels is not None:
+            z = torch.cat([z, self.embed(labels)], dim=1)
+        picture: Tensor = self.layers(z[:, :, None, None])
+        return picture
+
+
+class Discriminator(nn.Module):
+    """Pictures (B, C, H, W), labels (B,) → logits (B,); the class enters by projection (arXiv 1802.05637)."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        widths = config.widths[::-1]
+        layers: list[nn.Module] = []
+        for index, (before, after) in enumerate(zip([config.channels, *widths[:-1]], widths, strict=True)):
+            # The first layer sees raw pixels: normalising them there makes training oscillate (section 3).
+            layers.append(nn.Conv2d(before, after, 4, 2, 1, bias=index == 0))
+            layers += [nn.BatchNorm2d(after)] if index else []
+            layers.append(nn.LeakyReLU(0.2, inplace=True))
+        self.layers = nn.Sequential(*layers)
+        self.logit = nn.Conv2d(widths[-1], 1, 4, bias=True)
+        self.embed = nn.Embedding(len(config.classes), widths[-1]) if config.classes else None
+        self.apply(textbook_init)
+
+    def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Score: positive is real."""
+        features = self.layers(images)
+        logits: Tensor = self.logit(features).flatten()
+        if self.embed is not None and labels is not None:
+            logits = logits + (self.embed(labels) * features.mean((2, 3))).sum(1)
+        return logits
+
+
+def textbook_init(module: nn.Module) -> None:
+    """Normal(0, 0.02) weights, as the paper has them; embeddings of the generator stay at unit scale."""
+    if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+        nn.init.normal_(module.weight, 0.0, 0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+    elif isinstance(module, nn.BatchNorm2d):
+        nn.init.normal_(module.weight, 1.0, 0.02)
+        nn.init.zeros_(module.bias)

@@ -1,0 +1,38 @@
+"""What two families or more use."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+
+class Average:
+    """An exponential moving average of a network's weights and buffers.
+
+    Its half-life is `half_life` pictures, but never more than a tenth of those seen so far, so that
+    early pictures do not show the random start (StyleGAN2's ramp-up, arXiv 1912.04958).
+    """
+
+    def __init__(self, network: nn.Module, half_life: int) -> None:
+        self.network = copy.deepcopy(network).eval().requires_grad_(False)
+        self.half_life = half_life
+
+    @torch.no_grad()
+    def update(self, network: nn.Module, batch: int, images_seen: int) -> None:
+        """Move towards `network` by one step of `batch` pictures; `images_seen` counts those before."""
+        half_life = min(self.half_life, 0.1 * (images_seen + batch))
+        weight = 1.0 if half_life <= 0 else 1 - 0.5 ** (batch / half_life)
+        # state_dict: BatchNorm's running statistics must be averaged along with the weights they belong to.
+        mine, theirs = self.network.state_dict(), network.state_dict()
+        for name, tensor in mine.items():
+            if tensor.is_floating_point():
+                tensor.lerp_(theirs[name], weight)
+            else:
+                tensor.copy_(theirs[name])
+
+
+def micro_batches(tensor: Tensor, size: int | None) -> tuple[Tensor, ...]:
+    """Split a batch into parts of at most `size` rows; one part when there is no limit."""
+    return (tensor,) if size is None else tensor.split(size)
