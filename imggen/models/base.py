@@ -138,7 +138,9 @@ class Learner(ABC):
             state = optimiser.state_dict()
             for index, slots in state["state"].items():
                 tensors.update({f"{name}.{index}.{slot}": value for slot, value in slots.items()})
-            groups = [{key: value for key, value in group.items() if key != "params"} for group in state["param_groups"]]
+            groups = [
+                {key: value for key, value in group.items() if key != "params"} for group in state["param_groups"]
+            ]
             document[name] = groups
         return tensors, document
 

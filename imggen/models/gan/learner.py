@@ -84,11 +84,11 @@ class Learner(BaseLearner):
             fake = self._draw(noise, label)
             kept = fake if len(batches) == 1 else None
             part = self._loss_d(real, fake.detach(), label) * weight
-            part.backward()  # type: ignore[no-untyped-call]
+            torch.autograd.backward(part)
             loss_d += part.detach()
             if penalise:
                 part = self._r1(real, label) * weight
-                (part * (self.config.gamma / 2 * self.config.penalty_every)).backward()  # type: ignore[no-untyped-call]
+                torch.autograd.backward(part * (self.config.gamma / 2 * self.config.penalty_every))
                 penalty += part.detach()
         self.apply_gradients(self.adam_d, loss_d, penalty)
 
@@ -99,7 +99,7 @@ class Learner(BaseLearner):
             with self._autocast(noise):
                 logits = self.discriminator(fake, label)
             part = softplus(-logits.float()).mean() * weight
-            part.backward()  # type: ignore[no-untyped-call]
+            torch.autograd.backward(part)
             loss_g += part.detach()
         self.discriminator.requires_grad_(True)
         self.apply_gradients(self.adam_g, loss_g)

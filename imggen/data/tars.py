@@ -1,0 +1,104 @@
+"""List tars, and unpack compressed ones once, so that every member can be read by its place."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import hashlib
+import lzma
+import shutil
+import tarfile
+import tempfile
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from imggen.errors import DataError
+
+TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.xz", ".txz", ".tar.bz2", ".tbz2")
+
+
+@dataclass(frozen=True)
+class Member:
+    """A regular file inside a plain tar."""
+
+    name: str
+    offset: int
+    size: int
+    mtime: float
+
+
+def list_tar(path: Path, cache_dir: Path) -> tuple[Path, list[Member]]:
+    """The plain tar that holds the contents of `path`, and its regular files (hard links resolved)."""
+    plain = (path if path.name.lower().endswith(".tar") else _unpacked(path, cache_dir)).resolve()
+    try:
+        with tarfile.open(plain, "r:") as archive:
+            found = archive.getmembers()
+    except (tarfile.TarError, EOFError) as error:
+        raise _damaged(path, error) from error
+    members: dict[str, Member] = {}
+    for info in found:
+        name = info.name.removeprefix("./").lstrip("/")
+        if info.isreg() and not info.issparse():
+            members[name] = Member(name, info.offset_data, info.size, info.mtime)
+        elif info.islnk():
+            target = members.get(info.linkname.removeprefix("./").lstrip("/"))
+            if target is not None:
+                members[name] = Member(name, target.offset, target.size, target.mtime)
+    return plain, list(members.values())
+
+
+def _damaged(path: Path, error: Exception) -> DataError:
+    return DataError(f"{path} is not a usable tar: {error}", "it may be cut short; fetch or make it again")
+
+
+def _decompressed(path: Path) -> IO[bytes]:
+    name = path.name.lower()
+    if name.endswith(("gz", "tgz")):
+        return gzip.open(path, "rb")
+    if name.endswith(("xz", "txz")):
+        return lzma.open(path, "rb")
+    return bz2.open(path, "rb")
+
+
+def _unpacked(path: Path, cache_dir: Path) -> Path:
+    """The decompressed copy in the cache, made if it is not there yet.
+
+    It gets its name by a rename at the end, so that no half-written copy is ever used.
+    """
+    status = path.stat()
+    mark = f"{path.resolve()}\0{status.st_size}\0{status.st_mtime_ns}"
+    folder = cache_dir / "archives"
+    final = folder / (hashlib.sha256(mark.encode("utf-8", "backslashreplace")).hexdigest()[:32] + ".tar")
+    if final.exists():
+        return final
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=folder, prefix=".unpacking-", delete=False) as target:
+        temporary = Path(target.name)
+        try:
+            try:
+                source = _decompressed(path)
+                with source:
+                    while block := source.read(1 << 20):
+                        _write(target, block, folder)
+            except (EOFError, lzma.LZMAError, zlib.error, OSError, ValueError) as error:
+                raise _damaged(path, error) from error
+        except BaseException:
+            target.close()
+            temporary.unlink(missing_ok=True)
+            raise
+    temporary.replace(final)
+    return final
+
+
+def _write(target: IO[bytes], block: bytes, folder: Path) -> None:
+    """Write, and tell a full disk from damaged input (both would be an OSError)."""
+    try:
+        target.write(block)
+    except OSError as error:
+        free = shutil.disk_usage(folder).free
+        raise DataError(
+            f"cannot unpack into {folder}: {error.strerror or error} ({free / 1e9:.1f} GB free)",
+            "free some space, or set IMGGEN_CACHE to a folder on a larger disk",
+        ) from error

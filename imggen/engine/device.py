@@ -1,0 +1,70 @@
+"""Where the numbers are worked out: device, precision, batch size, running out of memory."""
+
+from __future__ import annotations
+
+import torch
+
+from imggen.errors import DeviceError
+
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def find_device(name: str, local_rank: int = 0) -> torch.device:
+    """ "auto" is the best there is; "cpu", "cuda", "cuda:1", "mps" must be there. Raises DeviceError."""
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda", local_rank)
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise DeviceError(f"there is no device called '{name}'", "devices: auto, cpu, cuda, cuda:1, mps") from error
+    if device.type == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if (device.index or 0) >= count:
+            raise DeviceError(
+                f"device '{name}' is not here: this machine has {count} CUDA devices",
+                "--device auto takes what there is",
+            )
+    elif device.type == "mps" and not torch.backends.mps.is_available():
+        raise DeviceError("device 'mps' is not here", "--device auto takes what there is")
+    elif device.type not in ("cpu", "mps"):
+        raise DeviceError(f"imggen does not know devices of kind '{device.type}'", "devices: auto, cpu, cuda, mps")
+    return device
+
+
+def find_precision(name: str, device: torch.device, *, training: bool) -> torch.dtype:
+    """ "auto" trains in bf16 on a GPU that has it and uses fp32 elsewhere. Raises DeviceError."""
+    if name == "auto":
+        fast = training and device.type == "cuda" and torch.cuda.is_bf16_supported()
+        return torch.bfloat16 if fast else torch.float32
+    if name not in PRECISIONS:
+        raise DeviceError(f"there is no precision called '{name}'", "precisions: auto, fp32, bf16, fp16", 2)
+    if name == "fp16" and (training or device.type == "cpu"):
+        raise DeviceError("fp16 is for drawing on a GPU", "--precision bf16, or auto", 2)
+    return PRECISIONS[name]
+
+
+def precision_name(dtype: torch.dtype) -> str:
+    """The name that `find_precision` takes."""
+    return next(name for name, known in PRECISIONS.items() if known == dtype)
+
+
+def prepare(device: torch.device) -> None:
+    """Settings of the process that make convolutions fast."""
+    if device.type == "cuda":
+        torch.backends.cudnn.benchmark = True
+        torch.set_float32_matmul_precision("high")
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that the device's (or the machine's) memory is too small."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and "not enough memory" in str(error)
+
+
+def release_memory(device: torch.device) -> None:
+    """Give cached blocks back before trying again with less."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()

@@ -1,0 +1,66 @@
+"""What torchrun gives: rank, shard, averaged gradients. One process is the case of a world of one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among `size` of them; torchrun says so in the environment."""
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+
+    @classmethod
+    def from_environment(cls) -> World:
+        """RANK, WORLD_SIZE and LOCAL_RANK, or a world of one."""
+        names = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
+        values = [int(os.environ.get(name, default)) for name, default in zip(names, (0, 1, 0), strict=True)]
+        return cls(*values)
+
+    @property
+    def leader(self) -> bool:
+        """Whether this process writes the files."""
+        return self.rank == 0
+
+    def start(self, device: torch.device) -> None:
+        """Join the others."""
+        if self.size > 1 and not torch.distributed.is_initialized():
+            torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+
+    def wait(self) -> None:
+        """Until every process is here."""
+        if self.size > 1:
+            torch.distributed.barrier()
+
+    def stop(self) -> None:
+        """Leave the others."""
+        if self.size > 1 and torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+
+    def largest(self, values: list[float], device: torch.device) -> list[float]:
+        """The largest of each value over the processes, so that all take the same decision."""
+        if self.size == 1:
+            return values
+        shared = torch.tensor(values, dtype=torch.float64 if device.type == "cpu" else torch.float32, device=device)
+        torch.distributed.all_reduce(shared, torch.distributed.ReduceOp.MAX)
+        return [float(value) for value in shared]
+
+    def average(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Average the gradients over the processes, in one message."""
+        if self.size == 1:
+            return
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        flat = torch.cat([gradient.flatten() for gradient in gradients])
+        torch.distributed.all_reduce(flat)
+        flat /= self.size
+        parts = flat.split([gradient.numel() for gradient in gradients])
+        for gradient, part in zip(gradients, parts, strict=True):
+            gradient.copy_(part.view_as(gradient))

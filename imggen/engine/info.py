@@ -1,0 +1,66 @@
+"""What a file is: settings of a picture, contents of a checkpoint; and which models there are."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+from imggen.engine.run import SUFFIXES, RunFolder
+from imggen.errors import DataError
+from imggen.io.checkpoint import Header, read_header, weights_hash
+from imggen.io.image import read_info
+from imggen.io.weights import shipped_weights
+from imggen.models import FAMILIES, describe, presets
+
+
+def describe_file(path: Path) -> dict[str, Any]:
+    """A picture's settings and command, or what a checkpoint or a run's folder holds. Raises DataError, CheckpointError."""
+    if not path.exists():
+        raise DataError(f"there is no file {path}")
+    if path.suffix.lower() in SUFFIXES:
+        found = read_info(path)
+        if found is None:
+            raise DataError(
+                f"{path} was not drawn by imggen, or its settings were removed", "PNG, JPEG and WebP keep them"
+            )
+        return {"kind": "picture", "path": str(path), **found}
+    file = RunFolder(path).weights if path.is_dir() else path
+    return {"path": str(file), **_describe(read_header(file))}
+
+
+def _describe(header: Header) -> dict[str, Any]:
+    config = dict(header.document.get("config", {}))
+    classes = config.pop("classes", [])
+    config.pop("class_counts", None)
+    return {
+        "kind": header.kind,
+        "family": config.pop("family", None),
+        "preset": config.pop("preset", None),
+        "size": config.pop("size", None),
+        "channels": config.pop("channels", None),
+        "classes": classes,
+        "parameters": sum(math.prod(info.shape) for info in header.tensors.values()),
+        "bytes": header.size,
+        "hash": weights_hash(header) if header.kind == "weights" else None,
+        "thumbnail": "modelspec.thumbnail" in header.metadata,
+        "settings": config,
+        "provenance": header.document.get("provenance", {}),
+    }
+
+
+def list_models() -> dict[str, Any]:
+    """Families with their presets, shipped weights, and the runs below ./runs."""
+    families = {family: {name: describe(family, name) for name in presets(family)} for family in FAMILIES}
+    runs = {str(folder): RunFolder(folder).weights for folder in sorted(Path("runs").glob("*")) if folder.is_dir()}
+    return {
+        "families": families,
+        "shipped": [_line(name, path) for name, path in shipped_weights().items() if name != "features"],
+        "runs": [_line(name, path) for name, path in runs.items() if path.exists()],
+    }
+
+
+def _line(name: str, path: Path) -> dict[str, Any]:
+    found = _describe(read_header(path))
+    keys = ("family", "preset", "size", "channels", "hash", "bytes")
+    return {"name": name, **{key: found[key] for key in keys}, "classes": len(found["classes"]), "path": str(path)}

@@ -1,0 +1,150 @@
+"""What lies in a run's folder, and what may be overwritten; no torch, so that refusals come at once."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from imggen.engine.options import SampleOptions, TrainOptions
+from imggen.errors import UsageError
+from imggen.io.files import atomic_write
+from imggen.io.image import format_of
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The files of one training run."""
+
+    path: Path
+
+    @property
+    def weights(self) -> Path:
+        """The averaged model, self-describing."""
+        return self.path / "weights.safetensors"
+
+    @property
+    def state(self) -> Path:
+        """Everything that --resume needs."""
+        return self.path / "state.safetensors"
+
+    @property
+    def metrics(self) -> Path:
+        """One JSON object a line."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def samples(self) -> Path:
+        """Preview grids of fixed noise."""
+        return self.path / "samples"
+
+    def exists(self) -> bool:
+        """Whether a run is here."""
+        return any(path.exists() for path in (self.weights, self.state, self.metrics))
+
+    def clear(self) -> None:
+        """Remove an old run's files, and nothing else that may lie in the folder."""
+        for path in (self.weights, self.state, self.metrics, self.path / "config.toml"):
+            path.unlink(missing_ok=True)
+        for preview in self.samples.glob("[0-9]*.png") if self.samples.is_dir() else ():
+            preview.unlink()
+        shutil.rmtree(self.path / "tensorboard", ignore_errors=True)
+
+    def write_config(self, settings: dict[str, Any]) -> None:
+        """The resolved settings as TOML, in the names that --config takes."""
+        lines = [f"{name} = {_toml(value)}" for name, value in settings.items() if value is not None]
+        atomic_write(self.path / "config.toml", ("\n".join(lines) + "\n").encode())
+
+    def append_metrics(self, record: dict[str, Any]) -> None:
+        """One more line."""
+        with self.metrics.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+
+    def cut_metrics(self, images: int) -> None:
+        """Drop lines written after the state was saved: a resumed run writes them again."""
+        if not self.metrics.exists():
+            return
+        kept = []
+        for line in self.metrics.read_text(encoding="utf-8").splitlines():
+            try:
+                record = json.loads(line)
+            except json.JSONDecodeError:
+                continue  # a line cut short by a kill
+            if record.get("images", 0) <= images:
+                kept.append(line + "\n")
+        atomic_write(self.metrics, "".join(kept).encode())
+
+
+def _toml(value: Any) -> str:
+    # JSON's strings, numbers and booleans are TOML's too.
+    return json.dumps(value, ensure_ascii=True)
+
+
+def check_output(options: TrainOptions) -> None:
+    """Refuse to overwrite a run, or to resume where there is none. Raises UsageError."""
+    folder = RunFolder(options.run)
+    if options.run.exists() and not options.run.is_dir():
+        raise UsageError(f"{options.run} is a file, not a folder", "-o names the run's folder")
+    if options.resume:
+        if not folder.state.exists():
+            raise UsageError(f"there is nothing to resume in {options.run}", "leave --resume out to start a run")
+    elif folder.exists() and not options.force:
+        raise UsageError(
+            f"{options.run} already holds a run",
+            "--resume continues it, --force replaces it, -o FOLDER keeps both",
+        )
+
+
+def output_kind(output: str) -> str:
+    """What `-o` asks for: "stdout", "pattern" (name-%05d.png), "grid" (one picture file) or "folder"."""
+    if output == "-":
+        return "stdout"
+    if "%" in Path(output).name:
+        return "pattern"
+    return "grid" if Path(output).suffix and not output.endswith("/") else "folder"
+
+
+def check_sample_output(options: SampleOptions) -> None:
+    """Refuse to overwrite pictures or to fill a terminal with bytes. Raises UsageError."""
+    kind = output_kind(options.output)
+    path = Path(options.output)
+    if kind == "stdout":
+        if sys.stdout.isatty():
+            raise UsageError("PNG bytes would fill the terminal", "pipe them: imggen sample … -o - > grid.png")
+        return
+    if kind != "folder":
+        format_of(path)
+    if kind == "pattern":
+        try:
+            named = path.name % 0 != path.name % 1
+        except (TypeError, ValueError):
+            named = False
+        if not named:
+            raise UsageError(f"'{path.name}' needs one number, such as name-%05d.png")
+        taken = _taken_by(path)
+    elif kind == "grid":
+        taken = path if path.exists() else None
+    else:
+        if path.exists() and not path.is_dir():
+            raise UsageError(f"{path} is a file, not a folder", "give a picture's name or another folder")
+        taken = path if path.is_dir() and any(path.iterdir()) else None
+    if taken is not None and not options.force and not (options.resume and kind != "grid"):
+        more = ", --resume draws what is missing" if kind != "grid" else ""
+        raise UsageError(f"{taken} already exists", f"--force overwrites it{more}")
+
+
+def _taken_by(pattern: Path) -> Path | None:
+    head, tail = pattern.name.split("%", 1)
+    tail = tail.split("d", 1)[-1]
+    if not pattern.parent.is_dir():
+        return None
+    for path in pattern.parent.iterdir():
+        middle = path.name[len(head) : len(path.name) - len(tail)]
+        if path.name.startswith(head) and path.name.endswith(tail) and middle.isdigit():
+            return path
+    return None

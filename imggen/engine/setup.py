@@ -1,0 +1,196 @@
+"""From options to a run that can start: data, configuration, device, budget, or what was saved before."""
+
+from __future__ import annotations
+
+import platform
+import secrets
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import imggen
+from imggen.data.dataset import DataOptions, Dataset, load_dataset
+from imggen.engine.budget import Budget
+from imggen.engine.device import find_device, find_precision, precision_name, prepare
+from imggen.engine.distributed import World
+from imggen.engine.load import read_config
+from imggen.engine.options import TrainOptions
+from imggen.engine.run import RunFolder
+from imggen.errors import CheckpointError, DataError, UsageError
+from imggen.io.checkpoint import Header, read_header
+from imggen.models import presets
+from imggen.models.config import FamilyConfig
+from imggen.reporting import Reporter
+
+CPU = {"preset": "tiny", "size": 32, "batch": 64, "minutes": 30.0}
+GPU = {"preset": "base", "size": 128, "batch": 256, "minutes": 120.0}
+# What a resumed run takes from its state; giving another value is an error, not a silent change.
+FIXED = ("preset", "size", "channels", "crop", "split", "use_classes", "batch", "seed", "mirror")
+
+
+@dataclass(frozen=True)
+class Setup:
+    """Everything decided, nothing started."""
+
+    options: TrainOptions
+    world: World
+    device: torch.device
+    precision: torch.dtype
+    dataset: Dataset
+    config: FamilyConfig
+    batch: int
+    seed: int
+    budget: Budget
+    state: Header | None
+
+    def settings(self) -> dict[str, Any]:
+        """The resolved settings, in the names that --config takes."""
+        options = self.options
+        own = {
+            name: value
+            for name, value in self.config.to_json().items()
+            if name not in ("family", "preset", "size", "channels", "classes", "class_counts")
+        }
+        budget = (
+            {"images": options.images, "epochs": options.epochs, "minutes": options.minutes}
+            if any((options.images, options.epochs, options.minutes))
+            else {"minutes": (self.budget.seconds or 0) / 60}
+        )
+        return {
+            "data": options.data,
+            "preset": self.config.preset,
+            "size": self.config.size,
+            "channels": self.config.channels,
+            "crop": options.crop,
+            "split": options.split,
+            "no_classes": not options.use_classes,
+            "mirror": options.mirror,
+            **budget,
+            "batch": self.batch,
+            "seed": self.seed,
+            "precision": precision_name(self.precision),
+            **own,
+        }
+
+    def provenance(self, images: int, seconds: float) -> dict[str, Any]:
+        """How a checkpoint came to be."""
+        return {
+            "imggen": imggen.__version__,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+            "command": self.options.command,
+            "data": Path(self.options.data).name or self.options.data,
+            "data_key": self.dataset.key,
+            "pictures": len(self.dataset),
+            "images": images,
+            "seconds": round(seconds, 1),
+            "seed": self.seed,
+            "batch": self.batch,
+            "device": self.device.type,
+            "precision": precision_name(self.precision),
+        }
+
+    def fixed(self) -> dict[str, Any]:
+        """What a resumed run must find unchanged."""
+        options = self.options
+        return {
+            "preset": self.config.preset,
+            "size": self.config.size,
+            "channels": self.config.channels,
+            "crop": options.crop,
+            "split": options.split,
+            "use_classes": options.use_classes,
+            "batch": self.batch,
+            "seed": self.seed,
+            "mirror": options.mirror,
+        }
+
+
+def set_up(options: TrainOptions, reporter: Reporter) -> Setup:
+    """Decide everything. Raises UsageError, DataError, CheckpointError, DeviceError."""
+    world = World.from_environment()
+    device = find_device(options.device, world.local_rank)
+    prepare(device)
+    precision = find_precision(options.precision, device, training=True)
+    world.start(device)
+    state = read_header(RunFolder(options.run).state, kind="state") if options.resume else None
+    if state is not None:
+        options = _as_before(options, state)
+    defaults = CPU if device.type == "cpu" else GPU
+    preset = options.preset or str(defaults["preset"])
+    known = presets(options.family)
+    if preset not in known:
+        raise UsageError(f"{options.family} has no preset '{preset}'", f"presets: {', '.join(known)}")
+    data_options = DataOptions(
+        size=options.size,
+        channels=options.channels,
+        crop=options.crop,
+        split=options.split,
+        use_classes=options.use_classes,
+        strict=options.strict,
+    )
+    if options.size is not None:
+        known[preset].with_overrides(size=options.size)  # a size that no network can have is refused before decoding
+    if not world.leader:
+        world.wait()  # one process decodes; the others then find the cache
+    dataset = load_dataset(options.data, data_options, max_size=int(defaults["size"]), reporter=reporter)
+    if world.leader:
+        world.wait()
+    config = _configure(options, known[preset], dataset, state)
+    batch = options.batch or min(int(defaults["batch"]), max(2 * world.size, len(dataset)))
+    if batch < 2 * world.size:
+        raise UsageError(f"a batch of {batch} is too small", f"--batch {2 * world.size} or more")
+    budget = Budget.of(options.images, options.epochs, options.minutes, len(dataset), float(defaults["minutes"]))
+    seed = options.seed if options.seed is not None else secrets.randbelow(2**31)
+    if world.size > 1:
+        seed = int(world.largest([float(seed)], device)[0])
+    return Setup(options, world, device, precision, dataset, config, batch - batch % world.size, seed, budget, state)
+
+
+def _configure(options: TrainOptions, preset: FamilyConfig, dataset: Dataset, state: Header | None) -> FamilyConfig:
+    config = preset.with_overrides(
+        size=dataset.size,
+        channels=dataset.channels,
+        classes=dataset.classes,
+        class_counts=dataset.class_counts,
+        **options.overrides,
+    )
+    if len(dataset) < 2:
+        raise DataError(f"{dataset.name} has only {len(dataset)} picture", "a model needs at least a few hundred")
+    if state is None:
+        return config
+    saved = read_config(state.document, RunFolder(options.run).state)
+    if saved != config:
+        before, now = asdict(saved), asdict(config)
+        changed = [name for name in before if before[name] != now[name]]
+        raise CheckpointError(
+            f"this run was started with another {', '.join(changed)}", "use the same data and options, or -o FOLDER"
+        )
+    return saved
+
+
+def _as_before(options: TrainOptions, state: Header) -> TrainOptions:
+    """The options with what the run was started with; a flag that says otherwise is an error."""
+    saved = state.document.get("fixed")
+    config = state.document.get("config")
+    if not isinstance(saved, dict) or not isinstance(config, dict) or set(saved) != set(FIXED):
+        raise CheckpointError(f"{RunFolder(options.run).state} is damaged", "--force starts afresh")
+    if config.get("family") != options.family:
+        raise UsageError(f"{options.run} holds a run of {config.get('family')}, not {options.family}")
+    defaults = TrainOptions(family=options.family, data=options.data)
+    for name, value in saved.items():
+        given = getattr(options, name)
+        if given not in (getattr(defaults, name), value):
+            raise UsageError(
+                f"this run was started with {name} {value}, not {given}", "leave the option out, or -o FOLDER"
+            )
+    overrides = {name: config[name] for name in config if name not in ("family", "classes", "class_counts", *FIXED)}
+    for name, given in options.overrides.items():
+        if given != overrides.get(name):
+            raise UsageError(
+                f"this run was started with {name} {overrides.get(name)}, not {given}",
+                "leave the option out, or -o FOLDER",
+            )
+    return replace(options, **saved, overrides=overrides)

@@ -1,0 +1,316 @@
+"""The one training loop, for every family."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from imggen.data.augment import mirror
+from imggen.data.dataset import Order
+from imggen.engine.budget import mixed
+from imggen.engine.device import out_of_memory, precision_name, release_memory
+from imggen.engine.load import save_backend
+from imggen.engine.options import TrainOptions
+from imggen.engine.run import RunFolder, check_output
+from imggen.engine.sample import Item, draw
+from imggen.engine.setup import Setup, set_up
+from imggen.engine.signals import StopRequest, stop_requests
+from imggen.errors import CheckpointError, DeviceError, DivergedError, UsageError
+from imggen.io.checkpoint import read_header, read_tensors, weights_hash, write_checkpoint
+from imggen.io.files import atomic_write
+from imggen.io.image import encode, grid
+from imggen.models import build_learner
+from imggen.models.base import Learner, NonFiniteError
+from imggen.reporting import Reporter, Task
+
+ROLLBACKS = 3
+LINE_SECONDS = 5.0
+
+Snapshot = tuple[dict[str, Tensor], dict[str, Any]]
+
+
+class Training:
+    """One run: where it stands, and how it steps, saves and rolls back."""
+
+    def __init__(self, setup: Setup, reporter: Reporter) -> None:
+        self.setup = setup
+        self.reporter = reporter
+        self.folder = RunFolder(setup.options.run)
+        torch.manual_seed(mixed(setup.seed, 0))
+        self.learner: Learner = build_learner(setup.config)
+        self.learner.precision = setup.precision
+        self.learner.to(setup.device)
+        if setup.world.size > 1:
+            self.learner.reduce_gradients = setup.world.average
+        self.order = Order(len(setup.dataset), setup.seed)
+        self.steps = self.images = self.rollbacks = 0
+        self.seconds = 0.0
+        self.waited = 0.0
+        self.recent: list[dict[str, Tensor]] = []
+        self.writer: Callable[[dict[str, Any]], None] = lambda record: None
+        if setup.state is not None:
+            self._resume(setup)
+        self.good = self._snapshot()
+
+    def _resume(self, setup: Setup) -> None:
+        state = setup.state
+        assert state is not None
+        tensors = read_tensors(self.folder.state, state, None)
+        document = state.document
+        try:
+            self.learner.load_state(tensors, document["learner"])
+            self.steps, self.images, self.rollbacks = (int(document[k]) for k in ("steps", "images", "rollbacks"))
+            self.seconds = float(document["seconds"])
+        except (KeyError, RuntimeError, TypeError, ValueError) as error:
+            raise CheckpointError(f"{self.folder.state} is damaged: {error}", "--force starts afresh") from error
+        if document.get("data_key") != setup.dataset.key:
+            self.reporter.warn("the data has changed since the run was started: it goes on with the new pictures")
+        self.folder.cut_metrics(self.images)
+        self.reporter.info(f"resuming {self.folder.path} at {self.images:,} pictures")
+
+    def _snapshot(self) -> tuple[Snapshot, int, int]:
+        tensors, document = self.learner.state()
+        return ({name: tensor.detach().clone() for name, tensor in tensors.items()}, document), self.steps, self.images
+
+    def step(self, progress: float) -> None:
+        """One batch. Non-finite numbers roll back, too little memory halves the micro-batch."""
+        setup = self.setup
+        local = setup.batch // setup.world.size
+        # All randomness of a step follows from this line: a resumed run needs no stored generator.
+        torch.manual_seed(mixed(setup.seed, 1 + setup.world.rank, self.images, self.rollbacks))
+        began = time.monotonic()
+        indices = self.order.indices(self.images + setup.world.rank * local, local)
+        pictures, labels = setup.dataset.batch(indices)
+        images = pictures.to(setup.device).float().div_(127.5).sub_(1)
+        if setup.options.mirror:
+            images = mirror(images)
+        images = images.contiguous(memory_format=torch.channels_last)
+        self.waited += time.monotonic() - began
+        known = labels.to(setup.device) if setup.config.classes else None
+        while True:
+            try:
+                metrics = self.learner.step(images, known, progress, self.images)
+                break
+            except NonFiniteError:
+                self._roll_back()
+                return
+            except (RuntimeError, MemoryError) as error:
+                if not out_of_memory(error):
+                    raise
+                self._shrink(local, error)
+        self.steps += 1
+        self.images += setup.batch
+        self.recent.append(metrics)
+
+    def _shrink(self, local: int, error: BaseException) -> None:
+        now = self.learner.micro_batch or local
+        if now < 4:
+            raise DeviceError("not enough memory to train", "--size or --batch smaller") from error
+        self.learner.micro_batch = now // 2
+        for optimiser in self.learner.optimisers.values():
+            optimiser.zero_grad(set_to_none=True)
+        release_memory(self.setup.device)
+        self.reporter.warn(f"not enough memory: now {now // 2} pictures at a time, gradients added up")
+
+    def _roll_back(self) -> None:
+        (tensors, document), steps, images = self.good
+        self.rollbacks += 1
+        if self.rollbacks > ROLLBACKS:
+            raise DivergedError(
+                f"training diverged {self.rollbacks} times; {self.folder.weights} is the last good checkpoint",
+                "a lower --learning-rate, or fp32: --precision fp32",
+            )
+        self.learner.load_state(tensors, document)
+        self.reporter.warn(
+            f"a number was not finite at {self.images:,} pictures: back to {images:,} ({self.rollbacks} of {ROLLBACKS})"
+        )
+        self.steps, self.images = steps, images
+        self.recent.clear()
+
+    def save(self) -> None:
+        """Preview, weights, state: each file whole or not at all."""
+        self.good = self._snapshot()
+        if not self.setup.world.leader:
+            return
+        preview = self._preview()
+        self.folder.samples.mkdir(parents=True, exist_ok=True)
+        atomic_write(self.folder.samples / f"{self.steps:06d}.png", preview)
+        provenance = self.setup.provenance(self.images, self.seconds)
+        save_backend(self.folder.weights, self.learner.backend, provenance, thumbnail=preview)
+        (tensors, document), _, _ = self.good
+        write_checkpoint(
+            self.folder.state,
+            tensors,
+            {
+                "config": self.setup.config.to_json(),
+                "fixed": self.setup.fixed(),
+                "learner": document,
+                "steps": self.steps,
+                "images": self.images,
+                "rollbacks": self.rollbacks,
+                "seconds": self.seconds,
+                "data_key": self.setup.dataset.key,
+            },
+            kind="state",
+        )
+
+    def _preview(self) -> bytes:
+        """The same noise each time: eight columns, a row a class where there are classes."""
+        classes = len(self.setup.config.classes)
+        rows = min(classes, 16) if classes else 8
+        items = [Item(seed, row if classes else None) for row in range(rows) for seed in _row(row, classes)]
+        pictures = np.concatenate([array for _, array in draw(self.learner.backend, items)])
+        return encode(grid(pictures, 8), "png", {"steps": self.steps, "images": self.images})
+
+    def report(self, progress: float, images_per_second: float) -> str:
+        """Write a metrics line; returns its losses for the progress bar."""
+        names = dict.fromkeys(name for metrics in self.recent for name in metrics)
+        means = {name: float(torch.stack([m[name].float() for m in self.recent if name in m]).mean()) for name in names}
+        record = {
+            "steps": self.steps,
+            "images": self.images,
+            "seconds": round(self.seconds, 2),
+            "progress": round(progress, 6),
+            "images_per_second": round(images_per_second, 1),
+            **{name: round(value, 6) for name, value in means.items()},
+        }
+        if self.setup.world.leader:
+            self.folder.append_metrics(record)
+            self.writer(record)
+        self.recent.clear()
+        losses = " ".join(f"{name} {value:.3f}" for name, value in means.items())
+        return f"{images_per_second:,.0f} img/s  {losses}"
+
+
+def _row(row: int, classes: int) -> range:
+    return range(8) if classes else range(8 * row, 8 * row + 8)
+
+
+def train(options: TrainOptions, reporter: Reporter) -> dict[str, Any]:
+    """Train to the end of the budget, or until a signal; returns paths, hash, counts and timings.
+
+    Raises UsageError, DataError, CheckpointError, DeviceError, DivergedError, and InterruptedRun after
+    saving when a signal came.
+    """
+    check_output(options)
+    setup = set_up(options, reporter)
+    try:
+        return _train(setup, reporter)
+    finally:
+        setup.world.stop()
+
+
+def _train(setup: Setup, reporter: Reporter) -> dict[str, Any]:
+    training = Training(setup, reporter)
+    folder, world = training.folder, setup.world
+    _announce(training, reporter)
+    if setup.dataset.nbytes < _room(setup.device):
+        setup.dataset.to(setup.device)
+    if world.leader:
+        folder.path.mkdir(parents=True, exist_ok=True)
+        if setup.state is None:
+            folder.clear()
+        folder.write_config(setup.settings())
+    training.save()
+    with ExitStack() as stack:
+        stop = stack.enter_context(stop_requests())
+        task = stack.enter_context(reporter.task("training", 1.0))
+        if setup.options.tensorboard and world.leader:
+            training.writer = _tensorboard(folder, stack)
+        _loop(training, stop, task)
+        training.save()
+    if stop:
+        raise stop.error(f"{training.images:,} pictures are saved in {folder.path}")
+    header = read_header(folder.weights, kind="weights")
+    return {
+        "weights": str(folder.weights),
+        "run": str(folder.path),
+        "hash": weights_hash(header),
+        "steps": training.steps,
+        "images": training.images,
+        "seconds": round(training.seconds, 2),
+        "data_wait": round(training.waited / max(training.seconds, 1e-9), 4),
+        "seed": setup.seed,
+    }
+
+
+def _loop(training: Training, stop: StopRequest, task: Task) -> None:
+    setup = training.setup
+    budget, every = setup.budget, setup.options.save_minutes * 60
+    before = training.seconds
+    began = line = saved = time.monotonic()
+    images_then, told = training.images, False
+    while True:
+        training.seconds = before + time.monotonic() - began
+        wants = [training.seconds, float(stop.signal), float(time.monotonic() - saved >= every)]
+        training.seconds, signal, due = setup.world.largest(wants, setup.device)
+        stop.signal = int(signal)
+        progress = budget.progress(training.images, training.seconds)
+        now = time.monotonic()
+        if training.recent and (now - line >= LINE_SECONDS or progress >= 1 or stop):
+            rate = max(0, training.images - images_then) / max(now - line, 1e-9)
+            note = training.report(progress, rate)
+            task.update(progress, note)
+            if not told and not stop and progress < 1:
+                told = True
+                left = budget.seconds_left(training.images, training.seconds, rate)
+                at = time.strftime("%H:%M", time.localtime(time.time() + left))
+                training.reporter.info(f"{rate:,.0f} pictures a second: expected to end at {at}")
+            line, images_then = now, training.images
+        if progress >= 1 or stop:
+            return
+        if due:
+            training.save()
+            saved = time.monotonic()
+        training.step(progress)
+
+
+def _room(device: torch.device) -> int:
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0] * 0.4)
+    return 0
+
+
+def _announce(training: Training, reporter: Reporter) -> None:
+    setup, data = training.setup, training.setup.dataset
+    config, networks = setup.config, training.learner.networks
+    classes = f"{len(config.classes)} classes" if config.classes else "no classes"
+    kind = {1: "grey", 3: "colour", 4: "colour with alpha"}[config.channels]
+    reporter.info(f"data    {data.name}: {len(data):,} pictures, {config.size}x{config.size} {kind}, {classes}")
+    counts = ", ".join(
+        f"{name} {sum(p.numel() for p in net.parameters()) / 1e6:.2f} M" for name, net in networks.items()
+    )
+    reporter.info(f"model   {config.family}/{config.preset}: {counts}")
+    processes = f" on {setup.world.size} processes" if setup.world.size > 1 else ""
+    reporter.info(f"device  {setup.device}, {precision_name(setup.precision)}, batch {setup.batch}{processes}")
+    reporter.info(f"budget  {setup.budget}, seed {setup.seed}, into {training.folder.path}")
+
+
+def _tensorboard(folder: RunFolder, stack: ExitStack) -> Callable[[dict[str, Any]], None]:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise UsageError("--tensorboard needs tensorboard", "pip install 'imggen[log]'") from error
+    writer = SummaryWriter(str(folder.path / "tensorboard"))
+    stack.callback(writer.close)
+
+    def write(record: dict[str, Any]) -> None:
+        for name, value in record.items():
+            writer.add_scalar(name, value, record["images"])
+
+    return write
+
+
+def plan(options: TrainOptions, reporter: Reporter) -> dict[str, Any]:
+    """What `train` would do, resolved, without a step; the data is decoded into the cache."""
+    check_output(options)
+    setup = set_up(options, reporter)
+    with suppress(AttributeError):
+        setup.world.stop()
+    return {"family": setup.config.family, "run": str(options.run), "device": str(setup.device), **setup.settings()}
