@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -16,7 +17,9 @@ def open_known(name: str, split: str, use_classes: bool, cache_dir: Path) -> Sou
         raise DataError(f"{name} has no val split", "it has: train, test; or take them together with split all")
     from torchvision import datasets
 
-    kind = {"mnist": datasets.MNIST, "cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[name]
+    # "type[Any]", because the common base class of the three knows nothing of their arrays.
+    kinds: dict[str, type[Any]] = {"mnist": datasets.MNIST, "cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}
+    kind = kinds[name]
     wanted = ("train", "test") if split == "all" else (split,)
     try:
         sets = [kind(str(cache_dir / "datasets"), train=part == "train", download=True) for part in wanted]

@@ -56,7 +56,9 @@ def open_source(spec: str, *, split: str = "train", use_classes: bool = True, ca
         if name.endswith(TAR_SUFFIXES):
             return _open_tar(path, split, use_classes, cache_dir)
     except OSError as error:
-        raise DataError(f"cannot read {spec}: {error.strerror or error}", "check the disk and its permissions") from error
+        raise DataError(
+            f"cannot read {spec}: {error.strerror or error}", "check the disk and its permissions"
+        ) from error
     hint = "give the folder it lies in" if is_picture(path.name) else "give a folder, a .zip or a .tar of pictures"
     raise DataError(f"{spec} is neither a folder nor an archive", hint)
 
@@ -160,7 +162,9 @@ def _open_zip(path: Path, split: str, use_classes: bool) -> Source:
         with zipfile.ZipFile(path) as archive:
             infos = archive.infolist()
     except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
-        raise DataError(f"{path} is not a usable zip: {error}", "it may be cut short; fetch or make it again") from error
+        raise DataError(
+            f"{path} is not a usable zip: {error}", "it may be cut short; fetch or make it again"
+        ) from error
     for info in infos:
         name = info.filename.replace("\\", "/").lstrip("/")
         if info.is_dir() or is_hidden(name):

@@ -53,7 +53,7 @@ def _damaged(path: Path, error: Exception) -> DataError:
     return DataError(f"{path} is not a usable tar: {error}", "it may be cut short; fetch or make it again")
 
 
-def _decompressed(path: Path) -> IO[bytes]:
+def _decompressed(path: Path) -> gzip.GzipFile | lzma.LZMAFile | bz2.BZ2File:
     name = path.name.lower()
     if name.endswith(("gz", "tgz")):
         return gzip.open(path, "rb")

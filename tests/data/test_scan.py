@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+import io
+import os
+import pickle
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from imggen.data.scan import open_source
+from imggen.errors import DataError
+
+
+def png(colour: int = 0) -> bytes:
+    file = io.BytesIO()
+    Image.new("L", (4, 4), colour).save(file, "PNG")
+    return file.getvalue()
+
+
+def tree(root: Path, *names: str) -> Path:
+    for name in names:
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(png(len(name)))
+    return root
+
+
+def packed(root: Path, target: Path) -> Path:
+    files = sorted(p for p in root.rglob("*") if p.is_file())
+    if target.suffix == ".zip":
+        with zipfile.ZipFile(target, "w") as archive:
+            for p in files:
+                archive.write(p, p.relative_to(root))
+    else:
+        with tarfile.open(target, f"w:{target.suffix[1:].replace('tgz', 'gz').replace('tar', '')}") as tar:
+            for p in files:
+                tar.add(p, str(p.relative_to(root)))
+    return target
+
+
+SPLIT_TREE = ("w/train/0/a.png", "w/train/2/b.PNG", "w/train/10/c.png", "w/test/2/d.png")
+
+
+@pytest.mark.parametrize("kind", ["folder", "d.zip", "d.tar", "d.tgz", "d.tar.xz", "d.tar.bz2"])
+def test_every_container_gives_the_same(tmp_path: Path, kind: str) -> None:
+    root = tree(tmp_path / "d", *SPLIT_TREE, "w/train/._x.png", "__MACOSX/w/x.png", ".hidden/x.png")
+    (root / "w" / "notes.txt").write_text("hello")
+    spec = root if kind == "folder" else packed(root, tmp_path / kind)
+    source = open_source(str(spec), cache_dir=tmp_path / "cache")
+    assert source.classes == ("0", "2", "10")
+    assert source.names == ["w/train/0/a.png", "w/train/10/c.png", "w/train/2/b.PNG"]
+    assert source.labels.tolist() == [0, 2, 1]
+    assert source.ignored == 1
+    again = pickle.loads(pickle.dumps(source))
+    for i, name in enumerate(source.names):
+        assert again.image(i) == source.image(i) == (root / name).read_bytes()
+    assert source.key == open_source(str(spec), cache_dir=tmp_path / "cache").key
+    test = open_source(str(spec), split="test", cache_dir=tmp_path / "cache")
+    assert (test.labels.tolist(), test.classes) == ([1], source.classes)
+    assert len(open_source(str(spec), split="all", cache_dir=tmp_path / "cache")) == 4
+    with pytest.raises(DataError, match="no val split"):
+        open_source(str(spec), split="val", cache_dir=tmp_path / "cache")
+
+
+def test_no_splits_and_no_classes(tmp_path: Path) -> None:
+    root = tree(tmp_path / "d", "a.png", "x/b.png", "y/c.png")
+    source = open_source(str(root), cache_dir=tmp_path)
+    assert source.classes == () and source.labels.tolist() == [0, 0, 0]
+    with pytest.raises(DataError, match="not divided"):
+        open_source(str(root), split="test", cache_dir=tmp_path)
+
+
+def test_classes_can_be_left_out_and_change_the_key(tmp_path: Path) -> None:
+    root = tree(tmp_path / "d", "cat/a.png", "dog/b.png")
+    plain = open_source(str(root), use_classes=False, cache_dir=tmp_path)
+    assert plain.classes == ()
+    assert plain.key != open_source(str(root), cache_dir=tmp_path).key
+
+
+def test_linked_folders_do_not_loop(tmp_path: Path) -> None:
+    root = tree(tmp_path / "d", "x/a.png")
+    tree(tmp_path / "outside", "b.png")
+    try:
+        os.symlink(root, root / "x" / "loop")
+        os.symlink(tmp_path / "outside", root / "y")
+    except OSError:
+        pytest.skip("no symbolic links here")
+    assert open_source(str(root), cache_dir=tmp_path).names == ["x/a.png", "y/b.png"]
+
+
+def test_defects_are_data_errors(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "bad.zip").write_bytes(b"no zip")
+    (tmp_path / "bad.tar").write_bytes(b"no tar" * 200)
+    (tmp_path / "bad.tgz").write_bytes(b"no gzip")
+    (tmp_path / "note.txt").write_text("x")
+    for name in ("empty", "bad.zip", "bad.tar", "bad.tgz", "note.txt", "missing", "imagenet:nowhere"):
+        with pytest.raises(DataError) as caught:
+            open_source(str(tmp_path / name) if ":" not in name else name, cache_dir=tmp_path / "cache")
+        assert caught.value.hint
+    assert not list((tmp_path / "cache").rglob(".unpacking*"))
+
+
+def test_missing_path_suggests(tmp_path: Path) -> None:
+    (tmp_path / "pictures").mkdir()
+    with pytest.raises(DataError) as caught:
+        open_source(str(tmp_path / "picturs"), cache_dir=tmp_path)
+    assert "pictures" in str(caught.value.hint)
+    with pytest.raises(DataError) as caught:
+        open_source("mnits", cache_dir=tmp_path)
+    assert "mnist" in str(caught.value.hint)
+
+
+def test_encrypted_zip(tmp_path: Path) -> None:
+    path = packed(tree(tmp_path / "d", "a.png"), tmp_path / "e.zip")
+    data = bytearray(path.read_bytes())
+    data[data.index(b"PK\x01\x02") + 8] |= 1
+    path.write_bytes(data)
+    with pytest.raises(DataError, match="encrypted"):
+        open_source(str(path), cache_dir=tmp_path)

@@ -1,0 +1,204 @@
+"""What every preset of every registered family must do."""
+
+import pytest
+import torch
+
+from imggen.errors import CheckpointError, UsageError
+from imggen.models import FAMILIES, build_backend, build_learner, describe, family_config, presets
+from imggen.models.base import Backend, Learner, NonFiniteError
+from imggen.models.config import FamilyConfig
+
+CASES = [(family, preset) for family in FAMILIES for preset in presets(family)]
+
+
+def small(family: str, preset: str, *, channels: int = 3, size: int = 16, classes: bool = False) -> FamilyConfig:
+    """A preset as it is, but narrow, so that a test takes seconds."""
+    names = ("ants", "bees", "cows") if classes else ()
+    config = presets(family)[preset].with_overrides(
+        size=size, channels=channels, classes=names, class_counts=(5, 3, 2) if classes else ()
+    )
+    return config.with_overrides(width=8, max_width=16)
+
+
+def pictures(config: FamilyConfig, count: int = 8) -> tuple[torch.Tensor, torch.Tensor | None]:
+    generator = torch.Generator().manual_seed(1)
+    images = torch.rand(count, *config.image_shape, generator=generator) * 2 - 1
+    labels = torch.arange(count) % len(config.classes) if config.classes else None
+    return images.contiguous(memory_format=torch.channels_last), labels
+
+
+def run(learner: Learner, start: int, stop: int) -> None:
+    images, labels = pictures(learner.config)
+    for index in range(start, stop):
+        torch.manual_seed(index)
+        learner.step(images, labels, index / 20, index * len(images))
+
+
+@pytest.mark.parametrize(("family", "preset"), CASES)
+@pytest.mark.parametrize("classes", [False, True])
+@pytest.mark.parametrize(("channels", "size"), [(1, 16), (3, 32), (4, 64)])
+def test_shapes_range_and_rows(family: str, preset: str, classes: bool, channels: int, size: int) -> None:
+    config = small(family, preset, channels=channels, size=size, classes=classes)
+    torch.manual_seed(0)
+    backend = build_backend(config).eval()
+    noise = torch.randn(5, *backend.noise_shape)
+    labels = torch.tensor([0, 1, 2, 0, 1]) if classes else None
+    with torch.no_grad():
+        drawn = backend.generate(noise, labels)
+        again = backend.generate(noise, labels)
+        alone = backend.generate(noise[3:4], labels[3:4] if labels is not None else None)
+        fused = backend.fused().generate(noise, labels)
+    assert drawn.shape == (5, channels, size, size)
+    assert drawn.min() >= -1 and drawn.max() <= 1
+    assert torch.equal(drawn, again)
+    assert (drawn[3:4] - alone).abs().max() < 1 / 255
+    assert (drawn - fused).abs().max() < 1 / 255
+    assert not torch.equal(drawn[0], drawn[3])
+
+
+@pytest.mark.parametrize(("family", "preset"), CASES)
+def test_labels_and_temperature_act(family: str, preset: str) -> None:
+    backend = build_learner(small(family, preset, classes=True)).backend
+    noise = torch.randn(2, *backend.noise_shape)
+    with torch.no_grad():
+        one = backend.generate(noise, torch.tensor([0, 0]))
+        other = backend.generate(noise, torch.tensor([1, 1]))
+        cold = backend.generate(noise, torch.tensor([0, 0]), temperature=0.0)
+    assert not torch.equal(one, other)
+    assert torch.allclose(cold[0], cold[1], atol=1e-5)
+    with pytest.raises(ValueError, match="labels"):
+        backend.generate(noise)
+    bare = build_learner(small(family, preset)).backend
+    with pytest.raises(ValueError, match="no classes"):
+        bare.generate(noise, torch.tensor([0, 0]))
+
+
+@pytest.mark.parametrize(("family", "preset"), CASES)
+@pytest.mark.parametrize("classes", [False, True])
+def test_every_parameter_learns(family: str, preset: str, classes: bool) -> None:
+    torch.manual_seed(3)
+    learner = build_learner(small(family, preset, classes=classes))
+    before = {name: value.clone() for name, value in learner.state()[0].items()}
+    run(learner, 0, 3)
+    after = learner.state()[0]
+    frozen = {name for name, _ in learner.backend.named_buffers()}
+    for name, value in before.items():
+        if name.split(".", 1)[-1] not in frozen:
+            assert not torch.equal(value, after[name]), f"{name} never changed"
+
+
+@pytest.mark.parametrize(("family", "preset"), CASES)
+@pytest.mark.parametrize("classes", [False, True])
+def test_resuming_is_bit_exact(family: str, preset: str, classes: bool) -> None:
+    config = small(family, preset, classes=classes)
+    torch.manual_seed(0)
+    whole = build_learner(config)
+    run(whole, 0, 10)
+    torch.manual_seed(0)
+    first = build_learner(config)
+    run(first, 0, 5)
+    tensors, document = first.state()
+    torch.manual_seed(99)
+    second = build_learner(config)
+    second.load_state({name: value.clone() for name, value in tensors.items()}, document)
+    run(second, 5, 10)
+    expected, found = whole.state(), second.state()
+    assert expected[0].keys() == found[0].keys()
+    for name, value in expected[0].items():
+        assert torch.equal(value, found[0][name]), name
+
+
+@pytest.mark.parametrize(("family", "preset"), CASES)
+def test_a_loaded_state_is_not_trained_along(family: str, preset: str) -> None:
+    learner = build_learner(small(family, preset))
+    run(learner, 0, 2)
+    tensors = {name: value.clone() for name, value in learner.state()[0].items()}
+    kept = {name: value.clone() for name, value in tensors.items()}
+    learner.load_state(tensors, learner.state()[1])
+    run(learner, 2, 4)
+    for name, value in kept.items():
+        assert torch.equal(value, tensors[name]), name
+
+
+@pytest.mark.parametrize(("family", "preset"), CASES)
+def test_micro_batches_train_too(family: str, preset: str) -> None:
+    learner = build_learner(small(family, preset, classes=True))
+    learner.micro_batch = 4
+    before = {name: value.clone() for name, value in learner.backend.state_dict().items()}
+    run(learner, 0, 2)
+    after = learner.backend.state_dict()
+    assert any(not torch.equal(value, after[name]) for name, value in before.items())
+    assert all(torch.isfinite(value).all() for value in after.values())
+
+
+@pytest.mark.parametrize(("family", "preset"), CASES)
+def test_non_finite_pictures_never_reach_a_weight(family: str, preset: str) -> None:
+    learner = build_learner(small(family, preset))
+    run(learner, 0, 1)
+    weights = {name: p.detach().clone() for name, net in learner.networks.items() for name, p in net.named_parameters()}
+    images, labels = pictures(learner.config)
+    images[0, 0, 0, 0] = torch.nan
+    with pytest.raises(NonFiniteError):
+        learner.step(images, labels, 0.5, 8)
+    for net in learner.networks.values():
+        for name, parameter in net.named_parameters():
+            assert torch.equal(parameter, weights[name]) or torch.isfinite(parameter).all()
+
+
+@pytest.mark.parametrize(("family", "preset"), CASES)
+def test_one_batch_is_learnt(family: str, preset: str) -> None:
+    """Pictures of one flat colour: after some steps the model draws something nearer to it than at the start."""
+    config = small(family, preset, channels=1)
+    torch.manual_seed(0)
+    learner = build_learner(config.with_overrides(learning_rate=2e-3))
+    images = torch.full((16, *config.image_shape), 0.7)
+    noise = torch.randn(16, *learner.backend.noise_shape)
+    with torch.no_grad():
+        before = (learner.backend.generate(noise) - 0.7).abs().mean()
+    for index in range(80):
+        torch.manual_seed(index)
+        learner.step(images, None, index / 80, index * 16)
+    with torch.no_grad():
+        after = (learner.backend.generate(noise) - 0.7).abs().mean()
+    assert after < before / 2
+
+
+@pytest.mark.parametrize(("family", "preset"), CASES)
+def test_inversion_and_filling(family: str, preset: str) -> None:
+    torch.manual_seed(0)
+    learner = build_learner(small(family, preset))
+    run(learner, 0, 5)
+    backend: Backend = learner.backend
+    noise = torch.randn(3, *backend.noise_shape)
+    with torch.no_grad():
+        images = backend.generate(noise)
+    found = backend.invert(images)
+    with torch.no_grad():
+        error = (backend.generate(found) - images).square().mean()
+    assert error < 0.2 * images.var()
+    mask = torch.zeros(3, 1, 16, 16)
+    mask[:, :, 4:12, 4:12] = 1
+    filled = backend.inpaint(images, mask, noise)
+    assert torch.equal(filled * (1 - mask), images * (1 - mask))
+    other = backend.inpaint(images, mask, -noise)
+    assert not torch.equal(filled * mask, other * mask)
+
+
+@pytest.mark.parametrize(("family", "preset"), CASES)
+def test_configuration_survives_json(family: str, preset: str) -> None:
+    config = small(family, preset, classes=True)
+    document = config.to_json()
+    document["classes"], document["class_counts"] = list(config.classes), list(config.class_counts)
+    assert family_config(family).from_json(document) == config
+    assert describe(family, preset)
+    for damage in ({"size": "32"}, {"size": 10**9}, {"unknown": 1}, {"classes": [1]}, {"preset": 3}, {"channels": 2}):
+        with pytest.raises(CheckpointError):
+            family_config(family).from_json({**document, **damage})
+
+
+def test_sizes_that_cannot_be() -> None:
+    for size in (0, 8, 24, 512):
+        with pytest.raises(UsageError, match="size"):
+            presets("gan")["tiny"].with_overrides(size=size)
+    with pytest.raises(UsageError, match="no family"):
+        presets("gna")

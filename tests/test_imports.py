@@ -1,0 +1,49 @@
+"""Imports run downwards only: cli → engine → models, data, io → errors."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import imggen
+from imggen.models import FAMILIES
+
+PACKAGE = Path(imggen.__file__).parent
+BASE = ("imggen", "imggen.errors", "imggen.reporting")
+FAMILY = ("imggen.models.base", "imggen.models.config", "imggen.models.layers")
+ALLOWED: dict[str, tuple[str, ...]] = {
+    "cli": ("imggen.cli", "imggen.engine", "imggen.models", "imggen.io"),
+    "engine": ("imggen.engine", "imggen.models", "imggen.data", "imggen.io"),
+    "models": ("imggen.models",),
+    "data": ("imggen.data",),
+    "io": ("imggen.io",),
+}
+
+
+def imports_of(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            found.add(node.module or "")
+    return {name for name in found if name.split(".")[0] == "imggen"}
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_run_downwards(path: Path) -> None:
+    parts = path.relative_to(PACKAGE).parts
+    if len(parts) == 1:
+        return
+    layer = parts[0]
+    allowed = ALLOWED[layer]
+    if layer == "models" and parts[1] in FAMILIES:
+        allowed = (*FAMILY, f"imggen.models.{parts[1]}")
+    for name in imports_of(path):
+        assert name in BASE or any(name == good or name.startswith(good + ".") for good in allowed), name
+
+
+def test_no_file_is_long() -> None:
+    lengths = {str(path): len(path.read_text(encoding="utf-8").splitlines()) for path in PACKAGE.rglob("*.py")}
+    assert not {path: length for path, length in lengths.items() if length > 400}
