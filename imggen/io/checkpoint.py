@@ -186,7 +186,9 @@ def _document(path: Path, metadata: dict[str, str], kind: str | None) -> dict[st
     if document["format"] != FORMAT:
         raise _bad(path, f"has format {document['format']}; this imggen reads {FORMAT}", "pip install -U imggen")
     if kind is not None and document["kind"] != kind:
-        raise _bad(path, f"holds {document['kind']}, not {kind}", "weights.safetensors draws, state.safetensors resumes")
+        raise _bad(
+            path, f"holds {document['kind']}, not {kind}", "weights.safetensors draws, state.safetensors resumes"
+        )
     return document
 
 
@@ -222,4 +224,6 @@ def _compare(path: Path, header: Header, expected: Mapping[str, tuple[int, ...]]
         raise _bad(path, f"does not fit its own configuration: it {words}")
     for name, shape in expected.items():
         if header.tensors[name].shape != tuple(shape):
-            raise _bad(path, f"does not fit its own configuration: '{name}' is {header.tensors[name].shape}, not {shape}")
+            raise _bad(
+                path, f"does not fit its own configuration: '{name}' is {header.tensors[name].shape}, not {shape}"
+            )

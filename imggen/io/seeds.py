@@ -62,7 +62,9 @@ def format_seeds(seeds: Sequence[int]) -> str:
     """The shortest text that `parse_seeds` reads back as the same seeds in the same order."""
     if isinstance(seeds, range) and seeds.step == 1:
         seeds = Seeds([seeds])
-    ranges = [[r.start, r.stop - 1] for r in seeds.ranges if len(r)] if isinstance(seeds, Seeds) else [[s, s] for s in seeds]
+    ranges = (
+        [[r.start, r.stop - 1] for r in seeds.ranges if len(r)] if isinstance(seeds, Seeds) else [[s, s] for s in seeds]
+    )
     runs: list[list[int]] = []
     for low, high in ranges:
         if runs and runs[-1][1] + 1 == low:

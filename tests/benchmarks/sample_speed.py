@@ -1,6 +1,6 @@
 """How much faster imggen draws than the plain eager loop over the same network, and what writing PNGs adds.
 
-    python tests/benchmarks/sample_speed.py [--count 10000] [--rounds 3]
+python tests/benchmarks/sample_speed.py [--count 10000] [--rounds 3]
 """
 
 from __future__ import annotations

@@ -140,7 +140,9 @@ def main() -> None:
         slow = plain(given.data, given.size, given.batch, given.seconds)
         fast = ours(given.data, given.size, given.batch, given.seconds)
         share = fast * work(given.size) / top
-        print(f"round {number}: plain {slow:.1f} img/s, imggen {fast:.1f} img/s, ratio {fast / slow:.2f}, {share:.0%} of the ceiling")
+        print(
+            f"round {number}: plain {slow:.1f} img/s, imggen {fast:.1f} img/s, ratio {fast / slow:.2f}, {share:.0%} of the ceiling"
+        )
 
 
 if __name__ == "__main__":

@@ -1,0 +1,113 @@
+"""The Typer app, global options, and main(): every way to end, with its exit code."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Sequence
+from types import FrameType
+from typing import Annotated, NoReturn
+
+import typer
+
+import imggen
+from imggen.cli import train
+from imggen.cli.info import info, models
+from imggen.cli.invocation import remember
+from imggen.cli.options import Current
+from imggen.cli.sample import sample
+from imggen.errors import DataError, DeviceError, ImggenError, InterruptedRun, UsageError
+
+app = typer.Typer(
+    name="imggen",
+    help="Turn a folder of pictures into a model; then draw from it.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "IMGGEN"},
+    epilog="Example: imggen train gan --data ./imgs, then: imggen sample gan -n 64 -o grid.png",
+)
+app.add_typer(train.app, name="train")
+app.command()(sample)
+app.command()(info)
+app.command()(models)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        sys.stdout.write(f"imggen {imggen.__version__}\n")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_version)
+    ] = False,
+) -> None:
+    pass
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    raise InterruptedRun("stopped by SIGTERM", None, 128 + number)
+
+
+def main(argv: Sequence[str] | None = None) -> NoReturn:
+    """Run a command line and exit with its code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    remember(arguments)
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        # Typer's own handling would print boxes, and give Ctrl-C and errors codes of its own.
+        code = app(args=arguments, prog_name="imggen", standalone_mode=False)
+        sys.stdout.flush()
+    except BaseException as error:
+        code = _ended(error, arguments)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _ended(error: BaseException, arguments: list[str]) -> int:
+    """Say what went wrong, in a line and a hint; returns the exit code."""
+    if isinstance(error, SystemExit):
+        return error.code if isinstance(error.code, int) else 1
+    if isinstance(error, BrokenPipeError):
+        # Whoever read us went away; flushing again at exit must not complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    console = Current.console
+    if console.debug or "--debug" in arguments or os.environ.get("IMGGEN_DEBUG"):
+        traceback.print_exception(error, file=sys.stderr)
+    told = _told(error, arguments)
+    console.error(told)
+    return told.exit_code
+
+
+def _told(error: BaseException, arguments: list[str]) -> ImggenError:
+    if isinstance(error, ImggenError):
+        return error
+    if isinstance(error, typer.TyperException):
+        verbs = [word for word in arguments[:2] if word.isalpha()]
+        known = (
+            verbs[:1]
+            if verbs and verbs[0] in ("sample", "info", "models")
+            else [w for w in verbs if w in ("train", *_families())]
+        )
+        # A usage error is one line here: Typer may break its own over several.
+        return UsageError(
+            " ".join(error.format_message().split()) or "something is missing",
+            f"see '{' '.join(['imggen', *known, '--help'])}'",
+            error.exit_code,
+        )
+    if isinstance(error, KeyboardInterrupt | typer.Abort):
+        return InterruptedRun("stopped by Ctrl-C")
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return DeviceError("not enough memory", "a smaller --batch")
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return DataError("no space is left on the disk", "free some, or write elsewhere")
+    return ImggenError(f"internal: {type(error).__name__}: {error}".splitlines()[0], "--debug shows where")
+
+
+def _families() -> tuple[str, ...]:
+    return train.FAMILIES

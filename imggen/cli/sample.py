@@ -1,0 +1,115 @@
+"""imggen sample MODEL."""
+
+from __future__ import annotations
+
+import secrets
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from imggen.cli.console import Console
+from imggen.cli.invocation import typed_command
+from imggen.cli.options import Batch, Device, DryRun, Force, Precision, verb
+from imggen.errors import UsageError
+
+WHAT, WHERE = "What to draw", "Where to"
+
+
+@verb
+def sample(
+    model: Annotated[str, typer.Argument(help="A family, a run's folder or a checkpoint.", metavar="MODEL")],
+    console: Console,
+    count: Annotated[int | None, typer.Option("-n", "--count", min=1, help="How many; 64.", rich_help_panel=WHAT)] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="The first seed; drawn and printed.", rich_help_panel=WHAT)] = None,
+    seeds: Annotated[
+        str | None, typer.Option(help="Seeds such as 0-63,70.", rich_help_panel=WHAT, metavar="LIST")
+    ] = None,
+    label: Annotated[
+        str | None, typer.Option("--class", help="A class by name, or all, a row each.", rich_help_panel=WHAT, metavar="NAME")
+    ] = None,
+    temperature: Annotated[
+        float, typer.Option(min=0.0, max=2.0, help="Below 1: tamer pictures.", rich_help_panel=WHAT)
+    ] = 1.0,
+    weights: Annotated[
+        Path | None, typer.Option(help="A checkpoint, in place of the model's own.", rich_help_panel=WHAT, metavar="FILE")
+    ] = None,
+    output: Annotated[
+        str | None,
+        typer.Option(
+            "--output", "-o", rich_help_panel=WHERE, metavar="PATH",
+            help="grid.png, folder/, name-%05d.png, or - for PNG bytes on stdout; samples.png.",
+        ),
+    ] = None,
+    columns: Annotated[int | None, typer.Option(min=1, help="Of a grid.", rich_help_panel=WHERE)] = None,
+    format: Annotated[
+        str | None, typer.Option(help="png, jpeg or webp, in a folder or on stdout.", rich_help_panel=WHERE)
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Draw only what a folder lacks.", rich_help_panel=WHERE)] = False,
+    batch: Batch = None,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    force: Force = False,
+    dry_run: DryRun = False,
+) -> None:  # fmt: skip
+    """Draw pictures.
+
+    Example: imggen sample gan -n 64 -o grid.png
+
+    Example: imggen sample gan --class all -n 80 -o classes.png
+
+    Example: imggen sample runs/cats --seed 7 -n 1000 -o pictures/
+
+    Example: imggen sample gan --seeds 3,8,20-29 -o pick-%05d.png
+    """
+    from imggen.engine.options import SampleOptions
+    from imggen.engine.run import check_sample_output
+    from imggen.io.seeds import parse_seeds
+
+    if seeds is not None:
+        if seed is not None or count is not None:
+            raise UsageError("--seeds says it all: --seed and -n do not go with it", "--seeds 0-63 is --seed 0 -n 64")
+        parse_seeds(seeds)
+    if format not in (None, "png", "jpeg", "webp"):
+        raise UsageError(f"there is no picture format '{format}'", "formats: png, jpeg, webp")
+    if format is not None and output is not None and Path(output).suffix and not output.endswith("/"):
+        raise UsageError("the name's ending is the format", "--format is for folders and stdout")
+    drawn = seeds is None and seed is None
+    options = SampleOptions(
+        model=model,
+        output=output or "samples.png",
+        weights=weights,
+        count=count or 64,
+        seeds=seeds,
+        seed=secrets.randbelow(2**31) if drawn else seed,
+        label=label,
+        temperature=temperature,
+        batch=batch,
+        device=device,
+        precision=precision,
+        columns=columns,
+        format=format,
+        force=force,
+        resume=resume,
+        command=typed_command(),
+    )
+    check_sample_output(options)
+    if drawn:
+        console.info(f"seed {options.seed}")
+    from imggen.engine import sample as engine
+
+    if dry_run:
+        plan = engine.plan(options, console)
+        for name, value in plan.items():
+            console.info(f"{name:12} {value}")
+        console.result(plan, [])
+        return
+    result = engine.sample(options, console)
+    if (picture := result.pop("png", None)) is not None:
+        if console.as_json:
+            raise UsageError("stdout cannot take the picture and JSON", "give one of them a file: -o grid.png")
+        sys.stdout.buffer.write(picture)
+        sys.stdout.buffer.flush()
+        return
+    console.result(result, result["paths"])

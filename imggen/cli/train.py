@@ -1,0 +1,159 @@
+"""imggen train FAMILY: one sub-command a family, its options read off its configuration."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from dataclasses import MISSING, fields
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from imggen.cli.console import Console
+from imggen.cli.invocation import typed_command
+from imggen.cli.options import Batch, Device, DryRun, Force, Precision, with_parameters
+from imggen.errors import UsageError
+from imggen.models import FAMILIES, describe, family_config, presets
+
+DATA, BUDGET, RUN = "Data", "Budget", "Run"
+UNITS = {"": 1, "k": 1_000, "m": 1_000_000, "g": 1_000_000_000}
+
+
+def parse_count(text: str) -> int:
+    """2M, 500k, 1e6 or 12000 → a whole number. Raises UsageError."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?(?:e\d{1,2})?)([kmg]?)", text.strip().lower().replace("_", ""))
+    if not found or float(found[1]) * UNITS[found[2]] > 1e15:
+        raise UsageError(f"'{text}' is not a number of pictures", "such as 2M, 500k or 12000")
+    return round(float(found[1]) * UNITS[found[2]])
+
+
+COMMON_OPTIONS: dict[str, tuple[Any, Any]] = {
+    "data": (
+        Annotated[
+            str,
+            typer.Option(
+                "--data", help="A folder, a .zip, a .tar, or mnist, cifar10, cifar100, imagenet:PATH.",
+                rich_help_panel=DATA, metavar="SOURCE", show_default=False,
+            ),
+        ],
+        inspect.Parameter.empty,
+    ),
+    "size": (
+        Annotated[int | None, typer.Option(min=1, help="Side in pixels; chosen from the pictures.", rich_help_panel=DATA)],
+        None,
+    ),
+    "channels": (
+        Annotated[int | None, typer.Option(help="1 grey, 3 colour, 4 with alpha; chosen from the pictures.", rich_help_panel=DATA)],
+        None,
+    ),
+    "crop": (Annotated[str, typer.Option(help="center, random or pad.", rich_help_panel=DATA)], "center"),
+    "split": (Annotated[str, typer.Option(help="train, val, test or all, where the data has them.", rich_help_panel=DATA)], "train"),
+    "no_classes": (Annotated[bool, typer.Option("--no-classes", help="Sub-folders are not classes.", rich_help_panel=DATA)], False),
+    "strict": (Annotated[bool, typer.Option("--strict", help="No unreadable picture is forgiven.", rich_help_panel=DATA)], False),
+    "mirror": (Annotated[bool, typer.Option("--mirror", help="Also learn from mirrored pictures.", rich_help_panel=DATA)], False),
+    "images": (Annotated[str | None, typer.Option(help="Pictures to see, such as 2M.", rich_help_panel=BUDGET, metavar="N")], None),
+    "epochs": (Annotated[float | None, typer.Option(help="Times through the data.", rich_help_panel=BUDGET)], None),
+    "minutes": (Annotated[float | None, typer.Option(help="Minutes of training.", rich_help_panel=BUDGET)], None),
+    "output": (
+        Annotated[
+            Path | None,
+            typer.Option("--output", "-o", help="The run's folder; runs/FAMILY.", rich_help_panel=RUN, metavar="FOLDER"),
+        ],
+        None,
+    ),
+    "resume": (Annotated[bool, typer.Option("--resume", help="Go on where the run stopped.", rich_help_panel=RUN)], False),
+    "force": (Force, False),
+    "seed": (Annotated[int | None, typer.Option(min=0, help="Drawn and printed when not given.", rich_help_panel=RUN)], None),
+    "save_minutes": (
+        Annotated[float, typer.Option(min=0.0, help="Preview and checkpoint this often.", rich_help_panel=RUN)],
+        2.0,
+    ),
+    "tensorboard": (Annotated[bool, typer.Option("--tensorboard", help="Write its logs too (extra: log).", rich_help_panel=RUN)], False),
+    "batch": (Batch, None),
+    "device": (Device, "auto"),
+    "precision": (Precision, "auto"),
+    "dry_run": (DryRun, False),
+}  # fmt: skip
+
+
+def family_options(family: str) -> dict[str, tuple[Any, Any]]:
+    """The options that a family's configuration declares; none given means the preset's."""
+    found = {}
+    for item in fields(family_config(family)):
+        if "help" not in item.metadata or item.default is MISSING:
+            continue
+        kind = type(item.default)
+        flag = "--" + item.name.replace("_", "-")
+        flags = [f"{flag}/--no-{flag[2:]}"] if kind is bool else [flag]
+        note = typer.Option(
+            *flags,
+            help=item.metadata["help"][0].upper() + item.metadata["help"][1:] + ".",
+            rich_help_panel=item.metadata["panel"],
+            show_default=False,
+            min=item.metadata["low"],
+            max=item.metadata["high"],
+        )
+        found[item.name] = (Annotated[kind | None, note], None)
+    return found
+
+
+def _command(family: str) -> Any:
+    own = family_options(family)
+    names = ", ".join(presets(family))
+    preset = typer.Option(help=f"One of {names}; chosen from the device.", rich_help_panel="Model")
+    options = {**COMMON_OPTIONS, "preset": (Annotated[str | None, preset], None), **own}
+
+    def train(console: Console, **values: Any) -> None:
+        run(family, console, values, list(own))
+
+    train.__doc__ = "\n\n".join(
+        [
+            f"Train a {family} on a folder of pictures.",
+            f"Example: imggen train {family} --data ./imgs",
+            f"Example: imggen train {family} --data pictures.zip --minutes 30 --size 64 -o runs/cats",
+            f"Example: imggen train {family} --data ./imgs --resume",
+            "Presets: " + "; ".join(f"{name}: {describe(family, name)}" for name in presets(family)) + ".",
+        ]
+    )
+    parameters = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+        for name, (annotation, default) in options.items()
+    ]
+    return with_parameters(train, parameters)
+
+
+def run(family: str, console: Console, values: dict[str, Any], own: list[str]) -> None:
+    """Hand the options to the engine. Everything that can be refused without torch is refused first."""
+    from imggen.engine.options import TrainOptions
+    from imggen.engine.run import check_output
+
+    overrides = {name: value for name in own if (value := values.pop(name)) is not None}
+    dry_run = values.pop("dry_run")
+    if values["preset"] is not None and values["preset"] not in presets(family):
+        raise UsageError(f"{family} has no preset '{values['preset']}'", f"presets: {', '.join(presets(family))}")
+    images = values.pop("images")
+    options = TrainOptions(
+        family=family,
+        overrides=overrides,
+        use_classes=not values.pop("no_classes"),
+        images=None if images is None else parse_count(str(images)),
+        command=typed_command(),
+        **values,
+    )
+    check_output(options)
+    from imggen.engine import train as engine
+
+    if dry_run:
+        plan = engine.plan(options, console)
+        for name, value in plan.items():
+            console.info(f"{name:14} {value}")
+        console.result(plan, [])
+        return
+    result = engine.train(options, console)
+    console.result(result, [result["weights"]])
+
+
+app = typer.Typer(help="Train a model on a folder of pictures.", no_args_is_help=True)
+for _family in FAMILIES:
+    app.command(_family)(_command(_family))
