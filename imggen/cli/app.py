@@ -20,6 +20,7 @@ from imggen.cli.invocation import remember
 from imggen.cli.options import Current
 from imggen.cli.sample import sample
 from imggen.errors import DataError, DeviceError, ImggenError, InterruptedRun, UsageError
+from imggen.models import FAMILIES
 
 app = typer.Typer(
     name="imggen",
@@ -88,18 +89,10 @@ def _told(error: BaseException, arguments: list[str]) -> ImggenError:
     if isinstance(error, ImggenError):
         return error
     if isinstance(error, typer.TyperException):
-        verbs = [word for word in arguments[:2] if word.isalpha()]
-        known = (
-            verbs[:1]
-            if verbs and verbs[0] in ("sample", "info", "models")
-            else [w for w in verbs if w in ("train", *_families())]
-        )
+        known = [word for word in arguments[:2] if word in ("train", "sample", "info", "models", *FAMILIES)]
         # A usage error is one line here: Typer may break its own over several.
-        return UsageError(
-            " ".join(error.format_message().split()) or "something is missing",
-            f"see '{' '.join(['imggen', *known, '--help'])}'",
-            error.exit_code,
-        )
+        line = " ".join(error.format_message().split()) or "something is missing"
+        return UsageError(line, f"see '{' '.join(['imggen', *known, '--help'])}'", error.exit_code)
     if isinstance(error, KeyboardInterrupt | typer.Abort):
         return InterruptedRun("stopped by Ctrl-C")
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
@@ -107,7 +100,3 @@ def _told(error: BaseException, arguments: list[str]) -> ImggenError:
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return DataError("no space is left on the disk", "free some, or write elsewhere")
     return ImggenError(f"internal: {type(error).__name__}: {error}".splitlines()[0], "--debug shows where")
-
-
-def _families() -> tuple[str, ...]:
-    return train.FAMILIES

@@ -99,6 +99,10 @@ def with_parameters(function: Callable[..., None], parameters: list[inspect.Para
         for name, (annotation, default) in COMMON.items()
     ]
     ready = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in parameters] + common
+    for parameter in ready:
+        # Every option has a variable (README says how it is named); a line for each would drown the help.
+        for note in getattr(parameter.annotation, "__metadata__", ()):
+            note.show_envvar = False
 
     def run(**values: Any) -> None:
         given = {name: values.pop(name) for name in COMMON}

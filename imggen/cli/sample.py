@@ -21,24 +21,33 @@ WHAT, WHERE = "What to draw", "Where to"
 def sample(
     model: Annotated[str, typer.Argument(help="A family, a run's folder or a checkpoint.", metavar="MODEL")],
     console: Console,
-    count: Annotated[int | None, typer.Option("-n", "--count", min=1, help="How many; 64.", rich_help_panel=WHAT)] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="The first seed; drawn and printed.", rich_help_panel=WHAT)] = None,
+    count: Annotated[
+        int | None, typer.Option("-n", "--count", min=1, help="How many; 64.", rich_help_panel=WHAT)
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="The first seed; drawn and printed.", rich_help_panel=WHAT)
+    ] = None,
     seeds: Annotated[
         str | None, typer.Option(help="Seeds such as 0-63,70.", rich_help_panel=WHAT, metavar="LIST")
     ] = None,
     label: Annotated[
-        str | None, typer.Option("--class", help="A class by name, or all, a row each.", rich_help_panel=WHAT, metavar="NAME")
+        str | None,
+        typer.Option("--class", help="A class by name, or all, a row each.", rich_help_panel=WHAT, metavar="NAME"),
     ] = None,
     temperature: Annotated[
         float, typer.Option(min=0.0, max=2.0, help="Below 1: tamer pictures.", rich_help_panel=WHAT)
     ] = 1.0,
     weights: Annotated[
-        Path | None, typer.Option(help="A checkpoint, in place of the model's own.", rich_help_panel=WHAT, metavar="FILE")
+        Path | None,
+        typer.Option(help="A checkpoint, in place of the model's own.", rich_help_panel=WHAT, metavar="FILE"),
     ] = None,
     output: Annotated[
         str | None,
         typer.Option(
-            "--output", "-o", rich_help_panel=WHERE, metavar="PATH",
+            "--output",
+            "-o",
+            rich_help_panel=WHERE,
+            metavar="PATH",
             help="grid.png, folder/, name-%05d.png, or - for PNG bytes on stdout; samples.png.",
         ),
     ] = None,
@@ -46,13 +55,15 @@ def sample(
     format: Annotated[
         str | None, typer.Option(help="png, jpeg or webp, in a folder or on stdout.", rich_help_panel=WHERE)
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Draw only what a folder lacks.", rich_help_panel=WHERE)] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Draw only what a folder lacks.", rich_help_panel=WHERE)
+    ] = False,
     batch: Batch = None,
     device: Device = "auto",
     precision: Precision = "auto",
     force: Force = False,
     dry_run: DryRun = False,
-) -> None:  # fmt: skip
+) -> None:
     """Draw pictures.
 
     Example: imggen sample gan -n 64 -o grid.png

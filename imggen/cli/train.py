@@ -28,53 +28,40 @@ def parse_count(text: str) -> int:
     return round(float(found[1]) * UNITS[found[2]])
 
 
+def _option(kind: Any, panel: str, text: str, default: Any, *flags: str, **more: Any) -> tuple[Any, Any]:
+    return Annotated[kind, typer.Option(*flags, help=text, rich_help_panel=panel, **more)], default
+
+
 COMMON_OPTIONS: dict[str, tuple[Any, Any]] = {
-    "data": (
-        Annotated[
-            str,
-            typer.Option(
-                "--data", help="A folder, a .zip, a .tar, or mnist, cifar10, cifar100, imagenet:PATH.",
-                rich_help_panel=DATA, metavar="SOURCE", show_default=False,
-            ),
-        ],
+    "data": _option(
+        str,
+        DATA,
+        "A folder, a .zip, a .tar, or mnist, cifar10, cifar100, imagenet:PATH.",
         inspect.Parameter.empty,
+        "--data",
+        metavar="SOURCE",
     ),
-    "size": (
-        Annotated[int | None, typer.Option(min=1, help="Side in pixels; chosen from the pictures.", rich_help_panel=DATA)],
-        None,
-    ),
-    "channels": (
-        Annotated[int | None, typer.Option(help="1 grey, 3 colour, 4 with alpha; chosen from the pictures.", rich_help_panel=DATA)],
-        None,
-    ),
-    "crop": (Annotated[str, typer.Option(help="center, random or pad.", rich_help_panel=DATA)], "center"),
-    "split": (Annotated[str, typer.Option(help="train, val, test or all, where the data has them.", rich_help_panel=DATA)], "train"),
-    "no_classes": (Annotated[bool, typer.Option("--no-classes", help="Sub-folders are not classes.", rich_help_panel=DATA)], False),
-    "strict": (Annotated[bool, typer.Option("--strict", help="No unreadable picture is forgiven.", rich_help_panel=DATA)], False),
-    "mirror": (Annotated[bool, typer.Option("--mirror", help="Also learn from mirrored pictures.", rich_help_panel=DATA)], False),
-    "images": (Annotated[str | None, typer.Option(help="Pictures to see, such as 2M.", rich_help_panel=BUDGET, metavar="N")], None),
-    "epochs": (Annotated[float | None, typer.Option(help="Times through the data.", rich_help_panel=BUDGET)], None),
-    "minutes": (Annotated[float | None, typer.Option(help="Minutes of training.", rich_help_panel=BUDGET)], None),
-    "output": (
-        Annotated[
-            Path | None,
-            typer.Option("--output", "-o", help="The run's folder; runs/FAMILY.", rich_help_panel=RUN, metavar="FOLDER"),
-        ],
-        None,
-    ),
-    "resume": (Annotated[bool, typer.Option("--resume", help="Go on where the run stopped.", rich_help_panel=RUN)], False),
+    "size": _option(int | None, DATA, "Side in pixels; chosen from the pictures.", None, min=1),
+    "channels": _option(int | None, DATA, "1 grey, 3 colour, 4 with alpha; chosen from the pictures.", None),
+    "crop": _option(str, DATA, "center, random or pad.", "center"),
+    "split": _option(str, DATA, "train, val, test or all, where the data has them.", "train"),
+    "no_classes": _option(bool, DATA, "Sub-folders are not classes.", False, "--no-classes"),
+    "strict": _option(bool, DATA, "No unreadable picture is forgiven.", False, "--strict"),
+    "mirror": _option(bool, DATA, "Also learn from mirrored pictures.", False, "--mirror"),
+    "images": _option(str | None, BUDGET, "Pictures to see, such as 2M.", None, metavar="N"),
+    "epochs": _option(float | None, BUDGET, "Times through the data.", None),
+    "minutes": _option(float | None, BUDGET, "Minutes of training.", None),
+    "output": _option(Path | None, RUN, "The run's folder; runs/FAMILY.", None, "--output", "-o", metavar="FOLDER"),
+    "resume": _option(bool, RUN, "Go on where the run stopped.", False, "--resume"),
     "force": (Force, False),
-    "seed": (Annotated[int | None, typer.Option(min=0, help="Drawn and printed when not given.", rich_help_panel=RUN)], None),
-    "save_minutes": (
-        Annotated[float, typer.Option(min=0.0, help="Preview and checkpoint this often.", rich_help_panel=RUN)],
-        2.0,
-    ),
-    "tensorboard": (Annotated[bool, typer.Option("--tensorboard", help="Write its logs too (extra: log).", rich_help_panel=RUN)], False),
+    "seed": _option(int | None, RUN, "Drawn and printed when not given.", None, min=0),
+    "save_minutes": _option(float, RUN, "Preview and checkpoint this often.", 2.0, min=0.0),
+    "tensorboard": _option(bool, RUN, "Write its logs too (extra: log).", False, "--tensorboard"),
     "batch": (Batch, None),
     "device": (Device, "auto"),
     "precision": (Precision, "auto"),
     "dry_run": (DryRun, False),
-}  # fmt: skip
+}
 
 
 def family_options(family: str) -> dict[str, tuple[Any, Any]]:

@@ -15,7 +15,7 @@ from imggen.models import FAMILIES, describe, presets
 
 
 def describe_file(path: Path) -> dict[str, Any]:
-    """A picture's settings and command, or what a checkpoint or a run's folder holds. Raises DataError, CheckpointError."""
+    """A picture's settings and command, or what a checkpoint or a run's folder holds; errors as in `imggen.errors`."""
     if not path.exists():
         raise DataError(f"there is no file {path}")
     if path.suffix.lower() in SUFFIXES:

@@ -248,7 +248,7 @@ def _write_files(
     every = len(plan.labels) > 1
     if pattern and every:
         raise UsageError("--class all into a pattern would write one name twice", "-o folder/ makes a folder a class")
-    folders = {None: target}
+    folders: dict[int | None, Path] = {None: target}
     if not pattern:
         if every:
             safe = [

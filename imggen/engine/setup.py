@@ -24,8 +24,8 @@ from imggen.models import presets
 from imggen.models.config import FamilyConfig
 from imggen.reporting import Reporter
 
-CPU = {"preset": "tiny", "size": 32, "batch": 64, "minutes": 30.0}
-GPU = {"preset": "base", "size": 128, "batch": 256, "minutes": 120.0}
+CPU: dict[str, Any] = {"preset": "tiny", "size": 32, "batch": 64, "minutes": 30.0}
+GPU: dict[str, Any] = {"preset": "base", "size": 128, "batch": 256, "minutes": 120.0}
 # What a resumed run takes from its state; giving another value is an error, not a silent change.
 FIXED = ("preset", "size", "channels", "crop", "split", "use_classes", "batch", "seed", "mirror")
 

@@ -90,7 +90,8 @@ def grid(images: Bytes, columns: int | None = None, *, padding: int = 2) -> Byte
     """
     count, height, width, channels = images.shape
     if count == 1:
-        return images[0]
+        only: Bytes = images[0]
+        return only
     columns = min(count, columns or math.ceil(math.sqrt(count)))
     rows = math.ceil(count / columns)
     sheet = np.full(

@@ -126,7 +126,7 @@ class Learner(ABC):
     def to(self, device: torch.device) -> None:
         """Move every network, in the layout that convolutions like."""
         for network in self.networks.values():
-            network.to(device=device, memory_format=torch.channels_last)
+            network.to(device).to(memory_format=torch.channels_last)
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Everything that the next step depends on: tensors and JSON, so that they fit safetensors."""

@@ -35,4 +35,4 @@ class Average:
 
 def micro_batches(tensor: Tensor, size: int | None) -> tuple[Tensor, ...]:
     """Split a batch into parts of at most `size` rows; one part when there is no limit."""
-    return (tensor,) if size is None else tensor.split(size)
+    return (tensor,) if size is None else torch.split(tensor, size)

@@ -139,10 +139,8 @@ def main() -> None:
     for number in range(given.rounds):
         slow = plain(given.data, given.size, given.batch, given.seconds)
         fast = ours(given.data, given.size, given.batch, given.seconds)
-        share = fast * work(given.size) / top
-        print(
-            f"round {number}: plain {slow:.1f} img/s, imggen {fast:.1f} img/s, ratio {fast / slow:.2f}, {share:.0%} of the ceiling"
-        )
+        share = f"{fast * work(given.size) / top:.0%} of the ceiling"
+        print(f"round {number}: plain {slow:.1f} img/s, imggen {fast:.1f} img/s, ratio {fast / slow:.2f}, {share}")
 
 
 if __name__ == "__main__":

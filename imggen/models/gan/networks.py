@@ -21,8 +21,7 @@ class Generator(nn.Module):
         layers: list[nn.Module] = [nn.ConvTranspose2d(inputs, widths[0], 4, 1, 0, bias=False)]
         for before, after in zip(widths, [*widths[1:], None], strict=True):
             layers += [nn.BatchNorm2d(before), nn.ReLU(inplace=True)]
-            last = after is None
-            layers.append(nn.ConvTranspose2d(before, config.channels if last else after, 4, 2, 1, bias=last))
+            layers.append(nn.ConvTranspose2d(before, after or config.channels, 4, 2, 1, bias=after is None))
         self.layers = nn.Sequential(*layers, nn.Tanh())
         self.apply(textbook_init)
 
