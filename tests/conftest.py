@@ -1,0 +1,56 @@
+"""Small data that the tests make themselves, and the program as a real process."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(autouse=True)
+def own_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every test has a cache and a current folder of its own."""
+    monkeypatch.setenv("IMGGEN_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """120 pictures of 16 pixels: bright squares and dark discs, in two classes."""
+    random = np.random.default_rng(0)
+    y, x = np.mgrid[:16, :16]
+    for name in ("disc", "square"):
+        folder = tmp_path / "imgs" / name
+        folder.mkdir(parents=True)
+        for index in range(60):
+            cy, cx, r = random.integers(5, 11, 2).tolist() + [random.integers(2, 5)]
+            inside = np.hypot(y - cy, x - cx) < r if name == "disc" else np.maximum(abs(y - cy), abs(x - cx)) < r
+            pixels = np.where(inside[..., None], random.integers(128, 255, 3), 20).astype(np.uint8)
+            Image.fromarray(pixels).save(folder / f"{index:03d}.png")
+    return tmp_path / "imgs"
+
+
+@pytest.fixture
+def imggen() -> Run:
+    """Run the program in a process of its own; returns what it printed."""
+
+    def run(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "imggen", *map(str, arguments)],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+            stdin=subprocess.DEVNULL,
+            env={**os.environ, **environment},
+        )
+
+    return run

@@ -1,0 +1,201 @@
+"""The loop: exact resume, rolling back, memory, budgets, what lies in a run's folder."""
+
+import json
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from imggen.engine import train as engine
+from imggen.engine.budget import Budget, mixed
+from imggen.engine.load import load_backend
+from imggen.engine.options import TrainOptions
+from imggen.engine.run import RunFolder
+from imggen.engine.setup import set_up
+from imggen.engine.signals import StopRequest
+from imggen.errors import CheckpointError, DataError, DeviceError, DivergedError, InterruptedRun, UsageError
+from imggen.io.checkpoint import read_header, read_tensors
+from imggen.models.base import NonFiniteError
+from imggen.models.gan.learner import Learner
+from imggen.reporting import Silent
+
+
+def options(data: Path, output: str, **more: Any) -> TrainOptions:
+    defaults: dict[str, Any] = {"images": 12 * 16, "batch": 16, "seed": 5, "size": 16, "preset": "tiny"}
+    overrides = {"width": 8, "max_width": 16}
+    return TrainOptions(
+        family="gan", data=str(data), output=Path(output), device="cpu", overrides=overrides, **{**defaults, **more}
+    )
+
+
+def everything(run: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    path = RunFolder(Path(run)).state
+    header = read_header(path, kind="state")
+    return read_tensors(path, header, None), {k: v for k, v in header.document.items() if k != "seconds"}
+
+
+
+
+def train_until(steps: int, given: TrainOptions, monkeypatch: pytest.MonkeyPatch) -> None:
+    request: list[StopRequest] = []
+    original = engine._loop
+
+    def loop(training: engine.Training, stop: StopRequest, task: Any) -> None:
+        request.append(stop)
+        step = training.step
+
+        def counted(progress: float) -> None:
+            step(progress)
+            if training.steps == steps:
+                stop.signal = 2
+
+        monkeypatch.setattr(training, "step", counted)
+        original(training, stop, task)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "_loop", loop)
+        with pytest.raises(InterruptedRun) as caught:
+            engine.train(given, Silent())
+    assert caught.value.exit_code == 130
+
+
+@pytest.mark.parametrize("preset", ["tiny", "dcgan"])
+def test_stopped_and_resumed_is_the_same_run(pictures: Path, preset: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine.train(options(pictures, "whole", preset=preset, mirror=True), Silent())
+    train_until(5, options(pictures, "parts", preset=preset, mirror=True), monkeypatch)
+    engine.train(options(pictures, "parts", preset=preset, mirror=True, resume=True), Silent())
+    tensors, document = everything("whole")
+    again, other = everything("parts")
+    assert document == other
+    assert tensors.keys() == again.keys()
+    for name, tensor in tensors.items():
+        assert torch.equal(tensor, again[name]), name
+    lines = [json.loads(line) for line in Path("parts/metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [line["images"] for line in lines] == sorted({line["images"] for line in lines})
+
+
+def test_a_run_leaves_what_it_should(pictures: Path) -> None:
+    result = engine.train(options(pictures, "run"), Silent())
+    assert result["images"] == 192 and result["seed"] == 5 and 0 <= result["data_wait"] < 1
+    loaded = load_backend("run", device="cpu")
+    assert loaded.backend.classes == ("disc", "square")
+    assert loaded.backend.config.class_counts == (60, 60)
+    assert loaded.hash == result["hash"]
+    assert loaded.provenance["images"] == 192
+    settings = tomllib.loads(Path("run/config.toml").read_text(encoding="utf-8"))
+    assert settings["width"] == 8 and settings["images"] == 192 and settings["seed"] == 5
+    previews = sorted(Path("run/samples").glob("*.png"))
+    assert [path.name for path in previews] == ["000000.png", "000012.png"]
+    with Image.open(previews[-1]) as image:
+        assert image.size == (8 * 18 + 2, 2 * 18 + 2)
+    records = [json.loads(line) for line in Path("run/metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert records[-1]["images"] == 192 and np.isfinite(records[-1]["loss_d"])
+
+
+def test_same_seed_same_run_other_seed_other(pictures: Path) -> None:
+    one = engine.train(options(pictures, "one"), Silent())["hash"]
+    assert engine.train(options(pictures, "two"), Silent())["hash"] == one
+    assert engine.train(options(pictures, "three", seed=6), Silent())["hash"] != one
+
+
+def test_refusals(pictures: Path) -> None:
+    with pytest.raises(UsageError, match="nothing to resume"):
+        engine.train(options(pictures, "run", resume=True), Silent())
+    engine.train(options(pictures, "run"), Silent())
+    with pytest.raises(UsageError, match="already holds"):
+        engine.train(options(pictures, "run"), Silent())
+    with pytest.raises(UsageError, match="batch 16, not 8"):
+        engine.train(options(pictures, "run", resume=True, batch=8), Silent())
+    with pytest.raises(UsageError, match="no preset"):
+        engine.train(options(pictures, "other", preset="tniy"), Silent())
+    with pytest.raises(UsageError, match="sizes"):
+        engine.train(options(pictures, "other", size=20), Silent())
+    with pytest.raises(UsageError, match="exclude"):
+        engine.train(options(pictures, "other", minutes=1.0), Silent())
+    with pytest.raises(DataError):
+        engine.train(options(pictures / "nowhere", "other"), Silent())
+    with pytest.raises(DeviceError):
+        engine.train(TrainOptions(family="gan", data=str(pictures), device="cuda:97"), Silent())
+    assert not Path("other").exists()
+    Path("run/state.safetensors").write_bytes(b"x" * 100)
+    with pytest.raises(CheckpointError):
+        engine.train(options(pictures, "run", resume=True), Silent())
+
+
+def test_force_replaces_only_the_run(pictures: Path) -> None:
+    first = engine.train(options(pictures, "run"), Silent())["hash"]
+    Path("run/notes.txt").write_text("mine", encoding="utf-8")
+    second = engine.train(options(pictures, "run", force=True, seed=9), Silent())["hash"]
+    assert first != second
+    assert Path("run/notes.txt").read_text(encoding="utf-8") == "mine"
+    assert len(list(Path("run/samples").glob("*.png"))) == 2
+
+
+class Failing:
+    """Makes chosen steps of the learner fail."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, error: Exception, when: Any) -> None:
+        self.calls = 0
+        original = Learner.step
+
+        def step(learner: Learner, *arguments: Any) -> dict[str, Tensor]:
+            self.calls += 1
+            if when(self.calls, learner):
+                raise error
+            return original(learner, *arguments)
+
+        patch.setattr(Learner, "step", step)
+
+
+def test_non_finite_numbers_roll_back(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    failing = Failing(monkeypatch, NonFiniteError(), lambda call, _: call in (4, 9))
+    result = engine.train(options(pictures, "run"), Silent())
+    assert result["images"] == 192
+    assert failing.calls == 12 + 4 + 5
+    assert read_header(Path("run/state.safetensors")).document["rollbacks"] == 2
+
+
+def test_diverging_for_good_ends_with_the_last_good_checkpoint(
+    pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Failing(monkeypatch, NonFiniteError(), lambda call, _: call % 3 == 0)
+    with pytest.raises(DivergedError) as caught:
+        engine.train(options(pictures, "run"), Silent())
+    assert caught.value.exit_code == 5
+    load_backend("run", device="cpu")
+
+
+def test_too_little_memory_halves_the_micro_batch(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    error = torch.OutOfMemoryError("CUDA out of memory")
+    Failing(monkeypatch, error, lambda _, learner: (learner.micro_batch or 16) > 4)
+    assert engine.train(options(pictures, "run"), Silent())["images"] == 192
+    Failing(monkeypatch, error, lambda _, learner: True)
+    with pytest.raises(DeviceError, match="memory"):
+        engine.train(options(pictures, "other"), Silent())
+
+
+def test_budgets_are_progress() -> None:
+    assert Budget.of(1000, None, None, 50, 30).progress(250, 1e9) == 0.25
+    assert Budget.of(None, 2, None, 50, 30).progress(50, 0) == 0.5
+    assert Budget.of(None, None, 2, 50, 30).progress(0, 30) == 0.25
+    assert Budget.of(None, None, None, 50, 30).progress(0, 1800) == 1
+    assert Budget.of(None, None, 2, 50, 30).seconds_left(0, 100, 1) == 20
+    with pytest.raises(UsageError):
+        Budget.of(0, None, None, 50, 30)
+    assert mixed(1, 2) != mixed(2, 1) != mixed(12) and 0 <= mixed(1, 2) < 2**63
+
+
+def test_minutes_end_a_run(pictures: Path) -> None:
+    result = engine.train(options(pictures, "run", images=None, minutes=0.03), Silent())
+    assert 1.5 < result["seconds"] < 10
+
+
+def test_setup_reads_size_and_channels_off_the_data(pictures: Path) -> None:
+    setup = set_up(TrainOptions(family="gan", data=str(pictures), device="cpu"), Silent())
+    assert (setup.config.size, setup.config.channels, setup.config.preset) == (16, 3, "tiny")
+    assert setup.batch == 64 and setup.budget.seconds == 1800

@@ -1,0 +1,243 @@
+"""Checkpoints are whole or not there, and nothing strange is ever taken for one."""
+
+import errno
+import json
+import os
+import signal
+import struct
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from imggen.engine.load import load_backend, save_backend
+from imggen.errors import CheckpointError, DataError
+from imggen.io import files
+from imggen.io.checkpoint import read_header, read_tensors, weights_hash, write_checkpoint
+from imggen.io.weights import find_weights
+from imggen.models import build_backend, presets
+
+
+def tensors() -> dict[str, torch.Tensor]:
+    shared = torch.arange(6.0)
+    return {
+        "a": shared.reshape(2, 3).T,
+        "b": shared,
+        "half": torch.tensor([1.5], dtype=torch.float16),
+        "count": torch.tensor(3),
+    }
+
+
+def written(path: Path, kind: str = "weights") -> Path:
+    write_checkpoint(path, tensors(), {"config": {"family": "gan", "preset": "tiny"}}, kind=kind, thumbnail=b"png")
+    return path
+
+
+def raw(path: Path, table: dict[str, Any] | str, body: bytes = b"") -> Path:
+    text = (table if isinstance(table, str) else json.dumps(table)).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + body)
+    return path
+
+
+def test_round_trip(tmp_path: Path) -> None:
+    path = written(tmp_path / "w.safetensors")
+    header = read_header(path, kind="weights")
+    found = read_tensors(path, header, {name: tuple(t.shape) for name, t in tensors().items()})
+    for name, tensor in tensors().items():
+        assert torch.equal(found[name].to(tensor.dtype), tensor)
+    assert found["half"].dtype == torch.float32
+    assert header.metadata["modelspec.architecture"] == "imggen/gan/tiny"
+    assert header.metadata["modelspec.thumbnail"].startswith("data:image/png;base64,")
+    assert len(weights_hash(header)) == 12
+    assert weights_hash(read_header(written(tmp_path / "again.safetensors"))) == weights_hash(header)
+    state = written(tmp_path / "s.safetensors", "state")
+    assert read_tensors(state, read_header(state), None)["half"].dtype == torch.float16
+    mask = os.umask(0)
+    os.umask(mask)
+    assert path.stat().st_mode & 0o777 == 0o666 & ~mask
+
+
+def test_reading_a_header_needs_no_torch(tmp_path: Path) -> None:
+    path = written(tmp_path / "w.safetensors")
+    code = (
+        "import sys; from pathlib import Path; from imggen.io.checkpoint import read_header;"
+        f"read_header(Path({str(path)!r})); sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def entry(shape: list[int], begin: int, end: int, dtype: str = "F32") -> dict[str, Any]:
+    return {"dtype": dtype, "shape": shape, "data_offsets": [begin, end]}
+
+
+META = {"imggen": json.dumps({"format": 1, "kind": "weights"})}
+
+
+@pytest.mark.parametrize(
+    ("table", "body", "words"),
+    [
+        ("{ ", b"", "damaged"),
+        ("[]", b"", "damaged"),
+        ('{"a": 1, "a": 2}', b"", "damaged"),
+        ("[" * 100_000, b"", "damaged"),
+        ({"__metadata__": {"imggen": 3}}, b"", "damaged"),
+        ({}, b"", "not one of imggen's"),
+        ({"__metadata__": {"imggen": "{"}}, b"", "description"),
+        ({"__metadata__": {"imggen": "[]"}}, b"", "description"),
+        ({"__metadata__": {"imggen": json.dumps({"format": 2, "kind": "weights"})}}, b"", "format 2"),
+        ({"__metadata__": {"imggen": json.dumps({"format": 1, "kind": "state"})}}, b"", "state"),
+        ({"__metadata__": META, "a": entry([2], 0, 4)}, bytes(4), "entry 'a'"),
+        ({"__metadata__": META, "a": entry([1], 0, 4, "F7")}, bytes(4), "entry 'a'"),
+        ({"__metadata__": META, "a": entry([-1], 0, 4)}, bytes(4), "entry 'a'"),
+        ({"__metadata__": META, "a": entry([2**40, 2**40], 0, 4)}, bytes(4), "entry 'a'"),
+        ({"__metadata__": META, "a": {"dtype": "F32"}}, bytes(4), "entry 'a'"),
+        ({"__metadata__": META, "a": entry([1], 0, 4), "b": entry([1], 2, 6)}, bytes(6), "overlap"),
+        ({"__metadata__": META, "a": entry([1], 4, 8)}, bytes(8), "overlap"),
+        ({"__metadata__": META, "a": entry([1], 0, 4)}, bytes(9), "cut short"),
+        ({"__metadata__": META, "a": entry([1], 0, 4)}, b"", "cut short"),
+    ],
+)
+def test_defects_have_a_clear_line(tmp_path: Path, table: Any, body: bytes, words: str) -> None:
+    path = raw(tmp_path / "w.safetensors", table, body)
+    with pytest.raises(CheckpointError, match=words) as caught:
+        read_header(path, kind="weights")
+    assert caught.value.exit_code == 3 and caught.value.hint and "\n" not in caught.value.message
+
+
+def test_other_files(tmp_path: Path) -> None:
+    for name, data, words in (
+        ("a.pt", b"PK\x03\x04" + bytes(99), "pickle"),
+        ("b.pkl", b"\x80\x04" + bytes(99), "pickle"),
+        ("c", b"", "not a safetensors"),
+        ("d", bytes(8), "not a safetensors"),
+        ("e", struct.pack("<Q", 2**62) + bytes(99), "not a safetensors"),
+    ):
+        (tmp_path / name).write_bytes(data)
+        with pytest.raises(CheckpointError, match=words):
+            read_header(tmp_path / name)
+    with pytest.raises(CheckpointError, match="no checkpoint"):
+        read_header(tmp_path / "nowhere")
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        read_header(tmp_path)
+
+
+def test_tensors_must_fit_and_be_finite(tmp_path: Path) -> None:
+    path = written(tmp_path / "w.safetensors")
+    header = read_header(path)
+    shapes = {name: tuple(t.shape) for name, t in tensors().items()}
+    for wrong, words in (
+        ({**shapes, "more": (1,)}, "lacks more"),
+        ({k: v for k, v in shapes.items() if k != "a"}, "unknown tensors: a"),
+        ({**shapes, "a": (2, 3)}, "'a' is"),
+    ):
+        with pytest.raises(CheckpointError, match=words):
+            read_tensors(path, header, wrong)
+    write_checkpoint(path, {"a": torch.tensor([torch.nan])}, {}, kind="state")
+    with pytest.raises(CheckpointError, match="not finite"):
+        read_tensors(path, read_header(path), None)
+
+
+def test_a_small_file_cannot_ask_for_a_large_model(tmp_path: Path) -> None:
+    backend = build_backend(presets("gan")["tiny"].with_overrides(size=16, width=4, max_width=4))
+    path = tmp_path / "w.safetensors"
+    save_backend(path, backend, {})
+    assert load_backend(path, device="cpu").backend.image_shape == (3, 16, 16)
+    for changed in ({"width": 1024, "max_width": 4096}, {"size": 10**6}, {"family": "vqgan"}, {"z_dim": -1}):
+        document = {"config": {**backend.config.to_json(), **changed}}
+        write_checkpoint(path, backend.state_dict(), document, kind="weights")
+        with pytest.raises(CheckpointError):
+            load_backend(path, device="cpu")
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_damaged_bytes_never_give_another_error(tmp_path: Path, data: st.DataObject) -> None:
+    path = tmp_path / "w.safetensors"
+    if not path.exists():
+        written(path)
+    good = path.read_bytes()
+    kind = data.draw(st.sampled_from(["random", "changed", "cut"]))
+    if kind == "random":
+        bad = data.draw(st.binary(max_size=300))
+    elif kind == "changed":
+        place = data.draw(st.integers(0, len(good) - 1))
+        bad = good[:place] + bytes([data.draw(st.integers(0, 255))]) + good[place + 1 :]
+    else:
+        bad = good[: data.draw(st.integers(0, len(good) - 1))]
+    other = tmp_path / "bad.safetensors"
+    other.write_bytes(bad)
+    try:
+        header = read_header(other)
+        read_tensors(other, header, None)
+    except CheckpointError as error:
+        assert "\n" not in error.message
+
+
+def test_a_failing_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = written(tmp_path / "w.safetensors")
+    before = path.read_bytes()
+
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "_sync", full)
+        with pytest.raises(DataError, match="No space") as caught:
+            written(path)
+    assert caught.value.hint and "space" in caught.value.hint
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", full)
+        with pytest.raises(DataError):
+            files.atomic_write(path, b"new")
+    assert path.read_bytes() == before
+    assert [item.name for item in tmp_path.iterdir()] == ["w.safetensors"]
+    with pytest.raises(DataError, match="cannot be written"):
+        files.atomic_write(tmp_path / "no" / "folder", b"")
+
+
+def test_a_symlink_is_written_through(tmp_path: Path) -> None:
+    (tmp_path / "real").write_bytes(b"old")
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    files.atomic_write(tmp_path / "link", b"new")
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "real").read_bytes() == b"new"
+
+
+def test_kill_while_writing_leaves_a_whole_file(tmp_path: Path) -> None:
+    path = tmp_path / "w.safetensors"
+    code = (
+        "import torch; from pathlib import Path; from imggen.io.checkpoint import write_checkpoint\n"
+        "n = 0\n"
+        "while True:\n"
+        f"    write_checkpoint(Path({str(path)!r}), {{'a': torch.full((500_000,), float(n))}}, {{}}, kind='state')\n"
+        "    n += 1\n"
+    )
+    for pause in (0.05, 0.15):
+        process = subprocess.Popen([sys.executable, "-c", code])
+        while not path.exists():
+            time.sleep(0.01)
+        time.sleep(pause)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        values = read_tensors(path, read_header(path), None)["a"]
+        assert (values == values[0]).all()
+
+
+def test_which_weights_a_name_means(tmp_path: Path) -> None:
+    assert find_weights("gan", weights=None, families=("gan",))[1] == "shipped"
+    run = tmp_path / "runs" / "gan"
+    run.mkdir(parents=True)
+    written(run / "weights.safetensors")
+    assert find_weights("gan", weights=None, families=("gan",))[1] == "your run runs/gan"
+    for model in (str(run), str(run / "weights.safetensors")):
+        assert find_weights(model, weights=None, families=("gan",)) == (run / "weights.safetensors", "given")
+    with pytest.raises(CheckpointError) as caught:
+        find_weights("gna", weights=None, families=("gan",))
+    assert caught.value.hint == "did you mean 'gan'?"
+    with pytest.raises(CheckpointError, match="no checkpoint"):
+        find_weights("gan", weights=tmp_path / "nowhere", families=("gan",))
