@@ -31,7 +31,7 @@ def pictures(tmp_path: Path) -> Path:
         folder = tmp_path / "imgs" / name
         folder.mkdir(parents=True)
         for index in range(60):
-            cy, cx, r = random.integers(5, 11, 2).tolist() + [random.integers(2, 5)]
+            cy, cx, r = *random.integers(5, 11, 2).tolist(), random.integers(2, 5)
             inside = np.hypot(y - cy, x - cx) < r if name == "disc" else np.maximum(abs(y - cy), abs(x - cx)) < r
             pixels = np.where(inside[..., None], random.integers(128, 255, 3), 20).astype(np.uint8)
             Image.fromarray(pixels).save(folder / f"{index:03d}.png")

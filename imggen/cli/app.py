@@ -15,6 +15,7 @@ import typer
 
 import imggen
 from imggen.cli import train
+from imggen.cli.commands import Command, Group
 from imggen.cli.info import info, models
 from imggen.cli.invocation import remember
 from imggen.cli.options import Current
@@ -24,6 +25,7 @@ from imggen.models import FAMILIES
 
 app = typer.Typer(
     name="imggen",
+    cls=Group,
     help="Turn a folder of pictures into a model; then draw from it.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -31,9 +33,8 @@ app = typer.Typer(
     epilog="Example: imggen train gan --data ./imgs, then: imggen sample gan -n 64 -o grid.png",
 )
 app.add_typer(train.app, name="train")
-app.command()(sample)
-app.command()(info)
-app.command()(models)
+for _verb in (sample, info, models):
+    app.command(cls=Command)(_verb)
 
 
 def _version(wanted: bool) -> None:
@@ -45,7 +46,15 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def _root(
     version: Annotated[
-        bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_version)
+        bool,
+        typer.Option(
+            "--version",
+            help="Print the version.",
+            is_eager=True,
+            callback=_version,
+            show_envvar=False,
+            allow_from_autoenv=False,
+        ),
     ] = False,
 ) -> None:
     pass

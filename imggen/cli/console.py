@@ -8,14 +8,16 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console as RichConsole
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 
 from imggen.errors import ImggenError
 from imggen.reporting import Silent, Task
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
 
 FIRST_LINE, LINES = 3.0, 10.0
 
@@ -80,6 +82,8 @@ class Console:
         if self.quiet:
             yield Silent()
         elif self.rich.is_terminal and os.environ.get("TERM") != "dumb":
+            from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
             columns = (
                 TextColumn("{task.description}"),
                 BarColumn(),

@@ -7,7 +7,7 @@ import inspect
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import typer
 
@@ -101,8 +101,11 @@ def with_parameters(function: Callable[..., None], parameters: list[inspect.Para
     ready = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in parameters] + common
     for parameter in ready:
         # Every option has a variable (README says how it is named); a line for each would drown the help.
-        for note in getattr(parameter.annotation, "__metadata__", ()):
+        kind, *notes = get_args(parameter.annotation)
+        for note in notes:
             note.show_envvar = False
+            if note.metavar is None and {int, float} & {kind, *get_args(kind)}:
+                note.metavar = "N"
 
     def run(**values: Any) -> None:
         given = {name: values.pop(name) for name in COMMON}

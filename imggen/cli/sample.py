@@ -53,7 +53,8 @@ def sample(
     ] = None,
     columns: Annotated[int | None, typer.Option(min=1, help="Of a grid.", rich_help_panel=WHERE)] = None,
     format: Annotated[
-        str | None, typer.Option(help="png, jpeg or webp, in a folder or on stdout.", rich_help_panel=WHERE)
+        str | None,
+        typer.Option(help="png, jpeg or webp, in a folder or on stdout.", rich_help_panel=WHERE, metavar="NAME"),
     ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Draw only what a folder lacks.", rich_help_panel=WHERE)

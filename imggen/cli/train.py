@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from imggen.cli.commands import Command, Group
 from imggen.cli.console import Console
 from imggen.cli.invocation import typed_command
 from imggen.cli.options import Batch, Device, DryRun, Force, Precision, with_parameters
@@ -32,7 +33,7 @@ def _option(kind: Any, panel: str, text: str, default: Any, *flags: str, **more:
     return Annotated[kind, typer.Option(*flags, help=text, rich_help_panel=panel, **more)], default
 
 
-COMMON_OPTIONS: dict[str, tuple[Any, Any]] = {
+DATA_OPTIONS: dict[str, tuple[Any, Any]] = {
     "data": _option(
         str,
         DATA,
@@ -43,23 +44,25 @@ COMMON_OPTIONS: dict[str, tuple[Any, Any]] = {
     ),
     "size": _option(int | None, DATA, "Side in pixels; chosen from the pictures.", None, min=1),
     "channels": _option(int | None, DATA, "1 grey, 3 colour, 4 with alpha; chosen from the pictures.", None),
-    "crop": _option(str, DATA, "center, random or pad.", "center"),
-    "split": _option(str, DATA, "train, val, test or all, where the data has them.", "train"),
+    "crop": _option(str, DATA, "center, random or pad.", "center", metavar="NAME"),
+    "split": _option(str, DATA, "train, val, test or all, where the data has them.", "train", metavar="NAME"),
     "no_classes": _option(bool, DATA, "Sub-folders are not classes.", False, "--no-classes"),
     "strict": _option(bool, DATA, "No unreadable picture is forgiven.", False, "--strict"),
     "mirror": _option(bool, DATA, "Also learn from mirrored pictures.", False, "--mirror"),
+}
+RUN_OPTIONS: dict[str, tuple[Any, Any]] = {
     "images": _option(str | None, BUDGET, "Pictures to see, such as 2M.", None, metavar="N"),
     "epochs": _option(float | None, BUDGET, "Times through the data.", None),
     "minutes": _option(float | None, BUDGET, "Minutes of training.", None),
     "output": _option(Path | None, RUN, "The run's folder; runs/FAMILY.", None, "--output", "-o", metavar="FOLDER"),
     "resume": _option(bool, RUN, "Go on where the run stopped.", False, "--resume"),
-    "force": (Force, False),
     "seed": _option(int | None, RUN, "Drawn and printed when not given.", None, min=0),
     "save_minutes": _option(float, RUN, "Preview and checkpoint this often.", 2.0, min=0.0),
     "tensorboard": _option(bool, RUN, "Write its logs too (extra: log).", False, "--tensorboard"),
     "batch": (Batch, None),
     "device": (Device, "auto"),
     "precision": (Precision, "auto"),
+    "force": (Force, False),
     "dry_run": (DryRun, False),
 }
 
@@ -88,8 +91,8 @@ def family_options(family: str) -> dict[str, tuple[Any, Any]]:
 def _command(family: str) -> Any:
     own = family_options(family)
     names = ", ".join(presets(family))
-    preset = typer.Option(help=f"One of {names}; chosen from the device.", rich_help_panel="Model")
-    options = {**COMMON_OPTIONS, "preset": (Annotated[str | None, preset], None), **own}
+    preset = typer.Option(help=f"One of {names}; chosen from the device.", rich_help_panel="Model", metavar="NAME")
+    options = {**DATA_OPTIONS, "preset": (Annotated[str | None, preset], None), **own, **RUN_OPTIONS}
 
     def train(console: Console, **values: Any) -> None:
         run(family, console, values, list(own))
@@ -141,6 +144,6 @@ def run(family: str, console: Console, values: dict[str, Any], own: list[str]) -
     console.result(result, [result["weights"]])
 
 
-app = typer.Typer(help="Train a model on a folder of pictures.", no_args_is_help=True)
+app = typer.Typer(cls=Group, help="Train a model on a folder of pictures.", no_args_is_help=True)
 for _family in FAMILIES:
-    app.command(_family)(_command(_family))
+    app.command(_family, cls=Command)(_command(_family))

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.overrides import TorchFunctionMode
 
 from imggen.engine.device import find_device
 from imggen.errors import CheckpointError
@@ -28,6 +29,20 @@ class Loaded:
     provenance: dict[str, Any]
 
 
+class _Unfilled(TorchFunctionMode):
+    """Leave new tensors unfilled: random numbers on "meta" would import the compiler, a second's wait for nothing."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if getattr(func, "__module__", None) == "torch.nn.init" or func in _FILLS:
+            return args[0] if args else (kwargs or {})["tensor"]
+        return func(*args, **(kwargs or {}))
+
+
+_FILLS = (torch.Tensor.normal_, torch.Tensor.uniform_)
+
+
 def read_config(document: dict[str, Any], path: Path) -> FamilyConfig:
     """The configuration in a checkpoint's document. Raises CheckpointError."""
     config = document.get("config")
@@ -46,7 +61,7 @@ def load_backend(model: str | Path, *, weights: Path | None = None, device: str 
     header = read_header(path, kind="weights")
     config = read_config(header.document, path)
     # On "meta" a model costs nothing: a small file cannot ask for a large one before its shapes are checked.
-    with torch.device("meta"):
+    with torch.device("meta"), _Unfilled():
         backend = build_backend(config)
     expected = {name: tuple(tensor.shape) for name, tensor in backend.state_dict().items()}
     tensors = read_tensors(path, header, expected)

@@ -6,9 +6,9 @@ import difflib
 import math
 import shlex
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,89 +16,20 @@ import numpy as np
 import torch
 
 import imggen
-from imggen.engine.device import find_precision, out_of_memory, precision_name, prepare, release_memory
+from imggen.engine.device import find_precision, precision_name, prepare
 from imggen.engine.distributed import World
+from imggen.engine.draw import Item, draw
 from imggen.engine.load import Loaded, load_backend
 from imggen.engine.options import SampleOptions
 from imggen.engine.run import check_sample_output, output_kind
-from imggen.errors import DeviceError, UsageError
+from imggen.errors import UsageError
 from imggen.io.files import atomic_write
-from imggen.io.image import Writer, encode, format_of, grid
+from imggen.io.image import Bytes, encode, format_of, grid, quick_png
 from imggen.io.seeds import format_seeds, parse_seeds
 from imggen.models.base import Backend
 from imggen.reporting import Reporter
 
-CPU_BATCH = 64
-GPU_BATCH = 512
 LONGEST_SIDE = 16_000  # WebP ends at 16,383, and no viewer is happy with more
-
-
-@dataclass(frozen=True)
-class Item:
-    """One picture to draw; `label` none means: drawn from the seed, as often as the data has it."""
-
-    seed: int
-    label: int | None = None
-
-
-def noise_of(items: Sequence[Item], backend: Backend) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """The noise (B, *noise_shape) and labels (B,) of some pictures; each depends on its own seed alone."""
-    noise = torch.empty(len(items), *backend.noise_shape)
-    labels = torch.empty(len(items), dtype=torch.int64)
-    shares = np.cumsum(np.asarray(backend.config.class_counts, dtype=np.float64))
-    generator = torch.Generator()
-    for row, item in enumerate(items):
-        generator.manual_seed(item.seed)
-        torch.randn(backend.noise_shape, generator=generator, out=noise[row])
-        if backend.classes:
-            place = float(torch.rand((), generator=generator, dtype=torch.float64)) * shares[-1]
-            drawn = min(int(np.searchsorted(shares, place, side="right")), len(shares) - 1)
-            labels[row] = drawn if item.label is None else item.label
-    return noise, labels if backend.classes else None
-
-
-@torch.inference_mode()
-def draw(
-    backend: Backend,
-    items: Iterable[Item],
-    *,
-    temperature: float = 1.0,
-    batch: int | None = None,
-    precision: torch.dtype = torch.float32,
-    on_smaller: Callable[[int], None] = lambda batch: None,
-) -> Iterator[tuple[list[Item], np.ndarray[Any, np.dtype[np.uint8]]]]:
-    """Draw pictures (B, H, W, C), uint8, in order. A batch that memory refuses is halved; `on_smaller` is told."""
-    device = next(backend.parameters()).device
-    size = batch or (CPU_BATCH if device.type == "cpu" else GPU_BATCH)
-    queue = iter(items)
-    waiting: list[Item] = []
-    while True:
-        waiting += list(islice(queue, size - len(waiting)))
-        if not waiting:
-            return
-        now = waiting[:size]
-        noise, labels = noise_of(now, backend)
-        try:
-            with torch.autocast(device.type, precision, enabled=precision != torch.float32):
-                pictures = backend.generate(
-                    noise.to(device), None if labels is None else labels.to(device), temperature=temperature
-                )
-            # Rounded, never truncated: truncation would shift three bytes in four.
-            levels = pictures.float().add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
-            rows = levels.permute(0, 2, 3, 1).contiguous().cpu().numpy()
-        except (RuntimeError, MemoryError) as error:
-            if not out_of_memory(error):
-                raise
-            if size == 1:
-                raise DeviceError(
-                    "not enough memory to draw one picture", "--device cpu, or a smaller model"
-                ) from error
-            size = max(1, size // 2)
-            on_smaller(size)
-            release_memory(device)
-            continue
-        yield now, rows
-        waiting = waiting[size:]
 
 
 @dataclass(frozen=True)
@@ -179,7 +110,6 @@ def sample(options: SampleOptions, reporter: Reporter) -> dict[str, Any]:
     """
     check_sample_output(options)
     began = time.monotonic()
-    world = World.from_environment()
     loaded, plan, dtype = _prepared(options, reporter)
     backend = loaded.backend.fused()
     settings = _settings(options, loaded, dtype)
@@ -194,99 +124,105 @@ def sample(options: SampleOptions, reporter: Reporter) -> dict[str, Any]:
         "device": str(next(backend.parameters()).device),
     }
 
-    def drawn(items: Iterable[Item]) -> Iterator[tuple[list[Item], np.ndarray[Any, np.dtype[np.uint8]]]]:
-        return draw(
-            backend,
-            items,
-            temperature=options.temperature,
-            batch=options.batch,
-            precision=dtype,
-            on_smaller=lambda size: reporter.warn(f"not enough memory: drawing {size} pictures at a time"),
-        )
-
-    if kind in ("grid", "stdout"):
-        columns = plan.columns or math.ceil(math.sqrt(len(plan)))
-        height, width = backend.image_shape[1:]
-        rows = math.ceil(len(plan) / columns)
-        if max(columns * (width + 2), rows * (height + 2)) > LONGEST_SIDE:
-            raise UsageError(f"a grid of {len(plan):,} pictures is too large for one file", "-o folder/ writes files")
-        pieces = []
-        with reporter.task("drawing", len(plan)) as task:
-            for _, pictures in drawn(plan[index] for index in range(len(plan))):
-                pieces.append(pictures)
-                task.update(sum(map(len, pieces)))
-        sheet = grid(np.concatenate(pieces), columns)
+    paint = partial(
+        draw,
+        backend,
+        temperature=options.temperature,
+        batch=options.batch,
+        precision=dtype,
+        on_smaller=lambda size: reporter.warn(f"not enough memory: drawing {size} pictures at a time"),
+    )
+    if kind in ("folder", "pattern"):
+        files = Files(options, plan, backend, settings)
+        result["written"] = _write_files(files, World.from_environment(), paint, reporter)
+        result["paths"] = [options.output]
+    else:
         name = options.output if kind == "grid" else "grid.png"
+        picture_format = options.format or format_of(Path(name))
+        columns = plan.columns or math.ceil(math.sqrt(len(plan)))
         info = {**settings, "seeds": seeds, "columns": columns, "command": _command(settings, seeds, name, columns)}
-        picture_format = options.format or (format_of(Path(name)) if kind == "grid" else "png")
-        encoded = encode(sheet, picture_format, info)
+        encoded = encode(_sheet(plan, columns, backend, paint, reporter), picture_format, info)
         if kind == "stdout":
             result["png"] = encoded
         else:
             atomic_write(Path(options.output), encoded)
             result["paths"] = [options.output]
-    else:
-        result["paths"] = _write_files(options, plan, backend, drawn, settings, world, reporter, result)
     result["seconds"] = round(time.monotonic() - began, 3)
     return result
 
 
-def _write_files(
-    options: SampleOptions,
-    plan: Plan,
-    backend: Backend,
-    drawn: Callable[[Iterable[Item]], Iterator[tuple[list[Item], np.ndarray[Any, np.dtype[np.uint8]]]]],
-    settings: dict[str, Any],
-    world: World,
-    reporter: Reporter,
-    result: dict[str, Any],
-) -> list[str]:
-    target = Path(options.output)
-    pattern = output_kind(options.output) == "pattern"
-    picture_format = options.format or (format_of(target) if pattern else "png")
-    suffix = "jpg" if picture_format == "jpeg" else picture_format
-    every = len(plan.labels) > 1
-    if pattern and every:
-        raise UsageError("--class all into a pattern would write one name twice", "-o folder/ makes a folder a class")
-    folders: dict[int | None, Path] = {None: target}
-    if not pattern:
-        if every:
-            safe = [
-                f"{index:03d}-{_safe(name)}" if _safe(name) != name else name
-                for index, name in enumerate(backend.classes)
-            ]
-            folders |= {index: target / name for index, name in enumerate(safe)}
-        for folder in folders.values():
-            folder.mkdir(parents=True, exist_ok=True)
-    else:
-        target.parent.mkdir(parents=True, exist_ok=True)
+def _sheet(plan: Plan, columns: int, backend: Backend, paint: Callable[..., Any], reporter: Reporter) -> Bytes:
+    height, width = backend.image_shape[1:]
+    rows = math.ceil(len(plan) / columns)
+    if max(columns * (width + 2), rows * (height + 2)) > LONGEST_SIDE:
+        raise UsageError(f"a grid of {len(plan):,} pictures is too large for one file", "-o folder/ writes files")
+    pieces: list[Bytes] = []
+    with reporter.task("drawing", len(plan)) as task:
+        for pictures in paint((plan[index] for index in range(len(plan))), lambda _, pictures: pictures):
+            pieces.append(pictures)
+            task.update(sum(map(len, pieces)))
+    return grid(np.concatenate(pieces), columns)
 
-    def path_of(item: Item) -> Path:
-        if pattern:
-            return target.with_name(target.name % item.seed)
-        return folders[item.label if every else None] / f"{item.seed:08d}.{suffix}"
 
-    def wanted() -> Iterator[Item]:
-        for index in range(world.rank, len(plan), world.size):
-            item = plan[index]
-            if not (options.resume and path_of(item).exists()):
-                yield item
+class Files:
+    """One file a picture: its name, its settings, its bytes."""
 
-    total = len(range(world.rank, len(plan), world.size))
+    def __init__(self, options: SampleOptions, plan: Plan, backend: Backend, settings: dict[str, Any]) -> None:
+        self.options, self.plan, self.settings = options, plan, settings
+        self.classes = backend.classes
+        self.target = Path(options.output)
+        self.pattern = output_kind(options.output) == "pattern"
+        self.format = options.format or (format_of(self.target) if self.pattern else "png")
+        self.by_class = len(plan.labels) > 1
+        if self.pattern and self.by_class:
+            raise UsageError("--class all into a pattern would write a name twice", "-o folder/ makes a folder a class")
+
+    def make_folders(self) -> None:
+        """Before the first file."""
+        if self.pattern:
+            self.target.parent.mkdir(parents=True, exist_ok=True)
+        else:
+            for label in self.plan.labels:
+                self.folder(label).mkdir(parents=True, exist_ok=True)
+
+    def folder(self, label: int | None) -> Path:
+        """The folder itself, or one of the class where all classes are drawn."""
+        if not self.by_class or label is None:
+            return self.target
+        name, safe = self.classes[label], _safe(self.classes[label])
+        return self.target / (name if name == safe else f"{label:03d}-{safe}")
+
+    def path(self, item: Item) -> Path:
+        """name-00007.png of the pattern, or 00000007.png in the folder."""
+        if self.pattern:
+            return self.target.with_name(self.target.name % item.seed)
+        return self.folder(item.label) / f"{item.seed:08d}.{'jpg' if self.format == 'jpeg' else self.format}"
+
+    def write(self, items: list[Item], pictures: Bytes) -> int:
+        """Encode and write some; returns how many."""
+        for item, picture in zip(items, pictures, strict=True):
+            path = self.path(item)
+            info = {**self.settings, "seeds": str(item.seed)}
+            if item.label is not None:
+                info["class"] = self.classes[item.label]
+            info["command"] = _command(info, str(item.seed), path.name)
+            png = self.format == "png"
+            atomic_write(path, quick_png(picture, info) if png else encode(picture, self.format, info))
+        return len(items)
+
+
+def _write_files(files: Files, world: World, paint: Callable[..., Any], reporter: Reporter) -> int:
+    """This process's share of the pictures; returns how many were drawn."""
+    files.make_folders()
+    mine = range(world.rank, len(files.plan), world.size)
+    items = (files.plan[index] for index in mine)
+    wanted = (item for item in items if not (files.options.resume and files.path(item).exists()))
     done, began = 0, time.monotonic()
-    with reporter.task("drawing", total) as task, Writer() as writer:
-        for items, pictures in drawn(wanted()):
-            for item, picture in zip(items, pictures, strict=True):
-                path = path_of(item)
-                label = {"class": backend.classes[item.label]} if item.label is not None else {}
-                info = {**settings, **label, "seeds": str(item.seed)}
-                writer.put(
-                    path, picture, {**info, "command": _command(info, str(item.seed), path.name)}, picture_format
-                )
-            done += len(items)
+    with reporter.task("drawing", len(mine)) as task:
+        for written in paint(wanted, files.write):
+            done += written
             task.update(done, f"{done / max(time.monotonic() - began, 1e-9):,.0f} pictures/s")
-    result["written"] = done
-    return [options.output]
+    return done
 
 
 def _safe(name: str) -> str:

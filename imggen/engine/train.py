@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
@@ -15,10 +15,10 @@ from imggen.data.augment import mirror
 from imggen.data.dataset import Order
 from imggen.engine.budget import mixed
 from imggen.engine.device import out_of_memory, precision_name, release_memory
+from imggen.engine.draw import Item, draw
 from imggen.engine.load import save_backend
 from imggen.engine.options import TrainOptions
 from imggen.engine.run import RunFolder, check_output
-from imggen.engine.sample import Item, draw
 from imggen.engine.setup import Setup, set_up
 from imggen.engine.signals import StopRequest, stop_requests
 from imggen.errors import CheckpointError, DeviceError, DivergedError, UsageError
@@ -165,8 +165,8 @@ class Training:
         classes = len(self.setup.config.classes)
         rows = min(classes, 16) if classes else 8
         items = [Item(seed, row if classes else None) for row in range(rows) for seed in _row(row, classes)]
-        pictures = np.concatenate([array for _, array in draw(self.learner.backend, items)])
-        return encode(grid(pictures, 8), "png", {"steps": self.steps, "images": self.images})
+        pictures = list(draw(self.learner.backend, items, lambda _, pictures: pictures))
+        return encode(grid(np.concatenate(pictures), 8), "png", {"steps": self.steps, "images": self.images})
 
     def report(self, progress: float, images_per_second: float) -> str:
         """Write a metrics line; returns its losses for the progress bar."""
@@ -311,6 +311,5 @@ def plan(options: TrainOptions, reporter: Reporter) -> dict[str, Any]:
     """What `train` would do, resolved, without a step; the data is decoded into the cache."""
     check_output(options)
     setup = set_up(options, reporter)
-    with suppress(AttributeError):
-        setup.world.stop()
+    setup.world.stop()
     return {"family": setup.config.family, "run": str(options.run), "device": str(setup.device), **setup.settings()}

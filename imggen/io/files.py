@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import secrets
 from collections.abc import Iterator
@@ -23,29 +24,44 @@ _HINTS = {
 }
 
 
+_TOKEN, _NUMBER = secrets.token_hex(4), itertools.count()
+
+
 @contextmanager
 def atomic_path(path: Path, *, durable: bool = False) -> Iterator[Path]:
     """A sibling to write to; it takes the place of `path` when the block ends well, and goes when it does not.
 
     `durable` waits until the disk has it. A symlink is written through. Raises DataError when the disk refuses.
     """
-    target = Path(os.path.realpath(path))
-    sibling = target.with_name(f".{target.name[:80]}.{secrets.token_hex(4)}.part")
+    target, sibling = _names(path)
     try:
-        yield sibling
+        yield Path(sibling)
         if durable:
             _sync(sibling)
-        sibling.replace(target)
+        os.replace(sibling, target)
         if durable and os.name == "posix":
-            _sync(target.parent)
-    except OSError as error:
-        raise DataError(f"{path} cannot be written: {error.strerror or error}", _HINTS.get(error.errno or 0)) from error
-    finally:
-        with suppress(OSError):
-            sibling.unlink(missing_ok=True)
+            _sync(os.path.dirname(target) or ".")
+    except BaseException as error:
+        _give_up(path, sibling, error)
+        raise
 
 
-def _sync(path: Path) -> None:
+def _names(path: Path) -> tuple[str, str]:
+    # Strings and os: pathlib would take longer than the disk does for a small picture.
+    target = os.path.realpath(path) if os.path.islink(path) else os.fspath(path)
+    folder, name = os.path.split(target)
+    return target, os.path.join(folder, f".{name[:80]}.{os.getpid():x}{_TOKEN}{next(_NUMBER):x}.part")
+
+
+def _give_up(path: Path, sibling: str, error: BaseException) -> None:
+    with suppress(OSError):
+        os.unlink(sibling)
+    if isinstance(error, OSError):
+        hint = _HINTS.get(error.errno or 0)
+        raise DataError(f"{path} cannot be written: {error.strerror or error}", hint) from error
+
+
+def _sync(path: str) -> None:
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -53,7 +69,18 @@ def _sync(path: Path) -> None:
         os.close(handle)
 
 
-def atomic_write(path: Path, data: bytes, *, durable: bool = False) -> None:
+def atomic_write(path: Path, data: bytes) -> None:
     """Write `data` to `path`, whole or not at all, with the mode that the umask gives. Raises DataError."""
-    with atomic_path(path, durable=durable) as sibling, sibling.open("xb") as file:
-        file.write(data)
+    target, sibling = _names(path)
+    try:
+        handle = os.open(sibling, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
+        try:
+            left = memoryview(data)
+            while left:
+                left = left[os.write(handle, left) :]
+        finally:
+            os.close(handle)
+        os.replace(sibling, target)
+    except BaseException as error:
+        _give_up(path, sibling, error)
+        raise

@@ -1,23 +1,20 @@
-"""Pictures to bytes with their settings, grids, and a writer that works while others draw."""
+"""Pictures to bytes with their settings, and grids."""
 
 from __future__ import annotations
 
 import io
 import json
 import math
-import queue
-import threading
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, PngImagePlugin
 
 from imggen.errors import DataError, UsageError
-from imggen.io.files import atomic_write
 
 Bytes = NDArray[np.uint8]
 FORMATS = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
@@ -64,6 +61,36 @@ def encode(array: Bytes, format: str, info: Mapping[str, Any] | None, *, level: 
     return buffer.getvalue()
 
 
+_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_COLOUR_TYPES = {1: 0, 3: 2, 4: 6}
+
+
+def quick_png(array: Bytes, info: Mapping[str, Any] | None) -> bytes:
+    """The same as `encode` to PNG, for pictures drawn by the thousand.
+
+    Pillow takes three times as long for a small picture and keeps every other Python thread waiting meanwhile;
+    here the rows are filtered by numpy, as they are or by the pixel to the left, whichever has the smaller sum
+    (RFC 2083, section 9.6), and zlib works beside the other threads.
+    """
+    height, width, channels = array.shape
+    plain = np.zeros((height, 1 + width * channels), np.uint8)
+    plain[:, 1:] = array.reshape(height, -1)
+    left = plain.copy()
+    left[:, 0] = 1
+    left[:, 1 + channels :] -= plain[:, 1:-channels]
+    rows = min(plain, left, key=lambda rows: int(np.abs(rows.view(np.int8)).sum(dtype=np.uint32)))
+    size = width.to_bytes(4, "big") + height.to_bytes(4, "big")
+    chunks = [(b"IHDR", size + bytes((8, _COLOUR_TYPES[channels], 0, 0, 0)))]
+    if info:
+        # Keyword, then: not compressed, no language, no translated keyword.
+        chunks.append((b"iTXt", KEY.encode() + bytes(5) + json.dumps(dict(info)).encode()))
+    chunks += [(b"IDAT", zlib.compress(rows.tobytes(), 1)), (b"IEND", b"")]
+    parts = [_SIGNATURE]
+    for kind, data in chunks:
+        parts += [len(data).to_bytes(4, "big"), kind, data, zlib.crc32(data, zlib.crc32(kind)).to_bytes(4, "big")]
+    return b"".join(parts)
+
+
 def read_info(path: Path) -> dict[str, Any] | None:
     """The settings in a picture, or none. Raises DataError when it is no picture; nothing in it is trusted."""
     try:
@@ -104,51 +131,3 @@ def grid(images: Bytes, columns: int | None = None, *, padding: int = 2) -> Byte
         x = padding + index % columns * (width + padding)
         sheet[y : y + height, x : x + width] = picture
     return sheet
-
-
-class Writer:
-    """Encodes and writes in threads; at most `waiting` pictures queue up, so memory does not grow."""
-
-    def __init__(self, threads: int = 2, waiting: int = 512) -> None:
-        self._queue: queue.Queue[tuple[Path, Bytes, Mapping[str, Any], str] | None] = queue.Queue(waiting)
-        self._error: BaseException | None = None
-        self._threads = [threading.Thread(target=self._work, daemon=True) for _ in range(threads)]
-        for thread in self._threads:
-            thread.start()
-
-    def _work(self) -> None:
-        while (job := self._queue.get()) is not None:
-            if self._error is None:
-                path, array, info, picture_format = job
-                try:
-                    atomic_write(path, encode(array, picture_format, info))
-                except BaseException as error:
-                    self._error = error
-
-    def put(self, path: Path, array: Bytes, info: Mapping[str, Any], format: str) -> None:
-        """Queue a picture; raises the first error of an earlier one."""
-        if self._error is not None:
-            raise self._error
-        self._queue.put((path, array, info, format))
-
-    def close(self) -> None:
-        """Wait for every file; raises the first error."""
-        for _ in self._threads:
-            self._queue.put(None)
-        for thread in self._threads:
-            thread.join()
-        if self._error is not None:
-            raise self._error
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if error is None:
-            self.close()
-        else:
-            self._error = self._error or error
-            for _ in self._threads:
-                self._queue.put(None)

@@ -39,8 +39,6 @@ def everything(run: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return read_tensors(path, header, None), {k: v for k, v in header.document.items() if k != "seconds"}
 
 
-
-
 def train_until(steps: int, given: TrainOptions, monkeypatch: pytest.MonkeyPatch) -> None:
     request: list[StopRequest] = []
     original = engine._loop
@@ -160,9 +158,7 @@ def test_non_finite_numbers_roll_back(pictures: Path, monkeypatch: pytest.Monkey
     assert read_header(Path("run/state.safetensors")).document["rollbacks"] == 2
 
 
-def test_diverging_for_good_ends_with_the_last_good_checkpoint(
-    pictures: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_diverging_for_good_ends_with_the_last_good_checkpoint(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Failing(monkeypatch, NonFiniteError(), lambda call, _: call % 3 == 0)
     with pytest.raises(DivergedError) as caught:
         engine.train(options(pictures, "run"), Silent())

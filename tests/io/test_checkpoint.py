@@ -192,7 +192,7 @@ def test_a_failing_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest
             written(path)
     assert caught.value.hint and "space" in caught.value.hint
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "replace", full)
+        patch.setattr(files.os, "replace", full)
         with pytest.raises(DataError):
             files.atomic_write(path, b"new")
     assert path.read_bytes() == before

@@ -1,6 +1,7 @@
 """Pictures with their settings, grids, seeds, and the writer."""
 
 import io
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from PIL import Image
 
 from imggen.errors import DataError, UsageError
 from imggen.io import image as module
-from imggen.io.image import Writer, encode, format_of, grid, read_info
+from imggen.io.image import encode, format_of, grid, quick_png, read_info
 from imggen.io.seeds import LARGEST, Seeds, format_seeds, parse_seeds
 
 
@@ -80,15 +81,21 @@ def test_grid_default_is_square() -> None:
     assert (grid(np.ones((4, 4, 4, 4), np.uint8))[0, 0] == (255, 255, 255, 0)).all()
 
 
-def test_writer_writes_all_and_tells_its_first_error(tmp_path: Path) -> None:
-    with Writer() as writer:
-        for seed in range(50):
-            writer.put(tmp_path / f"{seed}.png", picture(3), {"seeds": str(seed)}, "png")
-    assert len(list(tmp_path.iterdir())) == 50
-    assert read_info(tmp_path / "7.png") == {"seeds": "7"}
-    with pytest.raises(DataError, match="cannot be written"), Writer(waiting=4) as writer:
-        for seed in range(50):
-            writer.put(tmp_path / "none" / f"{seed}.png", picture(3), {}, "png")
+@given(st.integers(1, 40), st.integers(1, 40), st.sampled_from([1, 3, 4]), st.booleans())
+def test_quick_png_is_read_by_pillow(height: int, width: int, channels: int, smooth: bool) -> None:
+    random = np.random.default_rng(height * 41 + width)
+    pixels = random.integers(0, 256, (height, width, channels), dtype=np.uint8)
+    if smooth:
+        pixels = np.broadcast_to(np.arange(width, dtype=np.uint8)[None, :, None] * 3, pixels.shape).copy()
+    info = {"seeds": "7", "class": "Füchse 🦊"}
+    with Image.open(io.BytesIO(quick_png(pixels, info))) as image:
+        image.load()
+        assert image.mode == {1: "L", 3: "RGB", 4: "RGBA"}[channels]
+        assert json.loads(image.info["imggen"]) == info
+        assert np.array_equal(np.asarray(image).reshape(pixels.shape), pixels)
+    with Image.open(io.BytesIO(quick_png(pixels, None))) as image:
+        image.load()
+        assert "imggen" not in image.info
 
 
 def test_seeds_read_and_written() -> None:

@@ -1,0 +1,148 @@
+"""Noise → pictures, batch by batch: the picture of a seed is the same whatever the batch."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
+from dataclasses import dataclass
+from itertools import islice
+from typing import TypeVar
+
+import numpy as np
+import torch
+
+from imggen.engine.device import out_of_memory, release_memory
+from imggen.errors import DeviceError
+from imggen.io.image import Bytes
+from imggen.models.base import Backend
+
+CPU_PIXELS = 128 * 32 * 32  # in a batch: what stays in the caches
+GPU_PIXELS = 512 * 64 * 64
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Item:
+    """One picture to draw; `label` none means: drawn from the seed, as often as the data has it."""
+
+    seed: int
+    label: int | None = None
+
+
+def noise_of(items: Sequence[Item], backend: Backend) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """The noise (B, *noise_shape) and labels (B,) of some pictures; each depends on its own seed alone."""
+    noise = torch.empty(len(items), *backend.noise_shape)
+    labels = torch.empty(len(items), dtype=torch.int64)
+    shares = np.cumsum(np.asarray(backend.config.class_counts, dtype=np.float64))
+    generator = torch.Generator()
+    for row, item in enumerate(items):
+        generator.manual_seed(item.seed)
+        torch.randn(backend.noise_shape, generator=generator, out=noise[row])
+        if backend.classes:
+            place = float(torch.rand((), generator=generator, dtype=torch.float64)) * shares[-1]
+            drawn = min(int(np.searchsorted(shares, place, side="right")), len(shares) - 1)
+            labels[row] = drawn if item.label is None else item.label
+    return noise, labels if backend.classes else None
+
+
+class _Painter:
+    """Pictures of some items; a batch that memory refuses is halved, and stays so."""
+
+    def __init__(self, backend: Backend, size: int, temperature: float, precision: torch.dtype) -> None:
+        self.backend, self.size = backend, size
+        self.temperature, self.precision = temperature, precision
+        self.device = next(backend.parameters()).device
+        self.on_smaller: Callable[[int], None] = lambda size: None
+
+    def paint(self, items: list[Item]) -> Bytes:
+        """Pictures (B, H, W, C), uint8."""
+        parts, start = [], 0
+        while start < len(items):
+            now = items[start : start + self.size]
+            try:
+                parts.append(self._once(now))
+            except (RuntimeError, MemoryError) as error:
+                if not out_of_memory(error):
+                    raise
+                if len(now) == 1:
+                    raise DeviceError(
+                        "not enough memory to draw one picture", "--device cpu, or a smaller model"
+                    ) from error
+                self.size = len(now) // 2
+                self.on_smaller(self.size)
+                release_memory(self.device)
+                continue
+            start += len(now)
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    @torch.inference_mode()
+    def _once(self, items: list[Item]) -> Bytes:
+        noise, labels = noise_of(items, self.backend)
+        with torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32):
+            pictures = self.backend.generate(
+                noise.to(self.device),
+                None if labels is None else labels.to(self.device),
+                temperature=self.temperature,
+            )
+        # Rounded, never truncated: truncation would shift three bytes in four.
+        levels = pictures.float().add(1).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8)
+        rows: Bytes = levels.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+        return rows
+
+
+def draw(
+    backend: Backend,
+    items: Iterable[Item],
+    finish: Callable[[list[Item], Bytes], T],
+    *,
+    temperature: float = 1.0,
+    batch: int | None = None,
+    precision: torch.dtype = torch.float32,
+    on_smaller: Callable[[int], None] = lambda batch: None,
+) -> Iterator[T]:
+    """Draw batch by batch, and give what `finish` makes of each: items and pictures (B, H, W, C), uint8; in order.
+
+    `finish` works beside the drawing of the next batches, in another thread, so it is the place to encode and to
+    write. A batch that memory refuses is halved; `on_smaller` is told.
+    """
+    cpu = next(backend.parameters()).device.type == "cpu"
+    size = batch or max(1, (CPU_PIXELS if cpu else GPU_PIXELS) // math.prod(backend.image_shape[1:]))
+    painter = _Painter(backend, size, temperature, precision)
+    painter.on_smaller = on_smaller
+    drawing, finishing = nullcontext() if cpu else threading.Lock(), threading.Lock()
+
+    def work(part: list[Item]) -> T:
+        with drawing:
+            pictures = painter.paint(part)
+        # In turn: two that encode at once only wait for Python's lock, while two that draw at once do not.
+        with finishing:
+            return finish(part, pictures)
+
+    queue = iter(items)
+    cores = torch.get_num_threads()
+    head = list(islice(queue, size * cores))
+    share = min(size, math.ceil(len(head) / cores)) if cpu else size
+    everything = itertools.chain(head, queue)
+    parts = iter(lambda: list(islice(everything, share)), [])
+    return map(work, parts) if len(head) < cores else _side_by_side(work, parts, cores)
+
+
+def _side_by_side(work: Callable[[list[Item]], T], parts: Iterable[list[Item]], cores: int) -> Iterator[T]:
+    """One batch a core: cores that draw each their own never wait for one another, as those that share one do."""
+    waiting: deque[Future[T]] = deque()
+    pool = ThreadPoolExecutor(cores, initializer=torch.set_num_threads, initargs=(1,))
+    try:
+        for part in parts:
+            waiting.append(pool.submit(work, part))
+            if len(waiting) > 2 * cores:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(cores)  # threads to come would take over the pool's setting
