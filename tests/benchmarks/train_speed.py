@@ -2,13 +2,15 @@
 
     python tests/benchmarks/train_speed.py --data FOLDER [--size 64] [--seconds 60] [--rounds 3]
 
-Both train the same networks in one process tree, taking turns, so that the ratio is of one machine in one
-state. The plain loop is what a tutorial has: decode in a DataLoader, two forward passes, no memory format.
+Both train the same networks, taking turns, each in a process of its own, so that the ratio is of one machine in one
+state and neither gains from what the other sets. The plain loop is what a tutorial has: decode in a DataLoader, two forward passes, no memory format.
 """
 
 from __future__ import annotations
 
 import argparse
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -20,6 +22,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from imggen.data.dataset import DataOptions, Order, load_dataset
+from imggen.engine.device import prepare
 from imggen.models import build_learner, presets
 from imggen.models.gan.networks import Discriminator, Generator
 from imggen.reporting import Silent
@@ -78,6 +81,7 @@ def ours(folder: Path, size: int, batch: int, seconds: float, preset: str = "dcg
     """Pictures a second of imggen's learner on imggen's data."""
     dataset = load_dataset(str(folder), DataOptions(size=size, channels=3), max_size=size, reporter=Silent())
     config = presets("gan")[preset].with_overrides(size=size, channels=3)
+    prepare(torch.device("cpu"))
     learner = build_learner(config)
     learner.to(torch.device("cpu"))
     order = Order(len(dataset), 0)
@@ -133,14 +137,27 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=40)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--what", choices=("plain", "imggen"), help="measure one of them in this process")
     given = parser.parse_args()
+    if given.what:
+        print((plain if given.what == "plain" else ours)(given.data, given.size, given.batch, given.seconds))
+        return
     top = ceiling()
     print(f"matrix product: {top:.0f} GFLOP/s; dcgan at {given.size} px: {work(given.size):.2f} GFLOP a picture")
+
+    def of_process(what: str) -> float:
+        words = [sys.executable, __file__, "--what", what]
+        for name in ("data", "size", "batch", "seconds"):
+            words += [f"--{name}", str(getattr(given, name))]
+        return float(subprocess.run(words, check=True, capture_output=True, text=True).stdout.split()[-1])
+
     for number in range(given.rounds):
-        slow = plain(given.data, given.size, given.batch, given.seconds)
-        fast = ours(given.data, given.size, given.batch, given.seconds)
+        slow, fast = of_process("plain"), of_process("imggen")
         share = f"{fast * work(given.size) / top:.0%} of the ceiling"
-        print(f"round {number}: plain {slow:.1f} img/s, imggen {fast:.1f} img/s, ratio {fast / slow:.2f}, {share}")
+        print(
+            f"round {number}: plain {slow:.1f} img/s, imggen {fast:.1f} img/s, ratio {fast / slow:.2f}, {share}",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

@@ -1,0 +1,202 @@
+"""The program as a real process: signals, pipes, terminals, what it imports, several at once."""
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from imggen.io.checkpoint import read_header, read_tensors
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+HEAVY = ("torch", "torchvision", "numpy", "PIL", "safetensors", "pydantic", "sympy")
+
+
+def train_words(data: Path, output: str, images: int) -> list[str]:
+    model = ["--width", "8", "--max-width", "16", "--size", "16", "--batch", "16", "--seed", "3"]
+    return ["train", "gan", "--data", str(data), "-o", output, *model, "--images", str(images)]
+
+
+def start(*words: str, **more: object) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "imggen", *words]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **more)  # type: ignore[call-overload,no-any-return]
+
+
+def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 60
+    while not path.exists():
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
+        time.sleep(0.05)
+    time.sleep(0.5)
+
+
+def state(run: str) -> dict[str, Tensor]:
+    path = Path(run) / "state.safetensors"
+    return read_tensors(path, read_header(path, kind="state"), None)
+
+
+@pytest.mark.parametrize(
+    "words", [["--help"], ["train", "gan", "--help"], ["sample", "--help"], ["models"], ["--version"]]
+)
+def test_help_and_lists_import_nothing_heavy(words: list[str]) -> None:
+    check = (
+        "import sys\nfrom imggen.cli.app import main\ntry:\n    main(sys.argv[1:])\n"
+        "except SystemExit:\n    sys.stderr.write(' '.join(m for m in sys.modules if '.' not in m))"
+    )
+    done = subprocess.run([sys.executable, "-c", check, *words], capture_output=True, text=True, check=True)
+    loaded = set(done.stderr.split())
+    heavy = set(HEAVY) - ({"numpy", "PIL", "pydantic"} if words == ["models"] else set())
+    assert done.stdout and not loaded & heavy
+
+
+def test_refusals_come_before_torch(tmp_path: Path) -> None:
+    (tmp_path / "grid.png").write_bytes(b"x")
+    check = (
+        "import sys\nfrom imggen.cli.app import main\ntry:\n    main(sys.argv[1:])\n"
+        "except SystemExit as end:\n    sys.exit(end.code + 100 * ('torch' in sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", check, "sample", "gan", "-o", "grid.png"], check=False)
+    assert done.returncode == 2
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_saves_and_the_run_goes_on_as_if_nothing_had_been(
+    pictures: Path, imggen: Run, number: signal.Signals, code: int
+) -> None:
+    process = start(*train_words(pictures, "cut", 10_000_000))
+    wait_for(Path("cut/state.safetensors"), process)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == code, err
+    assert not out and "saved in cut" in err and "Traceback" not in err
+    images = read_header(Path("cut/state.safetensors")).document["images"]
+    assert images > 0
+    target = images + 160
+    # The budget sets the schedules, so that the whole run and the cut one must have the same.
+    assert imggen(*train_words(pictures, "cut", target), "--resume").returncode == 0
+    assert read_header(Path("cut/weights.safetensors")).document["provenance"]["images"] == target
+    assert not list(Path("cut").glob(".*"))
+
+
+def test_stopped_by_a_signal_and_resumed_is_bit_for_bit_the_whole_run(pictures: Path, imggen: Run) -> None:
+    words = train_words(pictures, "cut", 16_000)
+    process = start(*words)
+    wait_for(Path("cut/state.safetensors"), process)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert 0 < read_header(Path("cut/state.safetensors")).document["images"] < 16_000
+    assert imggen(*words, "--resume").returncode == 0
+    words[words.index("cut")] = "whole"
+    assert imggen(*words).returncode == 0
+    cut, whole = state("cut"), state("whole")
+    assert cut.keys() == whole.keys()
+    for name, tensor in whole.items():
+        assert torch.equal(tensor, cut[name]), name
+
+
+def test_a_second_ctrl_c_quits_at_once_and_a_kill_leaves_whole_files(pictures: Path, imggen: Run) -> None:
+    process = start(*train_words(pictures, "run", 10_000_000), "--save-minutes", "0")
+    wait_for(Path("run/state.safetensors"), process)
+    process.kill()
+    process.communicate(timeout=60)
+    assert imggen(*train_words(pictures, "run", 10_000_000), "--resume", "--dry-run").returncode == 0
+    assert imggen("sample", "run", "-n", 1, "-o", "x.png").returncode == 0
+    process = start(*train_words(pictures, "two", 10_000_000))
+    wait_for(Path("two/state.safetensors"), process)
+    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and "Traceback" not in err
+    assert imggen("sample", "two", "-n", 1, "-o", "y.png").returncode == 0
+
+
+def test_ctrl_c_while_drawing_leaves_no_half_file(imggen: Run) -> None:
+    process = start("sample", "gan", "-n", "1000000", "-o", "out")
+    wait_for(Path("out/"), process)
+    time.sleep(1)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and "Traceback" not in err
+    files = list(Path("out").iterdir())
+    assert files and all(path.suffix == ".png" for path in files)
+    for path in sorted(files)[-3:]:
+        with Image.open(path) as image:
+            image.load()
+
+
+def test_png_on_stdout_and_json_in_a_pipe(imggen: Run) -> None:
+    words = [sys.executable, "-m", "imggen", "sample", "gan", "-n", "4", "-o", "-"]
+    done = subprocess.run(words, capture_output=True, check=True)
+    Path("x.png").write_bytes(done.stdout)
+    with Image.open("x.png") as image:
+        assert image.size == (2 * 34 + 2, 2 * 34 + 2)
+    assert b"model" in done.stderr
+    assert json.loads(imggen("info", "x.png", "--json").stdout)["kind"] == "picture"
+
+
+def test_whoever_reads_us_may_go_away() -> None:
+    process = start("models")
+    assert process.stdout is not None
+    process.stdout.close()
+    assert process.stderr is not None
+    err = process.stderr.read()
+    process.stderr.close()
+    assert process.wait(timeout=60) == 141 and "Traceback" not in err and "Exception" not in err
+
+
+def test_bytes_never_fill_a_terminal() -> None:
+    leader, follower = pty.openpty()
+    words = [sys.executable, "-m", "imggen", "sample", "gan", "-o", "-"]
+    done = subprocess.run(words, stdout=follower, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(follower)
+    os.close(leader)
+    assert done.returncode == 2 and "terminal" in done.stderr
+
+
+def test_a_bar_on_a_terminal_and_plain_lines_elsewhere(pictures: Path, imggen: Run) -> None:
+    done = imggen(*train_words(pictures, "lines", 64), TERM="xterm")
+    assert done.returncode == 0 and "\x1b" not in done.stderr and "\r" not in done.stderr
+    leader, follower = pty.openpty()
+    words = [sys.executable, "-m", "imggen", *train_words(pictures, "bar", 64)]
+    process = subprocess.Popen(words, stderr=follower, stdout=subprocess.DEVNULL, env={**os.environ, "TERM": "xterm"})
+    os.close(follower)
+    shown = b""
+    while True:
+        try:
+            part = os.read(leader, 65536)
+        except OSError:
+            break
+        if not part:
+            break
+        shown += part
+    os.close(leader)
+    assert process.wait(timeout=60) == 0
+    assert b"training" in shown and b"100%" in shown and b"\x1b[" in shown
+
+
+def test_two_processes_train_one_model_and_share_the_drawing(pictures: Path) -> None:
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "imggen"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*torchrun, *train_words(pictures, "run", 128), "--device", "cpu"],
+        capture_output=True, text=True, check=False, env=environment, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "run/weights.safetensors\n"
+    assert done.stderr.count("2 processes") == 1
+    done = subprocess.run(
+        [*torchrun, "sample", "run", "-n", "9", "--seed", "1", "-o", "out", "--device", "cpu"],
+        capture_output=True, text=True, check=False, env=environment, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert len(list(Path("out").iterdir())) == 9 and done.stdout == "out\n"
