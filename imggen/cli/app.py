@@ -80,12 +80,12 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
 
 def _ended(error: BaseException, arguments: list[str]) -> int:
     """Say what went wrong, in a line and a hint; returns the exit code."""
-    if isinstance(error, SystemExit):
-        return error.code if isinstance(error.code, int) else 1
-    if isinstance(error, BrokenPipeError):
-        # Whoever read us went away; flushing again at exit must not complain.
+    if isinstance(error, BrokenPipeError) or isinstance(error.__context__, BrokenPipeError):
+        # Whoever read us went away (Typer makes a SystemExit of it); flushing again at exit must not complain.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    if isinstance(error, SystemExit):
+        return error.code if isinstance(error.code, int) else 1
     console = Current.console
     if console.debug or "--debug" in arguments or os.environ.get("IMGGEN_DEBUG"):
         traceback.print_exception(error, file=sys.stderr)

@@ -54,7 +54,9 @@ class Console:
     def __init__(
         self, *, quiet: bool = False, as_json: bool = False, no_color: bool = False, debug: bool = False
     ) -> None:
-        self.quiet, self.as_json, self.debug = quiet, as_json, debug
+        # Of the processes that torchrun starts, one speaks; errors are told by whoever has them.
+        self.leader = os.environ.get("RANK", "0") == "0"
+        self.quiet, self.as_json, self.debug = quiet or not self.leader, as_json, debug
         # Rich knows NO_COLOR and TERM=dumb by itself.
         self.rich = RichConsole(stderr=True, no_color=no_color or None, highlight=False, soft_wrap=True)
 
@@ -68,7 +70,8 @@ class Console:
 
     def warn(self, message: str) -> None:
         """A warning, always."""
-        self._line(Text.assemble(("warning: ", "yellow"), message))
+        if self.leader:
+            self._line(Text.assemble(("warning: ", "yellow"), message))
 
     def error(self, error: ImggenError) -> None:
         """One line, and a hint."""
@@ -99,6 +102,8 @@ class Console:
 
     def result(self, document: dict[str, Any], paths: Sequence[str]) -> None:
         """stdout: JSON if asked for, else the paths, one a line."""
+        if not self.leader:
+            return
         if self.as_json:
             sys.stdout.write(json.dumps(document) + "\n")
         else:

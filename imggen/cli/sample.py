@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import sys
 from pathlib import Path
@@ -87,7 +88,11 @@ def sample(
         raise UsageError(f"there is no picture format '{format}'", "formats: png, jpeg, webp")
     if format is not None and output is not None and Path(output).suffix and not output.endswith("/"):
         raise UsageError("the name's ending is the format", "--format is for folders and stdout")
+    if output == "-" and console.as_json:
+        raise UsageError("stdout cannot take the picture and JSON", "give one of them a file: -o grid.png")
     drawn = seeds is None and seed is None
+    if drawn and os.environ.get("WORLD_SIZE", "1") != "1":
+        raise UsageError("several processes must agree on the seeds", "give --seed or --seeds")
     options = SampleOptions(
         model=model,
         output=output or "samples.png",
@@ -119,8 +124,6 @@ def sample(
         return
     result = engine.sample(options, console)
     if (picture := result.pop("png", None)) is not None:
-        if console.as_json:
-            raise UsageError("stdout cannot take the picture and JSON", "give one of them a file: -o grid.png")
         sys.stdout.buffer.write(picture)
         sys.stdout.buffer.flush()
         return

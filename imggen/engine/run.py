@@ -6,6 +6,7 @@ import json
 import shutil
 import sys
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -86,8 +87,10 @@ def _toml(value: Any) -> str:
 
 
 def check_output(options: TrainOptions) -> None:
-    """Refuse to overwrite a run, or to resume where there is none. Raises UsageError."""
+    """Refuse to overwrite a run, to resume where there is none, or to log without a logger. Raises UsageError."""
     folder = RunFolder(options.run)
+    if options.tensorboard and find_spec("tensorboard") is None:
+        raise UsageError("--tensorboard needs tensorboard", "pip install 'imggen[log]'")
     if options.run.exists() and not options.run.is_dir():
         raise UsageError(f"{options.run} is a file, not a folder", "-o names the run's folder")
     if options.resume:

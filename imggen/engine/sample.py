@@ -109,11 +109,13 @@ def sample(options: SampleOptions, reporter: Reporter) -> dict[str, Any]:
     Raises UsageError, CheckpointError, DeviceError, and DataError when the disk refuses.
     """
     check_sample_output(options)
-    began = time.monotonic()
+    began, world = time.monotonic(), World.from_environment()
+    kind = output_kind(options.output)
+    if kind in ("grid", "stdout") and world.size > 1:
+        raise UsageError("several processes share the pictures of a folder, not of one file", "-o folder/")
     loaded, plan, dtype = _prepared(options, reporter)
     backend = loaded.backend.fused()
     settings = _settings(options, loaded, dtype)
-    kind = output_kind(options.output)
     seeds = format_seeds(plan.seeds)
     result: dict[str, Any] = {
         "paths": [],
@@ -134,7 +136,14 @@ def sample(options: SampleOptions, reporter: Reporter) -> dict[str, Any]:
     )
     if kind in ("folder", "pattern"):
         files = Files(options, plan, backend, settings)
-        result["written"] = _write_files(files, World.from_environment(), paint, reporter)
+        device = next(backend.parameters()).device
+        world.start(device)
+        try:
+            world.wait()  # until every process has found the folder empty
+            result["written"] = _write_files(files, world, paint, reporter)
+            world.wait()
+        finally:
+            world.stop()
         result["paths"] = [options.output]
     else:
         name = options.output if kind == "grid" else "grid.png"

@@ -110,6 +110,7 @@ class Setup:
 
 def set_up(options: TrainOptions, reporter: Reporter) -> Setup:
     """Decide everything. Raises UsageError, DataError, CheckpointError, DeviceError."""
+    Budget.of(options.images, options.epochs, options.minutes, 1, 1)  # nonsense is refused before decoding
     world = World.from_environment()
     device = find_device(options.device, world.local_rank)
     prepare(device)

@@ -21,7 +21,7 @@ from imggen.engine.options import TrainOptions
 from imggen.engine.run import RunFolder, check_output
 from imggen.engine.setup import Setup, set_up
 from imggen.engine.signals import StopRequest, stop_requests
-from imggen.errors import CheckpointError, DeviceError, DivergedError, UsageError
+from imggen.errors import CheckpointError, DeviceError, DivergedError
 from imggen.io.checkpoint import read_header, read_tensors, weights_hash, write_checkpoint
 from imggen.io.files import atomic_write
 from imggen.io.image import encode, grid
@@ -293,10 +293,8 @@ def _announce(training: Training, reporter: Reporter) -> None:
 
 
 def _tensorboard(folder: RunFolder, stack: ExitStack) -> Callable[[dict[str, Any]], None]:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise UsageError("--tensorboard needs tensorboard", "pip install 'imggen[log]'") from error
+    from torch.utils.tensorboard import SummaryWriter
+
     writer = SummaryWriter(str(folder.path / "tensorboard"))
     stack.callback(writer.close)
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import base64
+import errno
 import hashlib
 import json
 import math
 import os
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -58,6 +60,7 @@ def write_checkpoint(
     thumbnail: bytes | None = None,
 ) -> None:
     """Write atomically and durably; weights also carry the ModelSpec 1.0.1 keys. Raises DataError."""
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     # A copy each: safetensors refuses tensors that share memory or are not contiguous.
@@ -77,7 +80,11 @@ def write_checkpoint(
         if thumbnail is not None:
             metadata["modelspec.thumbnail"] = "data:image/png;base64," + base64.b64encode(thumbnail).decode()
     with atomic_path(path, durable=True) as sibling:
-        save_file(ready, sibling, metadata=metadata)
+        try:
+            save_file(ready, sibling, metadata=metadata)
+        except SafetensorError as error:
+            number = re.search(r"os error (\d+)", str(error))
+            raise OSError(int(number[1]) if number else errno.EIO, str(error)) from error
         # safetensors writes mode 0600; the user's umask decides, as for any other file.
         mask = os.umask(0)
         os.umask(mask)

@@ -20,6 +20,7 @@ _HINTS = {
     errno.EPERM: "you may not write there: choose another folder",
     errno.ENOTDIR: "a part of this path is a file, not a folder",
     errno.ENOENT: "the folder does not exist: make it first",
+    errno.EFBIG: "the disk, or a limit of the system, takes no file that large: write elsewhere",
     errno.ENAMETOOLONG: "the name is too long for this disk",
 }
 

@@ -151,12 +151,16 @@ class Learner(ABC):
             network.load_state_dict(wanted)
         for name, optimiser in self.optimisers.items():
             current = optimiser.state_dict()
+            parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
             slots: dict[int, dict[str, Tensor]] = {}
             for key, value in tensors.items():
                 if key.startswith(f"{name}."):
                     _, index, slot = key.split(".")
-                    # load_state_dict keeps references: without a copy, a snapshot would train along.
-                    slots.setdefault(int(index), {})[slot] = value.clone()
+                    # load_state_dict keeps references: without a copy, a snapshot would train along. And fused
+                    # optimisers walk through memory: what belongs to a weight must be laid out as the weight is.
+                    like = parameters[int(index)]
+                    copy = torch.empty_like(like) if value.shape == like.shape else torch.empty_like(value)
+                    slots.setdefault(int(index), {})[slot] = copy.copy_(value)
             groups = [
                 {**group, **saved, "params": group["params"]}
                 for group, saved in zip(current["param_groups"], document[name], strict=True)

@@ -3,7 +3,8 @@
     python tests/benchmarks/train_speed.py --data FOLDER [--size 64] [--seconds 60] [--rounds 3]
 
 Both train the same networks, taking turns, each in a process of its own, so that the ratio is of one machine in one
-state and neither gains from what the other sets. The plain loop is what a tutorial has: decode in a DataLoader, two forward passes, no memory format.
+state and neither gains from what the other sets. The plain loop is what a tutorial has: decode in a
+DataLoader, no memory format.
 """
 
 from __future__ import annotations
@@ -154,10 +155,8 @@ def main() -> None:
     for number in range(given.rounds):
         slow, fast = of_process("plain"), of_process("imggen")
         share = f"{fast * work(given.size) / top:.0%} of the ceiling"
-        print(
-            f"round {number}: plain {slow:.1f} img/s, imggen {fast:.1f} img/s, ratio {fast / slow:.2f}, {share}",
-            flush=True,
-        )
+        figures = f"plain {slow:.1f} img/s, imggen {fast:.1f} img/s, ratio {fast / slow:.2f}, {share}"
+        print(f"round {number}: {figures}", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the user types: parsing, precedence, refusals, exit codes, what goes to stdout; all without a process of its own."""
+"""What the user types: parsing, precedence, refusals, exit codes, what goes to stdout; all in this process."""
 
 import json
 import re
@@ -86,7 +86,7 @@ def test_version_and_no_arguments(call: Call) -> None:
         (["train", "gan", "--data", "x", "--device", "cuda:97"], 4, "cuda"),
         (["train", "gan", "--data", "x", "--device", "abacus"], 4, "abacus"),
         (["sample"], 2, "MODEL"),
-        (["sample", "gan", "-n", "0"], 2, "0"),
+        (["sample", "gan", "-n", "0"], 2, "--count"),
         (["sample", "gan", "--seeds", "5-2"], 2, "backwards"),
         (["sample", "gan", "--seeds", "1", "--seed", "2"], 2, "--seeds"),
         (["sample", "gan", "--class", "eleven"], 2, "eleven"),

@@ -18,6 +18,16 @@ from torch import Tensor
 from imggen.io.checkpoint import read_header, read_tensors
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
+NO_GUARD = """
+import sys
+from pathlib import Path
+from imggen.data import store
+from imggen.data.dataset import DataOptions, load_dataset
+from imggen.reporting import Silent
+store.POOL_THRESHOLD = 1
+store.usable_cores = lambda: 2
+print(len(load_dataset("imgs", DataOptions(cache_dir=Path("own")), max_size=64, reporter=Silent())))
+"""
 HEAVY = ("torch", "torchvision", "numpy", "PIL", "safetensors", "pydantic", "sympy")
 
 
@@ -26,9 +36,9 @@ def train_words(data: Path, output: str, images: int) -> list[str]:
     return ["train", "gan", "--data", str(data), "-o", output, *model, "--images", str(images)]
 
 
-def start(*words: str, **more: object) -> subprocess.Popen[str]:
+def start(*words: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "imggen", *words]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **more)  # type: ignore[call-overload,no-any-return]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
@@ -134,6 +144,21 @@ def test_ctrl_c_while_drawing_leaves_no_half_file(imggen: Run) -> None:
             image.load()
 
 
+def test_a_disk_that_takes_no_more_ends_with_3_and_leaves_what_was_there(pictures: Path, imggen: Run) -> None:
+    """A limit on the size of files stands for a full disk: writing fails half-way through a file."""
+    assert imggen(*train_words(pictures, "run", 32)).returncode == 0
+    before = {path: path.read_bytes() for path in Path("run").glob("*.safetensors")}
+    limited = (
+        "import resource, sys\nresource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))\n"
+        "from imggen.cli.app import main\nmain(sys.argv[1:])"
+    )
+    words = [sys.executable, "-c", limited, *train_words(pictures, "run", 64), "--resume"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 3 and "cannot be written" in done.stderr and "Traceback" not in done.stderr
+    assert {path: path.read_bytes() for path in Path("run").glob("*.safetensors")} == before
+    assert not list(Path("run").rglob(".*"))
+
+
 def test_png_on_stdout_and_json_in_a_pipe(imggen: Run) -> None:
     words = [sys.executable, "-m", "imggen", "sample", "gan", "-n", "4", "-o", "-"]
     done = subprocess.run(words, capture_output=True, check=True)
@@ -182,6 +207,13 @@ def test_a_bar_on_a_terminal_and_plain_lines_elsewhere(pictures: Path, imggen: R
     os.close(leader)
     assert process.wait(timeout=60) == 0
     assert b"training" in shown and b"100%" in shown and b"\x1b[" in shown
+
+
+def test_a_script_without_a_main_guard_still_ends(pictures: Path) -> None:
+    """Worker processes import the script that started them: then they fail at once, and threads take over."""
+    Path("script.py").write_text(NO_GUARD, encoding="utf-8")
+    done = subprocess.run([sys.executable, "script.py"], capture_output=True, text=True, check=False, timeout=60)
+    assert done.stdout == "120\n"
 
 
 def test_two_processes_train_one_model_and_share_the_drawing(pictures: Path) -> None:

@@ -82,11 +82,8 @@ def test_classes_can_be_left_out_and_change_the_key(tmp_path: Path) -> None:
 def test_linked_folders_do_not_loop(tmp_path: Path) -> None:
     root = tree(tmp_path / "d", "x/a.png")
     tree(tmp_path / "outside", "b.png")
-    try:
-        (root / "x" / "loop").symlink_to(root)
-        (root / "y").symlink_to(tmp_path / "outside")
-    except OSError:
-        pytest.skip("no symbolic links here")
+    (root / "x" / "loop").symlink_to(root)
+    (root / "y").symlink_to(tmp_path / "outside")
     assert open_source(str(root), cache_dir=tmp_path).names == ["x/a.png", "y/b.png"]
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tensorboard.backend.event_processing import event_accumulator
 from torch import Tensor
 
 from imggen.engine import train as engine
@@ -173,6 +174,21 @@ def test_too_little_memory_halves_the_micro_batch(pictures: Path, monkeypatch: p
     Failing(monkeypatch, error, lambda _, learner: True)
     with pytest.raises(DeviceError, match="memory"):
         engine.train(options(pictures, "other"), Silent())
+
+
+def test_tensorboard_gets_the_metrics(pictures: Path) -> None:
+    engine.train(options(pictures, "run", tensorboard=True), Silent())
+    events = event_accumulator.EventAccumulator("run/tensorboard").Reload()
+    assert "loss_d" in events.Tags()["scalars"]
+    records = [json.loads(line) for line in Path("run/metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert events.Scalars("loss_d")[-1].value == pytest.approx(records[-1]["loss_d"], rel=1e-5)
+
+
+def test_tensorboard_that_is_missing(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("imggen.engine.run.find_spec", lambda name: None)
+    with pytest.raises(UsageError) as caught:
+        engine.train(options(pictures, "run", tensorboard=True), Silent())
+    assert "imggen[log]" in str(caught.value.hint) and not Path("run").exists()
 
 
 def test_budgets_are_progress() -> None:
