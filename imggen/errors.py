@@ -51,6 +51,6 @@ class DivergedError(ImggenError):
 
 
 class InterruptedRun(ImggenError):
-    """The user (Ctrl-C, 130) or the system (SIGTERM, 143) ended the command; work was saved first."""
+    """The user (Ctrl-C, 130) or the system (SIGTERM, 143) ended the command; the message says what was saved."""
 
     exit_code = 130

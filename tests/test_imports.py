@@ -13,7 +13,8 @@ BASE = ("imggen", "imggen.errors", "imggen.reporting")
 FAMILY = ("imggen.models.base", "imggen.models.config", "imggen.models.layers")
 ALLOWED: dict[str, tuple[str, ...]] = {
     "cli": ("imggen.cli", "imggen.engine", "imggen.models", "imggen.io"),
-    "engine": ("imggen.engine", "imggen.models", "imggen.data", "imggen.io"),
+    "engine": ("imggen.engine", "imggen.metrics", "imggen.models", "imggen.data", "imggen.io"),
+    "metrics": ("imggen.metrics", "imggen.io"),
     "models": ("imggen.models",),
     "data": ("imggen.data",),
     "io": ("imggen.io",),

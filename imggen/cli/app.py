@@ -16,6 +16,7 @@ import typer
 import imggen
 from imggen.cli import train
 from imggen.cli.commands import Command, Group
+from imggen.cli.evaluate import evaluate
 from imggen.cli.info import info, models
 from imggen.cli.invocation import remember
 from imggen.cli.options import Current
@@ -33,7 +34,7 @@ app = typer.Typer(
     epilog="Example: imggen train gan --data ./imgs, then: imggen sample gan -n 64 -o grid.png",
 )
 app.add_typer(train.app, name="train")
-for _verb in (sample, info, models):
+for _verb in (sample, evaluate, info, models):
     app.command(cls=Command)(_verb)
 
 
@@ -98,14 +99,18 @@ def _told(error: BaseException, arguments: list[str]) -> ImggenError:
     if isinstance(error, ImggenError):
         return error
     if isinstance(error, typer.TyperException):
-        known = [word for word in arguments[:2] if word in ("train", "sample", "info", "models", *FAMILIES)]
+        known = [word for word in arguments[:2] if word in ("train", "sample", "evaluate", "info", "models", *FAMILIES)]
         # A usage error is one line here: Typer may break its own over several.
         line = " ".join(error.format_message().split()) or "something is missing"
         return UsageError(line, f"see '{' '.join(['imggen', *known, '--help'])}'", error.exit_code)
     if isinstance(error, KeyboardInterrupt | typer.Abort):
         return InterruptedRun("stopped by Ctrl-C")
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+    if isinstance(error, MemoryError) or "out of memory" in str(error) or "allocate memory" in str(error):
         return DeviceError("not enough memory", "a smaller --batch")
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return DataError("no space is left on the disk", "free some, or write elsewhere")
+    if isinstance(error, OSError) and error.errno is not None:
+        where = f"{error.filename}: " if error.filename else ""
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        return DataError(
+            f"{where}{error.strerror}", "free some space, or write elsewhere" if full else "--debug shows where"
+        )
     return ImggenError(f"internal: {type(error).__name__}: {error}".splitlines()[0], "--debug shows where")

@@ -22,6 +22,11 @@ if TYPE_CHECKING:
 FIRST_LINE, LINES = 3.0, 10.0
 
 
+def printable(line: str) -> str:
+    """Names in files are whatever somebody put there: no control characters reach the terminal."""
+    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in line)
+
+
 class Bar:
     """A bar on a terminal."""
 
@@ -61,6 +66,7 @@ class Console:
         self.rich = RichConsole(stderr=True, no_color=no_color or None, highlight=False, soft_wrap=True)
 
     def _line(self, text: Text) -> None:
+        text.plain = printable(text.plain)
         self.rich.print(text, soft_wrap=True)
 
     def info(self, message: str) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from imggen.cli.console import Console
+from imggen.cli.console import Console, printable
 from imggen.cli.options import verb
 
 
@@ -41,12 +41,15 @@ def models(console: Console) -> None:
     for kind in ("shipped", "runs"):
         lines += [f"{kind}:"] if found[kind] else []
         for line in found[kind]:
+            if "damaged" in line:
+                lines.append(f"  {line['name']:20} {line['damaged']}")
+                continue
             classes = f", {line['classes']} classes" if line["classes"] else ""
             lines.append(
                 f"  {line['name']:20} {line['family']}/{line['preset']}, {line['size']} px{classes}, "
                 f"{line['bytes'] / 1e6:.1f} MB, {line['hash']}"
             )
-    console.result(found, lines)
+    console.result(found, [printable(line) for line in lines])
 
 
 def _lines(found: dict[str, Any], indent: str = "") -> list[str]:
@@ -58,9 +61,4 @@ def _lines(found: dict[str, Any], indent: str = "") -> list[str]:
             lines.append(f"{indent}{name:14} {', '.join(map(str, value)) or 'none'}")
         else:
             lines.append(f"{indent}{name:14} {value}")
-    return [_printable(line) for line in lines]
-
-
-def _printable(line: str) -> str:
-    # A file's settings are whatever somebody put there: no control characters reach the terminal.
-    return "".join(letter if letter.isprintable() else "�" for letter in line)
+    return [printable(line) for line in lines]

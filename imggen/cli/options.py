@@ -51,7 +51,7 @@ Precision = Annotated[
 Batch = Annotated[
     int | None, typer.Option("--batch", min=1, help="Pictures at a time.", rich_help_panel=MACHINE, show_default=False)
 ]
-Force = Annotated[bool, typer.Option("--force", help="Replace what is there.", rich_help_panel=GENERAL)]
+Force = Annotated[bool, typer.Option("--force", help="Write over what is there.", rich_help_panel=GENERAL)]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done.", rich_help_panel=GENERAL)]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only warnings and errors.", rich_help_panel=GENERAL)]
 Json = Annotated[bool, typer.Option("--json", help="The result as JSON on stdout.", rich_help_panel=GENERAL)]

@@ -11,7 +11,6 @@ from typing import Annotated
 import typer
 
 from imggen.cli.console import Console
-from imggen.cli.invocation import typed_command
 from imggen.cli.options import Batch, Device, DryRun, Force, Precision, verb
 from imggen.errors import UsageError
 
@@ -26,7 +25,7 @@ def sample(
         int | None, typer.Option("-n", "--count", min=1, help="How many; 64.", rich_help_panel=WHAT)
     ] = None,
     seed: Annotated[
-        int | None, typer.Option(min=0, help="The first seed; drawn and printed.", rich_help_panel=WHAT)
+        int | None, typer.Option(min=0, max=2**63 - 1, help="The first seed; drawn and printed.", rich_help_panel=WHAT)
     ] = None,
     seeds: Annotated[
         str | None, typer.Option(help="Seeds such as 0-63,70.", rich_help_panel=WHAT, metavar="LIST")
@@ -86,7 +85,7 @@ def sample(
         parse_seeds(seeds)
     if format not in (None, "png", "jpeg", "webp"):
         raise UsageError(f"there is no picture format '{format}'", "formats: png, jpeg, webp")
-    if format is not None and output is not None and Path(output).suffix and not output.endswith("/"):
+    if format is not None and output not in (None, "-") and Path(str(output)).suffix and not str(output).endswith("/"):
         raise UsageError("the name's ending is the format", "--format is for folders and stdout")
     if output == "-" and console.as_json:
         raise UsageError("stdout cannot take the picture and JSON", "give one of them a file: -o grid.png")
@@ -95,7 +94,7 @@ def sample(
         raise UsageError("several processes must agree on the seeds", "give --seed or --seeds")
     options = SampleOptions(
         model=model,
-        output=output or "samples.png",
+        output=output or f"samples.{format or 'png'}",
         weights=weights,
         count=count or 64,
         seeds=seeds,
@@ -109,7 +108,6 @@ def sample(
         format=format,
         force=force,
         resume=resume,
-        command=typed_command(),
     )
     check_sample_output(options)
     if drawn:
@@ -118,9 +116,7 @@ def sample(
 
     if dry_run:
         plan = engine.plan(options, console)
-        for name, value in plan.items():
-            console.info(f"{name:12} {value}")
-        console.result(plan, [])
+        console.result(plan, [f"{name:12} {value}" for name, value in plan.items()])
         return
     result = engine.sample(options, console)
     if (picture := result.pop("png", None)) is not None:

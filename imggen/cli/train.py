@@ -44,8 +44,8 @@ DATA_OPTIONS: dict[str, tuple[Any, Any]] = {
     ),
     "size": _option(int | None, DATA, "Side in pixels; chosen from the pictures.", None, min=1),
     "channels": _option(int | None, DATA, "1 grey, 3 colour, 4 with alpha; chosen from the pictures.", None),
-    "crop": _option(str, DATA, "center, random or pad.", "center", metavar="NAME"),
-    "split": _option(str, DATA, "train, val, test or all, where the data has them.", "train", metavar="NAME"),
+    "crop": _option(str | None, DATA, "center, random or pad; center.", None, metavar="NAME"),
+    "split": _option(str | None, DATA, "train, val, test or all, where there are any; train.", None, metavar="NAME"),
     "no_classes": _option(bool, DATA, "Sub-folders are not classes.", False, "--no-classes"),
     "strict": _option(bool, DATA, "No unreadable picture is forgiven.", False, "--strict"),
     "mirror": _option(bool, DATA, "Also learn from mirrored pictures.", False, "--mirror"),
@@ -56,8 +56,11 @@ RUN_OPTIONS: dict[str, tuple[Any, Any]] = {
     "minutes": _option(float | None, BUDGET, "Minutes of training.", None),
     "output": _option(Path | None, RUN, "The run's folder; runs/FAMILY.", None, "--output", "-o", metavar="FOLDER"),
     "resume": _option(bool, RUN, "Go on where the run stopped.", False, "--resume"),
-    "seed": _option(int | None, RUN, "Drawn and printed when not given.", None, min=0),
+    "seed": _option(int | None, RUN, "Drawn and printed when not given.", None, min=0, max=2**63 - 1),
     "save_minutes": _option(float, RUN, "Preview and checkpoint this often.", 2.0, min=0.0),
+    "evaluate_every": _option(
+        float | None, RUN, "Minutes between distances to the data; the best checkpoint is kept.", None, min=0.0
+    ),
     "tensorboard": _option(bool, RUN, "Write its logs too (extra: log).", False, "--tensorboard"),
     "batch": (Batch, None),
     "device": (Device, "auto"),
@@ -136,9 +139,7 @@ def run(family: str, console: Console, values: dict[str, Any], own: list[str]) -
 
     if dry_run:
         plan = engine.plan(options, console)
-        for name, value in plan.items():
-            console.info(f"{name:14} {value}")
-        console.result(plan, [])
+        console.result(plan, [f"{name:14} {value}" for name, value in plan.items()])
         return
     result = engine.train(options, console)
     console.result(result, [result["weights"]])

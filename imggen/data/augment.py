@@ -9,7 +9,7 @@ from torch import Tensor
 def mirror(images: Tensor, probability: float = 0.5) -> Tensor:
     """Flip each picture of a (B, C, H, W) batch left to right with the given probability.
 
-    Draws from torch's global generator, whose state a checkpoint keeps.
+    Draws from torch's global generator, which the engine seeds before every step.
     """
     flipped = torch.rand(len(images)).to(images.device) < probability
     return torch.where(flipped[:, None, None, None], images.flip(3), images)

@@ -13,7 +13,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from imggen.data.decode import CROPS
+from imggen.data.decode import CROPS, Survey
+from imggen.data.readers import Source
 from imggen.data.scan import open_source
 from imggen.data.store import Skipped, listed, stored, surveyed
 from imggen.errors import DataError, UsageError
@@ -66,7 +67,7 @@ class Dataset:
         self.name = name
         self.key = folder.name
         self.classes = classes
-        self.class_counts = tuple(int(n) for n in np.bincount(self.labels, minlength=len(classes))) if classes else ()
+        self.class_counts = counts_of(self.labels, classes)
         self.skipped = skipped
         self.size = int(images.shape[1])
         self.channels = int(images.shape[3])
@@ -143,26 +144,80 @@ def _auto_size(short_median: int, max_size: int) -> int:
     return min(size, max_size)
 
 
-def load_dataset(spec: str, options: DataOptions, *, max_size: int, reporter: Reporter) -> Dataset:
-    """Scan `spec`, decode it into the cache unless that was done before, and open the result.
+@dataclass(frozen=True)
+class Outline:
+    """A source that was listed and looked at, but not decoded: what a data set of it will be."""
 
-    `max_size` limits the size that is chosen when `options.size` is None.
-    """
+    source: Source
+    look: Survey
+    size: int
+    channels: int
+    options: DataOptions
+
+    @property
+    def name(self) -> str:
+        """What it is called."""
+        return self.source.name
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes, or none."""
+        return self.source.classes
+
+    @property
+    def class_counts(self) -> tuple[int, ...]:
+        """Pictures of each class; some of them may turn out to be unreadable."""
+        return counts_of(self.source.labels, self.classes)
+
+    @property
+    def key(self) -> str:
+        """Stands for the listed files."""
+        return self.source.key
+
+    def __len__(self) -> int:
+        """How many pictures there are, readable or not."""
+        return len(self.source)
+
+    def load(self, reporter: Reporter) -> Dataset:
+        """Decode into the cache, unless that was done before, and open the result."""
+        options = self.options
+        form = (self.size, self.channels, options.crop)
+        found = stored(self.source, self.look, form, cache_of(options), options.strict, reporter)
+        if found.skipped:
+            reporter.warn(
+                f"skipped {len(found.skipped):,} of {len(self.source):,} pictures that cannot be read: "
+                f"{listed(found.skipped)}; the full list is in {found.folder / 'index.json'}"
+            )
+        return Dataset(found.folder, self.source.name, self.source.classes, found.skipped)
+
+
+def cache_of(options: DataOptions) -> Path:
+    """The cache's folder that the options name, else the default one."""
+    return options.cache_dir or default_cache_dir()
+
+
+def counts_of(labels: npt.NDArray[np.int64], classes: tuple[str, ...]) -> tuple[int, ...]:
+    """Pictures of each class; empty when there are no classes."""
+    return tuple(int(n) for n in np.bincount(labels, minlength=len(classes))) if classes else ()
+
+
+def outline(spec: str, options: DataOptions, *, max_size: int, reporter: Reporter) -> Outline:
+    """Scan `spec` and look at some of its pictures. `max_size` limits the size chosen when `options.size` is None."""
     if options.crop not in CROPS:
         raise UsageError(f"there is no crop {options.crop!r}", f"choose one of {', '.join(CROPS)}")
     if options.channels not in (None, 1, 3, 4):
         raise UsageError(f"pictures cannot have {options.channels} channels", "choose 1 (grey), 3 (RGB) or 4 (RGBA)")
     if options.size is not None and options.size < 1:
         raise UsageError(f"pictures cannot have the size {options.size}", "choose a size of 1 or more")
-    cache_dir = options.cache_dir or default_cache_dir()
+    cache_dir = cache_of(options)
     source = open_source(spec, split=options.split, use_classes=options.use_classes, cache_dir=cache_dir)
+    if source.ignored:
+        reporter.info(f"{source.name}: ignored {source.ignored:,} files that are no pictures")
     look = surveyed(source, cache_dir)
     size = options.size or _auto_size(look.short_median, max_size)
-    channels = options.channels or look.channels
-    found = stored(source, look, (size, channels, options.crop), cache_dir, options.strict, reporter)
-    if found.skipped:
-        reporter.warn(
-            f"skipped {len(found.skipped):,} of {len(source):,} pictures that cannot be read: "
-            f"{listed(found.skipped)}; the full list is in {found.folder / 'index.json'}"
-        )
-    return Dataset(found.folder, source.name, source.classes, found.skipped)
+    return Outline(source, look, size, options.channels or look.channels, options)
+
+
+def load_dataset(spec: str, options: DataOptions, *, max_size: int, reporter: Reporter) -> Dataset:
+    """`outline`, then decode and open."""
+    return outline(spec, options, max_size=max_size, reporter=reporter).load(reporter)

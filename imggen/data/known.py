@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from imggen.data.layout import NoSplitError
 from imggen.data.readers import ArrayReader, Source
 from imggen.errors import DataError
 
@@ -14,7 +15,7 @@ from imggen.errors import DataError
 def open_known(name: str, split: str, use_classes: bool, cache_dir: Path) -> Source:
     """`mnist`, `cifar10` or `cifar100`, downloaded below `cache_dir` at the first call."""
     if split == "val":
-        raise DataError(f"{name} has no val split", "it has: train, test; or take them together with split all")
+        raise NoSplitError(f"{name} has no val split", "it has: train, test; or take them together with split all")
     from torchvision import datasets
 
     # "type[Any]", because the common base class of the three knows nothing of their arrays.

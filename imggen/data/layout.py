@@ -19,6 +19,10 @@ _LITTER = frozenset({"__macosx", "thumbs.db", "desktop.ini"})
 Parts = tuple[str, ...]
 
 
+class NoSplitError(DataError):
+    """The data has no such split, or is not divided at all."""
+
+
 @dataclass(frozen=True)
 class Layout:
     """Which of the given paths are taken (positions, in order), their classes and labels."""
@@ -80,9 +84,11 @@ def arrange(names: list[str], split: str, use_classes: bool, source: str) -> Lay
             chosen = [i for i in chosen if belongs[i] == split]
         if not chosen:
             there = ", ".join(sorted(set(belongs)))
-            raise DataError(f"{source} has no {split} split", f"it has: {there}; or take them together with split all")
+            raise NoSplitError(
+                f"{source} has no {split} split", f"it has: {there}; or take them together with split all"
+            )
     elif split not in ("train", "all"):
-        raise DataError(
+        raise NoSplitError(
             f"{source} is not divided into splits, so there is no {split} split",
             "splits are folders named train, val and test; without them the only choices are train and all",
         )

@@ -106,7 +106,7 @@ def _assemble(
         classes=layout.classes,
         names=[entries[i][0] for i in chosen],
         labels=np.asarray(layout.labels, dtype=np.int64),
-        key=digest([salt, *layout.classes, "", *marks]),
+        key=digest([path.resolve(), salt, *layout.classes, "", *marks]),
         ignored=ignored,
         reader=make_reader(chosen),
     )
@@ -121,6 +121,8 @@ def _walk(root: Path) -> Iterable[os.DirEntry[str]]:
     folders, links = [str(root)], list[str]()
     while folders or links:
         folder = folders.pop() if folders else links.pop(0)
+        if (Path(folder) / "metrics.jsonl").exists() and (Path(folder) / "config.toml").exists():
+            continue  # a run of our own: its previews are not data
         status = Path(folder).stat()
         if (status.st_dev, status.st_ino) in seen:
             continue

@@ -10,6 +10,7 @@ import os
 import shutil
 import signal
 import tempfile
+import time
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
@@ -68,6 +69,8 @@ def surveyed(source: Source, cache_dir: Path) -> Survey:
         return Survey(**json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         found = decode.survey(source)
+    if found.readable < found.sampled:
+        return found  # what could not be read today may be tomorrow
     with _disk_errors(cache_dir):
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, prefix=".", delete=False) as file:
@@ -87,6 +90,7 @@ def stored(
     if found is None:
         with _disk_errors(cache_dir):
             cache_dir.mkdir(parents=True, exist_ok=True)
+            _sweep(cache_dir)
             _check_space(len(source) * (size * size * channels + 8) + (1 << 20), cache_dir)
             temporary = Path(tempfile.mkdtemp(prefix=f".{key}-", dir=cache_dir))
             try:
@@ -138,6 +142,13 @@ def _disk_errors(cache_dir: Path) -> Iterator[None]:
             f"cannot write to the cache {cache_dir}: {error.strerror or error}",
             "free some space, or set IMGGEN_CACHE to another folder",
         ) from error
+
+
+def _sweep(cache_dir: Path) -> None:
+    """Remove what killed processes left half-made, once it is a day old."""
+    for left in cache_dir.glob(".*-*"):
+        if left.is_dir() and time.time() - left.stat().st_mtime > 86_400:
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def _check_space(needed: int, folder: Path) -> None:

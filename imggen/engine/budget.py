@@ -23,8 +23,8 @@ class Budget:
         given = [value for value in (images, epochs, minutes) if value is not None]
         if len(given) > 1:
             raise UsageError("--images, --epochs and --minutes exclude each other", "give one of them")
-        if given and not given[0] > 0:
-            raise UsageError("the budget must be above 0")
+        if given and not 0 < given[0] < 1e15:
+            raise UsageError("the budget must be above 0, and below 1e15")
         if images is not None:
             return cls(images=images)
         if epochs is not None:

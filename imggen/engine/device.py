@@ -13,6 +13,9 @@ PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3  # of glibc's malloc.h
 
+# What Windows, Linux and Apple's GPUs say; only CUDA has an exception of its own.
+_MEMORY_TEXTS = ("not enough memory", "can't allocate memory", "out of memory")
+
 
 def find_device(name: str, local_rank: int = 0) -> torch.device:
     """ "auto" is the best there is; "cpu", "cuda", "cuda:1", "mps" must be there. Raises DeviceError."""
@@ -26,6 +29,8 @@ def find_device(name: str, local_rank: int = 0) -> torch.device:
         raise DeviceError(f"there is no device called '{name}'", "devices: auto, cpu, cuda, cuda:1, mps") from error
     if device.type == "cuda":
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if device.index is None:
+            device = torch.device("cuda", local_rank)
         if (device.index or 0) >= count:
             raise DeviceError(
                 f"device '{name}' is not here: this machine has {count} CUDA devices",
@@ -41,7 +46,7 @@ def find_device(name: str, local_rank: int = 0) -> torch.device:
 def find_precision(name: str, device: torch.device, *, training: bool) -> torch.dtype:
     """ "auto" trains in bf16 on a GPU that has it and uses fp32 elsewhere. Raises DeviceError."""
     if name == "auto":
-        fast = training and device.type == "cuda" and torch.cuda.is_bf16_supported()
+        fast = training and device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
         return torch.bfloat16 if fast else torch.float32
     if name not in PRECISIONS:
         raise DeviceError(f"there is no precision called '{name}'", "precisions: auto, fp32, bf16, fp16", 2)
@@ -58,6 +63,7 @@ def precision_name(dtype: torch.dtype) -> str:
 def prepare(device: torch.device) -> None:
     """Settings of the process that make convolutions fast."""
     if device.type == "cuda":
+        torch.cuda.set_device(device)
         torch.backends.cudnn.benchmark = True
         torch.set_float32_matmul_precision("high")
     elif device.type == "cpu":
@@ -80,7 +86,7 @@ def out_of_memory(error: BaseException) -> bool:
     """Whether an error says that the device's (or the machine's) memory is too small."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    return isinstance(error, RuntimeError) and "not enough memory" in str(error)
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in _MEMORY_TEXTS)
 
 
 def release_memory(device: torch.device) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 from torch import nn
@@ -33,7 +34,9 @@ class World:
     def start(self, device: torch.device) -> None:
         """Join the others."""
         if self.size > 1 and not torch.distributed.is_initialized():
-            torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+            # A day: the others wait while the first decodes a large data set.
+            backend = "nccl" if device.type == "cuda" else "gloo"
+            torch.distributed.init_process_group(backend, timeout=timedelta(days=1))
 
     def wait(self) -> None:
         """Until every process is here."""
@@ -49,7 +52,7 @@ class World:
         """The largest of each value over the processes, so that all take the same decision."""
         if self.size == 1:
             return values
-        shared = torch.tensor(values, dtype=torch.float64 if device.type == "cpu" else torch.float32, device=device)
+        shared = torch.tensor(values, dtype=torch.float32 if device.type == "mps" else torch.float64, device=device)
         torch.distributed.all_reduce(shared, torch.distributed.ReduceOp.MAX)
         return [float(value) for value in shared]
 

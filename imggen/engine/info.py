@@ -6,10 +6,10 @@ import math
 from pathlib import Path
 from typing import Any
 
-from imggen.engine.run import SUFFIXES, RunFolder
-from imggen.errors import DataError
+from imggen.engine.run import RunFolder
+from imggen.errors import CheckpointError, DataError
 from imggen.io.checkpoint import Header, read_header, weights_hash
-from imggen.io.image import read_info
+from imggen.io.image import FORMATS, read_info
 from imggen.io.weights import shipped_weights
 from imggen.models import FAMILIES, describe, presets
 
@@ -18,7 +18,7 @@ def describe_file(path: Path) -> dict[str, Any]:
     """A picture's settings and command, or what a checkpoint or a run's folder holds; errors as in `imggen.errors`."""
     if not path.exists():
         raise DataError(f"there is no file {path}")
-    if path.suffix.lower() in SUFFIXES:
+    if path.suffix.lower() in FORMATS:
         found = read_info(path)
         if found is None:
             raise DataError(
@@ -30,8 +30,10 @@ def describe_file(path: Path) -> dict[str, Any]:
 
 
 def _describe(header: Header) -> dict[str, Any]:
-    config = dict(header.document.get("config", {}))
+    found = header.document.get("config")
+    config = dict(found) if isinstance(found, dict) else {}
     classes = config.pop("classes", [])
+    classes = classes if isinstance(classes, list) else []
     config.pop("class_counts", None)
     return {
         "kind": header.kind,
@@ -61,6 +63,9 @@ def list_models() -> dict[str, Any]:
 
 
 def _line(name: str, path: Path) -> dict[str, Any]:
-    found = _describe(read_header(path))
+    try:
+        found = _describe(read_header(path))
+    except CheckpointError as error:
+        return {"name": name, "path": str(path), "damaged": error.message}
     keys = ("family", "preset", "size", "channels", "hash", "bytes")
     return {"name": name, **{key: found[key] for key in keys}, "classes": len(found["classes"]), "path": str(path)}

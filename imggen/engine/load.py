@@ -10,6 +10,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from imggen.engine.device import find_device
+from imggen.engine.distributed import World
 from imggen.errors import CheckpointError
 from imggen.io.checkpoint import read_header, read_tensors, weights_hash, write_checkpoint
 from imggen.io.weights import find_weights
@@ -66,7 +67,7 @@ def load_backend(model: str | Path, *, weights: Path | None = None, device: str 
     expected = {name: tuple(tensor.shape) for name, tensor in backend.state_dict().items()}
     tensors = read_tensors(path, header, expected)
     backend.load_state_dict(tensors, assign=True)
-    backend.to(find_device(device)).eval().requires_grad_(False)
+    backend.to(find_device(device, World.from_environment().local_rank)).eval().requires_grad_(False)
     return Loaded(backend, path, origin, weights_hash(header), header.document.get("provenance", {}))
 
 

@@ -20,8 +20,8 @@ class TrainOptions:
     minutes: float | None = None
     size: int | None = None
     channels: int | None = None
-    crop: str = "center"
-    split: str = "train"
+    crop: str | None = None
+    split: str | None = None
     use_classes: bool = True
     strict: bool = False
     mirror: bool = False
@@ -30,6 +30,7 @@ class TrainOptions:
     device: str = "auto"
     precision: str = "auto"
     save_minutes: float = 2.0
+    evaluate_every: float | None = None
     resume: bool = False
     force: bool = False
     tensorboard: bool = False
@@ -61,4 +62,22 @@ class SampleOptions:
     format: str | None = None
     force: bool = False
     resume: bool = False
-    command: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateOptions:
+    """One comparison of a model, or of a folder of pictures, with data; None means: choose."""
+
+    model: str
+    data: str
+    weights: Path | None = None
+    count: int = 10_000
+    features: str | None = None
+    size: int | None = None
+    crop: str = "center"
+    temperature: float = 1.0
+    seed: int = 0
+    batch: int | None = None
+    device: str = "auto"
+    output: Path | None = None
+    force: bool = False

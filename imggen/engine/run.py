@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import shutil
 import sys
 from dataclasses import dataclass
@@ -11,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from imggen.engine.options import SampleOptions, TrainOptions
-from imggen.errors import UsageError
+from imggen.errors import DataError, UsageError
 from imggen.io.files import atomic_write
 from imggen.io.image import format_of
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+PATTERN = re.compile(r"[^%]*%(0\d{1,2})?d[^%]*")
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,11 @@ class RunFolder:
     def weights(self) -> Path:
         """The averaged model, self-describing."""
         return self.path / "weights.safetensors"
+
+    @property
+    def best(self) -> Path:
+        """The model whose pictures were nearest to the data's, by --evaluate-every."""
+        return self.path / "best.safetensors"
 
     @property
     def state(self) -> Path:
@@ -48,10 +55,9 @@ class RunFolder:
         """Whether a run is here."""
         return any(path.exists() for path in (self.weights, self.state, self.metrics))
 
-    def clear(self) -> None:
-        """Remove an old run's files, and nothing else that may lie in the folder."""
-        for path in (self.weights, self.state, self.metrics, self.path / "config.toml"):
-            path.unlink(missing_ok=True)
+    def clear_logs(self) -> None:
+        """Remove an old run's logs and previews; its weights and state stay until they are replaced."""
+        self.metrics.unlink(missing_ok=True)
         for preview in self.samples.glob("[0-9]*.png") if self.samples.is_dir() else ():
             preview.unlink()
         shutil.rmtree(self.path / "tensorboard", ignore_errors=True)
@@ -59,7 +65,7 @@ class RunFolder:
     def write_config(self, settings: dict[str, Any]) -> None:
         """The resolved settings as TOML, in the names that --config takes."""
         lines = [f"{name} = {_toml(value)}" for name, value in settings.items() if value is not None]
-        atomic_write(self.path / "config.toml", ("\n".join(lines) + "\n").encode())
+        atomic_write(self.path / "config.toml", ("\n".join(lines) + "\n").encode("utf-8", "replace"))
 
     def append_metrics(self, record: dict[str, Any]) -> None:
         """One more line."""
@@ -82,8 +88,8 @@ class RunFolder:
 
 
 def _toml(value: Any) -> str:
-    # JSON's strings, numbers and booleans are TOML's too.
-    return json.dumps(value, ensure_ascii=True)
+    # JSON's strings, numbers and booleans are TOML's too, but for DEL, and for characters as pairs of escapes.
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def check_output(options: TrainOptions) -> None:
@@ -93,6 +99,7 @@ def check_output(options: TrainOptions) -> None:
         raise UsageError("--tensorboard needs tensorboard", "pip install 'imggen[log]'")
     if options.run.exists() and not options.run.is_dir():
         raise UsageError(f"{options.run} is a file, not a folder", "-o names the run's folder")
+    check_writable(options.run)
     if options.resume:
         if not folder.state.exists():
             raise UsageError(f"there is nothing to resume in {options.run}", "leave --resume out to start a run")
@@ -101,6 +108,17 @@ def check_output(options: TrainOptions) -> None:
             f"{options.run} already holds a run",
             "--resume continues it, --force replaces it, -o FOLDER keeps both",
         )
+
+
+def check_writable(folder: Path) -> None:
+    """Refuse a folder that cannot be written to, or made, before any work is done. Raises DataError."""
+    there = folder.absolute()
+    while not there.exists() and there != there.parent:
+        there = there.parent
+    if not there.is_dir():
+        raise DataError(f"{there} is a file, not a folder", "write elsewhere")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise DataError(f"{there} cannot be written to", "you may not write there: choose another folder")
 
 
 def output_kind(output: str) -> str:
@@ -122,12 +140,9 @@ def check_sample_output(options: SampleOptions) -> None:
         return
     if kind != "folder":
         format_of(path)
+    check_writable(path if kind == "folder" else path.parent)
     if kind == "pattern":
-        try:
-            named = path.name % 0 != path.name % 1
-        except (TypeError, ValueError):
-            named = False
-        if not named:
+        if not PATTERN.fullmatch(path.name):
             raise UsageError(f"'{path.name}' needs one number, such as name-%05d.png")
         taken = _taken_by(path)
     elif kind == "grid":

@@ -6,7 +6,7 @@ import difflib
 import math
 import shlex
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -25,7 +25,7 @@ from imggen.engine.run import check_sample_output, output_kind
 from imggen.errors import UsageError
 from imggen.io.files import atomic_write
 from imggen.io.image import Bytes, encode, format_of, grid, quick_png
-from imggen.io.seeds import format_seeds, parse_seeds
+from imggen.io.seeds import LARGEST, format_seeds, parse_seeds
 from imggen.models.base import Backend
 from imggen.reporting import Reporter
 
@@ -71,6 +71,8 @@ def _plan(options: SampleOptions, backend: Backend) -> Plan:
     count = options.count
     if every:
         count = math.ceil(count / len(backend.classes))
+    if first + count - 1 > LARGEST:
+        raise UsageError(f"the seeds from {first} on are too large", f"the largest is {LARGEST}")
     seeds = parse_seeds(options.seeds) if options.seeds is not None else range(first, first + count)
     labels: tuple[int | None, ...] = (None,)
     if every:
@@ -146,9 +148,9 @@ def sample(options: SampleOptions, reporter: Reporter) -> dict[str, Any]:
             world.stop()
         result["paths"] = [options.output]
     else:
-        name = options.output if kind == "grid" else "grid.png"
+        name = options.output if kind == "grid" else f"grid.{options.format or 'png'}"
         picture_format = options.format or format_of(Path(name))
-        columns = plan.columns or math.ceil(math.sqrt(len(plan)))
+        columns = min(len(plan), plan.columns or math.ceil(math.sqrt(len(plan))))
         info = {**settings, "seeds": seeds, "columns": columns, "command": _command(settings, seeds, name, columns)}
         encoded = encode(_sheet(plan, columns, backend, paint, reporter), picture_format, info)
         if kind == "stdout":
@@ -224,14 +226,21 @@ def _write_files(files: Files, world: World, paint: Callable[..., Any], reporter
     """This process's share of the pictures; returns how many were drawn."""
     files.make_folders()
     mine = range(world.rank, len(files.plan), world.size)
-    items = (files.plan[index] for index in mine)
-    wanted = (item for item in items if not (files.options.resume and files.path(item).exists()))
-    done, began = 0, time.monotonic()
+    drawn, there, began = 0, 0, time.monotonic()
+
+    def missing() -> Iterator[Item]:
+        nonlocal there
+        for item in (files.plan[index] for index in mine):
+            if files.options.resume and files.path(item).exists():
+                there += 1
+            else:
+                yield item
+
     with reporter.task("drawing", len(mine)) as task:
-        for written in paint(wanted, files.write):
-            done += written
-            task.update(done, f"{done / max(time.monotonic() - began, 1e-9):,.0f} pictures/s")
-    return done
+        for written in paint(missing(), files.write):
+            drawn += written
+            task.update(drawn + there, f"{drawn / max(time.monotonic() - began, 1e-9):,.0f} pictures/s")
+    return drawn
 
 
 def _safe(name: str) -> str:

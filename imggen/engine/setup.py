@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 import imggen
-from imggen.data.dataset import DataOptions, Dataset, load_dataset
+from imggen.data.dataset import DataOptions, Dataset, Outline, outline
 from imggen.engine.budget import Budget
 from imggen.engine.device import find_device, find_precision, precision_name, prepare
 from imggen.engine.distributed import World
@@ -26,6 +26,7 @@ from imggen.reporting import Reporter
 
 CPU: dict[str, Any] = {"preset": "tiny", "size": 32, "batch": 64, "minutes": 30.0}
 GPU: dict[str, Any] = {"preset": "base", "size": 128, "batch": 256, "minutes": 120.0}
+CROP, SPLIT = "center", "train"
 # What a resumed run takes from its state; giving another value is an error, not a silent change.
 FIXED = ("preset", "size", "channels", "crop", "split", "use_classes", "batch", "seed", "mirror")
 
@@ -38,12 +39,19 @@ class Setup:
     world: World
     device: torch.device
     precision: torch.dtype
-    dataset: Dataset
+    source: Dataset | Outline
     config: FamilyConfig
     batch: int
     seed: int
     budget: Budget
     state: Header | None
+
+    @property
+    def dataset(self) -> Dataset:
+        """The decoded pictures. Raises TypeError when they were only looked at."""
+        if isinstance(self.source, Outline):
+            raise TypeError("this setup is a plan: its data is not decoded")
+        return self.source
 
     def settings(self) -> dict[str, Any]:
         """The resolved settings, in the names that --config takes."""
@@ -53,23 +61,14 @@ class Setup:
             for name, value in self.config.to_json().items()
             if name not in ("family", "preset", "size", "channels", "classes", "class_counts")
         }
-        budget = (
-            {"images": options.images, "epochs": options.epochs, "minutes": options.minutes}
-            if any((options.images, options.epochs, options.minutes))
-            else {"minutes": (self.budget.seconds or 0) / 60}
-        )
+        fixed = self.fixed()
+        seconds = self.budget.seconds
         return {
             "data": options.data,
-            "preset": self.config.preset,
-            "size": self.config.size,
-            "channels": self.config.channels,
-            "crop": options.crop,
-            "split": options.split,
+            **{name: value for name, value in fixed.items() if name != "use_classes"},
             "no_classes": not options.use_classes,
-            "mirror": options.mirror,
-            **budget,
-            "batch": self.batch,
-            "seed": self.seed,
+            "images": self.budget.images,
+            "minutes": None if seconds is None else seconds / 60,
             "precision": precision_name(self.precision),
             **own,
         }
@@ -93,23 +92,17 @@ class Setup:
         }
 
     def fixed(self) -> dict[str, Any]:
-        """What a resumed run must find unchanged."""
-        options = self.options
-        return {
-            "preset": self.config.preset,
-            "size": self.config.size,
-            "channels": self.config.channels,
-            "crop": options.crop,
-            "split": options.split,
-            "use_classes": options.use_classes,
-            "batch": self.batch,
-            "seed": self.seed,
-            "mirror": options.mirror,
-        }
+        """What a resumed run must find unchanged; the names of `FIXED`."""
+        own = {"preset": self.config.preset, "size": self.config.size, "channels": self.config.channels}
+        own |= {"batch": self.batch, "seed": self.seed}
+        return {name: own[name] if name in own else getattr(self.options, name) for name in FIXED}
 
 
-def set_up(options: TrainOptions, reporter: Reporter) -> Setup:
-    """Decide everything. Raises UsageError, DataError, CheckpointError, DeviceError."""
+def set_up(options: TrainOptions, reporter: Reporter, *, decode: bool = True) -> Setup:
+    """Decide everything; the data is only looked at, not decoded, without `decode`.
+
+    Raises UsageError, DataError, CheckpointError, DeviceError.
+    """
     Budget.of(options.images, options.epochs, options.minutes, 1, 1)  # nonsense is refused before decoding
     world = World.from_environment()
     device = find_device(options.device, world.local_rank)
@@ -119,6 +112,7 @@ def set_up(options: TrainOptions, reporter: Reporter) -> Setup:
     state = read_header(RunFolder(options.run).state, kind="state") if options.resume else None
     if state is not None:
         options = _as_before(options, state)
+    options = replace(options, crop=options.crop or CROP, split=options.split or SPLIT)
     defaults = CPU if device.type == "cpu" else GPU
     preset = options.preset or str(defaults["preset"])
     known = presets(options.family)
@@ -127,8 +121,8 @@ def set_up(options: TrainOptions, reporter: Reporter) -> Setup:
     data_options = DataOptions(
         size=options.size,
         channels=options.channels,
-        crop=options.crop,
-        split=options.split,
+        crop=options.crop or CROP,
+        split=options.split or SPLIT,
         use_classes=options.use_classes,
         strict=options.strict,
     )
@@ -136,21 +130,38 @@ def set_up(options: TrainOptions, reporter: Reporter) -> Setup:
         known[preset].with_overrides(size=options.size)  # a size that no network can have is refused before decoding
     if not world.leader:
         world.wait()  # one process decodes; the others then find the cache
-    dataset = load_dataset(options.data, data_options, max_size=int(defaults["size"]), reporter=reporter)
+    dataset: Dataset | Outline = outline(options.data, data_options, max_size=int(defaults["size"]), reporter=reporter)
+    if decode and isinstance(dataset, Outline):
+        dataset = dataset.load(reporter)
     if world.leader:
         world.wait()
     config = _configure(options, known[preset], dataset, state)
     batch = options.batch or min(int(defaults["batch"]), max(2 * world.size, len(dataset)))
-    if batch < 2 * world.size:
-        raise UsageError(f"a batch of {batch} is too small", f"--batch {2 * world.size} or more")
-    budget = Budget.of(options.images, options.epochs, options.minutes, len(dataset), float(defaults["minutes"]))
-    seed = options.seed if options.seed is not None else secrets.randbelow(2**31)
-    if world.size > 1:
-        seed = int(world.largest([float(seed)], device)[0])
-    return Setup(options, world, device, precision, dataset, config, batch - batch % world.size, seed, budget, state)
+    batch -= 0 if options.batch else batch % world.size
+    if batch < 2 * world.size or batch % world.size:
+        each = f"{world.size} processes take like shares of at least 2" if world.size > 1 else "2 is the least"
+        raise UsageError(f"a batch of {batch} does not do", each)
+    seed = options.seed
+    if seed is None:
+        seed = int(world.largest([float(secrets.randbelow(2**31))], device)[0])
+    budget = _budget(options, state, len(dataset), float(defaults["minutes"]))
+    return Setup(options, world, device, precision, dataset, config, batch, seed, budget, state)
 
 
-def _configure(options: TrainOptions, preset: FamilyConfig, dataset: Dataset, state: Header | None) -> FamilyConfig:
+def _budget(options: TrainOptions, state: Header | None, count: int, default_minutes: float) -> Budget:
+    """What was asked for now, else what the run was started with, else the device's default."""
+    saved = None if state is None else state.document.get("budget")
+    if saved is None or any(value is not None for value in (options.images, options.epochs, options.minutes)):
+        return Budget.of(options.images, options.epochs, options.minutes, count, default_minutes)
+    try:
+        return Budget(images=saved["images"], seconds=saved["seconds"])
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(f"{RunFolder(options.run).state} is damaged", "--force starts afresh") from error
+
+
+def _configure(
+    options: TrainOptions, preset: FamilyConfig, dataset: Dataset | Outline, state: Header | None
+) -> FamilyConfig:
     config = preset.with_overrides(
         size=dataset.size,
         channels=dataset.channels,
@@ -163,6 +174,8 @@ def _configure(options: TrainOptions, preset: FamilyConfig, dataset: Dataset, st
     if state is None:
         return config
     saved = read_config(state.document, RunFolder(options.run).state)
+    # A picture more or less in a class is no other model: the shares stay those of the start.
+    config = config.with_overrides(class_counts=saved.class_counts) if saved.classes == config.classes else config
     if saved != config:
         before, now = asdict(saved), asdict(config)
         changed = [name for name in before if before[name] != now[name]]

@@ -21,6 +21,7 @@ from imggen.engine.options import TrainOptions
 from imggen.engine.run import RunFolder, check_output
 from imggen.engine.setup import Setup, set_up
 from imggen.engine.signals import StopRequest, stop_requests
+from imggen.engine.watch import Watch
 from imggen.errors import CheckpointError, DeviceError, DivergedError
 from imggen.io.checkpoint import read_header, read_tensors, weights_hash, write_checkpoint
 from imggen.io.files import atomic_write
@@ -47,7 +48,7 @@ class Training:
         self.learner.precision = setup.precision
         self.learner.to(setup.device)
         if setup.world.size > 1:
-            self.learner.reduce_gradients = setup.world.average
+            self.learner.reduce_gradients, self.learner.processes = setup.world.average, setup.world.size
         self.order = Order(len(setup.dataset), setup.seed)
         self.steps = self.images = self.rollbacks = 0
         self.seconds = 0.0
@@ -110,7 +111,8 @@ class Training:
 
     def _shrink(self, local: int, error: BaseException) -> None:
         now = self.learner.micro_batch or local
-        if now < 4:
+        # The other processes would wait for gradients of a step that this one has begun anew.
+        if now < 4 or self.setup.world.size > 1:
             raise DeviceError("not enough memory to train", "--size or --batch smaller") from error
         self.learner.micro_batch = now // 2
         for optimiser in self.learner.optimisers.values():
@@ -154,6 +156,7 @@ class Training:
                 "steps": self.steps,
                 "images": self.images,
                 "rollbacks": self.rollbacks,
+                "budget": {"images": self.setup.budget.images, "seconds": self.setup.budget.seconds},
                 "seconds": self.seconds,
                 "data_key": self.setup.dataset.key,
             },
@@ -167,6 +170,13 @@ class Training:
         items = [Item(seed, row if classes else None) for row in range(rows) for seed in _row(row, classes)]
         pictures = list(draw(self.learner.backend, items, lambda _, pictures: pictures))
         return encode(grid(np.concatenate(pictures), 8), "png", {"steps": self.steps, "images": self.images})
+
+    def note(self, found: dict[str, Any]) -> None:
+        """A line of its own in the metrics."""
+        record = {"steps": self.steps, "images": self.images, "seconds": round(self.seconds, 2), **found}
+        self.folder.append_metrics(record)
+        self.writer(record)
+        self.reporter.info("  ".join(f"{name} {value}" for name, value in record.items()))
 
     def report(self, progress: float, images_per_second: float) -> str:
         """Write a metrics line; returns its losses for the progress bar."""
@@ -215,23 +225,29 @@ def _train(setup: Setup, reporter: Reporter) -> dict[str, Any]:
     if world.leader:
         folder.path.mkdir(parents=True, exist_ok=True)
         if setup.state is None:
-            folder.clear()
+            folder.clear_logs()
         folder.write_config(setup.settings())
     training.save()
+    if world.leader and setup.state is None:
+        folder.best.unlink(missing_ok=True)
     with ExitStack() as stack:
         stop = stack.enter_context(stop_requests())
+        watch = None
+        if setup.options.evaluate_every is not None and world.leader:
+            watch = Watch(setup, folder, setup.options.evaluate_every * 60, reporter)
         task = stack.enter_context(reporter.task("training", 1.0))
         if setup.options.tensorboard and world.leader:
             training.writer = _tensorboard(folder, stack)
-        _loop(training, stop, task)
+        _loop(training, stop, task, watch)
+        if watch is not None:
+            training.note(watch.look(training.learner.backend, setup.provenance(training.images, training.seconds)))
         training.save()
     if stop:
-        raise stop.error(f"{training.images:,} pictures are saved in {folder.path}")
-    header = read_header(folder.weights, kind="weights")
+        raise stop.error(f"saved in {folder.path} after {training.images:,} pictures")
     return {
         "weights": str(folder.weights),
         "run": str(folder.path),
-        "hash": weights_hash(header),
+        "hash": weights_hash(read_header(folder.weights, kind="weights")) if world.leader else None,
         "steps": training.steps,
         "images": training.images,
         "seconds": round(training.seconds, 2),
@@ -240,7 +256,7 @@ def _train(setup: Setup, reporter: Reporter) -> dict[str, Any]:
     }
 
 
-def _loop(training: Training, stop: StopRequest, task: Task) -> None:
+def _loop(training: Training, stop: StopRequest, task: Task, watch: Watch | None) -> None:
     setup = training.setup
     budget, every = setup.budget, setup.options.save_minutes * 60
     before = training.seconds
@@ -250,25 +266,37 @@ def _loop(training: Training, stop: StopRequest, task: Task) -> None:
         training.seconds = before + time.monotonic() - began
         wants = [training.seconds, float(stop.signal), float(time.monotonic() - saved >= every)]
         training.seconds, signal, due = setup.world.largest(wants, setup.device)
-        stop.signal = int(signal)
+        # Only what all processes agree on counts: a signal that comes just now is seen by all in the next round.
+        stopping = int(signal)
+        stop.signal = stopping or stop.signal
         progress = budget.progress(training.images, training.seconds)
         now = time.monotonic()
-        if training.recent and (now - line >= LINE_SECONDS or progress >= 1 or stop):
+        if training.recent and (now - line >= LINE_SECONDS or progress >= 1 or stopping):
             rate = max(0, training.images - images_then) / max(now - line, 1e-9)
             note = training.report(progress, rate)
             task.update(progress, note)
-            if not told and not stop and progress < 1:
+            if not told and not stopping and progress < 1:
                 told = True
                 left = budget.seconds_left(training.images, training.seconds, rate)
-                at = time.strftime("%H:%M", time.localtime(time.time() + left))
-                training.reporter.info(f"{rate:,.0f} pictures a second: expected to end at {at}")
+                at = time.strftime("%a %H:%M", time.localtime(time.time() + left))
+                training.reporter.info(f"{rate:,.0f} pictures a second: expected to end in {_duration(left)}, {at}")
             line, images_then = now, training.images
-        if progress >= 1 or stop:
+        if progress >= 1 or stopping:
             return
         if due:
             training.save()
             saved = time.monotonic()
+        if watch is not None and watch.due():
+            paused = time.monotonic()
+            training.note(watch.look(training.learner.backend, setup.provenance(training.images, training.seconds)))
+            spent = time.monotonic() - paused  # looking is no training: a budget of minutes does not pay for it
+            began, line = began + spent, line + spent
         training.step(progress)
+
+
+def _duration(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min"
 
 
 def _room(device: torch.device) -> int:
@@ -306,8 +334,8 @@ def _tensorboard(folder: RunFolder, stack: ExitStack) -> Callable[[dict[str, Any
 
 
 def plan(options: TrainOptions, reporter: Reporter) -> dict[str, Any]:
-    """What `train` would do, resolved, without a step; the data is decoded into the cache."""
+    """What `train` would do, resolved, without decoding and without a step."""
     check_output(options)
-    setup = set_up(options, reporter)
+    setup = set_up(options, reporter, decode=False)
     setup.world.stop()
     return {"family": setup.config.family, "run": str(options.run), "device": str(setup.device), **setup.settings()}

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 FORMAT = 1
-KINDS = ("weights", "state")
+KINDS = ("weights", "state", "features")
 SIZES = {
     "BOOL": 1, "U8": 1, "I8": 1, "I16": 2, "U16": 2, "F16": 2, "BF16": 2,
     "I32": 4, "U32": 4, "F32": 4, "I64": 8, "U64": 8, "F64": 8,
@@ -59,16 +59,16 @@ def write_checkpoint(
     kind: str,
     thumbnail: bytes | None = None,
 ) -> None:
-    """Write atomically and durably; weights also carry the ModelSpec 1.0.1 keys. Raises DataError."""
+    """Write atomically and durably; all but states also carry the ModelSpec 1.0.1 keys. Raises DataError."""
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     # A copy each: safetensors refuses tensors that share memory or are not contiguous.
     ready = {name: _own(tensor) for name, tensor in sorted(tensors.items())}
     metadata = {"imggen": json.dumps({**document, "format": FORMAT, "kind": kind})}
-    if kind == "weights":
+    if kind != "state":
         config = document.get("config", {})
-        name = f"imggen/{config.get('family')}/{config.get('preset')}"
+        name = "imggen/features" if kind == "features" else f"imggen/{config.get('family')}/{config.get('preset')}"
         metadata |= {
             "modelspec.sai_model_spec": "1.0.1",
             "modelspec.architecture": name,
@@ -202,7 +202,7 @@ def _document(path: Path, metadata: dict[str, str], kind: str | None) -> dict[st
 def read_tensors(path: Path, header: Header, expected: Mapping[str, tuple[int, ...]] | None) -> dict[str, Tensor]:
     """Read all tensors; names and shapes must be those of `expected`, and every number finite.
 
-    Weights come as float32 whatever they are stored in; a state comes as it is. Raises CheckpointError.
+    Weights and features come as float32 whatever they are stored in; a state comes as it is. Raises CheckpointError.
     """
     import torch
     from safetensors import SafetensorError
@@ -218,7 +218,7 @@ def read_tensors(path: Path, header: Header, expected: Mapping[str, tuple[int, .
         if tensor.is_floating_point():
             if not torch.isfinite(tensor).all():
                 raise _bad(path, f"holds numbers that are not finite ('{name}')", "use an earlier checkpoint")
-            if header.kind == "weights":
+            if header.kind != "state":
                 tensors[name] = tensor.float()
     return tensors
 

@@ -91,11 +91,13 @@ class Learner(ABC):
     Every schedule is a function of `progress` in [0, 1], the fraction of the budget spent. Random
     numbers come from torch's global generator, which the engine seeds before every step.
     `micro_batch` is the most pictures to hold in one pass; the engine lowers it when memory runs out.
-    `reduce_gradients` averages gradients over processes; the engine sets it when there are several.
+    `reduce_gradients` averages gradients over `processes`; the engine sets both when there are several. `images` of a
+    step are this process's share, `images_seen` counts those of all.
     """
 
     micro_batch: int | None = None
     precision: torch.dtype = torch.float32
+    processes: int = 1
 
     def __init__(self, config: FamilyConfig) -> None:
         self.config = config

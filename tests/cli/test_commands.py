@@ -168,8 +168,8 @@ def test_dry_runs_write_nothing(call: Call, pictures: Path) -> None:
     code, out, _ = call(*train(pictures), "--dry-run", "--json")
     found = json.loads(out)
     assert code == 0 and found["width"] == 8 and found["device"] == "cpu" and found["size"] == 16
-    code, out, err = call("sample", "gan", "-n", 7, "--seed", 1, "--dry-run")
-    assert code == 0 and not out and "1-7" in err
+    code, out, _ = call("sample", "gan", "-n", 7, "--seed", 1, "--dry-run", "--quiet")
+    assert code == 0 and "1-7" in out
     assert sorted(path for path in Path().rglob("*") if "cache" not in path.parts) == before
 
 
@@ -243,10 +243,25 @@ def test_nothing_in_a_file_reaches_the_terminal_raw(call: Call) -> None:
     assert code == 0 and "\x1b" not in out and "\x07" not in out
 
 
-def test_models_lists_runs(call: Call, pictures: Path) -> None:
+def test_models_lists_runs_and_damaged_ones_too(call: Call, pictures: Path) -> None:
     call(*train(pictures, "runs/cats"))
-    out = call("models")[1]
-    assert "gan/dcgan" in out and "runs/cats" in out and "2 classes" in out
+    Path("runs/dogs").mkdir()
+    Path("runs/dogs/weights.safetensors").write_bytes(b"x")
+    code, out, _ = call("models")
+    assert code == 0 and "gan/dcgan" in out and "runs/cats" in out and "2 classes" in out
+    assert "runs/dogs" in out and "cut short" in out
+
+
+def test_default_name_follows_the_format(call: Call) -> None:
+    assert call("sample", "gan", "-n", 1, "--format", "jpeg")[1] == "samples.jpeg\n"
+    assert Path("samples.jpeg").read_bytes()[:2] == b"\xff\xd8"
+
+
+def test_config_of_a_folder_with_an_odd_name(call: Call, pictures: Path) -> None:
+    odd = pictures.rename('😀 \x7f "imgs"')
+    assert call(*train(odd))[0] == 0
+    code, _, err = call("train", "gan", "--config", "run/config.toml", "-o", "again")
+    assert code == 0, err
 
 
 @pytest.mark.parametrize(("text", "number"), [("2M", 2_000_000), ("500k", 500_000), ("1e6", 1_000_000), ("1.5k", 1500)])

@@ -21,6 +21,7 @@ from imggen.engine.options import SampleOptions
 from imggen.engine.sample import plan, sample
 from imggen.errors import CheckpointError, DataError, DeviceError, UsageError
 from imggen.io.image import Bytes
+from imggen.io.seeds import LARGEST
 from imggen.models import build_backend, presets
 from imggen.models.base import Backend
 from imggen.models.gan.backend import Backend as GanBackend
@@ -216,7 +217,7 @@ def test_pattern_and_seeds(model: str) -> None:
     assert sorted(path.name for path in Path("new").iterdir()) == [f"p-{seed:05d}.png" for seed in (3, 8, 20, 21)]
     sample(options(model, "folder/", seeds="8"), Silent())
     assert abs(pixels("folder/00000008.png").astype(int) - pixels("new/p-00008.png")).max() <= 1
-    for bad in ("p-%s-%d.png", "p-%%.png", "p-%.png", "%"):
+    for bad in ("p-%s-%d.png", "p-%%.png", "p-%.png", "%", "p-%i.png", "p-%x.png", "p-%+d.png", "p-%5d.png"):
         with pytest.raises(UsageError):
             sample(options(model, bad), Silent())
 
@@ -282,6 +283,23 @@ def test_a_disk_that_refuses(model: str, monkeypatch: pytest.MonkeyPatch) -> Non
 def test_too_large_a_grid(model: str) -> None:
     with pytest.raises(UsageError, match="too large"):
         sample(options(model, "grid.png", count=1000, columns=1000), Silent())
+    sample(options(model, "grid.png", count=2, columns=1000), Silent())
+    with pytest.raises(UsageError, match="too large"):
+        sample(options(model, "x.png", seed=LARGEST, count=2), Silent())
+    with pytest.raises(UsageError, match="too long"):
+        sample(options(model, "x.png", seeds="0-9223372036854775807"), Silent())
+
+
+def test_places_that_cannot_be_written_to(model: str) -> None:
+    for output in ("m.safetensors/a/b/", "m.safetensors/x.png", "m.safetensors/%d.png"):
+        with pytest.raises(DataError, match="is a file"):
+            sample(options(model, output, count=2), Silent())
+
+
+def test_the_format_asked_for(model: str) -> None:
+    assert sample(options(model, "-", count=2, format="webp"), Silent())["png"].startswith(b"RIFF")
+    sample(options(model, "out/", count=2, format="jpeg"), Silent())
+    assert sorted(path.suffix for path in Path("out").iterdir()) == [".jpg", ".jpg"]
 
 
 def test_plan(model: str) -> None:

@@ -23,6 +23,7 @@ from imggen.errors import CheckpointError, DataError, DeviceError, DivergedError
 from imggen.io.checkpoint import read_header, read_tensors
 from imggen.models.base import NonFiniteError
 from imggen.models.gan.learner import Learner
+from imggen.models.gan.networks import Discriminator
 from imggen.reporting import Silent
 
 
@@ -44,7 +45,7 @@ def train_until(steps: int, given: TrainOptions, monkeypatch: pytest.MonkeyPatch
     request: list[StopRequest] = []
     original = engine._loop
 
-    def loop(training: engine.Training, stop: StopRequest, task: Any) -> None:
+    def loop(training: engine.Training, stop: StopRequest, task: Any, watch: Any) -> None:
         request.append(stop)
         step = training.step
 
@@ -54,7 +55,7 @@ def train_until(steps: int, given: TrainOptions, monkeypatch: pytest.MonkeyPatch
                 stop.signal = 2
 
         monkeypatch.setattr(training, "step", counted)
-        original(training, stop, task)
+        original(training, stop, task, watch)
 
     with monkeypatch.context() as patch:
         patch.setattr(engine, "_loop", loop)
@@ -189,6 +190,66 @@ def test_tensorboard_that_is_missing(pictures: Path, monkeypatch: pytest.MonkeyP
     with pytest.raises(UsageError) as caught:
         engine.train(options(pictures, "run", tensorboard=True), Silent())
     assert "imggen[log]" in str(caught.value.hint) and not Path("run").exists()
+
+
+def test_memory_that_ends_in_the_generators_pass(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    original, calls = Discriminator.forward, 0
+
+    def forward(self: Discriminator, *arguments: Any) -> Tensor:
+        nonlocal calls
+        calls += 1
+        if calls == 3:  # real, fake, then the generator's own
+            raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")
+        return original(self, *arguments)
+
+    monkeypatch.setattr(Discriminator, "forward", forward)
+    assert engine.train(options(pictures, "run", preset="dcgan"), Silent())["images"] == 192
+
+
+def test_the_budget_is_remembered(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    train_until(5, options(pictures, "run"), monkeypatch)
+    assert engine.train(options(pictures, "run", images=None, resume=True), Silent())["images"] == 192
+    assert engine.train(options(pictures, "run", images=256, resume=True), Silent())["images"] == 256
+
+
+def test_a_resumed_run_takes_grown_data(pictures: Path) -> None:
+    engine.train(options(pictures, "run"), Silent())
+    with Image.open(pictures / "disc" / "000.png") as image:
+        image.transpose(Image.Transpose.ROTATE_90).save(pictures / "disc" / "new.png")
+    result = engine.train(options(pictures, "run", images=256, resume=True), Silent())
+    assert result["images"] == 256 and load_backend("run", device="cpu").backend.config.class_counts == (60, 60)
+    with pytest.raises(UsageError, match="crop center"):
+        engine.train(options(pictures, "run", images=256, resume=True, crop="pad"), Silent())
+    with pytest.raises(UsageError, match="batch"):
+        engine.train(options(pictures, "other", batch=1), Silent())
+
+
+def test_own_previews_are_no_data(pictures: Path) -> None:
+    engine.train(options(pictures, "imgs/run"), Silent())
+    assert engine.plan(options(pictures, "other"), Silent())["size"] == 16
+    setup = set_up(options(pictures, "other"), Silent())
+    assert len(setup.dataset) == 120 and setup.config.classes == ("disc", "square")
+
+
+def test_a_plan_decodes_nothing(pictures: Path) -> None:
+    engine.plan(options(pictures, "run"), Silent())
+    assert [path.name for path in Path("cache").iterdir()] == ["surveys"] and not Path("run").exists()
+    with pytest.raises(TypeError):
+        _ = set_up(options(pictures, "run"), Silent(), decode=False).dataset
+
+
+def test_the_best_checkpoint_is_kept(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("imggen.engine.watch.COUNT", 20)
+    values = iter((3.0, 1.0, 2.0))
+    monkeypatch.setattr("imggen.metrics.figures.frechet", lambda *_: next(values))
+    monkeypatch.setattr("imggen.metrics.figures.FRECHET_RESAMPLES", 0)
+    given = options(pictures, "run", images=32, evaluate_every=0.0)
+    engine.train(given, Silent())
+    records = [json.loads(line) for line in Path("run/metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    looked = [record for record in records if "fd" in record]
+    assert [record["fd"] for record in looked] == [3.0, 1.0, 2.0] and looked[-1]["best"] == 1.0
+    best = read_header(Path("run/best.safetensors"), kind="weights").document["provenance"]
+    assert best["figure"]["value"] == 1.0 and best["images"] == looked[1]["images"]
 
 
 def test_budgets_are_progress() -> None:

@@ -69,6 +69,8 @@ class Learner(BaseLearner):
                 group["lr"] = rate
         self.model.train()
         self.discriminator.train()
+        # A step that ran out of memory in the generator's pass left it frozen; tried again, this one steps twice.
+        self.discriminator.requires_grad_(True)
         z = torch.randn(len(images), *self.model.noise_shape, device=images.device)
         parts = [micro_batches(tensor, self.micro_batch) for tensor in (images, z)]
         label_parts = micro_batches(labels, self.micro_batch) if labels is not None else [None] * len(parts[0])
@@ -106,7 +108,7 @@ class Learner(BaseLearner):
         self.apply_gradients(self.adam_g, loss_g)
 
         self.steps += 1
-        self.average.update(self.model, len(images), images_seen)
+        self.average.update(self.model, len(images) * self.processes, images_seen)
         metrics = {"loss_d": loss_d, "loss_g": loss_g}
         return {**metrics, "r1": penalty} if penalise else metrics
 

@@ -1,0 +1,97 @@
+"""imggen evaluate MODEL --data DATA."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from imggen.cli.console import Console
+from imggen.cli.options import Batch, Device, Force, verb
+
+WHAT = "What to compare"
+
+
+@verb
+def evaluate(
+    model: Annotated[
+        str,
+        typer.Argument(help="A family, a run's folder, a checkpoint, or a folder of pictures.", metavar="MODEL"),
+    ],
+    data: Annotated[
+        str, typer.Option(help="What the model was trained on, as for train.", rich_help_panel=WHAT, metavar="SOURCE")
+    ],
+    console: Console,
+    count: Annotated[
+        int, typer.Option("-n", "--count", min=1, help="Pictures to draw.", rich_help_panel=WHAT)
+    ] = 10_000,
+    features: Annotated[
+        str | None,
+        typer.Option(
+            help="An extractor's file, inception, or inception:FILE (extra: eval); the one that comes along.",
+            rich_help_panel=WHAT,
+            metavar="NAME",
+        ),
+    ] = None,
+    size: Annotated[
+        int | None, typer.Option(min=1, help="Side in pixels, of two folders.", rich_help_panel=WHAT)
+    ] = None,
+    crop: Annotated[str, typer.Option(help="center, random or pad.", rich_help_panel=WHAT, metavar="NAME")] = "center",
+    temperature: Annotated[float, typer.Option(min=0.0, max=2.0, help="As for sample.", rich_help_panel=WHAT)] = 1.0,
+    seed: Annotated[int, typer.Option(min=0, help="The first seed.", rich_help_panel=WHAT)] = 0,
+    weights: Annotated[
+        Path | None,
+        typer.Option(help="A checkpoint, in place of the model's own.", rich_help_panel=WHAT, metavar="FILE"),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="A report, report.html.", rich_help_panel=WHAT, metavar="FILE"),
+    ] = None,
+    batch: Batch = None,
+    device: Device = "auto",
+    force: Force = False,
+) -> None:
+    """Say how near a model's pictures are to the data's.
+
+    Example: imggen evaluate gan --data ./imgs
+
+    Example: imggen evaluate runs/cats --data ./imgs -n 2000 -o report.html
+
+    Example: imggen evaluate ./drawn --data ./imgs --json
+    """
+    from imggen.engine.options import EvaluateOptions
+
+    options = EvaluateOptions(
+        model=model,
+        data=data,
+        count=count,
+        features=features,
+        size=size,
+        crop=crop,
+        temperature=temperature,
+        seed=seed,
+        weights=weights,
+        output=output,
+        batch=batch,
+        device=device,
+        force=force,
+    )
+    from imggen.engine import evaluate as engine
+
+    found = engine.evaluate(options, console)
+    console.result(found, lines(found))
+
+
+def lines(found: dict[str, Any]) -> list[str]:
+    """The figures, one a line, then the report's path."""
+    from imggen.engine.report import number
+
+    head = f"{'':10} {'value':>9}  {'95 % interval':>19}  {'held-out':>9}"
+    told = [f"{found['count']:,} pictures, features {found['features']['name']} {found['features']['hash']}", head]
+    for name, figure in found["figures"].items():
+        floor = found["floor"].get(name)
+        interval = f"{number(figure['low'])} – {number(figure['high'])}"
+        beside = number(floor["value"]) if floor else "–"
+        told.append(f"{name:10} {number(figure['value']):>9}  {interval:>19}  {beside:>9}")
+    return [*told, *([found["report"]] if "report" in found else [])]

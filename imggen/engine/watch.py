@@ -1,0 +1,59 @@
+"""How near the pictures are while training goes on; the nearest checkpoint is kept beside the last."""
+
+from __future__ import annotations
+
+import time
+from contextlib import suppress
+from dataclasses import asdict
+from typing import Any
+
+from imggen.engine.evaluate import draw_sample, features_of
+from imggen.engine.load import save_backend
+from imggen.engine.run import RunFolder
+from imggen.engine.setup import Setup
+from imggen.errors import CheckpointError
+from imggen.io.checkpoint import read_header
+from imggen.metrics.distances import moments_of
+from imggen.metrics.extract import load_features
+from imggen.metrics.figures import Figure, Measure, evenly
+from imggen.models.base import Backend
+from imggen.reporting import Reporter, Silent
+
+COUNT = 2_000
+REFERENCE = 10_000
+
+
+class Watch:
+    """Compares every so many seconds; 2,000 pictures of the same seeds against at most 10,000 of the data's."""
+
+    def __init__(self, setup: Setup, folder: RunFolder, seconds: float, reporter: Reporter) -> None:
+        self.folder, self.seconds, self.reporter = folder, seconds, reporter
+        self.features = load_features(None, setup.device)
+        self.measure = Measure(self.features.hash)
+        rows = evenly(len(setup.dataset), REFERENCE)
+        self.reference = moments_of(features_of(setup.dataset, rows, self.features, reporter, "reference").features)
+        self.last = time.monotonic()
+        self.best: Figure | None = None
+        with suppress(CheckpointError, KeyError, TypeError):
+            self.best = Figure(**read_header(folder.best, kind="weights").document["provenance"]["figure"])
+
+    def due(self) -> bool:
+        """Whether it is time."""
+        return time.monotonic() - self.last >= self.seconds
+
+    def look(self, backend: Backend, provenance: dict[str, Any]) -> dict[str, Any]:
+        """Compare, keep the checkpoint if it is the best so far; returns what goes into metrics.jsonl."""
+        sample = draw_sample(backend, COUNT, 0, self.features, Silent())
+        figure = self.measure.frechet(self.reference, sample.features)
+        if self._better(figure):
+            self.best = figure
+            save_backend(self.folder.best, backend, {**provenance, "figure": asdict(figure)})
+        self.last = time.monotonic()
+        return {figure.name: round(figure.value, 4), "best": round(self.best.value if self.best else 0.0, 4)}
+
+    def _better(self, figure: Figure) -> bool:
+        try:
+            return self.best is None or figure.better_than(self.best)
+        except ValueError as error:
+            self.reporter.warn(f"the best checkpoint so far counts no more: {error}")
+            return True

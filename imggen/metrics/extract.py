@@ -1,0 +1,80 @@
+"""Whose features: the shipped extractor's, another file's, or Inception's."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from imggen.errors import CheckpointError, UsageError
+from imggen.io.image import Bytes
+from imggen.metrics.extractor import load_extractor, to_colour
+
+
+@dataclass(frozen=True)
+class Features:
+    """Pictures (B, H, W, C), uint8 → features (B, D), float32; and what they are called."""
+
+    name: str
+    hash: str
+    extract: Callable[[Bytes], Tensor]
+    inception: bool = False
+
+
+def load_features(name: str | None, device: torch.device) -> Features:
+    """None is the shipped extractor; `inception` or `inception:FILE` torch-fidelity's; else a file of an extractor.
+
+    Raises CheckpointError, and UsageError when the extra is missing.
+    """
+    if name is not None and name.split(":")[0] == "inception":
+        return _inception(Path(name.partition(":")[2]) if ":" in name else None, device)
+    extractor, digest = load_extractor(None if name is None else Path(name))
+    extractor.to(device)
+
+    @torch.inference_mode()
+    def extract(pictures: Bytes) -> Tensor:
+        found: Tensor = extractor(_channels_first(pictures, device).float().div_(127.5).sub_(1))
+        return found.cpu()
+
+    return Features("imggen" if name is None else Path(name).name, digest, extract)
+
+
+def _channels_first(pictures: Bytes, device: torch.device) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(pictures)).to(device).permute(0, 3, 1, 2)
+
+
+def _inception(path: Path | None, device: torch.device) -> Features:
+    try:
+        from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+    except ImportError as error:
+        raise UsageError("Inception's features need torch-fidelity", "pip install 'imggen[eval]'") from error
+    if path is not None and not path.is_file():
+        raise CheckpointError(f"there is no file {path}", "--features inception downloads the weights")
+    try:
+        build: Callable[..., torch.nn.Module] = FeatureExtractorInceptionV3
+        network = build(
+            "inception-v3-compat", ["2048"], feature_extractor_weights_path=None if path is None else str(path)
+        )
+    except (OSError, RuntimeError, ValueError, KeyError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(
+            f"Inception's weights cannot be had: {reason}", "--features inception:FILE takes a file that you have"
+        ) from error
+    network.eval().requires_grad_(False).to(device)
+    digest = hashlib.sha256()
+    for tensor in network.state_dict().values():
+        digest.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+
+    @torch.inference_mode()
+    def extract(pictures: Bytes) -> Tensor:
+        # It takes bytes in three channels and resizes by itself, as the reference implementation does.
+        levels = to_colour(_channels_first(pictures, device).float().div_(127.5).sub_(1))
+        found: Tensor = network(levels.add(1).mul_(127.5).round_().to(torch.uint8))[0]
+        return found.float().cpu()
+
+    return Features("inception", digest.hexdigest()[:12], extract, inception=True)

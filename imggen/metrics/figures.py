@@ -1,0 +1,177 @@
+"""Figures with intervals: what evaluate prints, worked out from features."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from imggen.metrics.distances import (
+    Discriminant,
+    Moments,
+    frechet,
+    kernel_distances,
+    moments_of,
+    nearest,
+    neighbourhoods,
+)
+
+RESAMPLES = 400
+FRECHET_RESAMPLES = 20
+KERNEL_SIZE = 1000
+LOWER_IS_BETTER = ("fd", "fid", "kd", "kid")
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A number, its 95 % bootstrap interval, how many pictures it rests on, and in whose features it was taken."""
+
+    name: str
+    value: float
+    low: float
+    high: float
+    count: int
+    features: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Without the name, which is the key."""
+        return {key: value for key, value in asdict(self).items() if key != "name"}
+
+    def better_than(self, other: Figure) -> bool:
+        """Whether this one is the better. Raises ValueError when they are figures of different kinds.
+
+        A distance means nothing outside the features, and little away from the number of pictures, that it was taken
+        with.
+        """
+        if (self.name, self.features, self.count) != (other.name, other.features, other.count):
+            raise ValueError(
+                f"{self.name} in features {self.features} of {self.count} pictures does not compare with "
+                f"{other.name} in features {other.features} of {other.count}"
+            )
+        return self.value < other.value if self.name in LOWER_IS_BETTER else self.value > other.value
+
+
+class Measure:
+    """Makes figures; `features` is the extractor's hash, and only Inception's distances are called FID and KID."""
+
+    def __init__(self, features: str, *, inception: bool = False, seed: int = 0) -> None:
+        self.features = features
+        self.names = {"frechet": "fid", "kernel": "kid"} if inception else {"frechet": "fd", "kernel": "kd"}
+        self.seed = seed
+
+    def _figure(self, name: str, value: float, low: float, high: float, count: int) -> Figure:
+        return Figure(name, value, low, high, count, self.features)
+
+    def frechet(self, reference: Moments, features: Tensor) -> Figure:
+        """The Fréchet distance. Its interval is the bootstrap's spread about the value itself.
+
+        Resampled pictures repeat, which adds a distance of its own: the middle of the resampled values is too high.
+        """
+        value = frechet(reference, moments_of(features))
+        generator = torch.Generator().manual_seed(self.seed)
+        found = []
+        for _ in range(FRECHET_RESAMPLES):
+            drawn = torch.randint(len(features), (len(features),), generator=generator)
+            found.append(frechet(reference, moments_of(features, torch.bincount(drawn, minlength=len(features)))))
+        spread = 1.96 * float(torch.tensor(found, dtype=torch.float64).std())
+        return self._figure(self.names["frechet"], value, max(0.0, value - spread), value + spread, len(features))
+
+    def kernel(self, reference: Tensor, features: Tensor) -> Figure:
+        """The kernel distance, of 100 subsets of 1,000; it can fall a little below 0, for it is unbiased."""
+        found = kernel_distances(reference, features, size=KERNEL_SIZE, seed=self.seed)
+        value = float(found.mean())
+        # Subsets overlap: only as many as fit beside each other count as independent.
+        independent = max(1.0, min(len(features), len(reference)) / KERNEL_SIZE)
+        spread = 1.96 * float(found.std()) / independent**0.5
+        return self._figure(self.names["kernel"], value, value - spread, value + spread, len(features))
+
+    def mean(self, name: str, contributions: Tensor) -> Figure:
+        """The mean of what each picture (N,) contributes."""
+        return self._resampled(name, contributions, lambda rows: rows.mean(-1))
+
+    def median(self, name: str, contributions: Tensor) -> Figure:
+        """Their median."""
+        return self._resampled(name, contributions, lambda rows: rows.median(-1).values)
+
+    def _resampled(self, name: str, contributions: Tensor, statistic: Callable[[Tensor], Tensor]) -> Figure:
+        generator = torch.Generator().manual_seed(self.seed)
+        count = len(contributions)
+        found = torch.stack(
+            [statistic(contributions[torch.randint(count, (count,), generator=generator)]) for _ in range(RESAMPLES)]
+        )
+        low, high = torch.quantile(found.double(), torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+        return self._figure(name, float(statistic(contributions)), low, high, count)
+
+
+def evenly(total: int, count: int) -> Tensor:
+    """`count` evenly spaced indices of `total`, the first and the last among them; all where there are no more."""
+    if count >= total:
+        return torch.arange(total)
+    return torch.linspace(0, total - 1, count, dtype=torch.float64).long()
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Features (N, D) of some pictures, and their labels (N,) where they have any."""
+
+    features: Tensor
+    labels: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+    def first(self, count: int) -> Sample:
+        """The first `count`, or as many as there are."""
+        return Sample(self.features[:count], None if self.labels is None else self.labels[:count])
+
+    def spread(self, count: int) -> Sample:
+        """`count` evenly spaced ones, or all."""
+        chosen = evenly(len(self), count)
+        return Sample(self.features[chosen], None if self.labels is None else self.labels[chosen])
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All figures of the generated pictures, the same of held-out ones, and the nearest of the reference pictures."""
+
+    figures: dict[str, Figure]
+    floor: dict[str, Figure]
+    nearest_distances: Tensor
+    nearest_indices: Tensor
+
+
+def compare(
+    reference: Sample, held_out: Sample | None, generated: Sample, measure: Measure, classes: int
+) -> Comparison:
+    """Hold generated pictures, and held-out ones as the floor, against the reference pictures (the training set)."""
+    moments = moments_of(reference.features)
+    judge = None
+    if classes and reference.labels is not None:
+        judge = Discriminant(reference.features, reference.labels, classes)
+    floor = {} if held_out is None else _figures(reference, moments, held_out, measure, judge)[0]
+    figures, distances, indices = _figures(reference, moments, generated, measure, judge)
+    return Comparison(figures, floor, distances, indices)
+
+
+def _figures(
+    reference: Sample, moments: Moments, sample: Sample, measure: Measure, judge: Discriminant | None
+) -> tuple[dict[str, Figure], Tensor, Tensor]:
+    # As many real pictures as generated ones: a recall of 50,000 by 1,000 would be low for a perfect model.
+    real = reference.spread(len(sample))
+    found = neighbourhoods(real.features, sample.features)
+    distances, indices = nearest(sample.features, reference.features)
+    figures = [
+        measure.frechet(moments, sample.features),
+        measure.kernel(reference.features, sample.features),
+        measure.mean("precision", found.precision),
+        measure.mean("recall", found.recall),
+        measure.mean("density", found.density),
+        measure.mean("coverage", found.coverage),
+        measure.median("nearest", distances),
+    ]
+    if judge is not None and sample.labels is not None:
+        figures.append(measure.mean("accuracy", judge.right(sample.features, sample.labels)))
+    return {figure.name: figure for figure in figures}, distances, indices
