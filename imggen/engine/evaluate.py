@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from imggen.data.dataset import DataOptions, Dataset, default_cache_dir, load_da
 from imggen.data.layout import NoSplitError
 from imggen.engine.device import find_device, prepare
 from imggen.engine.draw import Item, draw, noise_of
+from imggen.engine.likelihood import bits_per_dimension
 from imggen.engine.load import Loaded, load_backend
 from imggen.engine.options import EvaluateOptions
 from imggen.engine.report import Pictures, write_report
@@ -64,14 +66,18 @@ def evaluate(options: EvaluateOptions, reporter: Reporter) -> dict[str, Any]:
         if loaded is None
         else _model(options, loaded, reference.dataset, features, reporter)
     )
-    count = min(len(generated.sample), *([len(held_out)] if held_out is not None else []))
-    if count < len(generated.sample):
-        reporter.info(f"the floor is that of {count:,} held-out pictures: more there are not")
+    count = len(generated.sample)
+    if held_out is not None and len(held_out.sample) < count:
+        count = len(held_out.sample)
+        reporter.info(f"the floor is that of {count:,} held-out pictures: there are no more")
     if count < ROUGH:
         reporter.warn(f"{count:,} pictures are few: distances come out too high, and intervals wide")
     reporter.info("comparing")
     classes = len(reference.dataset.classes) if reference.dataset.classes == generated.classes else 0
-    found = compare(reference.sample, held_out, generated.sample, measure, classes)
+    found = compare(reference.sample, held_out.sample if held_out else None, generated.sample, measure, classes)
+    if loaded is not None and held_out is not None:
+        bits = bits_per_dimension(loaded.backend, held_out.dataset, held_out.rows, measure, reporter)
+        found.figures.update(bits)
     closest = _closest(found)
     document: dict[str, Any] = {
         "model": generated.name,
@@ -113,16 +119,16 @@ def is_pictures(options: EvaluateOptions) -> bool:
 
 @dataclass(frozen=True)
 class Reference:
-    """The training pictures: a data set and the features of (at most 50,000 of) it."""
+    """Pictures of the data: a data set, which rows of it, and their features."""
 
     dataset: Dataset
-    sample: Sample
     rows: Tensor
+    sample: Sample
 
 
 def _data(
     options: EvaluateOptions, shape: tuple[int | None, int | None], features: Features, reporter: Reporter
-) -> tuple[Reference, Sample | None, str]:
+) -> tuple[Reference, Reference | None, str]:
     size, channels = shape
     form = DataOptions(size=size, channels=channels, crop=options.crop)
     dataset = load_dataset(options.data, form, max_size=LARGEST_SIDE, reporter=reporter)
@@ -138,13 +144,12 @@ def _data(
         note = f"{cut:,} of the data's own pictures, set apart; the model may have trained on them"
     rows = rows[evenly(len(rows), REFERENCE)]
     _enough(len(rows), dataset.name)
-    reference = Reference(dataset, features_of(dataset, rows, features, reporter, "reference"), rows)
+    reference = Reference(dataset, rows, features_of(dataset, rows, features, reporter, "reference"))
     if test is not None:
-        chosen = evenly(len(test[0]), options.count)
-        return reference, features_of(test[0], chosen, features, reporter, "held-out"), note
-    if len(rest):
-        return reference, features_of(dataset, rest, features, reporter, "held-out"), note
-    return reference, None, note
+        dataset, rest = test[0], evenly(len(test[0]), options.count)
+    if not len(rest):
+        return reference, None, note
+    return reference, Reference(dataset, rest, features_of(dataset, rest, features, reporter, "held-out")), note
 
 
 def _held_out(options: EvaluateOptions, dataset: Dataset, reporter: Reporter) -> tuple[Dataset, str] | None:
@@ -168,7 +173,7 @@ def _enough(count: int, name: str) -> None:
 def features_of(dataset: Dataset, rows: Tensor, features: Features, reporter: Reporter, what: str) -> Sample:
     """Features of some pictures of a data set, taken from the cache where they were worked out before."""
     labels = torch.from_numpy(np.asarray(dataset.labels))[rows] if dataset.classes else None
-    chosen = f"{len(rows)}-{int(rows.double().mul(torch.arange(1, len(rows) + 1)).sum()) % 2**32:08x}"
+    chosen = hashlib.sha256(rows.numpy().tobytes()).hexdigest()[:12]
     path = default_cache_dir() / "features" / f"{dataset.key}-{features.hash}-{chosen}.npy"
     try:
         cached = torch.from_numpy(np.load(path, allow_pickle=False))

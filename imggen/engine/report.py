@@ -24,6 +24,9 @@ EXPLAINED = {
     "recall": ("Recall", "share of real pictures that lie among drawn ones: variety"),
     "density": ("Density", "how deep among real pictures the drawn ones lie; about 1 for the same"),
     "coverage": ("Coverage", "share of real pictures with a drawn one close by"),
+    "bits": ("Bits per dimension", "of held-out pictures; a file of the model's would be that small"),
+    "bits_png": ("PNG's bits per dimension", "of the same pictures, as files"),
+    "bits_webp": ("WebP's bits per dimension", "of the same pictures, as lossless files"),
     "nearest": (
         "Nearest training picture",
         "median distance; far below that of held-out pictures means learnt by heart",

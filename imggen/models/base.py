@@ -70,6 +70,13 @@ class Backend(nn.Module, ABC):
     ) -> Tensor:
         """Fill where `mask` (B, 1, H, W) is 1; other noise, other fill. Known pixels may come back changed."""
 
+    def log_likelihood(self, images: Tensor, labels: Tensor | None = None) -> Tensor | None:
+        """Natural logarithm of each picture's probability (B,), as bytes; none when the family has no likelihood.
+
+        A bound from below counts: what is printed is then a bound on bits from above.
+        """
+        return None
+
     def fused(self) -> Backend:
         """The same map arranged for speed (normalisation folded away); the caller's own copy."""
         return self

@@ -6,6 +6,7 @@ import shutil
 import socket
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from imggen.metrics.extract import load_features
 from imggen.metrics.extractor import Extractor, load_extractor, places
 from imggen.metrics.figures import Figure, Measure
 from imggen.models import build_backend, presets
+from imggen.models.base import Backend
 from imggen.reporting import Silent
 
 Make = Callable[..., Path]
@@ -170,6 +172,22 @@ def test_no_network_is_needed(make: Make, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(socket.socket, "connect", refused)
     monkeypatch.setattr(socket, "getaddrinfo", refused)
     assert compared(make("g", 40, seed=1), make("data", 300, seed=0))["fd"] > 0
+
+
+def test_bits_where_a_family_gives_a_likelihood(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stand-in's uniform likelihood is 8 bits for every channel of every pixel."""
+    data = make("data", 300, seed=0)
+    save_backend(Path("m.safetensors"), build_backend(presets("gan")["tiny"].with_overrides(size=32)), {})
+    given = EvaluateOptions(model="m.safetensors", data=str(data), count=50, device="cpu", output=Path("r.html"))
+    assert "bits" not in evaluate(given, Silent())["figures"]
+    monkeypatch.setattr(
+        Backend, "log_likelihood", lambda self, images, labels=None: -images[:, 0, 0, 0] * 0 - 3072 * np.log(256)
+    )
+    found = evaluate(replace(given, force=True), Silent())["figures"]
+    assert found["bits"]["value"] == pytest.approx(8)
+    for name in ("bits_png", "bits_webp"):
+        assert 0.5 < found[name]["value"] < 8
+    assert "PNG" in Path("r.html").read_text(encoding="utf-8")
 
 
 def test_sizes_and_modes_may_differ(make: Make, tmp_path: Path) -> None:
