@@ -224,7 +224,8 @@ def _model(options: EvaluateOptions, loaded: Loaded, data: Dataset, features: Fe
         items = [Item(options.seed + index) for index in chosen]
         return np.concatenate(list(draw(backend, items, lambda _, part: part, temperature=options.temperature)))
 
-    return Side(str(loaded.path), sample, pictures, backend.classes)
+    name = options.model if options.weights is None else options.weights.name
+    return Side(name, sample, pictures, backend.classes)
 
 
 def draw_sample(

@@ -39,7 +39,7 @@ h1{font-size:1.6rem;margin-bottom:.2rem}h2{font-size:1.15rem;margin-top:2rem}
 table{border-collapse:collapse;width:100%}th,td{text-align:left;padding:.35rem .6rem;border-bottom:1px solid #ddd}
 td.n,th.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}small,.dim{color:#666}
 img{image-rendering:pixelated;max-width:100%;height:auto;border:1px solid #ddd}
-figure{margin:0 0 1rem;display:inline-block;vertical-align:top}figure+figure{margin-left:1rem}
+figure{margin:0}.row{display:flex;flex-wrap:wrap;gap:1rem}
 figcaption{font-size:.85rem;color:#666}svg{max-width:100%;height:auto;border:1px solid #ddd}
 """
 COLOURS = ("#1f6feb", "#d1242f", "#1a7f37", "#9a6700", "#8250df", "#bf3989")
@@ -66,8 +66,7 @@ def write_report(path: Path, document: dict[str, Any], pictures: Pictures, metri
         f"({document['features']['hash']}). Held out: {escape(document['held_out'])}.</p>",
         _table(document),
         "<h2>Pictures</h2>",
-        _figure(pictures.drawn, None, "drawn"),
-        _figure(pictures.real, None, "real"),
+        _row(_figure(pictures.drawn, None, "drawn"), _figure(pictures.real, None, "real")),
         "<h2>Nearest training pictures</h2>",
         "<p>Above the drawn pictures that are nearest to a training picture, below that picture. Were they the same, "
         "the model would have learnt pictures by heart.</p>",
@@ -75,7 +74,7 @@ def write_report(path: Path, document: dict[str, Any], pictures: Pictures, metri
     ]
     if pictures.by_class:
         parts.append("<h2>By class</h2>")
-        parts += [_figure(found, len(found), name) for name, found in pictures.by_class.items()]
+        parts.append(_row(*(_figure(found, len(found), name) for name, found in pictures.by_class.items())))
     curves = _curves(metrics)
     if curves:
         parts += ["<h2>Training</h2>", *curves]
@@ -124,6 +123,10 @@ def _figure(pictures: Bytes, columns: int | None, caption: str) -> str:
     size = f'width="{sheet.shape[1] * factor}" height="{sheet.shape[0] * factor}"'
     image = f'<img {size} alt="{escape(caption)}" src="data:image/png;base64,{data}">'
     return f"<figure>{image}<figcaption>{escape(caption)}</figcaption></figure>"
+
+
+def _row(*figures: str) -> str:
+    return f'<div class="row">{"".join(figures)}</div>'
 
 
 def _pairs(pictures: Pictures) -> Bytes:

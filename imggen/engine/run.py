@@ -140,7 +140,6 @@ def check_sample_output(options: SampleOptions) -> None:
         return
     if kind != "folder":
         format_of(path)
-    check_writable(path if kind == "folder" else path.parent)
     if kind == "pattern":
         if not PATTERN.fullmatch(path.name):
             raise UsageError(f"'{path.name}' needs one number, such as name-%05d.png")
@@ -151,6 +150,7 @@ def check_sample_output(options: SampleOptions) -> None:
         if path.exists() and not path.is_dir():
             raise UsageError(f"{path} is a file, not a folder", "give a picture's name or another folder")
         taken = path if path.is_dir() and any(path.iterdir()) else None
+    check_writable(path if kind == "folder" else path.parent)
     if taken is not None and not options.force and not (options.resume and kind != "grid"):
         more = ", --resume draws what is missing" if kind != "grid" else ""
         raise UsageError(f"{taken} already exists", f"--force overwrites it{more}")

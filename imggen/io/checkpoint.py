@@ -119,9 +119,10 @@ def read_header(path: Path, kind: str | None = None) -> Header:
         with path.open("rb") as file:
             start = file.read(8)
             length = int.from_bytes(start, "little")
-            if start[:4] == b"PK\x03\x04" or start[:1] == b"\x80":
-                raise _bad(path, "is a pickle", "imggen opens safetensors only: a pickle can run anything")
             if len(start) < 8 or not 2 <= length <= min(_LONGEST_HEADER, size - 8):
+                # Not before the length: a header of 640 bytes begins with a pickle's first byte too.
+                if start[:4] == b"PK\x03\x04" or start[:1] == b"\x80":
+                    raise _bad(path, "is a pickle", "imggen opens safetensors only: a pickle can run anything")
                 raise _bad(path, "is not a safetensors file, or was cut short")
             raw = file.read(length)
     except FileNotFoundError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,16 +56,24 @@ def _inception(path: Path | None, device: torch.device) -> Features:
         raise UsageError("Inception's features need torch-fidelity", "pip install 'imggen[eval]'") from error
     if path is not None and not path.is_file():
         raise CheckpointError(f"there is no file {path}", "--features inception downloads the weights")
+    # Its weights are a pickle: only tensors may come out of it.
+    before = os.environ.get("TORCH_FORCE_WEIGHTS_ONLY_LOAD")
+    os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
     try:
         build: Callable[..., torch.nn.Module] = FeatureExtractorInceptionV3
         network = build(
             "inception-v3-compat", ["2048"], feature_extractor_weights_path=None if path is None else str(path)
         )
-    except (OSError, RuntimeError, ValueError, KeyError) as error:
+    except Exception as error:  # of the network, of the disk, of a file that is something else
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(
             f"Inception's weights cannot be had: {reason}", "--features inception:FILE takes a file that you have"
         ) from error
+    finally:
+        if before is None:
+            del os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"]
+        else:
+            os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = before
     network.eval().requires_grad_(False).to(device)
     digest = hashlib.sha256()
     for tensor in network.state_dict().values():

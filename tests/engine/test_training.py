@@ -21,6 +21,7 @@ from imggen.engine.setup import set_up
 from imggen.engine.signals import StopRequest
 from imggen.errors import CheckpointError, DataError, DeviceError, DivergedError, InterruptedRun, UsageError
 from imggen.io.checkpoint import read_header, read_tensors
+from imggen.metrics.figures import Figure, Measure
 from imggen.models.base import NonFiniteError
 from imggen.models.gan.learner import Learner
 from imggen.models.gan.networks import Discriminator
@@ -241,8 +242,11 @@ def test_a_plan_decodes_nothing(pictures: Path) -> None:
 def test_the_best_checkpoint_is_kept(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("imggen.engine.watch.COUNT", 20)
     values = iter((3.0, 1.0, 2.0))
-    monkeypatch.setattr("imggen.metrics.figures.frechet", lambda *_: next(values))
-    monkeypatch.setattr("imggen.metrics.figures.FRECHET_RESAMPLES", 0)
+
+    def frechet(self: Measure, _: Any, features: Tensor) -> Figure:
+        return Figure("fd", next(values), 0.0, 9.0, len(features), self.features)
+
+    monkeypatch.setattr(Measure, "frechet", frechet)
     given = options(pictures, "run", images=32, evaluate_every=0.0)
     engine.train(given, Silent())
     records = [json.loads(line) for line in Path("run/metrics.jsonl").read_text(encoding="utf-8").splitlines()]

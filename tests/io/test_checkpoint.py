@@ -241,3 +241,11 @@ def test_which_weights_a_name_means(tmp_path: Path) -> None:
     assert caught.value.hint == "did you mean 'gan'?"
     with pytest.raises(CheckpointError, match="no checkpoint"):
         find_weights("gan", weights=tmp_path / "nowhere", families=("gan",))
+
+
+def test_every_length_of_header_can_be_read(tmp_path: Path) -> None:
+    """One in 32 begins with the byte that a pickle begins with."""
+    for length in range(0, 600, 8):
+        path = tmp_path / f"{length}.safetensors"
+        write_checkpoint(path, {"x": torch.ones(2)}, {"note": "n" * length}, kind="state")
+        assert read_header(path).document["note"] == "n" * length
