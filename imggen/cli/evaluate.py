@@ -61,6 +61,7 @@ def evaluate(
     Example: imggen evaluate ./drawn --data ./imgs --json
     """
     from imggen.engine.options import EvaluateOptions
+    from imggen.engine.run import check_report
 
     options = EvaluateOptions(
         model=model,
@@ -77,6 +78,7 @@ def evaluate(
         device=device,
         force=force,
     )
+    check_report(options)
     from imggen.engine import evaluate as engine
 
     found = engine.evaluate(options, console)
@@ -88,7 +90,9 @@ def lines(found: dict[str, Any]) -> list[str]:
     from imggen.engine.report import number
 
     head = f"{'':10} {'value':>9}  {'95 % interval':>19}  {'held-out':>9}"
-    told = [f"{found['count']:,} pictures, features {found['features']['name']} {found['features']['hash']}", head]
+    beside_count = f"beside {found['held_out_count']:,} held-out ones" if found["floor"] else "no held-out ones"
+    features = f"features {found['features']['name']} {found['features']['hash']}"
+    told = [f"{found['count']:,} pictures, {beside_count}, {features}", head]
     for name, figure in found["figures"].items():
         floor = found["floor"].get(name)
         interval = f"{number(figure['low'])} – {number(figure['high'])}"

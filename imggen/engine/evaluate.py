@@ -21,7 +21,7 @@ from imggen.engine.likelihood import bits_per_dimension
 from imggen.engine.load import Loaded, load_backend
 from imggen.engine.options import EvaluateOptions
 from imggen.engine.report import Pictures, write_report
-from imggen.engine.run import RunFolder
+from imggen.engine.run import FEWEST, RunFolder, check_report
 from imggen.errors import DataError, UsageError
 from imggen.io.files import atomic_path
 from imggen.io.image import Bytes
@@ -31,11 +31,10 @@ from imggen.models import FAMILIES
 from imggen.models.base import Backend
 from imggen.reporting import Reporter
 
-REFERENCE = 50_000
-FEWEST = 10
+REFERENCE = 100_000
 ROUGH = 1_000
 BATCH = 250
-LARGEST_SIDE = 4096
+LARGEST_SIDE = 256
 
 
 @dataclass(frozen=True)
@@ -51,13 +50,15 @@ class Side:
 def evaluate(options: EvaluateOptions, reporter: Reporter) -> dict[str, Any]:
     """Compare; returns every figure with its interval, and the floor. Errors as in `imggen.errors`."""
     began = time.monotonic()
-    check_report_output(options)
+    check_report(options)
     device = find_device(options.device)
     prepare(device)
     features = load_features(options.features, device)
     measure = Measure(features.hash, inception=features.inception, seed=options.seed)
     loaded = None
     if not is_pictures(options):
+        if options.size is not None:
+            raise UsageError("a model has its size", "--size is for two folders of pictures")
         loaded = load_backend(options.model, weights=options.weights, device=options.device)
     shape = (options.size, None) if loaded is None else (loaded.backend.config.size, loaded.backend.config.channels)
     reference, held_out, note = _data(options, shape, features, reporter)
@@ -74,11 +75,17 @@ def evaluate(options: EvaluateOptions, reporter: Reporter) -> dict[str, Any]:
         reporter.warn(f"{count:,} pictures are few: distances come out too high, and intervals wide")
     reporter.info("comparing")
     classes = len(reference.dataset.classes) if reference.dataset.classes == generated.classes else 0
-    found = compare(reference.sample, held_out.sample if held_out else None, generated.sample, measure, classes)
-    if loaded is not None and held_out is not None:
+    pool = reference
+    if held_out is not None and held_out.dataset is reference.dataset:
+        both = torch.cat([reference.sample.features, held_out.sample.features])
+        pool = Reference(reference.dataset, torch.cat([reference.rows, held_out.rows]), Sample(both))
+    beside = None if held_out is None else held_out.sample
+    found = compare(reference.sample, beside, pool.sample.features, generated.sample, measure, classes)
+    known = not generated.classes or (held_out is not None and generated.classes == held_out.dataset.classes)
+    if loaded is not None and held_out is not None and known:
         bits = bits_per_dimension(loaded.backend, held_out.dataset, held_out.rows, measure, reporter)
         found.figures.update(bits)
-    closest = _closest(found)
+    closest = _closest(found, options.seed if loaded is not None else 0)
     document: dict[str, Any] = {
         "model": generated.name,
         "hash": None if loaded is None else loaded.hash,
@@ -87,26 +94,21 @@ def evaluate(options: EvaluateOptions, reporter: Reporter) -> dict[str, Any]:
         "reference": len(reference.sample),
         "features": {"name": features.name, "hash": features.hash},
         "held_out": note,
+        "held_out_count": 0 if held_out is None else len(held_out.sample),
+        "size": reference.dataset.size,
+        "crop": options.crop,
+        "seed": options.seed,
+        "temperature": options.temperature,
         "figures": {name: figure.to_json() for name, figure in found.figures.items()},
         "floor": {name: figure.to_json() for name, figure in found.floor.items()},
         "closest": closest,
     }
     if options.output is not None:
         curves = None if loaded is None else RunFolder(loaded.path.parent).metrics
-        write_report(options.output, document, _shown(reference, generated, closest), curves)
+        write_report(options.output, document, _shown(pool, generated, closest), curves)
         document["report"] = str(options.output)
     document["seconds"] = round(time.monotonic() - began, 1)
     return document
-
-
-def check_report_output(options: EvaluateOptions) -> None:
-    """Refuse to overwrite a report, or to make one of another kind. Raises UsageError."""
-    if options.output is None:
-        return
-    if options.output.suffix.lower() not in (".html", ".htm"):
-        raise UsageError(f"the report is an HTML file, not '{options.output.name}'", "-o report.html")
-    if options.output.exists() and not options.force:
-        raise UsageError(f"{options.output} already exists", "--force overwrites it")
 
 
 def is_pictures(options: EvaluateOptions) -> bool:
@@ -177,9 +179,9 @@ def features_of(dataset: Dataset, rows: Tensor, features: Features, reporter: Re
     path = default_cache_dir() / "features" / f"{dataset.key}-{features.hash}-{chosen}.npy"
     try:
         cached = torch.from_numpy(np.load(path, allow_pickle=False))
-        if len(cached) == len(rows) and bool(torch.isfinite(cached).all()):
+        if cached.ndim == 2 and len(cached) == len(rows) and bool(torch.isfinite(cached).all()):
             return Sample(cached, labels)
-    except (OSError, ValueError):
+    except (OSError, ValueError, EOFError):
         pass  # not there, or damaged: worked out again
     parts = (np.asarray(dataset.images[part.numpy()]) for part in torch.split(rows, BATCH))
     found = _extract(parts, len(rows), features, reporter, what)
@@ -215,7 +217,6 @@ def _folder(options: EvaluateOptions, data: Dataset, features: Features, reporte
 def _model(options: EvaluateOptions, loaded: Loaded, data: Dataset, features: Features, reporter: Reporter) -> Side:
     backend = loaded.backend.fused()
     reporter.info(f"model {loaded.path} ({loaded.origin}, {loaded.hash})")
-    _enough(options.count, "-n")
     if backend.classes and backend.classes != data.classes:
         reporter.warn("the model's classes are not the data's: no accuracy by class")
     sample = draw_sample(backend, options.count, options.seed, features, reporter, options.temperature, options.batch)
@@ -251,12 +252,13 @@ def draw_sample(
     return Sample(found, torch.cat(labels) if labels else None)
 
 
-def _closest(found: Comparison, count: int = 8) -> list[dict[str, Any]]:
+def _closest(found: Comparison, seed: int, count: int = 8) -> list[dict[str, Any]]:
     """The generated pictures that are nearest to a training picture, nearest first."""
     order = found.nearest_distances.argsort()[:count].tolist()
     return [
         {
-            "drawn": index,
+            "index": index,
+            "seed": seed + index,
             "reference": int(found.nearest_indices[index]),
             "distance": round(float(found.nearest_distances[index]), 4),
         }
@@ -264,8 +266,8 @@ def _closest(found: Comparison, count: int = 8) -> list[dict[str, Any]]:
     ]
 
 
-def _shown(reference: Reference, generated: Side, closest: list[dict[str, Any]]) -> Pictures:
-    rows = reference.rows[[pair["reference"] for pair in closest]].numpy()
+def _shown(pool: Reference, generated: Side, closest: list[dict[str, Any]]) -> Pictures:
+    rows = pool.rows[[pair["reference"] for pair in closest]].numpy()
     by_class: dict[str, Bytes] = {}
     labels = generated.sample.labels
     if labels is not None:
@@ -275,8 +277,8 @@ def _shown(reference: Reference, generated: Side, closest: list[dict[str, Any]])
                 by_class[name] = generated.pictures(chosen)
     return Pictures(
         drawn=generated.pictures(list(range(min(64, len(generated.sample))))),
-        real=np.asarray(reference.dataset.images[reference.rows[evenly(len(reference.rows), 64)].numpy()]),
-        closest=generated.pictures([pair["drawn"] for pair in closest]),
-        nearest=np.asarray(reference.dataset.images[rows]),
+        real=np.asarray(pool.dataset.images[pool.rows[evenly(len(pool.rows), 64)].numpy()]),
+        closest=generated.pictures([pair["index"] for pair in closest]),
+        nearest=np.asarray(pool.dataset.images[rows]),
         by_class=by_class,
     )

@@ -44,7 +44,7 @@ def _describe(header: Header) -> dict[str, Any]:
         "classes": classes,
         "parameters": sum(math.prod(info.shape) for info in header.tensors.values()),
         "bytes": header.size,
-        "hash": weights_hash(header) if header.kind == "weights" else None,
+        "hash": weights_hash(header) or None,
         "thumbnail": "modelspec.thumbnail" in header.metadata,
         "settings": config,
         "provenance": header.document.get("provenance", {}),

@@ -38,7 +38,7 @@ def bits_per_dimension(
             nats = backend.log_likelihood(images, labels.to(device) if backend.classes else None)
             if nats is None:
                 return {}
-            found["bits"] += (-nats.double() / (dimensions * math.log(2))).tolist()
+            found["bits"] += (-nats.cpu().double() / (dimensions * math.log(2))).tolist()
             for picture in np.asarray(dataset.images[part.numpy()]):
                 for name in ("png", "webp"):
                     size = len(encode(picture, name, None, level=9))

@@ -31,6 +31,7 @@ EXPLAINED = {
         "Nearest training picture",
         "median distance; far below that of held-out pictures means learnt by heart",
     ),
+    "copied": ("Close copies", "share nearer to a training picture than 99 % of held-out pictures are; 0.01 is fair"),
     "accuracy": ("Class accuracy", "share taken for the class that was asked for, by linear discriminants"),
 }
 STYLE = """
@@ -43,6 +44,7 @@ figure{margin:0}.row{display:flex;flex-wrap:wrap;gap:1rem}
 figcaption{font-size:.85rem;color:#666}svg{max-width:100%;height:auto;border:1px solid #ddd}
 """
 COLOURS = ("#1f6feb", "#d1242f", "#1a7f37", "#9a6700", "#8250df", "#bf3989")
+SHOWN_SIDE = 128
 WIDTH, HEIGHT, MARGIN = 640, 220, 40
 
 
@@ -63,7 +65,8 @@ def write_report(path: Path, document: dict[str, Any], pictures: Pictures, metri
         f"<h1>{escape(document['model'])}</h1>",
         f'<p class="dim">against {escape(document["data"])}: {document["count"]:,} pictures beside '
         f"{document['reference']:,} of the data; in the features {escape(document['features']['name'])} "
-        f"({document['features']['hash']}). Held out: {escape(document['held_out'])}.</p>",
+        f"({escape(document['features']['hash'])}), temperature {document['temperature']}. "
+        f"Held out: {escape(document['held_out'])}.</p>",
         _table(document),
         "<h2>Pictures</h2>",
         _row(_figure(pictures.drawn, None, "drawn"), _figure(pictures.real, None, "real")),
@@ -103,7 +106,8 @@ def _table(document: dict[str, Any]) -> str:
             f'<tr><td>{label}<br><small>{meaning}</small></td><td class="n"><b>{number(figure["value"])}</b></td>'
             f'<td class="n dim">{interval}</td><td class="n">{beside}</td></tr>'
         )
-    head = '<tr><th>Figure</th><th class="n">model</th><th class="n">95 %</th><th class="n">held-out pictures</th></tr>'
+    columns = (f"{document['count']:,} drawn", "95 %", f"{document['held_out_count']:,} held out")
+    head = "<tr><th>Figure</th>" + "".join(f'<th class="n">{name}</th>' for name in columns) + "</tr>"
     return f"<table>{head}{''.join(rows)}</table>"
 
 
@@ -116,7 +120,7 @@ def number(value: float) -> str:
 
 
 def _figure(pictures: Bytes, columns: int | None, caption: str) -> str:
-    sheet = grid(pictures, columns)
+    sheet = grid(pictures[:, ::step, ::step] if (step := pictures.shape[1] // SHOWN_SIDE) > 1 else pictures, columns)
     data = base64.b64encode(encode(sheet, "png", None)).decode()
     # Small pictures are hard to judge: whole multiples keep their pixels square.
     factor = max(1, 480 // sheet.shape[1])
@@ -146,7 +150,7 @@ def _curves(metrics: Path | None) -> list[str]:
             records.append(json.loads(line))
         except json.JSONDecodeError:
             continue  # a line cut short by a kill
-    skipped = {"steps", "images", "seconds", "progress", "images_per_second"}
+    skipped = {"steps", "images", "seconds", "progress", "images_per_second", "best", "count"}
     names = dict.fromkeys(name for record in records for name in record if name not in skipped)
     found: list[str] = []
     for name in names:
@@ -165,7 +169,7 @@ def _curve(name: str, points: list[tuple[float, float]], colour: str) -> str:
     # The first moments are far off; the scale is for the rest.
     kept = sorted(ys)[: max(2, math.ceil(0.98 * len(ys)))]
     low, high = min(kept), max(kept)
-    right, height = xs[-1] or 1.0, high - low or 1.0
+    right, height = max(xs) or 1.0, high - low or 1.0
 
     def place(x: float, y: float) -> str:
         share = min(1.0, max(0.0, (y - low) / height))

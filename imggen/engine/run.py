@@ -12,11 +12,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from imggen.engine.options import SampleOptions, TrainOptions
+from imggen.engine.options import EvaluateOptions, SampleOptions, TrainOptions
 from imggen.errors import DataError, UsageError
 from imggen.io.files import atomic_write
 from imggen.io.image import format_of
 
+FEWEST = 10  # pictures that can be compared
 PATTERN = re.compile(r"[^%]*%(0\d{1,2})?d[^%]*")
 
 
@@ -166,3 +167,18 @@ def _taken_by(pattern: Path) -> Path | None:
         if path.name.startswith(head) and path.name.endswith(tail) and middle.isdigit():
             return path
     return None
+
+
+def check_report(options: EvaluateOptions) -> None:
+    """Refuse too few pictures, to overwrite a report, or to make one of another kind. Raises UsageError, DataError."""
+    if options.count < FEWEST:
+        raise UsageError(f"{options.count} pictures are too few to compare", f"-n {FEWEST} or more; 10,000 are steady")
+    if options.output is None:
+        return
+    if options.output.suffix.lower() not in (".html", ".htm"):
+        raise UsageError(f"the report is an HTML file, not '{options.output.name}'", "-o report.html")
+    if options.output.exists() and not options.force:
+        raise UsageError(f"{options.output} already exists", "--force overwrites it")
+    if not options.output.absolute().parent.is_dir():
+        raise UsageError(f"there is no folder {options.output.parent}", "make it first, or write elsewhere")
+    check_writable(options.output.absolute().parent)

@@ -22,7 +22,7 @@ from imggen.engine.run import RunFolder, check_output
 from imggen.engine.setup import Setup, set_up
 from imggen.engine.signals import StopRequest, stop_requests
 from imggen.engine.watch import Watch
-from imggen.errors import CheckpointError, DeviceError, DivergedError
+from imggen.errors import CheckpointError, DeviceError, DivergedError, ImggenError
 from imggen.io.checkpoint import read_header, read_tensors, weights_hash, write_checkpoint
 from imggen.io.files import atomic_write
 from imggen.io.image import encode, grid
@@ -171,11 +171,16 @@ class Training:
         pictures = list(draw(self.learner.backend, items, lambda _, pictures: pictures))
         return encode(grid(np.concatenate(pictures), 8), "png", {"steps": self.steps, "images": self.images})
 
-    def note(self, found: dict[str, Any]) -> None:
-        """A line of its own in the metrics."""
+    def look(self, watch: Watch) -> None:
+        """Compare with the data; a line of its own in the metrics. What goes wrong there does not end the training."""
+        try:
+            found = watch.look(self.learner.backend, self.setup.provenance(self.images, self.seconds))
+        except (ImggenError, RuntimeError, MemoryError, OSError) as error:
+            self.reporter.warn(f"no comparison with the data this time: {str(error).splitlines()[0]}")
+            return
         record = {"steps": self.steps, "images": self.images, "seconds": round(self.seconds, 2), **found}
         self.folder.append_metrics(record)
-        self.writer(record)
+        self.writer({name: value for name, value in record.items() if not isinstance(value, str)})
         self.reporter.info("  ".join(f"{name} {value}" for name, value in record.items()))
 
     def report(self, progress: float, images_per_second: float) -> str:
@@ -235,13 +240,14 @@ def _train(setup: Setup, reporter: Reporter) -> dict[str, Any]:
         watch = None
         if setup.options.evaluate_every is not None and world.leader:
             watch = Watch(setup, folder, setup.options.evaluate_every * 60, reporter)
+        world.wait()
         task = stack.enter_context(reporter.task("training", 1.0))
         if setup.options.tensorboard and world.leader:
             training.writer = _tensorboard(folder, stack)
         _loop(training, stop, task, watch)
-        if watch is not None:
-            training.note(watch.look(training.learner.backend, setup.provenance(training.images, training.seconds)))
         training.save()
+        if watch is not None and not stop:
+            training.look(watch)
     if stop:
         raise stop.error(f"saved in {folder.path} after {training.images:,} pictures")
     return {
@@ -264,8 +270,9 @@ def _loop(training: Training, stop: StopRequest, task: Task, watch: Watch | None
     images_then, told = training.images, False
     while True:
         training.seconds = before + time.monotonic() - began
-        wants = [training.seconds, float(stop.signal), float(time.monotonic() - saved >= every)]
-        training.seconds, signal, due = setup.world.largest(wants, setup.device)
+        looking = watch is not None and watch.due()
+        wants = [training.seconds, float(stop.signal), float(time.monotonic() - saved >= every), float(looking)]
+        training.seconds, signal, due, looking_now = setup.world.largest(wants, setup.device)
         # Only what all processes agree on counts: a signal that comes just now is seen by all in the next round.
         stopping = int(signal)
         stop.signal = stopping or stop.signal
@@ -286,10 +293,12 @@ def _loop(training: Training, stop: StopRequest, task: Task, watch: Watch | None
         if due:
             training.save()
             saved = time.monotonic()
-        if watch is not None and watch.due():
+        if looking_now:
             paused = time.monotonic()
-            training.note(watch.look(training.learner.backend, setup.provenance(training.images, training.seconds)))
-            spent = time.monotonic() - paused  # looking is no training: a budget of minutes does not pay for it
+            if watch is not None:
+                training.look(watch)
+            # Looking is no training: a budget of minutes does not pay for it, on no process.
+            (spent,) = setup.world.largest([time.monotonic() - paused], setup.device)
             began, line = began + spent, line + spent
         training.step(progress)
 

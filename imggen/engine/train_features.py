@@ -1,6 +1,7 @@
 """Train the feature extractor that evaluate compares pictures with, on labelled sets; all that it needs is here.
 
-python -m imggen.engine.train_features --data mnist.zip --data cifar10.zip -o weights/features.safetensors
+python -m imggen.engine.train_features --data mnist.zip --data cifar10-jpeg.zip --share 1 --share 3 \\
+        --mirror cifar10-jpeg.zip -o features.safetensors
 """
 
 from __future__ import annotations
@@ -49,11 +50,13 @@ def accuracy(extractor: Extractor, dataset: Dataset, first: int) -> float:
     return right / len(dataset)
 
 
-def train(sources: list[str], shares: list[int], images: int, batch: int, seed: int) -> tuple[Extractor, list[float]]:
+def train(
+    sources: list[str], shares: list[int], mirrored: list[str], images: int, batch: int, seed: int
+) -> tuple[Extractor, list[float]]:
     """Train on `images` pictures; each batch holds the sets in the proportion of `shares`. Returns held-out accuracies.
 
-    SGD with a one-cycle rate (Smith and Topin 2017, arXiv 1708.07120), label smoothing, shifts and mirrors; only sets
-    whose share is the largest are mirrored: a mirrored digit is no digit.
+    SGD with a one-cycle rate (Smith and Topin 2017, arXiv 1708.07120), label smoothing, shifts; sets that are
+    named in `mirrored` are mirrored too: a mirrored digit would be no digit.
     """
     train_set, test_set = DataOptions(size=SIDE), DataOptions(size=SIDE, split="test")
     sets = [load_dataset(source, train_set, max_size=SIDE, reporter=Silent()) for source in sources]
@@ -69,9 +72,9 @@ def train(sources: list[str], shares: list[int], images: int, batch: int, seed: 
     began = time.monotonic()
     for step in range(steps):
         parts = []
-        for dataset, order, count, offset in zip(sets, orders, counts, offsets, strict=False):
+        for source, dataset, order, count, offset in zip(sources, sets, orders, counts, offsets[:-1], strict=True):
             pictures, labels = batch_of(dataset, order.indices(step * count, count))
-            if count == max(counts):
+            if source in mirrored:
                 pictures = mirror(pictures)
             parts.append((shifted(pictures), labels + offset))
         x = torch.cat([pictures for pictures, _ in parts]).contiguous(memory_format=torch.channels_last)
@@ -85,7 +88,8 @@ def train(sources: list[str], shares: list[int], images: int, batch: int, seed: 
             sys.stderr.write(f"{step / steps:4.0%}  {speed:.0f} pictures/s  loss {loss.item():.3f}\n")
     extractor.eval().requires_grad_(False)
     settle(extractor, sets)
-    return extractor, [accuracy(extractor, s, first) for s, first in zip(held_out, offsets, strict=False)]
+    extractor.half().float()  # as it will be stored
+    return extractor, [accuracy(extractor, s, first) for s, first in zip(held_out, offsets[:-1], strict=True)]
 
 
 def settle(extractor: Extractor, sets: list[Dataset]) -> None:
@@ -105,6 +109,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", action="append", required=True, help="a labelled set with train and test; repeatable")
     parser.add_argument("--share", action="append", type=int, help="of each set in a batch, in the same order")
+    parser.add_argument("--mirror", action="append", default=[], help="a set whose pictures may be mirrored")
     parser.add_argument("--images", type=int, default=470_000)
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--seed", type=int, default=0)
@@ -113,7 +118,7 @@ def main() -> None:
     prepare(find_device("cpu"))
     began = time.monotonic()
     shares = given.share or [1] * len(given.data)
-    extractor, found = train(given.data, shares, given.images, given.batch, given.seed)
+    extractor, found = train(given.data, shares, given.mirror, given.images, given.batch, given.seed)
     names = [Path(source).name for source in given.data]
     document = {
         "labels": extractor.logits.out_features,

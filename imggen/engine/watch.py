@@ -34,8 +34,14 @@ class Watch:
         self.reference = moments_of(features_of(setup.dataset, rows, self.features, reporter, "reference").features)
         self.last = time.monotonic()
         self.best: Figure | None = None
-        with suppress(CheckpointError, KeyError, TypeError):
-            self.best = Figure(**read_header(folder.best, kind="weights").document["provenance"]["figure"])
+        if folder.best.exists():
+            with suppress(KeyError, TypeError):
+                self.best = Figure(**read_header(folder.best, kind="weights").document["provenance"]["figure"])
+        if self.best is not None and self.best.features != self.features.hash:
+            raise CheckpointError(
+                f"{folder.best} was found the best in features {self.best.features}, not {self.features.hash}",
+                "move it away: figures of other features do not compare",
+            )
 
     def due(self) -> bool:
         """Whether it is time."""
@@ -45,15 +51,10 @@ class Watch:
         """Compare, keep the checkpoint if it is the best so far; returns what goes into metrics.jsonl."""
         sample = draw_sample(backend, COUNT, 0, self.features, Silent())
         figure = self.measure.frechet(self.reference, sample.features)
-        if self._better(figure):
+        if self.best is None or figure.better_than(self.best):
             self.best = figure
             save_backend(self.folder.best, backend, {**provenance, "figure": asdict(figure)})
         self.last = time.monotonic()
-        return {figure.name: round(figure.value, 4), "best": round(self.best.value if self.best else 0.0, 4)}
-
-    def _better(self, figure: Figure) -> bool:
-        try:
-            return self.best is None or figure.better_than(self.best)
-        except ValueError as error:
-            self.reporter.warn(f"the best checkpoint so far counts no more: {error}")
-            return True
+        best = self.best.value if self.best else figure.value
+        values = {figure.name: round(figure.value, 4), "best": round(best, 4)}
+        return {**values, "count": figure.count, "features": figure.features}

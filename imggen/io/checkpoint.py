@@ -101,7 +101,7 @@ def _hash(tensors: Mapping[str, Tensor]) -> str:
     import torch
 
     digest = hashlib.sha256()
-    for name, tensor in tensors.items():
+    for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
@@ -215,6 +215,8 @@ def read_tensors(path: Path, header: Header, expected: Mapping[str, tuple[int, .
         tensors = load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
         raise _bad(path, f"cannot be read: {error}") from error
+    if header.kind != "state" and header.metadata.get("modelspec.hash_sha256") != "0x" + _hash(tensors):
+        raise _bad(path, "does not match its own hash: it was damaged or changed")
     for name, tensor in tensors.items():
         if tensor.is_floating_point():
             if not torch.isfinite(tensor).all():

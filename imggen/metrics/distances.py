@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -21,6 +22,13 @@ class Moments:
     count: int
     mean: Tensor
     covariance: Tensor
+
+    @cached_property
+    def root(self) -> Tensor:
+        """The symmetric square root (D, D) of the covariance."""
+        values, vectors = torch.linalg.eigh(self.covariance)
+        root: Tensor = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
+        return root
 
 
 class MomentSum:
@@ -56,11 +64,12 @@ def moments_of(features: Tensor, weights: Tensor | None = None) -> Moments:
         for part in torch.split(features, 8 * ROWS):
             total.add(part)
         return total.moments()
-    x, w = features.double(), weights.double()
+    kept = weights > 0
+    x, w = features[kept].double(), weights[kept].double()
     count = w.sum()
     mean = (w @ x) / count
-    centred = x - mean
-    return Moments(int(count), mean, (centred * w[:, None]).T @ centred / (count - 1))
+    x -= mean
+    return Moments(int(count), mean, (x * w[:, None]).T @ x / (count - 1))
 
 
 def frechet(one: Moments, two: Moments) -> float:
@@ -69,9 +78,7 @@ def frechet(one: Moments, two: Moments) -> float:
     The trace of the root is that of (Σ₁^½ Σ₂ Σ₁^½)^½, which is symmetric: eigenvalues suffice. Called FID only in
     Inception's features.
     """
-    values, vectors = torch.linalg.eigh(one.covariance)
-    root = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
-    cross = torch.linalg.eigvalsh(root @ two.covariance @ root).clamp(min=0).sqrt().sum()
+    cross = torch.linalg.eigvalsh(one.root @ two.covariance @ one.root).clamp(min=0).sqrt().sum()
     means = (one.mean - two.mean).square().sum()
     return max(0.0, float(means + one.covariance.trace() + two.covariance.trace() - 2 * cross))
 

@@ -37,12 +37,25 @@ def load_features(name: str | None, device: torch.device) -> Features:
     extractor, digest = load_extractor(None if name is None else Path(name))
     extractor.to(device)
 
-    @torch.inference_mode()
     def extract(pictures: Bytes) -> Tensor:
         found: Tensor = extractor(_channels_first(pictures, device).float().div_(127.5).sub_(1))
-        return found.cpu()
+        return found
 
-    return Features("imggen" if name is None else Path(name).name, digest, extract)
+    return Features("imggen" if name is None else Path(name).name, digest, _in_parts(extract, 250 * 32 * 32))
+
+
+def _in_parts(extract: Callable[[Bytes], Tensor], pixels: int) -> Callable[[Bytes], Tensor]:
+    """The same for any number of pictures, at most about `pixels` pixels at a time, and in full float32 everywhere."""
+
+    @torch.inference_mode()
+    def whole(pictures: Bytes) -> Tensor:
+        size = max(1, pixels // (pictures.shape[1] * pictures.shape[2]))
+        # CUDA's shortened multiplications would make other features of the same picture than a CPU does.
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+            parts = [extract(pictures[start : start + size]) for start in range(0, len(pictures), size)]
+        return torch.cat(parts).float().cpu()
+
+    return whole
 
 
 def _channels_first(pictures: Bytes, device: torch.device) -> Tensor:
@@ -79,11 +92,10 @@ def _inception(path: Path | None, device: torch.device) -> Features:
     for tensor in network.state_dict().values():
         digest.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
 
-    @torch.inference_mode()
     def extract(pictures: Bytes) -> Tensor:
         # It takes bytes in three channels and resizes by itself, as the reference implementation does.
         levels = to_colour(_channels_first(pictures, device).float().div_(127.5).sub_(1))
         found: Tensor = network(levels.add(1).mul_(127.5).round_().to(torch.uint8))[0]
-        return found.float().cpu()
+        return found
 
-    return Features("inception", digest.hexdigest()[:12], extract, inception=True)
+    return Features("inception", digest.hexdigest()[:12], _in_parts(extract, 32 * 299 * 299), inception=True)

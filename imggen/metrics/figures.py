@@ -80,12 +80,16 @@ class Measure:
         return self._figure(self.names["frechet"], value, max(0.0, value - spread), value + spread, len(features))
 
     def kernel(self, reference: Tensor, features: Tensor) -> Figure:
-        """The kernel distance, of 100 subsets of 1,000; it can fall a little below 0, for it is unbiased."""
-        found = kernel_distances(reference, features, size=KERNEL_SIZE, seed=self.seed)
+        """The kernel distance, of 100 subsets of 1,000 or half of what there is; unbiased, so it can fall below 0.
+
+        Subsets of m of n pictures, drawn without repetition, overlap: their spread times √(m/(n-m)) is that of the
+        whole (the delete-group jackknife, Shao and Wu 1989).
+        """
+        count = min(len(features), len(reference))
+        size = max(2, min(KERNEL_SIZE, count // 2))
+        found = kernel_distances(reference, features, size=size, seed=self.seed)
         value = float(found.mean())
-        # Subsets overlap: only as many as fit beside each other count as independent.
-        independent = max(1.0, min(len(features), len(reference)) / KERNEL_SIZE)
-        spread = 1.96 * float(found.std()) / independent**0.5
+        spread = 1.96 * float(found.std()) * (size / (count - size)) ** 0.5
         return self._figure(self.names["kernel"], value, value - spread, value + spread, len(features))
 
     def mean(self, name: str, contributions: Tensor) -> Figure:
@@ -123,10 +127,6 @@ class Sample:
     def __len__(self) -> int:
         return len(self.features)
 
-    def first(self, count: int) -> Sample:
-        """The first `count`, or as many as there are."""
-        return Sample(self.features[:count], None if self.labels is None else self.labels[:count])
-
     def spread(self, count: int) -> Sample:
         """`count` evenly spaced ones, or all."""
         chosen = evenly(len(self), count)
@@ -135,7 +135,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Comparison:
-    """All figures of the generated pictures, the same of held-out ones, and the nearest of the reference pictures."""
+    """All figures of the generated pictures, the same of held-out ones, and the nearest of all training pictures."""
 
     figures: dict[str, Figure]
     floor: dict[str, Figure]
@@ -144,25 +144,33 @@ class Comparison:
 
 
 def compare(
-    reference: Sample, held_out: Sample | None, generated: Sample, measure: Measure, classes: int
+    reference: Sample, held_out: Sample | None, pool: Tensor, generated: Sample, measure: Measure, classes: int
 ) -> Comparison:
-    """Hold generated pictures, and held-out ones as the floor, against the reference pictures (the training set)."""
+    """Hold generated pictures, and held-out ones as the floor, against the reference pictures.
+
+    `pool` are the features (P, D) of all pictures that the model may have seen: copies are searched for there.
+    """
     moments = moments_of(reference.features)
     judge = None
     if classes and reference.labels is not None:
         judge = Discriminant(reference.features, reference.labels, classes)
-    floor = {} if held_out is None else _figures(reference, moments, held_out, measure, judge)[0]
-    figures, distances, indices = _figures(reference, moments, generated, measure, judge)
-    return Comparison(figures, floor, distances, indices)
+    figures, distances = _figures(reference, moments, generated, measure, judge)
+    floor: dict[str, Figure] = {}
+    if held_out is not None:
+        floor, of_held_out = _figures(reference, moments, held_out, measure, judge)
+        near = torch.quantile(of_held_out, 0.01)
+        for found, values in ((figures, distances), (floor, of_held_out)):
+            found["copied"] = measure.mean("copied", (values < near).double())
+    return Comparison(figures, floor, *nearest(generated.features, pool))
 
 
 def _figures(
     reference: Sample, moments: Moments, sample: Sample, measure: Measure, judge: Discriminant | None
-) -> tuple[dict[str, Figure], Tensor, Tensor]:
+) -> tuple[dict[str, Figure], Tensor]:
     # As many real pictures as generated ones: a recall of 50,000 by 1,000 would be low for a perfect model.
     real = reference.spread(len(sample))
     found = neighbourhoods(real.features, sample.features)
-    distances, indices = nearest(sample.features, reference.features)
+    distances, _ = nearest(sample.features, reference.features)
     figures = [
         measure.frechet(moments, sample.features),
         measure.kernel(reference.features, sample.features),
@@ -170,8 +178,8 @@ def _figures(
         measure.mean("recall", found.recall),
         measure.mean("density", found.density),
         measure.mean("coverage", found.coverage),
-        measure.median("nearest", distances),
     ]
     if judge is not None and sample.labels is not None:
         figures.append(measure.mean("accuracy", judge.right(sample.features, sample.labels)))
-    return {figure.name: figure for figure in figures}, distances, indices
+    figures.append(measure.median("nearest", distances))
+    return {figure.name: figure for figure in figures}, distances

@@ -5,9 +5,11 @@ import re
 import shutil
 import socket
 import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -21,8 +23,10 @@ from imggen.engine.load import save_backend
 from imggen.engine.options import EvaluateOptions, TrainOptions
 from imggen.engine.report import number
 from imggen.engine.train import train
+from imggen.engine.train_features import train as train_features
 from imggen.errors import CheckpointError, DataError, UsageError
 from imggen.io.checkpoint import write_checkpoint
+from imggen.metrics.distances import moments_of
 from imggen.metrics.extract import load_features
 from imggen.metrics.extractor import Extractor, load_extractor, places
 from imggen.metrics.figures import Figure, Measure
@@ -100,6 +104,11 @@ def test_learnt_by_heart_shows_in_the_nearest_distance(make: Make) -> None:
     found = evaluate(EvaluateOptions(model=str(copies), data=str(data), device="cpu"), Silent())
     assert found["figures"]["nearest"]["value"] < 0.5 * found["floor"]["nearest"]["value"]
     assert found["closest"][0]["distance"] == pytest.approx(0, abs=1e-4)
+    assert found["figures"]["copied"]["value"] > 0.9 and found["floor"]["copied"]["value"] <= 0.01
+    # Undivided data: copies of the pictures that were set apart are found too.
+    flat = make("flat", 200, seed=0)
+    apart = evaluate(EvaluateOptions(model=str(flat), data=str(flat), device="cpu", count=200), Silent())
+    assert all(pair["distance"] < 1e-4 for pair in apart["closest"])
 
 
 def test_a_model_against_its_data_with_a_test_split(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,10 +125,11 @@ def test_a_model_against_its_data_with_a_test_split(make: Make, monkeypatch: pyt
     digest = load_extractor()[1]
     assert found["held_out"] == "test split, 150 pictures" and found["count"] == 200 and found["reference"] == 400
     assert set(found["figures"]) == {
-        "fd", "kd", "precision", "recall", "density", "coverage", "nearest", "accuracy",
+        "fd", "kd", "precision", "recall", "density", "coverage", "nearest", "copied", "accuracy",
     }  # fmt: skip
     for figure in (*found["figures"].values(), *found["floor"].values()):
         assert figure["low"] <= figure["value"] <= figure["high"] and figure["features"] == digest
+    assert all(found["figures"][name]["low"] < found["figures"][name]["high"] for name in ("fd", "kd"))
     assert found["floor"]["fd"]["value"] < found["figures"]["fd"]["value"]
     # Once more, from the cache and by the same seeds: the same figures.
     again = evaluate(EvaluateOptions(model="run", data=str(data), count=200, device="cpu"), Silent())
@@ -211,6 +221,13 @@ def test_too_few_pictures_are_a_clear_word(make: Make) -> None:
             compared(make(f"few{count}", count, seed=1), data)
     with pytest.raises(DataError, match="too few"):
         compared(data, make("one", 3, seed=1))
+    for count in (1, 5, 9):
+        for model in (data, "gan"):
+            with pytest.raises(UsageError, match="too few"):
+                compared(model, data, count=count)
+    with pytest.raises(UsageError, match="size"):
+        compared("gan", data, size=64)
+    compared(data, data, count=10)
     found = evaluate(EvaluateOptions(model=str(make("ten", 12, seed=1)), data=str(data), device="cpu"), Silent())
     assert all(np.isfinite(figure["value"]) for figure in found["figures"].values())
 
@@ -244,6 +261,24 @@ def test_intervals_hold_the_truth_about_as_often_as_they_say() -> None:
     assert held >= 50
 
 
+def test_kernel_intervals_are_as_wide_as_the_figure_varies() -> None:
+    generator = torch.Generator().manual_seed(0)
+    reference = torch.randn(600, 8, generator=generator)
+    found = [Measure("x").kernel(reference, torch.randn(300, 8, generator=generator)) for _ in range(20)]
+    spread = float(torch.tensor([figure.value for figure in found]).std())
+    widths = [(figure.high - figure.low) / 2 / 1.96 for figure in found]
+    assert 0.5 * spread < float(np.median(widths)) < 2.5 * spread
+
+
+def test_frechet_intervals_are_as_wide_as_the_figure_varies() -> None:
+    generator = torch.Generator().manual_seed(0)
+    moments = moments_of(torch.randn(2000, 8, generator=generator))
+    found = [Measure("x").frechet(moments, torch.randn(500, 8, generator=generator) * 1.2 + 0.2) for _ in range(20)]
+    spread = float(torch.tensor([figure.value for figure in found]).std())
+    widths = [(figure.high - figure.value) / 1.96 for figure in found]
+    assert 0.5 * spread < float(np.median(widths)) < 2 * spread
+
+
 def test_extractors_are_checked(tmp_path: Path) -> None:
     other = Extractor(3)
     write_checkpoint(tmp_path / "f.safetensors", other.state_dict(), {"labels": 3}, kind="features")
@@ -265,10 +300,52 @@ def test_inception_says_what_it_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
     Path("text.pth").write_text("not weights", encoding="utf-8")
     with pytest.raises(CheckpointError, match="Inception"):
         load_features("inception:text.pth", torch.device("cpu"))
-    monkeypatch.setitem(__import__("sys").modules, "torch_fidelity.feature_extractor_inceptionv3", None)
+    monkeypatch.setitem(sys.modules, "torch_fidelity.feature_extractor_inceptionv3", None)
     with pytest.raises(UsageError) as caught:
         load_features("inception", torch.device("cpu"))
     assert "imggen[eval]" in str(caught.value.hint)
+
+
+def test_only_inceptions_distances_are_called_fid(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stand-in for torch-fidelity's network: it must get bytes in three channels, whatever the pictures are."""
+
+    class Network(torch.nn.Module):
+        def __init__(self, name: str, features: list[str], feature_extractor_weights_path: str | None) -> None:
+            super().__init__()
+            assert features == ["2048"] and feature_extractor_weights_path == "w.pth"
+            self.mixing = torch.nn.Parameter(torch.randn(3, 12, generator=torch.Generator().manual_seed(0)))
+
+        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor]:
+            assert x.dtype == torch.uint8 and x.shape[1] == 3 and len(x) <= 4096
+            means = x.float().mean((2, 3)) / 255
+            return (torch.cat([means @ self.mixing, x.float().std((2, 3)) / 255], 1),)
+
+    stub = ModuleType("torch_fidelity.feature_extractor_inceptionv3")
+    vars(stub)["FeatureExtractorInceptionV3"] = Network
+    monkeypatch.setitem(sys.modules, stub.__name__, stub)
+    Path("w.pth").write_bytes(b"x")
+    data, other = make("data", 200, seed=0), make("g", 60, seed=1, change=lambda p: p.convert("LA"))
+    given = EvaluateOptions(model=str(other), data=str(data), device="cpu", features="inception:w.pth")
+    found = evaluate(given, Silent())
+    assert {"fid", "kid"} <= set(found["figures"]) and "fd" not in found["figures"]
+    assert found["features"]["name"] == "inception" and len(found["features"]["hash"]) == 12
+
+
+def test_damaged_caches_are_worked_out_again(make: Make) -> None:
+    data, other = make("data", 200, seed=0), make("g", 60, seed=1)
+    first = compared(other, data)
+    for path in Path("cache/features").iterdir():
+        path.write_bytes(b"")
+    assert compared(other, data) == first
+
+
+def test_the_extractor_can_be_trained_again(make: Make) -> None:
+    make("data", 200, seed=0, split="train")
+    data = str(make("data", 60, seed=1, split="test"))
+    extractor, (share,) = train_features([data], [1], [data], images=1280, batch=64, seed=0)
+    assert share > 0.8 and extractor.logits.out_features == 2
+    raw = extractor(torch.rand(50, 3, 32, 32) * 2 - 1)
+    assert torch.isfinite(raw).all() and (extractor.scale > 0).all()
 
 
 def test_features_see_every_channel_count_and_size() -> None:
