@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 ROWS = 1024
+DISTANCES = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -113,10 +114,10 @@ def mmd(x: Tensor, y: Tensor) -> Tensor:
 
 
 def distance_rows(one: Tensor, two: Tensor) -> Iterator[Tensor]:
-    """Euclidean distances of (N, D) to (M, D), some rows of N at a time: memory stays small."""
+    """Euclidean distances of (N, D) to (M, D), some rows of N at a time: at most 128 MB of them."""
     # In float64: the difference of large squares that the fast formula takes would lose near neighbours.
     other = two.double()
-    for part in torch.split(one, ROWS):
+    for part in torch.split(one, max(1, min(ROWS, DISTANCES // len(two)))):
         yield torch.cdist(part.double(), other)
 
 
