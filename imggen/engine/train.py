@@ -134,6 +134,8 @@ class Training:
         )
         self.steps, self.images = steps, images
         self.recent.clear()
+        if self.setup.world.leader:
+            self.folder.cut_metrics(images)
 
     def save(self) -> None:
         """Preview, weights, state: each file whole or not at all."""

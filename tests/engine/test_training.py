@@ -154,10 +154,13 @@ class Failing:
 
 
 def test_non_finite_numbers_roll_back(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "LINE_SECONDS", 0)
     failing = Failing(monkeypatch, NonFiniteError(), lambda call, _: call in (4, 9))
     result = engine.train(options(pictures, "run"), Silent())
     assert result["images"] == 192
     assert failing.calls == 12 + 4 + 5
+    records = [json.loads(line) for line in Path("run/metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [record["images"] for record in records] == sorted({record["images"] for record in records})
     assert read_header(Path("run/state.safetensors")).document["rollbacks"] == 2
 
 
