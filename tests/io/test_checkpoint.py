@@ -249,3 +249,14 @@ def test_every_length_of_header_can_be_read(tmp_path: Path) -> None:
         path = tmp_path / f"{length}.safetensors"
         write_checkpoint(path, {"x": torch.ones(2)}, {"note": "n" * length}, kind="state")
         assert read_header(path).document["note"] == "n" * length
+
+
+def test_a_changed_number_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "w.safetensors"
+    write_checkpoint(path, {"x": torch.arange(4.0)}, {"config": {}}, kind="weights")
+    assert torch.equal(read_tensors(path, read_header(path), None)["x"], torch.arange(4.0))
+    data = bytearray(path.read_bytes())
+    data[-2] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(CheckpointError, match="own hash"):
+        read_tensors(path, read_header(path), None)
