@@ -8,9 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from imggen.cli.console import Console
-from imggen.cli.options import Batch, Device, Force, verb
-
-WHAT = "What to compare"
+from imggen.cli.options import WHAT, Batch, Device, Force, Temperature, Weights, verb
 
 
 @verb
@@ -38,12 +36,9 @@ def evaluate(
         int | None, typer.Option(min=1, help="Side in pixels, of two folders.", rich_help_panel=WHAT)
     ] = None,
     crop: Annotated[str, typer.Option(help="center, random or pad.", rich_help_panel=WHAT, metavar="NAME")] = "center",
-    temperature: Annotated[float, typer.Option(min=0.0, max=2.0, help="As for sample.", rich_help_panel=WHAT)] = 1.0,
+    temperature: Temperature = 1.0,
     seed: Annotated[int, typer.Option(min=0, help="The first seed.", rich_help_panel=WHAT)] = 0,
-    weights: Annotated[
-        Path | None,
-        typer.Option(help="A checkpoint, in place of the model's own.", rich_help_panel=WHAT, metavar="FILE"),
-    ] = None,
+    weights: Weights = None,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", help="A report, report.html.", rich_help_panel=WHAT, metavar="FILE"),

@@ -14,7 +14,7 @@ import typer
 from imggen.cli.console import Console
 from imggen.errors import UsageError
 
-MACHINE, GENERAL = "Machine", "General"
+WHAT, MACHINE, GENERAL = "What", "Machine", "General"
 
 
 def read_config(context: typer.Context, path: Path | None) -> Path | None:
@@ -50,6 +50,11 @@ Precision = Annotated[
 ]
 Batch = Annotated[
     int | None, typer.Option("--batch", min=1, help="Pictures at a time.", rich_help_panel=MACHINE, show_default=False)
+]
+Temperature = Annotated[float, typer.Option(min=0.0, max=2.0, help="Below 1: tamer pictures.", rich_help_panel=WHAT)]
+Weights = Annotated[
+    Path | None,
+    typer.Option(help="A checkpoint, in place of the model's own.", rich_help_panel=WHAT, metavar="FILE"),
 ]
 Force = Annotated[bool, typer.Option("--force", help="Write over what is there.", rich_help_panel=GENERAL)]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done.", rich_help_panel=GENERAL)]

@@ -11,10 +11,10 @@ from typing import Annotated
 import typer
 
 from imggen.cli.console import Console
-from imggen.cli.options import Batch, Device, DryRun, Force, Precision, verb
+from imggen.cli.options import WHAT, Batch, Device, DryRun, Force, Precision, Temperature, Weights, verb
 from imggen.errors import UsageError
 
-WHAT, WHERE = "What to draw", "Where to"
+WHERE = "Where to"
 
 
 @verb
@@ -34,13 +34,8 @@ def sample(
         str | None,
         typer.Option("--class", help="A class by name, or all, a row each.", rich_help_panel=WHAT, metavar="NAME"),
     ] = None,
-    temperature: Annotated[
-        float, typer.Option(min=0.0, max=2.0, help="Below 1: tamer pictures.", rich_help_panel=WHAT)
-    ] = 1.0,
-    weights: Annotated[
-        Path | None,
-        typer.Option(help="A checkpoint, in place of the model's own.", rich_help_panel=WHAT, metavar="FILE"),
-    ] = None,
+    temperature: Temperature = 1.0,
+    weights: Weights = None,
     output: Annotated[
         str | None,
         typer.Option(
