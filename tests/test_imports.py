@@ -10,7 +10,7 @@ from imggen.models import FAMILIES
 
 PACKAGE = Path(imggen.__file__).parent
 BASE = ("imggen", "imggen.errors", "imggen.reporting")
-FAMILY = ("imggen.models.base", "imggen.models.config", "imggen.models.layers")
+FAMILY = ("imggen.models.base", "imggen.models.config", "imggen.models.layers", "imggen.data.augment")
 ALLOWED: dict[str, tuple[str, ...]] = {
     "cli": ("imggen.cli", "imggen.engine", "imggen.models", "imggen.io"),
     "engine": ("imggen.engine", "imggen.metrics", "imggen.models", "imggen.data", "imggen.io"),

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from imggen.cli.app import main
 
@@ -35,8 +36,22 @@ def shortened(command: str) -> str:
     return shlex.join([*shlex.split(command), *SMALL])
 
 
+def readers_own_files() -> None:
+    """Pictures and masks that README's reader has."""
+    picture, hole = Image.new("RGB", (16, 16), "navy"), Image.new("L", (16, 16))
+    picture.paste("white", (3, 3, 12, 12))
+    hole.paste(255, (6, 6, 8, 14))
+    Path("photos").mkdir()
+    Path("masks").mkdir()
+    for name in ("a.png", "b.png", "x.png", "scan.tif", "photos/1.png"):
+        picture.save(name)
+    for name in ("m.png", "scratches.png", "masks/1.png"):
+        hole.save(name)
+
+
 def test_every_command_runs(pictures: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
     assert len(COMMANDS) >= 10 and pictures == Path.cwd() / "imgs"
+    readers_own_files()
     trained = False
     for command in COMMANDS:
         if command.startswith("imggen train"):
@@ -45,7 +60,7 @@ def test_every_command_runs(pictures: Path, capfdbinary: pytest.CaptureFixture[b
             command, trained = shortened(command), True
         elif command.startswith("imggen evaluate"):
             command = re.sub(r" -n \d+", "", command) + " -n 50"
-        elif command.startswith("imggen sample"):
+        elif command.startswith(("imggen sample", "imggen interpolate", "imggen inpaint")):
             # README's outputs repeat: each stands for a new user's empty folder.
             command = command if "-o -" in command else command + " --force"
         call(command)

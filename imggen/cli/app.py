@@ -18,6 +18,8 @@ from imggen.cli import train
 from imggen.cli.commands import Command, Group
 from imggen.cli.evaluate import evaluate
 from imggen.cli.info import info, models
+from imggen.cli.inpaint import inpaint
+from imggen.cli.interpolate import interpolate
 from imggen.cli.invocation import remember
 from imggen.cli.options import Current
 from imggen.cli.sample import sample
@@ -33,8 +35,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "IMGGEN"},
     epilog="Example: imggen train gan --data ./imgs, then: imggen sample gan -n 64 -o grid.png",
 )
+VERBS = ("train", "sample", "interpolate", "inpaint", "evaluate", "info", "models")
 app.add_typer(train.app, name="train")
-for _verb in (sample, evaluate, info, models):
+for _verb in (sample, interpolate, inpaint, evaluate, info, models):
     app.command(cls=Command)(_verb)
 
 
@@ -99,7 +102,7 @@ def _told(error: BaseException, arguments: list[str]) -> ImggenError:
     if isinstance(error, ImggenError):
         return error
     if isinstance(error, typer.TyperException):
-        known = [word for word in arguments[:2] if word in ("train", "sample", "evaluate", "info", "models", *FAMILIES)]
+        known = [word for word in arguments[:2] if word in (*VERBS, *FAMILIES)]
         # A usage error is one line here: Typer may break its own over several.
         line = " ".join(error.format_message().split()) or "something is missing"
         return UsageError(line, f"see '{' '.join(['imggen', *known, '--help'])}'", error.exit_code)

@@ -8,7 +8,20 @@ from typing import Annotated, Any
 import typer
 
 from imggen.cli.console import Console
-from imggen.cli.options import WHAT, Batch, Device, Force, Temperature, Weights, verb
+from imggen.cli.options import (
+    WHAT,
+    Batch,
+    Device,
+    Force,
+    Guidance,
+    Steps,
+    Temperature,
+    TopK,
+    TopP,
+    Weights,
+    drawing,
+    verb,
+)
 
 
 @verb
@@ -37,6 +50,14 @@ def evaluate(
     ] = None,
     crop: Annotated[str, typer.Option(help="center, random or pad.", rich_help_panel=WHAT, metavar="NAME")] = "center",
     temperature: Temperature = 1.0,
+    steps: Steps = None,
+    guidance: Guidance = None,
+    top_k: TopK = None,
+    top_p: TopP = None,
+    iw: Annotated[
+        int | None,
+        typer.Option("--iw", min=1, help="Draws of an importance-weighted bound on the bits.", rich_help_panel=WHAT),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="The first seed.", rich_help_panel=WHAT)] = 0,
     weights: Weights = None,
     output: Annotated[
@@ -53,6 +74,8 @@ def evaluate(
 
     Example: imggen evaluate runs/cats --data ./imgs -n 2000 -o report.html
 
+    Example: imggen evaluate vae --data ./imgs --iw 100
+
     Example: imggen evaluate ./drawn --data ./imgs --json
     """
     from imggen.engine.options import EvaluateOptions
@@ -66,6 +89,8 @@ def evaluate(
         size=size,
         crop=crop,
         temperature=temperature,
+        drawing=drawing(steps=steps, guidance=guidance, top_k=top_k, top_p=top_p),
+        iw=iw,
         seed=seed,
         weights=weights,
         output=output,
@@ -93,4 +118,15 @@ def lines(found: dict[str, Any]) -> list[str]:
         interval = f"{number(figure['low'])} – {number(figure['high'])}"
         beside = number(floor["value"]) if floor else "–"
         told.append(f"{name:10} {number(figure['value']):>9}  {interval:>19}  {beside:>9}")
-    return [*told, *([found["report"]] if "report" in found else [])]
+    return [*told, *layer_lines(found.get("layers", [])), *([found["report"]] if "report" in found else [])]
+
+
+def layer_lines(layers: list[dict[str, Any]]) -> list[str]:
+    """What each layer of latents carries, and which carry nothing."""
+    if not layers:
+        return []
+    from imggen.engine.report import number
+
+    table = [f"{layer['name']:18} {number(layer['nats']):>9} nats" for layer in layers]
+    unused = [layer["name"] for layer in layers if not layer["used"]]
+    return [*table, f"unused layers: {', '.join(unused) or 'none'}"]

@@ -52,6 +52,18 @@ Batch = Annotated[
     int | None, typer.Option("--batch", min=1, help="Pictures at a time.", rich_help_panel=MACHINE, show_default=False)
 ]
 Temperature = Annotated[float, typer.Option(min=0.0, max=2.0, help="Below 1: tamer pictures.", rich_help_panel=WHAT)]
+Steps = Annotated[
+    int | None, typer.Option(min=1, help="In how many steps each picture is drawn.", rich_help_panel=WHAT)
+]
+Guidance = Annotated[
+    float | None, typer.Option(min=0.0, max=100.0, help="Above 1: truer to the class.", rich_help_panel=WHAT)
+]
+TopK = Annotated[
+    int | None, typer.Option(min=1, help="Draw among the K likeliest values.", rich_help_panel=WHAT, metavar="K")
+]
+TopP = Annotated[
+    float | None, typer.Option(min=0.01, max=1.0, help="Among the likeliest that make up P.", rich_help_panel=WHAT)
+]
 Weights = Annotated[
     Path | None,
     typer.Option(help="A checkpoint, in place of the model's own.", rich_help_panel=WHAT, metavar="FILE"),
@@ -82,6 +94,11 @@ COMMON: dict[str, tuple[Any, Any]] = {
     "debug": (Debug, False),
     "no_color": (NoColor, False),
 }
+
+
+def drawing(**settings: float | None) -> dict[str, float]:
+    """The settings of drawing that were given."""
+    return {name: value for name, value in settings.items() if value is not None}
 
 
 class Current:

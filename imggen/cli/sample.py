@@ -11,10 +11,25 @@ from typing import Annotated
 import typer
 
 from imggen.cli.console import Console
-from imggen.cli.options import WHAT, Batch, Device, DryRun, Force, Precision, Temperature, Weights, verb
+from imggen.cli.options import (
+    WHAT,
+    Batch,
+    Device,
+    DryRun,
+    Force,
+    Guidance,
+    Precision,
+    Steps,
+    TopK,
+    TopP,
+    Weights,
+    drawing,
+    verb,
+)
 from imggen.errors import UsageError
 
 WHERE = "Where to"
+NEAR = 0.5  # the temperature of --near
 
 
 @verb
@@ -34,7 +49,23 @@ def sample(
         str | None,
         typer.Option("--class", help="A class by name, or all, a row each.", rich_help_panel=WHAT, metavar="NAME"),
     ] = None,
-    temperature: Temperature = 1.0,
+    temperature: Annotated[
+        float | None,
+        typer.Option(min=0.0, max=2.0, help="Below 1: tamer, or nearer, pictures; 1, near 0.5.", rich_help_panel=WHAT),
+    ] = None,
+    steps: Steps = None,
+    guidance: Guidance = None,
+    top_k: TopK = None,
+    top_p: TopP = None,
+    source: Annotated[
+        Path | None,
+        typer.Option(
+            "--from", help="Pictures to reconstruct, side by side with them.", rich_help_panel=WHAT, metavar="PATH"
+        ),
+    ] = None,
+    near: Annotated[
+        Path | None, typer.Option(help="A picture to draw near to.", rich_help_panel=WHAT, metavar="FILE")
+    ] = None,
     weights: Weights = None,
     output: Annotated[
         str | None,
@@ -69,6 +100,10 @@ def sample(
     Example: imggen sample runs/cats --seed 7 -n 1000 -o pictures/
 
     Example: imggen sample gan --seeds 3,8,20-29 -o pick-%05d.png
+
+    Example: imggen sample vae --from pictures/ -o side-by-side.png
+
+    Example: imggen sample vae --near x.png --temperature 0.5 -n 16 -o near.png
     """
     from imggen.engine.options import SampleOptions
     from imggen.engine.run import check_sample_output
@@ -84,7 +119,9 @@ def sample(
         raise UsageError("the name's ending is the format", "--format is for folders and stdout")
     if output == "-" and console.as_json:
         raise UsageError("stdout cannot take the picture and JSON", "give one of them a file: -o grid.png")
-    drawn = seeds is None and seed is None
+    if source is not None and (near is not None or seeds is not None or seed is not None or temperature is not None):
+        raise UsageError("--from draws nothing: --near, seeds and --temperature do not go with it", "leave them out")
+    drawn = seeds is None and seed is None and source is None
     if drawn and os.environ.get("WORLD_SIZE", "1") != "1":
         raise UsageError("several processes must agree on the seeds", "give --seed or --seeds")
     options = SampleOptions(
@@ -95,7 +132,8 @@ def sample(
         seeds=seeds,
         seed=secrets.randbelow(2**31) if drawn else seed,
         label=label,
-        temperature=temperature,
+        temperature=temperature if temperature is not None else 1.0 if near is None else NEAR,
+        drawing=drawing(steps=steps, guidance=guidance, top_k=top_k, top_p=top_p),
         batch=batch,
         device=device,
         precision=precision,
@@ -103,17 +141,23 @@ def sample(
         format=format,
         force=force,
         resume=resume,
+        source=source,
+        near=near,
     )
     check_sample_output(options)
     if drawn:
         console.info(f"seed {options.seed}")
+    from imggen.engine import reconstruct
     from imggen.engine import sample as engine
 
+    beside = source is not None or near is not None
+    if beside:
+        reconstruct.check(options)
     if dry_run:
         plan = engine.plan(options, console)
         console.result(plan, [f"{name:12} {value}" for name, value in plan.items()])
         return
-    result = engine.sample(options, console)
+    result = reconstruct.reconstruct(options, console) if beside else engine.sample(options, console)
     if (picture := result.pop("png", None)) is not None:
         sys.stdout.buffer.write(picture)
         sys.stdout.buffer.flush()

@@ -39,8 +39,8 @@ class Survey:
     readable: int
 
 
-def decode_image(data: bytes | Image.Image) -> Image.Image:
-    """Decode fully, first frame only, upright; the result has mode L, LA, RGB or RGBA.
+def decode_image(data: bytes | Image.Image, *, own_mode: bool = False) -> Image.Image:
+    """Decode fully, first frame only, upright; the result has mode L, LA, RGB or RGBA, or with `own_mode` the file's.
 
     Raises `UnreadableError` for anything that is wrong with the picture.
     """
@@ -51,7 +51,7 @@ def decode_image(data: bytes | Image.Image) -> Image.Image:
         if picture.width * picture.height > MAX_PIXELS:
             raise UnreadableError(f"{picture.width}x{picture.height} is over {MAX_PIXELS // 1_000_000} megapixels")
         picture.load()
-        return _plain_mode(_upright(picture))
+        return _upright(picture) if own_mode else _plain_mode(_upright(picture))
     except UnreadableError:
         raise
     except UnidentifiedImageError:
@@ -96,6 +96,19 @@ def _plain_mode(picture: Image.Image) -> Image.Image:
     return picture.convert("L" if mode == "1" else "RGB")
 
 
+def grey_range(picture: Image.Image) -> tuple[float, float]:
+    """What is black and what is white in a picture of mode I;16, I or F; white is the greater."""
+    if picture.mode.startswith("I;16"):
+        return 0.0, 65535.0
+    values = np.nan_to_num(np.asarray(picture).astype(np.float64), posinf=0.0, neginf=0.0)
+    low, high = float(values.min()), float(values.max())
+    if low >= 0:
+        for white in (1.0,) * (picture.mode == "F") + (255.0, 65535.0):
+            if high <= white:
+                return 0.0, white
+    return low, max(high, low + 1e-300)
+
+
 def _deep_grey(picture: Image.Image) -> Image.Image:
     """Grey of 16 bits, of 32 bits or of floats, rescaled to 8 bits instead of clipped.
 
@@ -104,17 +117,8 @@ def _deep_grey(picture: Image.Image) -> Image.Image:
     """
     raw = np.asarray(picture)
     values = np.nan_to_num(raw.astype(np.float64), posinf=0.0, neginf=0.0)
-    low, high = float(values.min()), float(values.max())
-    if picture.mode.startswith("I;16"):
-        scaled = values / 257.0
-    elif low >= 0 and high <= 1 and picture.mode == "F":
-        scaled = values * 255.0
-    elif low >= 0 and high <= 255:
-        scaled = values
-    elif low >= 0 and high <= 65535:
-        scaled = values / 257.0
-    else:
-        scaled = (values - low) * (255.0 / max(high - low, 1e-300))
+    black, white = grey_range(picture)
+    scaled = (values - black) * (255.0 / (white - black))
     grey = Image.fromarray(np.rint(scaled).astype(np.uint8))
     hidden = picture.info.get("transparency")
     if isinstance(hidden, int):
@@ -129,7 +133,7 @@ def fit(image: Image.Image, size: int, channels: int, crop: str, key: str) -> np
     "pad" the whole picture on the median colour of its border (on nothing for 4 channels).
     A picture that has the size already keeps its exact bytes.
     """
-    image = _with_channels(image, channels)
+    image = with_channels(image, channels)
     width, height = image.size
     if crop == "pad":
         image = _padded(image, size)
@@ -147,7 +151,7 @@ def fit(image: Image.Image, size: int, channels: int, crop: str, key: str) -> np
     return pixels
 
 
-def _with_channels(image: Image.Image, channels: int) -> Image.Image:
+def with_channels(image: Image.Image, channels: int) -> Image.Image:
     """Change to L, RGB or RGBA; where alpha is dropped the picture is laid on white first."""
     if channels == 4:
         return image if image.mode == "RGBA" else image.convert("RGBA")

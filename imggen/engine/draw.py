@@ -11,7 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import islice
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 import numpy as np
 import torch
@@ -24,6 +24,8 @@ from imggen.models.base import Backend
 CPU_PIXELS = 128 * 32 * 32  # in a batch: what stays in the caches
 GPU_PIXELS = 512 * 64 * 64
 T = TypeVar("T")
+Thing = TypeVar("Thing")
+Render = Callable[[list[Thing]], torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -50,16 +52,21 @@ def noise_of(items: Sequence[Item], backend: Backend) -> tuple[torch.Tensor, tor
     return noise, labels if backend.classes else None
 
 
-class _Painter:
+def to_bytes(pictures: torch.Tensor) -> Bytes:
+    """Pictures (B, C, H, W) in [-1, 1] → (B, H, W, C). Rounded: truncation would shift three bytes in four."""
+    levels = pictures.float().add(1).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8)
+    rows: Bytes = levels.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+    return rows
+
+
+class _Painter(Generic[Thing]):
     """Pictures of some items; a batch that memory refuses is halved, and stays so."""
 
-    def __init__(self, backend: Backend, size: int, temperature: float, precision: torch.dtype) -> None:
-        self.backend, self.size = backend, size
-        self.temperature, self.precision = temperature, precision
-        self.device = next(backend.parameters()).device
+    def __init__(self, render: Render[Thing], device: torch.device, size: int, precision: torch.dtype) -> None:
+        self.render, self.device, self.size, self.precision = render, device, size, precision
         self.on_smaller: Callable[[int], None] = lambda size: None
 
-    def paint(self, items: list[Item]) -> Bytes:
+    def paint(self, items: list[Thing]) -> Bytes:
         """Pictures (B, H, W, C), uint8."""
         parts, start = [], 0
         while start < len(items):
@@ -81,18 +88,9 @@ class _Painter:
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     @torch.inference_mode()
-    def _once(self, items: list[Item]) -> Bytes:
-        noise, labels = noise_of(items, self.backend)
+    def _once(self, items: list[Thing]) -> Bytes:
         with torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32):
-            pictures = self.backend.generate(
-                noise.to(self.device),
-                None if labels is None else labels.to(self.device),
-                temperature=self.temperature,
-            )
-        # Rounded, never truncated: truncation would shift three bytes in four.
-        levels = pictures.float().add(1).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8)
-        rows: Bytes = levels.permute(0, 2, 3, 1).contiguous().cpu().numpy()
-        return rows
+            return to_bytes(self.render(items))
 
 
 def draw(
@@ -105,18 +103,42 @@ def draw(
     precision: torch.dtype = torch.float32,
     on_smaller: Callable[[int], None] = lambda batch: None,
 ) -> Iterator[T]:
-    """Draw batch by batch, and give what `finish` makes of each: items and pictures (B, H, W, C), uint8; in order.
+    """Draw the pictures of seeds; see `paint`."""
+    device = next(backend.parameters()).device
+
+    def render(part: list[Item]) -> torch.Tensor:
+        noise, labels = noise_of(part, backend)
+        labels = None if labels is None else labels.to(device)
+        return backend.generate(noise.to(device), labels, temperature=temperature)
+
+    return paint(backend, items, render, finish, batch=batch, precision=precision, on_smaller=on_smaller)
+
+
+def paint(
+    backend: Backend,
+    items: Iterable[Thing],
+    render: Render[Thing],
+    finish: Callable[[list[Thing], Bytes], T],
+    *,
+    batch: int | None = None,
+    precision: torch.dtype = torch.float32,
+    on_smaller: Callable[[int], None] = lambda batch: None,
+) -> Iterator[T]:
+    """Render batch by batch, and give what `finish` makes of each: items and pictures (B, H, W, C), uint8; in order.
+
+    `render` makes pictures (B, C, H, W) in [-1, 1] on the backend's device, each of its own item alone.
 
     `finish` works beside the drawing of the next batches, in another thread, so it is the place to encode and to
     write. A batch that memory refuses is halved; `on_smaller` is told.
     """
-    cpu = next(backend.parameters()).device.type == "cpu"
+    device = next(backend.parameters()).device
+    cpu = device.type == "cpu"
     size = batch or max(1, (CPU_PIXELS if cpu else GPU_PIXELS) // math.prod(backend.image_shape[1:]))
-    painter = _Painter(backend, size, temperature, precision)
+    painter = _Painter(render, device, size, precision)
     painter.on_smaller = on_smaller
     drawing, finishing = nullcontext() if cpu else threading.Lock(), threading.Lock()
 
-    def work(part: list[Item]) -> T:
+    def work(part: list[Thing]) -> T:
         with drawing:
             pictures = painter.paint(part)
         # In turn: two that encode at once only wait for Python's lock, while two that draw at once do not.
@@ -132,7 +154,7 @@ def draw(
     return map(work, parts) if len(head) < cores else _side_by_side(work, parts, cores)
 
 
-def _side_by_side(work: Callable[[list[Item]], T], parts: Iterable[list[Item]], cores: int) -> Iterator[T]:
+def _side_by_side(work: Callable[[list[Thing]], T], parts: Iterable[list[Thing]], cores: int) -> Iterator[T]:
     """One batch a core: cores that draw each their own never wait for one another, as those that share one do."""
     waiting: deque[Future[T]] = deque()
     pool = ThreadPoolExecutor(cores, initializer=torch.set_num_threads, initargs=(1,))

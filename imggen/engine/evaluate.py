@@ -17,7 +17,7 @@ from imggen.data.dataset import DataOptions, Dataset, default_cache_dir, load_da
 from imggen.data.layout import NoSplitError
 from imggen.engine.device import find_device, prepare
 from imggen.engine.draw import Item, draw, noise_of
-from imggen.engine.likelihood import bits_per_dimension
+from imggen.engine.likelihood import bits_per_dimension, layers_of, own_measures
 from imggen.engine.load import Loaded, load_backend
 from imggen.engine.options import EvaluateOptions
 from imggen.engine.report import Pictures, write_report
@@ -26,7 +26,7 @@ from imggen.errors import DataError, UsageError
 from imggen.io.files import atomic_path
 from imggen.io.image import Bytes
 from imggen.metrics.extract import Features, load_features
-from imggen.metrics.figures import Comparison, Measure, Sample, compare, evenly
+from imggen.metrics.figures import Comparison, Figure, Measure, Sample, compare, evenly
 from imggen.models import FAMILIES
 from imggen.models.base import Backend
 from imggen.reporting import Reporter
@@ -60,6 +60,12 @@ def evaluate(options: EvaluateOptions, reporter: Reporter) -> dict[str, Any]:
         if options.size is not None:
             raise UsageError("a model has its size", "--size is for two folders of pictures")
         loaded = load_backend(options.model, weights=options.weights, device=options.device)
+        loaded.backend.draw_with(**options.drawing)
+    elif options.drawing:
+        raise UsageError(f"{options.model} is drawn already", "leave out how a model is to draw")
+    if options.iw is not None and (loaded is None or not loaded.backend.offers("importance_bound")):
+        what = "pictures have" if loaded is None else f"a {loaded.backend.config.family} has"
+        raise UsageError(f"{what} no importance-weighted bound", "leave --iw out")
     shape = (options.size, None) if loaded is None else (loaded.backend.config.size, loaded.backend.config.channels)
     reference, held_out, note = _data(options, shape, features, reporter)
     generated = (
@@ -81,10 +87,17 @@ def evaluate(options: EvaluateOptions, reporter: Reporter) -> dict[str, Any]:
         pool = Reference(reference.dataset, torch.cat([reference.rows, held_out.rows]), Sample(both))
     beside = None if held_out is None else held_out.sample
     found = compare(reference.sample, beside, pool.sample.features, generated.sample, measure, classes)
+    own: dict[str, Figure] = {}
     known = not generated.classes or (held_out is not None and generated.classes == held_out.dataset.classes)
+    layers: list[dict[str, Any]] = []
     if loaded is not None and held_out is not None and known:
-        bits = bits_per_dimension(loaded.backend, held_out.dataset, held_out.rows, measure, reporter)
-        found.figures.update(bits)
+        given = (loaded.backend, held_out.dataset, held_out.rows)
+        found.figures.update(bits_per_dimension(*given, measure, reporter, options.iw))
+        own = own_measures(*given, measure, reporter)
+        found.figures.update(own)
+        layers = layers_of(*given, options.seed)
+    elif options.iw is not None:
+        reporter.warn("no likelihood: there are no held-out pictures of the model's classes")
     closest = _closest(found, options.seed if loaded is not None else 0)
     document: dict[str, Any] = {
         "model": generated.name,
@@ -99,10 +112,16 @@ def evaluate(options: EvaluateOptions, reporter: Reporter) -> dict[str, Any]:
         "crop": options.crop,
         "seed": options.seed,
         "temperature": options.temperature,
+        "drawing": options.drawing,
+        "explained": {name: loaded.backend.explained(name) for name in own} if loaded is not None else {},
         "figures": {name: figure.to_json() for name, figure in found.figures.items()},
         "floor": {name: figure.to_json() for name, figure in found.floor.items()},
         "closest": closest,
     }
+    if layers:
+        document["layers"] = layers
+    if options.iw is not None:
+        document["iw"] = options.iw
     if options.output is not None:
         curves = None if loaded is None else RunFolder(loaded.path.parent).metrics
         write_report(options.output, document, _shown(pool, generated, closest), curves)

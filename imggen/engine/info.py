@@ -8,25 +8,37 @@ from typing import Any
 
 from imggen.engine.run import RunFolder
 from imggen.errors import CheckpointError, DataError
+from imggen.io.animation import ENDINGS, animation_text
 from imggen.io.checkpoint import Header, read_header, weights_hash
-from imggen.io.image import FORMATS, read_info
+from imggen.io.image import FORMATS, read_info, settings_in
 from imggen.io.weights import shipped_weights
 from imggen.models import FAMILIES, describe, presets
+
+CARRIERS = {*FORMATS, *ENDINGS, ".tif", ".tiff"}
 
 
 def describe_file(path: Path) -> dict[str, Any]:
     """A picture's settings and command, or what a checkpoint or a run's folder holds; errors as in `imggen.errors`."""
     if not path.exists():
         raise DataError(f"there is no file {path}")
-    if path.suffix.lower() in FORMATS:
-        found = read_info(path)
+    ending = path.suffix.lower()
+    if ending in CARRIERS:
+        found = settings_in(_animation_text(path)) if ending in (".gif", ".mp4") else read_info(path)
         if found is None:
             raise DataError(
-                f"{path} was not drawn by imggen, or its settings were removed", "PNG, JPEG and WebP keep them"
+                f"{path} was not drawn by imggen, or its settings were removed",
+                "PNG, JPEG, WebP, GIF and MP4 keep them",
             )
         return {"kind": "picture", "path": str(path), **found}
     file = RunFolder(path).weights if path.is_dir() else path
     return {"path": str(file), **_describe(read_header(file))}
+
+
+def _animation_text(path: Path) -> str | None:
+    try:
+        return animation_text(path)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} is not an animation that can be read", "GIF and MP4 carry settings") from error
 
 
 def _describe(header: Header) -> dict[str, Any]:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,32 +19,95 @@ from imggen.reporting import Reporter
 
 COUNT = 1_000
 BATCH = 50
+UNUSED = 0.1  # nats a picture: a layer that carries less might as well not be there
 
 
 @torch.inference_mode()
 def bits_per_dimension(
-    backend: Backend, dataset: Dataset, rows: Tensor, measure: Measure, reporter: Reporter
+    backend: Backend, dataset: Dataset, rows: Tensor, measure: Measure, reporter: Reporter, samples: int | None = None
 ) -> dict[str, Figure]:
     """Of at most 1,000 of the pictures `rows`; nothing when the family gives no likelihood.
 
-    A dimension is one channel of one pixel. The files are counted whole, headers and all.
+    A dimension is one channel of one pixel. The files are counted whole, headers and all. With `samples` also the
+    importance-weighted bound of so many draws. A model of binarised pictures gets nats a picture in place of bits, of
+    pictures binarised by the measure's seed, and no files beside them.
     """
-    device = next(backend.parameters()).device
     rows = rows[evenly(len(rows), COUNT)]
-    parts = torch.split(rows, BATCH)
-    found: dict[str, list[float]] = {"bits": [], "bits_png": [], "bits_webp": []}
+    names = ("nats", "nats_iw") if backend.binary else ("bits", "bits_iw")
+    found: dict[str, list[float]] = {}
     dimensions = math.prod(backend.image_shape)
+    unit = 1.0 if backend.binary else dimensions * math.log(2)
     with reporter.task("likelihood", len(rows)) as task:
-        for part in parts:
-            levels, labels = dataset.batch(part.numpy())
-            images = levels.to(device).float().div(127.5).sub(1)
-            nats = backend.log_likelihood(images, labels.to(device) if backend.classes else None)
+        for part, images, labels in _batches(backend, dataset, rows, measure.seed):
+            nats = backend.log_likelihood(images, labels)
             if nats is None:
                 return {}
-            found["bits"] += (-nats.cpu().double() / (dimensions * math.log(2))).tolist()
-            for picture in np.asarray(dataset.images[part.numpy()]):
+            found.setdefault(names[0], []).extend((-nats.cpu().double() / unit).tolist())
+            if samples is not None:
+                bound = backend.importance_bound(images, labels, samples=samples)
+                if bound is None:
+                    raise TypeError("a family that offers a bound gave none")
+                found.setdefault(names[1], []).extend((-bound.cpu().double() / unit).tolist())
+            for picture in () if backend.binary else np.asarray(dataset.images[part.numpy()]):
                 for name in ("png", "webp"):
                     size = len(encode(picture, name, None, level=9))
-                    found[f"bits_{name}"].append(8 * size / dimensions)
-            task.update(len(found["bits"]))
+                    found.setdefault(f"bits_{name}", []).append(8 * size / dimensions)
+            task.update(len(found[names[0]]))
     return {name: measure.mean(name, torch.tensor(values, dtype=torch.float64)) for name, values in found.items()}
+
+
+@torch.inference_mode()
+def own_measures(
+    backend: Backend, dataset: Dataset, rows: Tensor, measure: Measure, reporter: Reporter
+) -> dict[str, Figure]:
+    """What the family itself measures about at most 1,000 of the pictures `rows`; see `Backend.measures`."""
+    device = next(backend.parameters()).device
+    found: dict[str, list[Tensor]] = {}
+    chosen = rows[evenly(len(rows), COUNT)]
+    with reporter.task("measuring", len(chosen)) as task:
+        for number, part in enumerate(torch.split(chosen, BATCH)):
+            levels, labels = dataset.batch(part.numpy())
+            images = levels.to(device).float().div(127.5).sub(1)
+            for name, values in backend.measures(images, labels.to(device) if backend.classes else None).items():
+                found.setdefault(name, []).append(values.cpu().double())
+            if not found:
+                return {}
+            task.update(min(len(chosen), (number + 1) * BATCH))
+    return {name: measure.mean(name, torch.cat(values)) for name, values in found.items()}
+
+
+def layers_of(backend: Backend, dataset: Dataset, rows: Tensor, seed: int) -> list[dict[str, Any]]:
+    """What each layer of latents carries: its name, mean nats a picture, and whether that is enough to call it used.
+
+    Of at most 1,000 pictures; an empty list when the family has no layers.
+    """
+    found: dict[str, list[Tensor]] = {}
+    for _, images, labels in _batches(backend, dataset, rows[evenly(len(rows), COUNT)], seed):
+        nats = backend.information(images, labels)
+        for name, values in (nats or {}).items():
+            found.setdefault(name, []).append(values.cpu().double())
+        if nats is None:
+            return []
+    means = {name: float(torch.cat(values).mean()) for name, values in found.items()}
+    return [{"name": name, "nats": round(value, 4), "used": value >= UNUSED} for name, value in means.items()]
+
+
+def _batches(
+    backend: Backend, dataset: Dataset, rows: Tensor, seed: int
+) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
+    """Rows, pictures as the likelihood takes them, and labels; all draws follow from `seed`."""
+    device = next(backend.parameters()).device
+    with _seeded(seed, device):
+        for part in torch.split(rows, BATCH):
+            levels, labels = dataset.batch(part.numpy())
+            images = levels.to(device).float().div(127.5).sub(1)
+            if backend.binary:
+                images = torch.where(torch.rand_like(images) < (images + 1) / 2, 1.0, -1.0)
+            yield part, images, labels.to(device) if backend.classes else None
+
+
+@contextmanager
+def _seeded(seed: int, device: torch.device) -> Iterator[None]:
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield

@@ -6,6 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+# Settings of drawing that some families know and others do not; a backend says which in `drawing`.
+DRAWING = ("steps", "guidance", "top_k", "top_p")
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainOptions:
@@ -55,6 +58,7 @@ class SampleOptions:
     seed: int | None = None
     label: str | None = None
     temperature: float = 1.0
+    drawing: dict[str, float] = field(default_factory=dict)
     batch: int | None = None
     device: str = "auto"
     precision: str = "auto"
@@ -62,6 +66,8 @@ class SampleOptions:
     format: str | None = None
     force: bool = False
     resume: bool = False
+    source: Path | None = None
+    near: Path | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,8 +82,69 @@ class EvaluateOptions:
     size: int | None = None
     crop: str = "center"
     temperature: float = 1.0
+    drawing: dict[str, float] = field(default_factory=dict)
+    iw: int | None = None
     seed: int = 0
     batch: int | None = None
     device: str = "auto"
     output: Path | None = None
+    force: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class InterpolateOptions:
+    """One walk, or several side by side; None means: choose. Keys are `seeds`, or the pictures `start` and `end`."""
+
+    model: str
+    output: str
+    weights: Path | None = None
+    seeds: str | None = None
+    seed: int | None = None
+    start: tuple[Path, ...] = ()
+    end: tuple[Path, ...] = ()
+    label: str | None = None
+    label_from: str | None = None
+    label_to: str | None = None
+    temperature: float = 1.0
+    path: str | None = None
+    loop: bool = False
+    ease: str = "none"
+    pace: str = "noise"
+    frames: int | None = None
+    fps: float = 25.0
+    grid: tuple[int, int] = (1, 1)
+    strip: bool = False
+    zoom: int = 1
+    batch: int | None = None
+    device: str = "auto"
+    precision: str = "auto"
+    force: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class InpaintOptions:
+    """Holes to fill in one picture or in a folder of them; None means: choose."""
+
+    image: Path
+    output: str
+    model: str | None = None
+    weights: Path | None = None
+    mask: Path | None = None
+    boxes: tuple[tuple[int, int, int, int], ...] = ()
+    from_alpha: bool = False
+    invert: bool = False
+    grow: int = 0
+    feather: int = 0
+    resize_mask: bool = False
+    expand: tuple[int, int, int, int] = (0, 0, 0, 0)
+    context: float = 2.0
+    method: str = "model"
+    count: int = 1
+    sheet: bool = False
+    format: str | None = None
+    seed: int = 0
+    label: str | None = None
+    temperature: float = 1.0
+    batch: int | None = None
+    device: str = "auto"
     force: bool = False

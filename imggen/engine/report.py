@@ -25,6 +25,9 @@ EXPLAINED = {
     "density": ("Density", "how deep among real pictures the drawn ones lie; about 1 for the same"),
     "coverage": ("Coverage", "share of real pictures with a drawn one close by"),
     "bits": ("Bits per dimension", "of held-out pictures; a file of the model's would be that small"),
+    "bits_iw": ("Bits per dimension, importance-weighted", "a tighter bound on the same, from several draws a picture"),
+    "nats": ("Nats a picture", "of held-out pictures, binarised; a bound from above"),
+    "nats_iw": ("Nats a picture, importance-weighted", "a tighter bound on the same, from several draws a picture"),
     "bits_png": ("PNG's bits per dimension", "of the same pictures, as files"),
     "bits_webp": ("WebP's bits per dimension", "of the same pictures, as lossless files"),
     "nearest": (
@@ -68,6 +71,7 @@ def write_report(path: Path, document: dict[str, Any], pictures: Pictures, metri
         f"({escape(document['features']['hash'])}), temperature {document['temperature']}. "
         f"Held out: {escape(document['held_out'])}.</p>",
         _table(document),
+        *_layers(document.get("layers", [])),
         "<h2>Pictures</h2>",
         _row(_figure(pictures.drawn, None, "drawn"), _figure(pictures.real, None, "real")),
         "<h2>Nearest training pictures</h2>",
@@ -97,18 +101,32 @@ def _json(document: dict[str, Any]) -> str:
 
 def _table(document: dict[str, Any]) -> str:
     rows = []
+    explained = {**EXPLAINED, **document["explained"]}
     for name, figure in document["figures"].items():
-        label, meaning = EXPLAINED[name]
+        label, meaning = explained[name]
         floor = document["floor"].get(name)
         beside = "" if floor is None else number(floor["value"])
         interval = f"{number(figure['low'])} to {number(figure['high'])}"
         rows.append(
-            f'<tr><td>{label}<br><small>{meaning}</small></td><td class="n"><b>{number(figure["value"])}</b></td>'
+            f"<tr><td>{escape(label)}<br><small>{escape(meaning)}</small></td>"
+            f'<td class="n"><b>{number(figure["value"])}</b></td>'
             f'<td class="n dim">{interval}</td><td class="n">{beside}</td></tr>'
         )
     columns = (f"{document['count']:,} drawn", "95 %", f"{document['held_out_count']:,} held out")
     head = "<tr><th>Figure</th>" + "".join(f'<th class="n">{name}</th>' for name in columns) + "</tr>"
     return f"<table>{head}{''.join(rows)}</table>"
+
+
+def _layers(layers: list[dict[str, Any]]) -> list[str]:
+    if not layers:
+        return []
+    rows = "".join(
+        f'<tr><td>{escape(layer["name"])}</td><td class="n">{number(layer["nats"])}</td>'
+        f'<td class="dim">{"" if layer["used"] else "unused"}</td></tr>'
+        for layer in layers
+    )
+    head = '<tr><th>Layer of latents</th><th class="n">nats a picture</th><th></th></tr>'
+    return ["<h2>Layers</h2>", f"<table>{head}{rows}</table>"]
 
 
 def number(value: float) -> str:

@@ -8,12 +8,14 @@ import re
 import shutil
 import sys
 from dataclasses import dataclass
+from fractions import Fraction
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from imggen.engine.options import EvaluateOptions, SampleOptions, TrainOptions
+from imggen.engine.options import EvaluateOptions, InterpolateOptions, SampleOptions, TrainOptions
 from imggen.errors import DataError, UsageError
+from imggen.io.animation import animation_format, check_speed
 from imggen.io.files import atomic_write
 from imggen.io.image import format_of
 
@@ -182,3 +184,43 @@ def check_report(options: EvaluateOptions) -> None:
     if not options.output.absolute().parent.is_dir():
         raise UsageError(f"there is no folder {options.output.parent}", "make it first, or write elsewhere")
     check_writable(options.output.absolute().parent)
+
+
+def exact_fps(fps: float) -> Fraction:
+    """25 or 29.97 as a fraction that files can hold."""
+    return Fraction(fps).limit_denominator(1001)
+
+
+def check_walk_output(options: InterpolateOptions) -> None:
+    """Refuse to overwrite frames, and formats and speeds that cannot be. Raises UsageError, DataError."""
+    path, kind = Path(options.output), output_kind(options.output)
+    if kind in ("stdout", "pattern"):
+        raise UsageError("a walk is a file or a folder of frames", "-o walk.gif, or -o frames/")
+    if kind == "folder":
+        if options.strip:
+            raise UsageError("a strip is one picture", "-o strip.png")
+        refuse_folder(path, options.force)
+        return
+    if options.strip:
+        format_of(path)
+    else:
+        check_speed(animation_format(path), exact_fps(options.fps))
+    refuse_file(path, options.force)
+
+
+def refuse_file(path: Path, force: bool) -> None:
+    """Refuse to overwrite a file unasked, or to write where nothing can be. Raises UsageError, DataError."""
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder, not a file", "give a file's name")
+    check_writable(path.absolute().parent)
+    if path.exists() and not force:
+        raise UsageError(f"{path} already exists", "--force overwrites it")
+
+
+def refuse_folder(path: Path, force: bool) -> None:
+    """Refuse to write into a folder that holds something, unasked. Raises UsageError, DataError."""
+    if path.exists() and not path.is_dir():
+        raise UsageError(f"{path} is a file, not a folder", "give a file's name with an ending, or another folder")
+    check_writable(path)
+    if path.is_dir() and any(path.iterdir()) and not force:
+        raise UsageError(f"{path} already exists", "--force writes into it")

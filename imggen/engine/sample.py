@@ -20,7 +20,7 @@ from imggen.engine.device import find_precision, precision_name, prepare
 from imggen.engine.distributed import World
 from imggen.engine.draw import Item, draw
 from imggen.engine.load import Loaded, load_backend
-from imggen.engine.options import SampleOptions
+from imggen.engine.options import DRAWING, SampleOptions
 from imggen.engine.run import check_sample_output, output_kind
 from imggen.errors import UsageError
 from imggen.io.files import atomic_write
@@ -82,12 +82,14 @@ def _plan(options: SampleOptions, backend: Backend) -> Plan:
     return Plan(seeds, labels, options.columns or (len(seeds) if every else None))
 
 
-def _settings(options: SampleOptions, loaded: Loaded, dtype: torch.dtype) -> dict[str, Any]:
+def settings_of(options: SampleOptions, loaded: Loaded, dtype: torch.dtype) -> dict[str, Any]:
+    """What every file carries of how it was drawn."""
     document = {
         "imggen": imggen.__version__,
         "model": options.model if options.weights is None else str(options.weights),
         "hash": loaded.hash,
         "temperature": options.temperature,
+        **options.drawing,
         "precision": precision_name(dtype),
     }
     return document if options.label is None else {**document, "class": options.label}
@@ -99,6 +101,9 @@ def _command(settings: dict[str, Any], seeds: str, output: str, columns: int | N
         words += ["--class", settings["class"]]
     if settings["temperature"] != 1.0:
         words += ["--temperature", str(settings["temperature"])]
+    for name in DRAWING:
+        if name in settings:
+            words += [f"--{name.replace('_', '-')}", str(settings[name])]
     if settings["precision"] != "fp32":
         words += ["--precision", settings["precision"]]
     words += ["--columns", str(columns)] if columns else []
@@ -115,9 +120,9 @@ def sample(options: SampleOptions, reporter: Reporter) -> dict[str, Any]:
     kind = output_kind(options.output)
     if kind in ("grid", "stdout") and world.size > 1:
         raise UsageError("several processes share the pictures of a folder, not of one file", "-o folder/")
-    loaded, plan, dtype = _prepared(options, reporter)
+    loaded, plan, dtype = prepared(options, reporter)
     backend = loaded.backend.fused()
-    settings = _settings(options, loaded, dtype)
+    settings = settings_of(options, loaded, dtype)
     seeds = format_seeds(plan.seeds)
     result: dict[str, Any] = {
         "paths": [],
@@ -248,10 +253,12 @@ def _safe(name: str) -> str:
     return "".join(letter if letter.isalnum() or letter in " -_." else "_" for letter in name).strip(". ") or "_"
 
 
-def _prepared(options: SampleOptions, reporter: Reporter) -> tuple[Loaded, Plan, torch.dtype]:
+def prepared(options: SampleOptions, reporter: Reporter) -> tuple[Loaded, Plan, torch.dtype]:
+    """The model, which pictures of it, and in what precision. Raises UsageError, CheckpointError, DeviceError."""
     if not 0 <= options.temperature <= 2:
         raise UsageError("--temperature is between 0 and 2", "1 draws as trained, less is tamer")
     loaded = load_backend(options.model, weights=options.weights, device=options.device)
+    loaded.backend.draw_with(**options.drawing)
     device = next(loaded.backend.parameters()).device
     prepare(device)
     dtype = find_precision(options.precision, device, training=False)
@@ -265,7 +272,7 @@ def _prepared(options: SampleOptions, reporter: Reporter) -> tuple[Loaded, Plan,
 def plan(options: SampleOptions, reporter: Reporter) -> dict[str, Any]:
     """What `sample` would do, resolved, without drawing."""
     check_sample_output(options)
-    loaded, chosen, dtype = _prepared(options, reporter)
+    loaded, chosen, dtype = prepared(options, reporter)
     return {
         "model": str(loaded.path),
         "hash": loaded.hash,
@@ -273,6 +280,7 @@ def plan(options: SampleOptions, reporter: Reporter) -> dict[str, Any]:
         "seeds": format_seeds(chosen.seeds),
         "columns": chosen.columns,
         "temperature": options.temperature,
+        **options.drawing,
         "precision": precision_name(dtype),
         "output": options.output,
         "kind": output_kind(options.output),

@@ -136,7 +136,8 @@ def set_up(options: TrainOptions, reporter: Reporter, *, decode: bool = True) ->
     if world.leader:
         world.wait()
     config = _configure(options, known[preset], dataset, state)
-    batch = options.batch or min(int(defaults["batch"]), max(2 * world.size, len(dataset)))
+    usual = (config.cpu_batch if device.type == "cpu" else None) or int(defaults["batch"])
+    batch = options.batch or min(usual, max(2 * world.size, len(dataset)))
     batch -= 0 if options.batch else batch % world.size
     if batch < 2 * world.size or batch % world.size:
         each = f"{world.size} processes take like shares of at least 2" if world.size > 1 else "2 is the least"

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -21,17 +22,20 @@ from imggen.engine.options import TrainOptions
 from imggen.engine.run import RunFolder, check_output
 from imggen.engine.setup import Setup, set_up
 from imggen.engine.signals import StopRequest, stop_requests
+from imggen.engine.variety import Variety
 from imggen.engine.watch import Watch
 from imggen.errors import CheckpointError, DeviceError, DivergedError, ImggenError
 from imggen.io.checkpoint import read_header, read_tensors, weights_hash, write_checkpoint
 from imggen.io.files import atomic_write
 from imggen.io.image import encode, grid
+from imggen.metrics.extract import load_features
 from imggen.models import build_learner
 from imggen.models.base import Learner, NonFiniteError
 from imggen.reporting import Reporter, Task
 
 ROLLBACKS = 3
 LINE_SECONDS = 5.0
+FEWEST_HELD_OUT, MOST_HELD_OUT = 10, 500
 
 Snapshot = tuple[dict[str, Tensor], dict[str, Any]]
 
@@ -49,12 +53,18 @@ class Training:
         self.learner.to(setup.device)
         if setup.world.size > 1:
             self.learner.reduce_gradients, self.learner.processes = setup.world.average, setup.world.size
-        self.order = Order(len(setup.dataset), setup.seed)
+        self.rows, kept_out = split_rows(len(setup.dataset), self.learner.hold_out)
+        if len(kept_out):
+            self.learner.held_out = lambda: self._held_out(kept_out)
+        self.order = Order(len(self.rows), setup.seed)
         self.steps = self.images = self.rollbacks = 0
         self.seconds = 0.0
         self.waited = 0.0
         self.recent: list[dict[str, Tensor]] = []
+        self.variety: Variety | None = None
+        self.found: dict[str, float] = {}
         self.writer: Callable[[dict[str, Any]], None] = lambda record: None
+        self.learner.expect(len(setup.dataset))
         if setup.state is not None:
             self._resume(setup)
         self.good = self._snapshot()
@@ -86,14 +96,11 @@ class Training:
         # All randomness of a step follows from this line: a resumed run needs no stored generator.
         torch.manual_seed(mixed(setup.seed, 1 + setup.world.rank, self.images, self.rollbacks))
         began = time.monotonic()
-        indices = self.order.indices(self.images + setup.world.rank * local, local)
-        pictures, labels = setup.dataset.batch(indices)
-        images = pictures.to(setup.device).float().div_(127.5).sub_(1)
+        indices = self.rows[self.order.indices(self.images + setup.world.rank * local, local)]
+        images, known = self._batch(indices)
         if setup.options.mirror:
-            images = mirror(images)
-        images = images.contiguous(memory_format=torch.channels_last)
+            images = mirror(images).contiguous(memory_format=torch.channels_last)
         self.waited += time.monotonic() - began
-        known = labels.to(setup.device) if setup.config.classes else None
         while True:
             try:
                 metrics = self.learner.step(images, known, progress, self.images)
@@ -108,6 +115,17 @@ class Training:
         self.steps += 1
         self.images += setup.batch
         self.recent.append(metrics)
+
+    def _batch(self, indices: npt.NDArray[np.int64]) -> tuple[Tensor, Tensor | None]:
+        pictures, labels = self.setup.dataset.batch(indices)
+        images = pictures.to(self.setup.device).float().div_(127.5).sub_(1)
+        known = labels.to(self.setup.device) if self.setup.config.classes else None
+        return images.contiguous(memory_format=torch.channels_last), known
+
+    def _held_out(self, rows: npt.NDArray[np.int64]) -> Iterator[tuple[Tensor, Tensor | None]]:
+        size = self.learner.micro_batch or self.setup.batch
+        for start in range(0, len(rows), size):
+            yield self._batch(rows[start : start + size])
 
     def _shrink(self, local: int, error: BaseException) -> None:
         now = self.learner.micro_batch or local
@@ -185,6 +203,14 @@ class Training:
         self.writer({name: value for name, value in record.items() if not isinstance(value, str)})
         self.reporter.info("  ".join(f"{name} {value}" for name, value in record.items()))
 
+    def look_for_collapse(self) -> None:
+        """Whether other noise still draws other pictures; if not, it is said; it goes into the next metrics line."""
+        if not self.setup.world.leader:
+            return
+        if self.variety is None:
+            self.variety = Variety(self.setup.dataset, load_features(None, self.setup.device))
+        self.found = self.variety.look(self.learner.backend, self.images, self.reporter)
+
     def report(self, progress: float, images_per_second: float) -> str:
         """Write a metrics line; returns its losses for the progress bar."""
         names = dict.fromkeys(name for metrics in self.recent for name in metrics)
@@ -196,13 +222,24 @@ class Training:
             "progress": round(progress, 6),
             "images_per_second": round(images_per_second, 1),
             **{name: round(value, 6) for name, value in means.items()},
+            **self.found,
         }
+        self.found = {}
         if self.setup.world.leader:
             self.folder.append_metrics(record)
             self.writer(record)
         self.recent.clear()
         losses = " ".join(f"{name} {value:.3f}" for name, value in means.items())
         return f"{images_per_second:,.0f} img/s  {losses}"
+
+
+def split_rows(count: int, share: float) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """The pictures that are learnt from, and those held out: evenly spaced, 500 at most, none if fewer than ten."""
+    few = min(round(count * share), MOST_HELD_OUT)
+    if few < FEWEST_HELD_OUT:
+        return np.arange(count), np.arange(0)
+    held_out = np.arange(few) * count // few
+    return np.delete(np.arange(count), held_out), held_out
 
 
 def _row(row: int, classes: int) -> range:
@@ -280,6 +317,8 @@ def _loop(training: Training, stop: StopRequest, task: Task, watch: Watch | None
         stop.signal = stopping or stop.signal
         progress = budget.progress(training.images, training.seconds)
         now = time.monotonic()
+        if training.recent and progress >= 1:
+            training.look_for_collapse()
         if training.recent and (now - line >= LINE_SECONDS or progress >= 1 or stopping):
             rate = max(0, training.images - images_then) / max(now - line, 1e-9)
             note = training.report(progress, rate)
@@ -294,6 +333,7 @@ def _loop(training: Training, stop: StopRequest, task: Task, watch: Watch | None
             return
         if due:
             training.save()
+            training.look_for_collapse()
             saved = time.monotonic()
         if looking_now:
             paused = time.monotonic()

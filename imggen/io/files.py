@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import itertools
 import os
+import re
 import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -43,6 +45,31 @@ def atomic_path(path: Path, *, durable: bool = False) -> Iterator[Path]:
         if durable and os.name == "posix":
             _sync(os.path.dirname(target) or ".")
     except BaseException as error:
+        _give_up(path, sibling, error)
+        raise
+
+
+@contextmanager
+def atomic_folder(path: Path, stale: re.Pattern[str]) -> Iterator[Path]:
+    """A folder to write files to; they take their places in `path` when the block ends well, else nothing is there.
+
+    What lies in `path` already stays, but for files whose names match `stale`. Raises DataError when the disk refuses.
+    """
+    target, sibling = _names(path)
+    try:
+        os.makedirs(sibling)
+        yield Path(sibling)
+        if not os.path.isdir(target):
+            os.replace(sibling, target)
+            return
+        for name in os.listdir(target):
+            if stale.fullmatch(name):
+                os.unlink(os.path.join(target, name))
+        for name in os.listdir(sibling):
+            os.replace(os.path.join(sibling, name), os.path.join(target, name))
+        os.rmdir(sibling)
+    except BaseException as error:
+        shutil.rmtree(sibling, ignore_errors=True)
         _give_up(path, sibling, error)
         raise
 

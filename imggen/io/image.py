@@ -21,6 +21,7 @@ FORMATS = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
 KEY = "imggen"
 _LONGEST = 1 << 20
 _DESCRIPTION = ExifTags.Base.ImageDescription
+EXIF_TAGS = (_DESCRIPTION, ExifTags.Base.ImageHistory)
 
 
 def format_of(path: Path) -> str:
@@ -31,13 +32,14 @@ def format_of(path: Path) -> str:
     return found
 
 
-def _image(array: Bytes) -> Image.Image:
+def as_image(array: Bytes) -> Image.Image:
+    """(H, W, C), C of 1, 3 or 4, as Pillow has it: L, RGB or RGBA."""
     return Image.fromarray(np.ascontiguousarray(array[:, :, 0] if array.shape[2] == 1 else array))
 
 
 def encode(array: Bytes, format: str, info: Mapping[str, Any] | None, *, level: int = 4) -> bytes:
     """A picture (H, W, C), C of 1, 3 or 4, as a file's bytes, its settings inside; `level` is PNG's effort."""
-    image, buffer = _image(array), io.BytesIO()
+    image, buffer = as_image(array), io.BytesIO()
     text = json.dumps(dict(info)) if info else None
     if format == "png":
         chunk = PngImagePlugin.PngInfo()
@@ -94,13 +96,23 @@ def quick_png(array: Bytes, info: Mapping[str, Any] | None) -> bytes:
 def read_info(path: Path) -> dict[str, Any] | None:
     """The settings in a picture, or none. Raises DataError when it is no picture; nothing in it is trusted."""
     try:
-        with Image.open(path, formats=("PNG", "JPEG", "WEBP")) as image:
-            text = image.info.get(KEY) if image.format == "PNG" else image.getexif().get(_DESCRIPTION)
+        with Image.open(path, formats=("PNG", "JPEG", "WEBP", "TIFF")) as image:
+            text = image.info.get(KEY) if image.format == "PNG" else _exif_text(image.getexif())
             if image.format == "PNG" and text is None:
                 image.load()  # the chunk may stand behind the pixels
                 text = image.info.get(KEY)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise DataError(f"{path} is not a picture that can be read", "PNG, JPEG and WebP carry settings") from error
+    return settings_in(text)
+
+
+def _exif_text(exif: Image.Exif) -> object:
+    # Of a picture that had a description of its own, the settings stand in its history.
+    return next((text for tag in EXIF_TAGS if str(text := exif.get(tag)).startswith(f"{KEY}:")), None)
+
+
+def settings_in(text: object) -> dict[str, Any] | None:
+    """The settings that are written as `text`, or none."""
     if not isinstance(text, str) or len(text) > _LONGEST:
         return None
     try:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 REGISTRY = {
     "gan": "imggen.models.gan",
+    "transformer": "imggen.models.transformer",
+    "vae": "imggen.models.vae",
 }
 FAMILIES = tuple(REGISTRY)
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from imggen.errors import UsageError
 from imggen.models.config import FamilyConfig
 
 
@@ -25,7 +26,10 @@ class Backend(nn.Module, ABC):
 
     Pictures are float tensors (B, C, H, W) in [-1, 1]; noise is (B, *noise_shape), standard normal;
     labels are int64 (B,), needed exactly when `classes` is not empty.
+    `drawing` names the settings that `draw_with` takes.
     """
+
+    drawing: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, config: FamilyConfig) -> None:
         super().__init__()
@@ -54,9 +58,22 @@ class Backend(nn.Module, ABC):
         lower is tamer (truncation for a GAN, the prior's for a VAE, the softmax's for a transformer).
         """
 
+    def generate_between(
+        self, noise: Tensor, labels: Tensor, others: Tensor, share: Tensor, *, temperature: float = 1.0
+    ) -> Tensor:
+        """Pictures on the way from the classes `labels` (B,) to `others` (B,), `share` (B,) in [0, 1] of the way.
+
+        At 0 and 1 it is `generate`. A family whose classes have something between them shows it; else the class
+        changes at the middle, and every picture is one that the model draws.
+        """
+        return self.generate(noise, torch.where(share < 0.5, labels, others), temperature=temperature)
+
     @abstractmethod
     def invert(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Pictures (B, C, H, W) in [-1, 1] → noise whose `generate` comes as near as the family can."""
+        """Pictures (B, C, H, W) in [-1, 1] → noise whose `generate` comes as near as the family can.
+
+        With classes and no labels it is noise for the class of `likely_labels`.
+        """
 
     @abstractmethod
     def inpaint(
@@ -68,14 +85,75 @@ class Backend(nn.Module, ABC):
         *,
         temperature: float = 1.0,
     ) -> Tensor:
-        """Fill where `mask` (B, 1, H, W) is 1; other noise, other fill. Known pixels may come back changed."""
+        """Fill where `mask` (B, 1, H, W) is 1; other noise, other fill. Known pixels may come back changed.
+
+        With classes and no labels the family chooses the class.
+        """
+
+    def likely_labels(self, images: Tensor, mask: Tensor | None = None) -> Tensor | None:
+        """The class (B,) that each picture most likely has where `mask` (B, 1, H, W) is 0; none without classes."""
+        return None
+
+    def reconstruct(self, images: Tensor, labels: Tensor | None = None) -> Tensor | None:
+        """The model's own version (B, C, H, W) of each picture; none when the family has none.
+
+        With classes and no labels it is that of the class of `likely_labels`.
+        """
+        return None
+
+    def near(
+        self, images: Tensor, noise: Tensor, labels: Tensor | None = None, *, temperature: float = 0.5
+    ) -> Tensor | None:
+        """Pictures near each picture; none when the family has none. Other noise (B, *noise_shape), other picture.
+
+        `temperature` 0 is the reconstruction, 1 any picture at all.
+        """
+        return None
 
     def log_likelihood(self, images: Tensor, labels: Tensor | None = None) -> Tensor | None:
         """Natural logarithm of each picture's probability (B,), as bytes; none when the family has no likelihood.
 
-        A bound from below counts: what is printed is then a bound on bits from above.
+        A bound from below counts: what is printed is then a bound on bits from above. Where it takes draws, they are
+        from torch's global generator. Pictures of a `binary` model are -1 or 1 in every channel of every pixel.
         """
         return None
+
+    def draw_with(self, **settings: float) -> None:
+        """From now on draw with these settings, and with its own for those not named.
+
+        Raises UsageError for a setting that the family does not know, or a value out of range.
+        """
+        for name in settings:
+            if name not in self.drawing:
+                known = ", ".join("--" + name.replace("_", "-") for name in ("temperature", *self.drawing))
+                raise UsageError(
+                    f"a {self.config.family} knows no --{name.replace('_', '-')}", f"leave it out; it knows {known}"
+                )
+
+    def measures(self, images: Tensor, labels: Tensor | None = None) -> dict[str, Tensor]:
+        """What else can be said of given pictures: a number (B,) each, by name; evaluate prints their means."""
+        return {}
+
+    def explained(self, name: str) -> tuple[str, str]:
+        """A title and a line of explanation for one of the `measures`."""
+        raise KeyError(name)
+
+    @property
+    def binary(self) -> bool:
+        """Whether the likelihood is one of pictures whose every value was drawn black or white by its grey."""
+        return False
+
+    def importance_bound(self, images: Tensor, labels: Tensor | None = None, *, samples: int) -> Tensor | None:
+        """A bound (B,) on the log-likelihood from below that tightens with `samples`; none without latents."""
+        return None
+
+    def information(self, images: Tensor, labels: Tensor | None = None) -> dict[str, Tensor] | None:
+        """Nats (B,) that each layer of latents carries of each picture, by the layer's name; none without layers."""
+        return None
+
+    def offers(self, name: str) -> bool:
+        """Whether the family has what the contract leaves open under this name: `near`, `importance_bound`, …"""
+        return getattr(type(self), name) is not getattr(Backend, name)
 
     def fused(self) -> Backend:
         """The same map arranged for speed (normalisation folded away); the caller's own copy."""
@@ -100,15 +178,19 @@ class Learner(ABC):
     `micro_batch` is the most pictures to hold in one pass; the engine lowers it when memory runs out.
     `reduce_gradients` averages gradients over `processes`; the engine sets both when there are several. `images` of a
     step are this process's share, `images_seen` counts those of all.
+    A share `hold_out` of the pictures (some hundreds at most) never comes up in a step; `held_out` gives them, batch by
+    batch, with their labels. It is none where that would be too few.
     """
 
     micro_batch: int | None = None
     precision: torch.dtype = torch.float32
     processes: int = 1
+    hold_out: float = 0.0
 
     def __init__(self, config: FamilyConfig) -> None:
         self.config = config
         self.reduce_gradients: Callable[[Iterable[nn.Parameter]], None] = lambda parameters: None
+        self.held_out: Callable[[], Iterable[tuple[Tensor, Tensor | None]]] | None = None
 
     @property
     @abstractmethod
@@ -119,6 +201,10 @@ class Learner(ABC):
     @abstractmethod
     def networks(self) -> dict[str, nn.Module]:
         """Every network by name: for moving, counting parameters and saving."""
+
+    def expect(self, pictures: int) -> None:
+        """Told before a new run's first step: how many different pictures there are to learn from."""
+        return
 
     @abstractmethod
     def step(self, images: Tensor, labels: Tensor | None, progress: float, images_seen: int) -> dict[str, Tensor]:
@@ -176,13 +262,18 @@ class Learner(ABC):
             ]
             optimiser.load_state_dict({"state": slots, "param_groups": groups})
 
-    def apply_gradients(self, optimiser: torch.optim.Optimizer, *losses: Tensor) -> None:
-        """Average over processes, refuse non-finite numbers, then step and clear."""
+    def gradient_norm(self, optimiser: torch.optim.Optimizer, *losses: Tensor) -> Tensor:
+        """Average the gradients over processes and measure them together; raises NonFiniteError, all cleared."""
         parameters = [p for group in optimiser.param_groups for p in group["params"] if p.grad is not None]
         self.reduce_gradients(parameters)
         norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         if not torch.isfinite(torch.stack([norm, *(loss.detach().to(norm) for loss in losses)])).all():
             optimiser.zero_grad(set_to_none=True)
             raise NonFiniteError
+        return norm
+
+    def apply_gradients(self, optimiser: torch.optim.Optimizer, *losses: Tensor) -> None:
+        """Average over processes, refuse non-finite numbers, then step and clear."""
+        self.gradient_norm(optimiser, *losses)
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)

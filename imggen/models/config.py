@@ -50,6 +50,11 @@ class FamilyConfig:
         """(C, H, W) of one picture."""
         return self.channels, self.size, self.size
 
+    @property
+    def cpu_batch(self) -> int | None:
+        """Pictures a step that the preset does best with on a CPU; none leaves it to the engine."""
+        return None
+
     def with_overrides(self, **values: Any) -> Self:
         """The same configuration with some fields changed, checked again."""
         return replace(self, **values)

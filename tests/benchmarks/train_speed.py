@@ -1,17 +1,21 @@
 """How much faster imggen trains DCGAN than the plainest loop, and which share of the machine that is.
 
     python tests/benchmarks/train_speed.py --data FOLDER [--size 64] [--seconds 60] [--rounds 3]
+    python tests/benchmarks/train_speed.py --data FOLDER --size 32 --presets
 
 Both train the same networks, taking turns, each in a process of its own, so that the ratio is of one machine in one
 state and neither gains from what the other sets. The plain loop is what a tutorial has: decode in a
-DataLoader, no memory format.
+DataLoader, no memory format. With --presets: pictures a second of every preset of the GAN as `imggen train` runs it
+on this machine, and the share of the time spent waiting for data.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -97,6 +101,29 @@ def ours(folder: Path, size: int, batch: int, seconds: float, preset: str = "dcg
     return seen / (time.perf_counter() - began)
 
 
+def presets_table(folder: Path, size: int, seconds: float) -> None:
+    """Every preset as the verb runs it, each in a process and a run's folder of its own."""
+    for preset in presets("gan"):
+        with tempfile.TemporaryDirectory() as place:
+            words = [
+                sys.executable,
+                "-m",
+                "imggen",
+                "train",
+                "gan",
+                "--preset",
+                preset,
+                "--data",
+                str(folder),
+                "--json",
+            ]
+            words += ["--size", str(size), "--minutes", str(seconds / 60), "--device", "cpu", "-o", f"{place}/run"]
+            done = subprocess.run(words, check=True, capture_output=True, text=True)
+        found = json.loads(done.stdout)
+        rate, wait = found["images"] / found["seconds"], found["data_wait"]
+        print(f"{preset:8} {rate:8.1f} img/s, {wait:.2%} of the time waiting for data", flush=True)
+
+
 def ceiling() -> float:
     """Measured GFLOP/s of a large matrix product."""
     a, b = torch.randn(2048, 2048), torch.randn(2048, 2048)
@@ -139,7 +166,11 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=40)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--what", choices=("plain", "imggen"), help="measure one of them in this process")
+    parser.add_argument("--presets", action="store_true")
     given = parser.parse_args()
+    if given.presets:
+        presets_table(given.data, given.size, given.seconds)
+        return
     if given.what:
         print((plain if given.what == "plain" else ours)(given.data, given.size, given.batch, given.seconds))
         return

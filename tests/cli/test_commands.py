@@ -35,6 +35,7 @@ def train(data: Path, output: str = "run", *more: object) -> list[object]:
 
 
 HELP = [["--help"], ["-h"], ["train", "-h"], ["train", "gan", "-h"], ["sample", "-h"], ["info", "-h"], ["models", "-h"]]
+HELP += [["interpolate", "-h"], ["inpaint", "-h"]]
 
 
 @pytest.mark.parametrize("words", HELP)
@@ -48,9 +49,16 @@ def test_help(call: Call, words: list[str]) -> None:
 def test_the_command_line_is_frozen(call: Call) -> None:
     """Scripts rest on these names: to take one away is a change that breaks them."""
     expected = {
-        "sample": "--count -n --seed --seeds --class --temperature --weights --output -o --columns --format --resume",
+        "sample": "--count -n --seed --seeds --class --temperature --steps --guidance --top-k --top-p --weights "
+        "--output -o --columns --format --resume",
         "train gan": "--data --size --channels --crop --split --no-classes --strict --mirror --images --epochs "
         "--minutes --output -o --resume --seed --save-minutes --tensorboard --preset --z-dim --width --learning-rate",
+        "train transformer": "--data --preset --factor --codes --tokenizer-width --tokenizer-share --edges --raster "
+        "--width --depth --heads --dropout --drop-label --learning-rate --weight-decay --ema-images",
+        "interpolate": "--seeds --seed --from --to --class --class-from --class-to --temperature --weights --path "
+        "--loop --ease --pace --frames --output -o --fps --grid --strip --zoom",
+        "inpaint": "--image --count -n --seed --class --temperature --weights --mask --box --mask-from-alpha --expand "
+        "--invert-mask --resize-mask --grow --feather --method --context --output -o --sheet --format",
         "info": "",
         "models": "",
     }
@@ -58,7 +66,8 @@ def test_the_command_line_is_frozen(call: Call) -> None:
         _, out, _ = call(*verb.split(), "-h")
         found = set(re.findall(r"(?<![\w-])--?[a-z][a-z-]*", out))
         common = {"--config", "--quiet", "-q", "--json", "--debug", "--no-color", "--help", "-h"}
-        machine = {"--device", "--precision", "--batch", "--force", "--dry-run"} if names else set()
+        machine = {"--device", "--batch", "--force", "--dry-run"} if names else set()
+        machine |= {"--precision"} if names and verb != "inpaint" else set()
         assert found >= {*names.split(), *common, *machine}, verb
 
 
@@ -97,6 +106,31 @@ def test_version_and_no_arguments(call: Call) -> None:
         (["sample", "gan", "-o", "-", "--json"], 2, "stdout"),
         (["sample", "gna"], 3, "gan"),
         (["sample", "gan", "--weights", "none.safetensors"], 3, "none.safetensors"),
+        (["interpolate", "gan", "--seeds", "3"], 2, "from one key to another"),
+        (["interpolate", "gan", "--seeds", "3-"], 2, "not a seed"),
+        (["interpolate", "gan", "--seeds", "1,2", "--seed", "3"], 2, "--seeds"),
+        (["interpolate", "gan", "--seeds", "1,2", "--from", "a.png"], 2, "through pictures"),
+        (["interpolate", "gan", "--from", "a.png", "--to", "b.png"], 3, "a.png cannot be read"),
+        (["interpolate", "gan", "--path", "straight"], 2, "slerp"),
+        (["interpolate", "gan", "--pace", "fast"], 2, "perceptual"),
+        (["interpolate", "gan", "--ease", "bounce"], 2, "cubic"),
+        (["interpolate", "gan", "--grid", "4"], 2, "4x2"),
+        (["interpolate", "gan", "--class-from", "3"], 2, "--class-to"),
+        (["interpolate", "gan", "--class", "3", "--class-from", "3", "--class-to", "4"], 2, "--class"),
+        (["interpolate", "gan", "-o", "x.avi"], 2, ".gif"),
+        (["interpolate", "gan", "--fps", "60"], 2, "50"),
+        (["interpolate", "gan", "--seed", "0", "--frames", "3"], 2, "more keys"),
+        (["interpolate", "gna"], 3, "gan"),
+        (["inpaint", "gan"], 2, "--image"),
+        (["inpaint", "--image", "x.png"], 2, "which model"),
+        (["inpaint", "gan", "--image", "x.png", "--box", "1,2,3"], 2, "box"),
+        (["inpaint", "gan", "--image", "x.png", "--box", "1,2,0,3"], 2, "box"),
+        (["inpaint", "gan", "--image", "x.png", "--expand", "far"], 2, "how far"),
+        (["inpaint", "gan", "--image", "x.png", "--method", "magic"], 2, "classical"),
+        (["inpaint", "--method", "classical", "-n", "2", "--image", "x.png"], 2, "one fill"),
+        (["inpaint", "gan", "--image", "x.png", "--format", "gif"], 2, "formats"),
+        (["inpaint", "gan", "--image", "x.png", "--context", "0.5"], 2, "--context"),
+        (["inpaint", "gan", "--image", "none.png", "--box", "1,1,2,2"], 3, "none.png"),
         (["info", "nothing.png"], 3, "nothing.png"),
         (["sample", "gan", "--config", "none.toml"], 2, "none.toml"),
     ],

@@ -55,7 +55,16 @@ def state(run: str) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize(
-    "words", [["--help"], ["train", "gan", "--help"], ["sample", "--help"], ["models"], ["--version"]]
+    "words",
+    [
+        ["--help"],
+        ["train", "gan", "--help"],
+        ["sample", "--help"],
+        ["interpolate", "-h"],
+        ["inpaint", "-h"],
+        ["models"],
+        ["--version"],
+    ],
 )
 def test_help_and_lists_import_nothing_heavy(words: list[str]) -> None:
     check = (

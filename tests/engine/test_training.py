@@ -278,4 +278,6 @@ def test_minutes_end_a_run(pictures: Path) -> None:
 def test_setup_reads_size_and_channels_off_the_data(pictures: Path) -> None:
     setup = set_up(TrainOptions(family="gan", data=str(pictures), device="cpu"), Silent())
     assert (setup.config.size, setup.config.channels, setup.config.preset) == (16, 3, "tiny")
-    assert setup.batch == 64 and setup.budget.seconds == 1800
+    assert setup.batch == 32 and setup.budget.seconds == 1800
+    textbook = TrainOptions(family="gan", data=str(pictures), device="cpu", preset="dcgan")
+    assert set_up(textbook, Silent()).batch == 64

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from imggen.models.base import Backend as BaseBackend
+from imggen.models.gan import networks, residual
 from imggen.models.gan.config import Config
-from imggen.models.gan.networks import Generator, Overlap, Spread
-
-STEPS = 200
+from imggen.models.gan.networks import Overlap, Spread
+from imggen.models.gan.search import Effort, Found, polish, search
 
 
 class Backend(BaseBackend):
@@ -22,7 +24,7 @@ class Backend(BaseBackend):
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
-        self.generator = Generator(config)
+        self.generator = (residual if config.blocks else networks).Generator(config)
 
     @property
     def noise_shape(self) -> tuple[int, ...]:
@@ -33,12 +35,17 @@ class Backend(BaseBackend):
         """See the contract. `temperature` scales z towards its mean: truncation, variety for typicality."""
         labels = self.checked_labels(labels, len(noise))
         picture: Tensor = self.generator(noise * temperature, labels)
-        return picture
+        return picture.clamp(-1, 1)
 
     def invert(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Pictures → z by Adam on the squared error, from the mean of the prior, kept near the prior's shell."""
-        start = torch.zeros(len(images), *self.noise_shape, device=images.device)
-        return self._search(images, torch.ones_like(images[:, :1]), start, labels)
+        """Pictures → z by a search; with classes and no labels, in the class of `likely_labels`."""
+        everything = torch.ones_like(images[:, :1])
+        return self._search(images, everything, self._pool(len(images), images.device), labels).z
+
+    def likely_labels(self, images: Tensor, mask: Tensor | None = None) -> Tensor | None:
+        """See the contract: the class in which the search comes nearest."""
+        known = torch.ones_like(images[:, :1]) if mask is None else 1 - mask
+        return self._search(images, known, self._pool(len(images), images.device), None).labels
 
     def inpaint(
         self,
@@ -49,34 +56,46 @@ class Backend(BaseBackend):
         *,
         temperature: float = 1.0,
     ) -> Tensor:
-        """Fill with the picture whose known part fits best, searched from `noise`: other noise, other fill."""
-        found = self._search(images, 1 - mask, noise * temperature, labels)
-        with torch.no_grad():
-            drawn = self.generate(found, labels)
-        return images * (1 - mask) + drawn * mask
+        """Fill with the picture whose known part fits best, searched from around `noise`: other noise, other fill."""
+        known = 1 - mask
+        pool = (self._pool(len(images), images.device) + noise[:, None]) * (temperature / 2**0.5)
+        with self._evaluating():
+            found = self._search(images, known, pool, labels)
+            drawn = polish(self.generator, images, known, found, self.effort.steps)
+        return images * known + drawn.clamp(-1, 1) * mask
 
-    def _search(self, images: Tensor, known: Tensor, start: Tensor, labels: Tensor | None) -> Tensor:
+    @property
+    def effort(self) -> Effort:
+        """What a search may cost with networks of this size."""
+        return Effort.for_cost(self.config.multiplications)
+
+    def _pool(self, count: int, device: torch.device) -> Tensor:
+        """(count, draws, z_dim): the same normal draws for every picture."""
+        drawn = torch.randn(self.effort.draws, *self.noise_shape, generator=torch.Generator().manual_seed(0))
+        return drawn.to(device).expand(count, -1, -1)
+
+    def _search(self, images: Tensor, known: Tensor, pool: Tensor, labels: Tensor | None) -> Found:
+        if labels is not None:
+            labels = self.checked_labels(labels, len(images))
+        with self._evaluating():
+            return search(self.generator, images, known, pool, labels, len(self.classes), self.effort)
+
+    @contextmanager
+    def _evaluating(self) -> Iterator[None]:
         was_training = self.training
         self.eval()
-        z = start.clone().requires_grad_(True)
-        adam = torch.optim.Adam([z], lr=0.1)
-        with torch.enable_grad():
-            for step in range(STEPS):
-                adam.param_groups[0]["lr"] = 0.1 * (1 - step / STEPS)
-                error = (self.generate(z, labels) - images).square() * known
-                # Summed over pictures, so that a picture's answer does not depend on its neighbours.
-                prior = 1e-3 * (z.square().mean(1) - 1).relu().square()
-                loss = (error.flatten(1).sum(1) / known.flatten(1).sum(1).clamp(min=1) + prior).sum()
-                (z.grad,) = torch.autograd.grad(loss, z)
-                adam.step()
-        self.train(was_training)
-        return z.detach()
+        try:
+            yield
+        finally:
+            self.train(was_training)
 
     def fused(self) -> Backend:
         """A copy with every BatchNorm folded into the convolution before it (equal up to rounding).
 
         On a CPU the first and the last layer become matrix products too: they are half of its time otherwise.
         """
+        if self.config.blocks:
+            return self
         fast = copy.deepcopy(self).eval().requires_grad_(False)
         layers: list[nn.Module] = []
         for layer in fast.generator.layers:

@@ -1,4 +1,4 @@
-"""One step of adversarial training: binary cross-entropy, with a lazy R1 penalty where asked for."""
+"""One step of adversarial training: each picture judged alone, or in pairs; lazy penalties; steered augmentation."""
 
 from __future__ import annotations
 
@@ -9,28 +9,42 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
+from imggen.data.augment import Changes, Steering, draw_changes
 from imggen.models.base import Learner as BaseLearner
+from imggen.models.gan import networks, residual
 from imggen.models.gan.backend import Backend
 from imggen.models.gan.config import Config
-from imggen.models.gan.networks import Discriminator
 from imggen.models.layers import Average, micro_batches
+
+STEER_EVERY = 4
+# A set of this many pictures needs no augmentation; a hundredth of it may get all of it.
+PLENTY = 30_000
+# Times through the pictures in which the augmentation may rise from nothing to 1; and the least and most pictures.
+EPOCHS, LEAST, MOST = 100, 30_000, 500_000
 
 
 class Learner(BaseLearner):
-    """Generator, discriminator, their Adams (β .5, .999) and the averaged generator."""
+    """Generator, discriminator, their Adams and the averaged generator.
+
+    Judged alone: binary cross-entropy with R1 (Mescheder et al. 2018, arXiv 1801.04406). In pairs: the relativistic
+    loss with R1 and R2 (Huang et al. 2024, arXiv 2501.05441). Penalties are taken through the augmentation, with
+    respect to the pictures before it, in fp32.
+    """
 
     config: Config
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
         self.model = Backend(config)
-        self.discriminator = Discriminator(config)
+        self.discriminator = (residual if config.blocks else networks).Discriminator(config)
         self.average = Average(self.model, config.ema_images)
         # Fused: one pass over the weights in place of ten, a thirtieth of the step on a CPU.
-        settings: dict[str, Any] = {"lr": config.learning_rate, "betas": (0.5, 0.999), "fused": True}
+        betas = (0.0, 0.9) if config.blocks else (0.5, 0.999)
+        settings: dict[str, Any] = {"lr": config.learning_rate, "betas": betas, "fused": True}
         self.adam_g = torch.optim.Adam(self.model.parameters(), **settings)
         self.adam_d = torch.optim.Adam(self.discriminator.parameters(), **settings)
         self.steps = 0
+        self.steering = Steering(config.augment, MOST)
 
     @property
     def backend(self) -> Backend:
@@ -49,24 +63,27 @@ class Learner(BaseLearner):
         """adam_g, adam_d."""
         return {"adam_g": self.adam_g, "adam_d": self.adam_d}
 
+    def expect(self, pictures: int) -> None:
+        """See the contract: the fewer pictures, the stronger the augmentation may get, and the sooner."""
+        scarcity = min(1.0, max(0.0, math.log10(PLENTY / max(1, pictures)) / 2))
+        self.steering = Steering(self.config.augment * scarcity, min(MOST, max(LEAST, EPOCHS * pictures)))
+
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """See the contract; the step count says when the lazy penalty is due."""
         tensors, document = super().state()
-        return tensors, {**document, "steps": self.steps}
+        steering = {"strength": self.steering.strength, "signs": self.steering.signs}
+        return tensors, {**document, "steps": self.steps, **steering}
 
     def load_state(self, tensors: dict[str, Tensor], document: dict[str, Any]) -> None:
         """See the contract."""
         super().load_state(tensors, document)
         self.steps = int(document["steps"])
+        self.steering.strength, self.steering.signs = float(document["strength"]), float(document["signs"])
 
     def step(self, images: Tensor, labels: Tensor | None, progress: float, images_seen: int) -> dict[str, Tensor]:
         """Discriminator, then generator, on the same fakes (drawn once, used twice)."""
-        rate = self.config.learning_rate
-        if self.config.cosine:
-            rate *= 0.1 + 0.9 * (1 + math.cos(math.pi * progress)) / 2
-        for adam in (self.adam_g, self.adam_d):
-            for group in adam.param_groups:
-                group["lr"] = rate
+        self._schedule(progress)
+        batch = len(images) * self.processes
         self.model.train()
         self.discriminator.train()
         # A step that ran out of memory in the generator's pass left it frozen; tried again, this one steps twice.
@@ -76,6 +93,7 @@ class Learner(BaseLearner):
         label_parts = micro_batches(labels, self.micro_batch) if labels is not None else [None] * len(parts[0])
         weights = [len(part) / len(images) for part in parts[0]]
         penalise = self.config.gamma > 0 and self.steps % self.config.penalty_every == 0
+        penalty_weight = self.config.penalty_weight(batch, progress) * self.config.penalty_every
 
         batches = list(zip(*parts, label_parts, weights, strict=True))
         # In one piece the fakes' graph serves both updates; in parts it is drawn again, to bound the memory.
@@ -83,50 +101,111 @@ class Learner(BaseLearner):
         loss_d = images.new_zeros(())
         loss_g = images.new_zeros(())
         penalty = images.new_zeros(())
+        answers: list[tuple[Tensor, Tensor]] = []
         for real, noise, label, weight in batches:
             fake = self._draw(noise, label)
             kept = fake if len(batches) == 1 else None
-            part = self._loss_d(real, fake.detach(), label) * weight
+            on_real, on_fake = self._judge(real, label), self._judge(fake.detach(), label)
+            answers.append((on_real.detach(), on_fake.detach()))
+            part = self._loss_d(on_real, on_fake) * weight
             torch.autograd.backward(part)
             loss_d += part.detach()
             if penalise:
-                part = self._r1(real, label) * weight
-                torch.autograd.backward(part * (self.config.gamma / 2 * self.config.penalty_every))
-                penalty += part.detach()
+                for pictures in (real, fake) if self.config.relativistic else (real,):
+                    part = self._slope(pictures, label) * weight
+                    torch.autograd.backward(part * penalty_weight)
+                    penalty += part.detach()
         self.apply_gradients(self.adam_d, loss_d, penalty)
 
         # Frozen, the discriminator passes gradients on without working out its own: a twelfth of the step.
         self.discriminator.requires_grad_(False)
-        for _, noise, label, weight in batches:
+        for real, noise, label, weight in batches:
             fake = kept if kept is not None else self._draw(noise, label)
-            with self._autocast(noise):
-                logits = self.discriminator(fake, label)
-            part = softplus(-logits.float()).mean() * weight
+            part = self._loss_g(real, fake, label) * weight
             torch.autograd.backward(part)
             loss_g += part.detach()
         self.discriminator.requires_grad_(True)
         self.apply_gradients(self.adam_g, loss_g)
 
-        self.steps += 1
-        self.average.update(self.model, len(images) * self.processes, images_seen)
         metrics = {"loss_d": loss_d, "loss_g": loss_g}
-        return {**metrics, "r1": penalty} if penalise else metrics
+        if self.steering.limit > 0:
+            if self.steps % STEER_EVERY == 0:
+                self._steer(answers, batch * STEER_EVERY)
+            metrics["augment"] = torch.tensor(self.steering.strength)
+        self.steps += 1
+        self.average.update(self.model, batch, images_seen)
+        return {**metrics, "penalty": penalty} if penalise else metrics
+
+    def _schedule(self, progress: float) -> None:
+        rate = self.config.learning_rate
+        if self.config.cosine:
+            rate *= 0.1 + 0.9 * (1 + math.cos(math.pi * progress)) / 2
+        for adam in (self.adam_g, self.adam_d):
+            for group in adam.param_groups:
+                group["lr"] = rate
+                if self.config.blocks:
+                    # From .9 to .99 over the first half: early gradients are soon out of date.
+                    memory = 0.1 * 10 ** (-0.5 * (1 - math.cos(math.pi * min(1.0, 2 * progress))))
+                    group["betas"] = (0.0, 1 - memory)
 
     def _autocast(self, tensor: Tensor) -> torch.autocast:
         return torch.autocast(tensor.device.type, self.precision, enabled=self.precision != torch.float32)
 
     def _draw(self, z: Tensor, labels: Tensor | None) -> Tensor:
         with self._autocast(z):
-            return self.model.generate(z, labels).float()
+            picture: Tensor = self.model.generator(z, labels)
+        return picture.float()
 
-    def _loss_d(self, real: Tensor, fake: Tensor, labels: Tensor | None) -> Tensor:
-        with self._autocast(real):
-            on_real, on_fake = self.discriminator(real, labels), self.discriminator(fake, labels)
+    def _changed(self, pictures: Tensor) -> Tensor:
+        """Pictures as the discriminator sees them; every call draws other changes."""
+        if self.config.blend and pictures.shape[1] == 4:
+            pictures = on_white(pictures)
+        if self.steering.strength <= 0:
+            return pictures
+        return self._changes(pictures)(pictures)
+
+    def _changes(self, pictures: Tensor) -> Changes:
+        return draw_changes(pictures.shape, self.steering.strength, pictures.device)
+
+    def _judge(self, pictures: Tensor, labels: Tensor | None) -> Tensor:
+        changed = self._changed(pictures)
+        with self._autocast(pictures):
+            logits: Tensor = self.discriminator(changed, labels)
+        return logits.float()
+
+    def _loss_d(self, on_real: Tensor, on_fake: Tensor) -> Tensor:
+        if self.config.relativistic:
+            return softplus(on_fake - on_real).mean()
         # Binary cross-entropy on logits: softplus(-x) calls x real, softplus(x) calls it fake.
-        return softplus(-on_real.float()).mean() + softplus(on_fake.float()).mean()
+        return softplus(-on_real).mean() + softplus(on_fake).mean()
 
-    def _r1(self, real: Tensor, labels: Tensor | None) -> Tensor:
-        """Squared gradient norm at real pictures (Mescheder et al. 2018, arXiv 1801.04406), in fp32."""
-        real = real.detach().requires_grad_(True)
-        (slope,) = torch.autograd.grad(self.discriminator(real, labels).sum(), real, create_graph=True)
+    def _loss_g(self, real: Tensor, fake: Tensor, labels: Tensor | None) -> Tensor:
+        on_fake = self._judge(fake, labels)
+        if not self.config.relativistic:
+            return softplus(-on_fake).mean()
+        with torch.no_grad():
+            on_real = self._judge(real, labels)
+        return softplus(on_real - on_fake).mean()
+
+    def _slope(self, pictures: Tensor, labels: Tensor | None) -> Tensor:
+        """The squared norm of the discriminator's gradient at the pictures, in fp32."""
+        pictures = pictures.detach().requires_grad_(True)
+        logits = self.discriminator(self._changed(pictures), labels)
+        (slope,) = torch.autograd.grad(logits.sum(), pictures, create_graph=True)
         return slope.square().flatten(1).sum(1).mean()
+
+    def _steer(self, answers: list[tuple[Tensor, Tensor]], images: int) -> None:
+        """All processes steer by the same mean, sent the way gradients are."""
+        on_real, on_fake = (torch.cat(part) for part in zip(*answers, strict=True))
+        middle = (on_real.mean() + on_fake.mean()) / 2
+        signs = nn.Parameter(torch.zeros((), device=on_real.device))
+        signs.grad = (on_real - middle).sign().mean()
+        self.reduce_gradients([signs])
+        self.steering.update(float(signs.grad), images)
+
+
+def on_white(pictures: Tensor) -> Tensor:
+    """Colours laid on white, beside their alpha (B, 4, H, W): what cannot be seen no longer differs."""
+    alpha = (pictures[:, 3:] + 1) / 2
+    colours = pictures[:, :3] * alpha + (1 - alpha)
+    return torch.cat([colours, pictures[:, 3:]], 1).contiguous(memory_format=torch.channels_last)

@@ -28,9 +28,18 @@ class Generator(nn.Module):
 
     def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
         """Draw."""
+        return self.finish(self.start(z, labels))
+
+    def start(self, z: Tensor, labels: Tensor | None) -> Tensor:
+        """The first map (B, C', 4, 4)."""
         if self.embed is not None and labels is not None:
             z = torch.cat([z, self.embed(labels)], dim=1)
-        picture: Tensor = self.layers(z[:, :, None, None])
+        first: Tensor = self.layers[0](z[:, :, None, None])
+        return first
+
+    def finish(self, first: Tensor) -> Tensor:
+        """Pictures from the first map, which is overwritten unless a gradient is asked of it."""
+        picture: Tensor = self.layers[1:](first)
         return picture
 
 

@@ -1,0 +1,160 @@
+"""Pictures beside the model's own versions of them, and pictures near a picture: one sheet each."""
+
+from __future__ import annotations
+
+import math
+import shlex
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from imggen.data.dataset import default_cache_dir
+from imggen.data.decode import UnreadableError, fit, load_picture
+from imggen.data.readers import FolderReader, Source
+from imggen.data.scan import open_source
+from imggen.engine.draw import CPU_PIXELS, Item, noise_of
+from imggen.engine.options import SampleOptions
+from imggen.engine.run import check_sample_output, output_kind
+from imggen.engine.sample import Plan, choose_label, prepared, settings_of
+from imggen.errors import DataError, UsageError
+from imggen.io.files import atomic_write
+from imggen.io.image import Bytes, encode, format_of, grid
+from imggen.io.seeds import format_seeds
+from imggen.models.base import Backend
+from imggen.reporting import Reporter
+
+
+def check(options: SampleOptions) -> None:
+    """Refuse what cannot be put on one sheet. Raises UsageError and DataError."""
+    what = "--from" if options.near is None else "--near"
+    if output_kind(options.output) not in ("grid", "stdout"):
+        raise UsageError(f"{what} draws one sheet", "-o side-by-side.png")
+    if options.label == "all":
+        raise UsageError(f"{what} takes one class, or finds it by itself", "leave --class out")
+    if options.near is not None and not options.near.is_file():
+        hint = "--from takes a folder" if options.near.is_dir() else None
+        raise DataError(f"{options.near} is not a picture's file", hint)
+
+
+def reconstruct(options: SampleOptions, reporter: Reporter) -> dict[str, Any]:
+    """Write the sheet; returns paths, counts, hash and timings.
+
+    Raises UsageError where the family cannot, DataError for pictures that cannot be read, and as `sample` does.
+    """
+    check(options)
+    check_sample_output(options)
+    began = time.monotonic()
+    loaded, plan, dtype = prepared(options, reporter)
+    backend = loaded.backend
+    name = "reconstruct" if options.near is None else "near"
+    if not backend.offers(name):
+        can = "show pictures as it sees them" if options.near is None else "draw near a picture"
+        raise UsageError(f"a {backend.config.family} cannot {can}", "a vae can")
+    path = options.near or options.source
+    assert path is not None
+    pictures = read_pictures(path, options.count if options.near is None else 1, backend, reporter)
+    with torch.inference_mode(), torch.autocast(_device(backend).type, dtype, enabled=dtype != torch.float32):
+        sheet, columns = (
+            _near(backend, pictures, plan, options)
+            if options.near is not None
+            else _beside(backend, pictures, options, reporter)
+        )
+    named = options.output if output_kind(options.output) == "grid" else f"sheet.{options.format or 'png'}"
+    seeds = {} if options.near is None else {"seeds": format_seeds(plan.seeds)}
+    flag = "--from" if options.near is None else "--near"
+    words = ["imggen", "sample", options.model, flag, str(path)]
+    words += ["--seeds", seeds["seeds"], "--temperature", str(options.temperature)] if seeds else []
+    words += ["--class", options.label] if options.label is not None else []
+    info = {**settings_of(options, loaded, dtype), **seeds, flag[2:]: str(path)}
+    info["command"] = shlex.join([*words, "-o", named])
+    encoded = encode(grid(sheet, columns), options.format or format_of(Path(named)), info)
+    result: dict[str, Any] = {"paths": [], "count": len(pictures), "hash": loaded.hash, **seeds}
+    if output_kind(options.output) == "stdout":
+        result["png"] = encoded
+    else:
+        atomic_write(Path(options.output), encoded)
+        result["paths"] = [options.output]
+    result["seconds"] = round(time.monotonic() - began, 3)
+    return result
+
+
+def read_pictures(path: Path, count: int, backend: Backend, reporter: Reporter) -> Bytes:
+    """At most `count` pictures (N, H, W, C), uint8, of a file, a folder or an archive, as the model takes them."""
+    try:
+        source = open_source(str(path), split="all", use_classes=False, cache_dir=default_cache_dir())
+    except DataError:
+        if not path.is_file():
+            raise
+        reader = FolderReader(str(path.parent), [path.name])
+        source = Source(path.name, (), [path.name], np.zeros(1, np.int64), "", 0, reader)
+    channels, size, _ = backend.image_shape
+    found: list[Bytes] = []
+    for index in range(len(source)):
+        if len(found) == count:
+            break
+        try:
+            found.append(fit(load_picture(source, index), size, channels, "center", source.names[index]))
+        except UnreadableError as error:
+            reporter.warn(f"skipped {source.names[index]}: {error}")
+    if not found:
+        raise DataError(f"no picture of {path} can be read", "PNG, JPEG, WebP, GIF, BMP and TIFF can")
+    return np.stack(found)
+
+
+def _beside(backend: Backend, pictures: Bytes, options: SampleOptions, reporter: Reporter) -> tuple[Bytes, int]:
+    """Each picture, then its reconstruction."""
+    size = options.batch or max(1, CPU_PIXELS // math.prod(backend.image_shape[1:]))
+    found: list[Bytes] = []
+    with reporter.task("looking", len(pictures)) as task:
+        for start in range(0, len(pictures), size):
+            images = _images(pictures[start : start + size], backend)
+            drawn = backend.reconstruct(images, _labels(backend, options, images))
+            assert drawn is not None
+            found.append(_bytes(drawn))
+            task.update(start + len(images))
+    pairs = np.stack([pictures, np.concatenate(found)], 1).reshape(-1, *pictures.shape[1:])
+    return pairs, options.columns or 2 * max(1, round(math.sqrt(len(pictures) / 2)))
+
+
+def _near(backend: Backend, pictures: Bytes, plan: Plan, options: SampleOptions) -> tuple[Bytes, int]:
+    """The picture, then those near it."""
+    images = _images(pictures, backend)
+    labels = _labels(backend, options, images)
+    size = options.batch or max(1, CPU_PIXELS // math.prod(backend.image_shape[1:]))
+    found = [pictures]
+    for start in range(0, len(plan), size):
+        items = [Item(plan[index].seed) for index in range(start, min(len(plan), start + size))]
+        noise, _ = noise_of(items, backend)
+        of_items = None if labels is None else labels.expand(len(items))
+        same = images.expand(len(items), -1, -1, -1)
+        drawn = backend.near(same, noise.to(images.device), of_items, temperature=options.temperature)
+        assert drawn is not None
+        found.append(_bytes(drawn))
+    sheet = np.concatenate(found)
+    return sheet, options.columns or math.ceil(math.sqrt(len(sheet)))
+
+
+def _labels(backend: Backend, options: SampleOptions, images: Tensor) -> Tensor | None:
+    if options.label is None:
+        return backend.likely_labels(images)
+    return torch.full((len(images),), choose_label(backend, options.label), device=images.device)
+
+
+def _device(backend: Backend) -> torch.device:
+    return next(backend.parameters()).device
+
+
+def _images(pictures: Bytes, backend: Backend) -> Tensor:
+    levels = torch.from_numpy(pictures).permute(0, 3, 1, 2).to(_device(backend))
+    return levels.float().div(127.5).sub(1).contiguous(memory_format=torch.channels_last)
+
+
+def _bytes(images: Tensor) -> Bytes:
+    # Rounded, never truncated.
+    levels = images.float().add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
+    rows: Bytes = levels.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+    return rows

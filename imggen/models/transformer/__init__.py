@@ -1,0 +1,1 @@
+"""Transformers over the tokens of an autoencoder that is trained along."""

@@ -1,0 +1,269 @@
+"""Noise → tokens → picture, and back; filling; likelihoods."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from imggen.errors import UsageError
+from imggen.models.base import Backend as BaseBackend
+from imggen.models.transformer.classic import Classic
+from imggen.models.transformer.config import Config
+from imggen.models.transformer.orders import groups_of, halton, schedule
+from imggen.models.transformer.prior import AnyOrder, Prior
+from imggen.models.transformer.sampling import Settings, walk
+from imggen.models.transformer.tokenizer import Tokenizer
+
+# On a CPU always so many rows at a time, the last ones repeated: matrices of one shape are multiplied in one way, so
+# that no rounding that depends on the batch can make a token another one.
+BLOCK = 16
+FEW_STEPS = (1, 4)  # that evaluate prints the likelihood of, beside the model's own number and one by one
+
+
+class Backend(BaseBackend):
+    """A tokenizer and a prior over its tokens.
+
+    Noise is (d, side, side): a number for each of the d channels of each token.
+    """
+
+    config: Config
+    drawing: ClassVar[tuple[str, ...]] = ("steps", "guidance", "top_k", "top_p")
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self.tokenizer = Tokenizer(config)
+        self.prior = build_prior(config)
+        self.settings = Settings()
+
+    @property
+    def noise_shape(self) -> tuple[int, ...]:
+        """(channels of a token, side, side)."""
+        return (len(self.prior.factors), self.prior.side, self.prior.side)
+
+    @property
+    def steps(self) -> int:
+        """Groups that a picture is drawn in unless --steps says otherwise: two for each row of tokens."""
+        return self.prior.length if self.config.raster else min(2 * self.prior.side, self.prior.length)
+
+    def draw_with(self, **settings: float) -> None:
+        """See the contract: steps, guidance, top_k and top_p."""
+        super().draw_with(**settings)
+        steps, guidance = settings.get("steps"), settings.get("guidance", 1.0)
+        top_k, top_p = settings.get("top_k", 0), settings.get("top_p", 1.0)
+        if self.config.raster and steps not in (None, self.steps):
+            raise UsageError("this transformer draws one token at a time", "leave --steps out")
+        if guidance != 1 and (not self.classes or self.config.drop_label == 0):
+            what = "was trained without --drop-label" if self.classes else "has no classes"
+            raise UsageError(f"this model {what}: there is nothing to guide it by", "leave --guidance out")
+        if not ((steps is None or steps >= 1) and 0 <= guidance <= 100 and top_k >= 0 and 0 < top_p <= 1):
+            raise UsageError("--steps is 1 or more, --guidance 0 to 100, --top-k 0 or more, --top-p above 0 up to 1")
+        self.settings = Settings(None if steps is None else int(steps), guidance, int(top_k), top_p)
+
+    def generate(self, noise: Tensor, labels: Tensor | None = None, *, temperature: float = 1.0) -> Tensor:
+        """See the contract. `temperature` divides the logits of every channel of every token."""
+        labels = self.labels_or_none(self.checked_labels(labels, len(noise)), len(noise))
+        settings, plan = self._settings(temperature), self._plan()
+
+        def draw(noise: Tensor, labels: Tensor) -> Tensor:
+            tokens = walk(self.prior, labels, plan, settings, noise=_by_place(noise)).tokens
+            return self._decode(tokens)
+
+        return _in_blocks(draw, noise, labels)
+
+    def invert(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Pictures → the noise that draws exactly their tokens, with the settings and labels given.
+
+        A model with classes that is not told the labels takes `likely_labels`; draw with those.
+        """
+        if labels is None and self.classes:
+            labels = self.likely_labels(images)
+        labels = self.labels_or_none(self.checked_labels(labels, len(images)), len(images))
+        settings, plan = self._settings(1.0), self._plan()
+
+        def find(images: Tensor, labels: Tensor) -> Tensor:
+            known = self.values(self.tokenizer.encode(images))
+            return self._by_channel(walk(self.prior, labels, plan, settings, known=known).noise)
+
+        return _in_blocks(find, images, labels)
+
+    def inpaint(
+        self,
+        images: Tensor,
+        mask: Tensor,
+        noise: Tensor,
+        labels: Tensor | None = None,
+        *,
+        temperature: float = 1.0,
+    ) -> Tensor:
+        """See the contract. Tokens whose patch the hole touches are drawn, the others are the prefix.
+
+        Without labels a model with classes draws as one without. The textbook's prior sees of the known tokens only
+        those before, in raster order.
+        """
+        labels = None if labels is None else self.checked_labels(labels, len(images))
+        labels = self.labels_or_none(labels, len(images))
+        settings = self._settings(temperature)
+        holes = self.unknown(mask)
+        filled = images.clone()
+        # Rows with holes in the same places are drawn together.
+        patterns = [tuple(pattern) for pattern in holes.tolist()]
+        for pattern in dict.fromkeys(patterns):
+            plan = self._plan([place for place, hole in enumerate(pattern) if hole])
+            given = frozenset(place for place, hole in enumerate(pattern) if not hole)
+            if len(given) == len(pattern):
+                continue
+
+            def draw(
+                images: Tensor,
+                noise: Tensor,
+                labels: Tensor,
+                plan: list[list[int]] = plan,
+                given: frozenset[int] = given,
+            ) -> Tensor:
+                known = self.values(self.tokenizer.encode(images))
+                found = walk(self.prior, labels, plan, settings, noise=_by_place(noise), known=known, given=given)
+                return self._decode(found.tokens)
+
+            rows = torch.tensor([row for row, other in enumerate(patterns) if other == pattern], device=images.device)
+            filled[rows] = _in_blocks(draw, images[rows], noise[rows], labels[rows])
+        return torch.where(mask > 0.5, filled, images)
+
+    def unknown(self, mask: Tensor) -> Tensor:
+        """Masks (B, 1, H, W) → which tokens (B, side²) are to be drawn: those whose own patch a hole touches.
+
+        The encoder sees nothing but that patch, so all the others are what they would be without the hole.
+        """
+        patch = self.tokenizer.patch
+        return torch.nn.functional.max_pool2d((mask > 0.5).float(), patch).flatten(1) > 0
+
+    def reconstruct(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
+        """See the contract: what is left of a picture in its tokens, whatever its class."""
+        return _in_blocks(lambda rows: self.tokenizer.decode(self.tokenizer.encode(rows)), images)
+
+    def log_likelihood(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
+        """log p(tokens) + log p(picture | tokens) in nats, (B,), tokens one by one: a bound from below.
+
+        The sum over all tokens that could draw the picture would be its probability; this is one of its terms.
+        """
+        labels = self.labels_or_none(self.checked_labels(labels, len(images)), len(images))
+        tokens = self.tokenizer.encode(images)
+        return self.tokenizer.log_likelihood(images, tokens) + self.token_likelihood(tokens, labels, self.prior.length)
+
+    def token_likelihood(self, tokens: Tensor, labels: Tensor, steps: int) -> Tensor:
+        """log p(tokens) in nats, (B,), as they are drawn in `steps` steps; tokens (B, side², d) of the tokenizer."""
+        groups = groups_of(self._plan(steps=steps), self.prior.length, tokens.device).expand(len(tokens), -1)
+        found = self.prior.log_probabilities(self.values(tokens), labels, groups)
+        return found.flatten(1).sum(1)
+
+    def likely_labels(self, images: Tensor, mask: Tensor | None = None) -> Tensor | None:
+        """See the contract: by frequency, and by the likelihood of the tokens that no hole touches."""
+        if not self.classes:
+            return None
+        tokens = self.tokenizer.encode(images)
+        counts = torch.tensor(self.config.class_counts, dtype=torch.float32, device=images.device)
+        groups = groups_of(self._plan(steps=self.steps), self.prior.length, tokens.device).expand(len(tokens), -1)
+        known = torch.ones_like(groups, dtype=torch.bool) if mask is None else ~self.unknown(mask)
+        # What is hidden comes last, so that nothing known is judged by it (the textbook's order cannot be changed).
+        groups = torch.where(known, groups, groups + self.prior.length)
+        found = []
+        for label in range(len(self.classes)):
+            labels = torch.full_like(tokens[:, 0, 0], label)
+            nats = self.prior.log_probabilities(self.values(tokens), labels, groups).sum(-1)
+            found.append((nats * known).sum(1))
+        return (torch.stack(found, 1) + counts.clamp(min=1e-9).log()).argmax(1)
+
+    def measures(self, images: Tensor, labels: Tensor | None = None) -> dict[str, Tensor]:
+        """See the contract: nats a token by steps, those of the code's frequency alone, and how good tokens are."""
+        labels = self.labels_or_none(self.checked_labels(labels, len(images)), len(images))
+        tokens, length = self.tokenizer.encode(images), self.prior.length
+        counted = self.tokenizer.frequencies + 0.5
+        logarithms = torch.log(counted / counted.sum())
+        counts = sorted({length} if self.config.raster else {length, self.steps, *FEW_STEPS} & set(range(length + 1)))
+        error = (self.tokenizer.decode(tokens) - images).square().flatten(1).mean(1) / 4
+        return {
+            **{f"nats_{steps}": -self.token_likelihood(tokens, labels, steps) / length for steps in counts},
+            "unigram": -logarithms[self.tokenizer.quantiser.join(tokens)].mean(1),
+            "psnr": -10 * error.clamp(min=1e-10).log10(),
+        }
+
+    def explained(self, name: str) -> tuple[str, str]:
+        """See the contract."""
+        if name.startswith("nats_"):
+            steps = name.removeprefix("nats_")
+            return f"Nats a token, {steps} steps", "of held-out pictures; drawn that way they are that surprising"
+        return {
+            "unigram": ("Nats a token, by frequency", "what knowing no more than how frequent each code is would give"),
+            "psnr": ("Reconstruction, dB", "peak signal-to-noise ratio of what tokens keep of held-out pictures"),
+        }[name]
+
+    def labels_or_none(self, labels: Tensor | None, count: int) -> Tensor:
+        """Labels (B,), or that of no class for each of `count` rows."""
+        if labels is not None:
+            return labels
+        return torch.full((count,), len(self.classes), device=self.tokenizer.frequencies.device)
+
+    def _settings(self, temperature: float) -> Settings:
+        own = self.settings
+        return Settings(own.steps, own.guidance, own.top_k, own.top_p, temperature)
+
+    def _plan(self, unknown: list[int] | None = None, steps: int | None = None) -> list[list[int]]:
+        """Groups of places: those that are known first, then the others; each in raster order for the textbook."""
+        length = self.prior.length
+        if self.config.raster:
+            return [[place] for place in range(length)]
+        steps = steps or self.settings.steps or self.steps
+        order = halton(self.prior.side)
+        if unknown is None:
+            return schedule(order, steps)
+        holes = set(unknown)
+        known = [place for place in order if place not in holes]
+        # A hole of half the picture takes half the steps.
+        share = max(1, round(steps * len(holes) / length))
+        return [*([known] if known else []), *schedule(tuple(p for p in order if p in holes), share)]
+
+    def values(self, tokens: Tensor) -> Tensor:
+        """The tokenizer's tokens (B, side², d) as the prior has them: the textbook's are whole codes, (B, side², 1)."""
+        return self.tokenizer.quantiser.join(tokens).unsqueeze(-1) if self.config.raster else tokens
+
+    def _decode(self, values: Tensor) -> Tensor:
+        tokens = self.tokenizer.quantiser.split(values[..., 0]) if self.config.raster else values
+        return self.tokenizer.decode(tokens)
+
+    def _by_channel(self, noise: Tensor) -> Tensor:
+        return noise.transpose(1, 2).reshape(len(noise), *self.noise_shape)
+
+
+def build_prior(config: Config) -> Prior:
+    """The prior that a configuration asks for, with fresh weights."""
+    kind: type[AnyOrder | Classic] = Classic if config.raster else AnyOrder
+    codes = 1
+    for count in config.levels:
+        codes *= count
+    return kind(
+        (codes,) if config.raster else config.levels,
+        config.side,
+        len(config.classes),
+        width=config.width,
+        depth=config.depth,
+        heads=config.heads,
+        dropout=config.dropout,
+    )
+
+
+def _by_place(noise: Tensor) -> Tensor:
+    return noise.flatten(2).transpose(1, 2)
+
+
+def _in_blocks(work: Callable[..., Tensor], *rows: Tensor) -> Tensor:
+    """`work` on rows of tensors, on a CPU in blocks of one size."""
+    count = len(rows[0])
+    if rows[0].device.type != "cpu" or count == 0:
+        return work(*rows)
+    found = []
+    for start in range(0, count, BLOCK):
+        places = torch.arange(start, start + BLOCK).clamp(max=count - 1)
+        found.append(work(*(part[places] for part in rows))[: count - start])
+    return torch.cat(found)

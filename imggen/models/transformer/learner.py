@@ -1,0 +1,196 @@
+"""First the tokenizer, then the prior over the tokens of the tokenizer that is kept."""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from imggen.models.base import Learner as BaseLearner
+from imggen.models.layers import Average, micro_batches
+from imggen.models.transformer.backend import Backend
+from imggen.models.transformer.config import Config
+from imggen.models.transformer.orders import training_groups
+from imggen.models.transformer.prior import Prior
+from imggen.models.transformer.tokenizer import tokenizer_loss
+
+CHECKS = 40  # times that the prior is held against the held-out pictures
+REMEMBERED = 5_000  # half-life in pictures of the count of codes
+WARM_UP = 0.02
+
+
+class Learner(BaseLearner):
+    """Two stages: what the tokenizer learns ends where the prior begins.
+
+    The prior shown is the averaged one; once it does worse on the held-out pictures, the best one that was seen.
+    """
+
+    config: Config
+    hold_out = 0.02
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self.model = Backend(config)
+        self.average = Average(self.model, config.ema_images)
+        settings: dict[str, Any] = {"lr": config.learning_rate, "fused": True}
+        self.adam_tokenizer = torch.optim.Adam(self.model.tokenizer.parameters(), betas=(0.9, 0.99), **settings)
+        matrices = [p for p in self.model.prior.parameters() if p.ndim > 1]
+        others = [p for p in self.model.prior.parameters() if p.ndim <= 1]
+        groups: list[dict[str, Any]] = [{"params": matrices}, {"params": others, "weight_decay": 0.0}]
+        self.adam_prior = torch.optim.AdamW(groups, betas=(0.9, 0.95), weight_decay=config.weight_decay, **settings)
+        self.frozen = False
+        self.checked = 0
+        self.began = 0
+        self.best = math.inf
+        self.kept: Backend | None = None
+        self.worse = False
+
+    @property
+    def backend(self) -> Backend:
+        """The averaged one, with the prior that was best where it has become worse since."""
+        return self.kept if self.worse and self.kept is not None else self._averaged()
+
+    @property
+    def networks(self) -> dict[str, nn.Module]:
+        """model, average."""
+        return {"model": self.model, "average": self.average.network}
+
+    @property
+    def optimisers(self) -> dict[str, torch.optim.Optimizer]:
+        """adam_tokenizer, adam_prior."""
+        return {"adam_tokenizer": self.adam_tokenizer, "adam_prior": self.adam_prior}
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """See the contract; the stage, and the best model by the held-out pictures."""
+        tensors, document = super().state()
+        if self.kept is not None:
+            tensors.update({f"kept.{key}": value for key, value in self.kept.state_dict().items()})
+        own = {"frozen": self.frozen, "began": self.began, "checked": self.checked, "worse": self.worse}
+        return tensors, {**document, **own, "best": None if self.kept is None else self.best}
+
+    def load_state(self, tensors: dict[str, Tensor], document: dict[str, Any]) -> None:
+        """See the contract."""
+        super().load_state(tensors, document)
+        self.frozen, self.worse = bool(document["frozen"]), bool(document["worse"])
+        self.began, self.checked = int(document["began"]), int(document["checked"])
+        self.kept, self.best = None, math.inf
+        if document["best"] is not None:
+            self.kept, self.best = copy.deepcopy(self._averaged()), float(document["best"])
+            self.kept.load_state_dict({key: tensors[f"kept.{key}"] for key in self.kept.state_dict()})
+
+    def step(self, images: Tensor, labels: Tensor | None, progress: float, images_seen: int) -> dict[str, Tensor]:
+        """One step of the tokenizer, or once its share of the budget is spent, of the prior."""
+        share = self.config.tokenizer_share
+        # Once frozen it stays so: a larger budget on --resume must not change the tokens that the prior knows.
+        if not self.frozen and progress >= share:
+            self._freeze(images_seen)
+        self.model.train()
+        if not self.frozen:
+            return self._step_tokenizer(images, progress / share, images_seen)
+        done = max(0.0, (progress - share) / (1 - share))
+        metrics = self._step_prior(images, labels, done, images_seen)
+        if self.held_out is not None and int(done * CHECKS) > self.checked:
+            self.checked = int(done * CHECKS)
+            metrics["held_out"] = self._check()
+        return metrics
+
+    def _freeze(self, images_seen: int) -> None:
+        """The averaged tokenizer is the one that stays."""
+        self.model.tokenizer.load_state_dict(self._averaged().tokenizer.state_dict())
+        self.frozen, self.began = True, images_seen
+
+    def _averaged(self) -> Backend:
+        average = self.average.network
+        assert isinstance(average, Backend)
+        return average
+
+    def _rate(self, optimiser: torch.optim.Optimizer, done: float) -> None:
+        """Warm-up, then a cosine to a fiftieth; `done` is the share of the stage."""
+        rate = self.config.learning_rate * min(1.0, 0.05 + done / WARM_UP)
+        for group in optimiser.param_groups:
+            group["lr"] = rate * (0.02 + 0.98 * (1 + math.cos(math.pi * min(done, 1.0))) / 2)
+
+    def _step_tokenizer(self, images: Tensor, done: float, images_seen: int) -> dict[str, Tensor]:
+        self._rate(self.adam_tokenizer, done)
+        tokenizer = self.model.tokenizer
+        totals: dict[str, Tensor] = {}
+        tokens = []
+        for part in micro_batches(images, self.micro_batch):
+            weight = len(part) / len(images)
+            with self._autocast(part):
+                loss, parts, found = tokenizer_loss(tokenizer, part, self.config.edges)
+            torch.autograd.backward(loss * weight)
+            tokens.append(found)
+            for name, value in parts.items():
+                totals[name] = totals.get(name, images.new_zeros(())) + value.detach() * weight
+        self.apply_gradients(self.adam_tokenizer, *totals.values())
+        usage = self._count(torch.cat(tokens))
+        self.average.update(self.model, len(images) * self.processes, images_seen)
+        psnr = -10 * totals["error"].clamp(min=1e-10).log10()
+        return {"nats_byte": totals["nats"], "edges": totals["edges"], "psnr": psnr, "codes": usage}
+
+    def _count(self, tokens: Tensor) -> Tensor:
+        """Count codes; returns the share of all codes that came up in the last fifty thousand pictures or so."""
+        tokenizer = self.model.tokenizer
+        tokenizer.count(tokens, 0.5 ** (len(tokens) * self.processes / REMEMBERED))
+        return (tokenizer.frequencies > 2**-10).float().mean()
+
+    def _step_prior(self, images: Tensor, labels: Tensor | None, done: float, images_seen: int) -> dict[str, Tensor]:
+        self._rate(self.adam_prior, done)
+        model, prior = self.model, self.model.prior
+        total = images.new_zeros(())
+        sound = images.new_zeros(())
+        all_tokens = []
+        label_parts = micro_batches(labels, self.micro_batch) if labels is not None else None
+        for index, part in enumerate(micro_batches(images, self.micro_batch)):
+            with torch.no_grad():
+                latents = model.tokenizer.latents(part)
+                sound += latents.sum()  # tokens are whole numbers: what is not finite would not show in them
+                tokens = model.tokenizer.quantiser.indices(latents)
+            all_tokens.append(tokens)
+            label = self._dropped(None if label_parts is None else label_parts[index], len(part), part.device)
+            with self._autocast(part):
+                groups = self._groups(prior, len(part), part.device)
+                nats = -prior.log_probabilities(model.values(tokens), label, groups).sum(-1).mean()
+            torch.autograd.backward(nats * (len(part) / len(images)))
+            total += nats.detach() * (len(part) / len(images))
+        self.apply_gradients(self.adam_prior, total, sound)
+        usage = self._count(torch.cat(all_tokens))
+        self.average.update(self.model, len(images) * self.processes, max(0, images_seen - self.began))
+        return {"nats": total, "codes": usage}
+
+    def _groups(self, prior: Prior, count: int, device: torch.device) -> Tensor:
+        if self.config.raster:
+            return torch.arange(prior.length, device=device).expand(count, -1)
+        return training_groups(count, prior.side, device)
+
+    def _dropped(self, labels: Tensor | None, count: int, device: torch.device) -> Tensor:
+        none = torch.full((count,), len(self.config.classes), device=device)
+        if labels is None:
+            return none
+        return torch.where(torch.rand(count, device=device) < self.config.drop_label, none, labels)
+
+    @torch.no_grad()
+    def _check(self) -> Tensor:
+        """Nats a token of the held-out pictures; keeps the best prior, and shows it when this one is worse."""
+        assert self.held_out is not None
+        averaged = self._averaged()
+        total, count = torch.zeros((), dtype=torch.float64), 0
+        for images, labels in self.held_out():
+            with self._autocast(images):
+                tokens = averaged.tokenizer.encode(images)
+                known = averaged.labels_or_none(labels, len(images))
+                found = averaged.token_likelihood(tokens, known, averaged.steps)
+            total -= found.double().sum().cpu()
+            count += tokens.shape[0] * tokens.shape[1]
+        value = float(total) / max(count, 1)
+        self.worse = value >= self.best
+        if not self.worse:
+            self.best, self.kept = value, copy.deepcopy(averaged)
+        return torch.tensor(value)
+
+    def _autocast(self, tensor: Tensor) -> torch.autocast:
+        return torch.autocast(tensor.device.type, self.precision, enabled=self.precision != torch.float32)

@@ -1,0 +1,190 @@
+"""The any-order prior: a stream of committed tokens, and queries that know only where they are.
+
+Half of the layers work on the tokens that are known, each group of them seeing itself and the groups before it. The
+other half turn places into predictions by looking at what the first half made of the known tokens, all through the
+same keys and values (Li et al. 2025, arXiv 2503.10568). So one network gives the probability of the tokens in any order
+and any groups, draws a group at a time with cached keys, and fills any hole.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import dropout
+
+from imggen.models.transformer.cache import Cache
+from imggen.models.transformer.layers import Chained, Gated, Head, RMSNorm, attend, linear, rotate, rotation, turns
+
+
+class Prior(nn.Module, ABC):
+    """p(tokens | class). Tokens are int64 (B, side², len(factors)), labels (B,); the label `classes` is "none".
+
+    `factors` are the numbers of values of a token's channels.
+    """
+
+    def __init__(self, factors: tuple[int, ...], side: int, classes: int) -> None:
+        super().__init__()
+        self.factors, self.side, self.classes = factors, side, classes
+        self.length = side * side
+        self.head: Head
+
+    @abstractmethod
+    def states(self, tokens: Tensor, labels: Tensor, groups: Tensor) -> Tensor:
+        """(B, side², width): what each place knows of the tokens in groups before its own; groups (B, side²)."""
+
+    @abstractmethod
+    def begin(self, labels: Tensor) -> Cache:
+        """A cache that holds the class, with room for all tokens."""
+
+    @abstractmethod
+    def predict(self, cache: Cache, places: Tensor) -> Tensor:
+        """(B, T, width) of the places (T,), from what the cache holds."""
+
+    @abstractmethod
+    def commit(self, cache: Cache, tokens: Tensor, places: Tensor) -> None:
+        """Put the tokens (B, T, d) of the places (T,) into the cache."""
+
+    def log_probabilities(self, tokens: Tensor, labels: Tensor, groups: Tensor) -> Tensor:
+        """Of every channel of every token, (B, side², d), nats, each given the groups before its own."""
+        return self.head.log_probabilities(self.states(tokens, labels, groups), tokens)
+
+
+class Layer(nn.Module):
+    """Normalised attention and a gated layer, each added to the stream.
+
+    With `shared`, keys and values come from elsewhere, the same for all layers.
+    """
+
+    def __init__(self, width: int, heads: int, rate: float, *, shared: bool) -> None:
+        super().__init__()
+        self.heads, self.rate, self.shared = heads, rate, shared
+        self.before_attention, self.before_gate = RMSNorm(width), RMSNorm(width)
+        self.project = linear(width, width if shared else 3 * width)
+        self.query_norm = RMSNorm(width // heads)
+        self.key_norm = None if shared else RMSNorm(width // heads)
+        self.out = linear(width, width, scale=0.5)
+        self.gated = Gated(width)
+
+    def queries(self, x: Tensor, turn: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Queries, and unless shared keys and values, of the stream (B, T, width); each (B, T, heads, head)."""
+        found = self.project(self.before_attention(x)).unflatten(-1, (-1, self.heads, x.shape[-1] // self.heads))
+        query = rotate(self.query_norm(found[:, :, 0]), turn)
+        if self.key_norm is None:
+            return query, None, None
+        return query, rotate(self.key_norm(found[:, :, 1]), turn), found[:, :, 2]
+
+    def add(self, x: Tensor, attended: Tensor) -> Tensor:
+        """The stream (B, T, width) after this layer."""
+        x = x + self._drop(self.out(attended))
+        return x + self._drop(self.gated(self.before_gate(x)))
+
+    def _drop(self, x: Tensor) -> Tensor:
+        return dropout(x, self.rate, self.training) if self.rate else x
+
+
+class AnyOrder(Prior):
+    """`depth`/2 layers for the tokens, `depth`/2 for the queries."""
+
+    def __init__(
+        self, factors: tuple[int, ...], side: int, classes: int, *, width: int, depth: int, heads: int, dropout: float
+    ) -> None:
+        super().__init__(factors, side, classes)
+        self.heads = heads
+        self.label = nn.Embedding(classes + 1, width)
+        self.tables = nn.ModuleList(nn.Embedding(count, width) for count in factors)
+        # Rotations tell how far two places are apart; where they are in the picture, only these do.
+        self.known_place, self.asked_place = nn.Embedding(side * side, width), nn.Embedding(side * side, width)
+        self.content = nn.ModuleList(Layer(width, heads, dropout, shared=False) for _ in range(depth // 2))
+        self.asking = nn.ModuleList(Layer(width, heads, dropout, shared=True) for _ in range(depth // 2))
+        self.shared_norm, self.shared = RMSNorm(width), linear(width, 2 * width)
+        self.key_norm = RMSNorm(width // heads)
+        self.last_norm = RMSNorm(width)
+        self.head = Chained(width, factors)
+        for table in (self.label, *self.tables, self.known_place, self.asked_place):
+            assert isinstance(table, nn.Embedding)
+            nn.init.normal_(table.weight, 0.0, 0.5)
+
+    def _turns(self, places: Tensor, *, with_label: bool = False) -> tuple[Tensor, Tensor]:
+        head = self.label.embedding_dim // self.heads
+        angles = rotation(self.side, head, places.device)[places]
+        if with_label:
+            angles = torch.cat([torch.zeros_like(angles[:1]), angles])
+        return turns(angles)
+
+    def _embed(self, tokens: Tensor, places: Tensor) -> Tensor:
+        x: Tensor = self.known_place(places).expand(len(tokens), -1, -1)
+        for channel, table in enumerate(self.tables):
+            x = x + table(tokens[..., channel])
+        return x
+
+    def _layers(self, layers: nn.ModuleList) -> list[Layer]:
+        return [layer for layer in layers if isinstance(layer, Layer)]
+
+    def _share(self, x: Tensor, turn: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        """The content stream (B, T, width) → the keys and values of all queries, (B, T, heads, head) each."""
+        both = self.shared(self.shared_norm(x)).unflatten(-1, (2, self.heads, -1))
+        return rotate(self.key_norm(both[:, :, 0]), turn), both[:, :, 1]
+
+    def states(self, tokens: Tensor, labels: Tensor, groups: Tensor, places: Tensor | None = None) -> Tensor:
+        """See `Prior`; all groups at once. Of some `places` (T,) alone, tokens are (B, T, d) and groups (B, T)."""
+        every = torch.arange(self.length, device=tokens.device) if places is None else places
+        label = self.label(labels).unsqueeze(1)
+        x = torch.cat([label, self._embed(tokens, every)], 1)
+        turn = self._turns(every, with_label=True)
+        known = torch.cat([torch.full_like(groups[:, :1], -1), groups], 1)[:, None, None]
+        among, before = (
+            torch.zeros(allowed.shape, device=x.device).masked_fill_(~allowed, -torch.inf)
+            for allowed in (known <= known.transpose(2, 3), known < groups[:, None, :, None])
+        )
+        for layer in self._layers(self.content):
+            query, key, value = layer.queries(x, turn)
+            assert key is not None and value is not None
+            x = layer.add(x, attend(query, key.transpose(1, 2), value.transpose(1, 2), among.to(query.dtype)))
+        key, value = self._share(x, turn)
+        key, value = key.transpose(1, 2), value.transpose(1, 2)
+        y = self.asked_place(every) + label
+        turn = self._turns(every)
+        for layer in self._layers(self.asking):
+            query, _, _ = layer.queries(y, turn)
+            y = layer.add(y, attend(query, key, value, before.to(query.dtype)))
+        found: Tensor = self.last_norm(y)
+        return found
+
+    def begin(self, labels: Tensor) -> Cache:
+        """See `Prior`; the queries' keys and values are the last layer's."""
+        label = self.label(labels).unsqueeze(1)
+        head = label.shape[-1] // self.heads
+        like = self.shared(label[:1])  # of the type that the matrices give, under autocast too
+        cache = Cache(len(self.content) + 1, len(labels), self.heads, self.length + 1, head, like)
+        cache.last = label
+        self._push(cache, label, turns(torch.zeros(1, head // 2, device=labels.device)))
+        return cache
+
+    def predict(self, cache: Cache, places: Tensor) -> Tensor:
+        """See `Prior`."""
+        assert cache.last is not None
+        keys, values = cache.read(len(self.content))
+        y = self.asked_place(places) + cache.last
+        turn = self._turns(places)
+        for layer in self._layers(self.asking):
+            query, _, _ = layer.queries(y, turn)
+            y = layer.add(y, attend(query.to(keys.dtype), keys, values, None))
+        found: Tensor = self.last_norm(y)
+        return found
+
+    def commit(self, cache: Cache, tokens: Tensor, places: Tensor) -> None:
+        """See `Prior`; tokens committed together see each other."""
+        self._push(cache, self._embed(tokens, places), self._turns(places))
+
+    def _push(self, cache: Cache, x: Tensor, turn: tuple[Tensor, Tensor]) -> None:
+        count = x.shape[1]
+        for index, layer in enumerate(self._layers(self.content)):
+            query, key, value = layer.queries(x, turn)
+            assert key is not None and value is not None
+            cache.write(index, key, value)
+            keys, values = cache.read(index, count)
+            x = layer.add(x, attend(query.to(keys.dtype), keys, values, None))
+        cache.write(len(self.content), *self._share(x, turn))
+        cache.advance(count)

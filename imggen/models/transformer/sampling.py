@@ -1,0 +1,123 @@
+"""Noise → tokens, group by group, through the prior's cache; and tokens → noise by the same way."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from imggen.models.transformer.layers import mixed_in
+from imggen.models.transformer.prior import Prior
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How tokens are drawn; none of `steps` is the model's own number of groups."""
+
+    steps: int | None = None
+    guidance: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    temperature: float = 1.0
+
+
+@dataclass(frozen=True)
+class Walk:
+    """Tokens (B, side², d) and the noise (B, side², d) that leads to them."""
+
+    tokens: Tensor
+    noise: Tensor
+
+
+def probabilities(logits: Tensor, settings: Settings) -> Tensor:
+    """Logits (…, L) of one channel → what it is drawn from, fp64 where the device has it; rows add up to 1.
+
+    First the temperature, then the `top_k` likeliest, then the fewest of those that make up `top_p`.
+    """
+    scores = mixed_in(logits)
+    scores = scores if scores.device.type == "mps" else scores.double()
+    if settings.temperature == 0:
+        return torch.zeros_like(scores).scatter_(-1, scores.argmax(-1, keepdim=True), 1.0)
+    found = (scores / settings.temperature).softmax(-1)
+    if 0 < settings.top_k < found.shape[-1]:
+        least = found.topk(settings.top_k, -1).values[..., -1:]
+        found = torch.where(found >= least, found, torch.zeros_like(found))
+    if settings.top_p < 1:
+        found = found / found.sum(-1, keepdim=True)
+        ordered, where = found.sort(stable=True, dim=-1, descending=True)
+        kept = torch.where(ordered.cumsum(-1) - ordered < settings.top_p, ordered, torch.zeros_like(ordered))
+        found = torch.zeros_like(found).scatter_(-1, where, kept)
+    return found / found.sum(-1, keepdim=True)
+
+
+def drawn(chances: Tensor, noise: Tensor) -> Tensor:
+    """The inverse of the distribution function: chances (…, L), standard-normal noise (…) → values (…), int64."""
+    share = torch.special.ndtr(noise.to(chances.dtype)).unsqueeze(-1)
+    # The last value takes what rounding leaves; a value without a chance is never reached.
+    found = (share >= chances.cumsum(-1)[..., :-1]).sum(-1)
+    last = chances.shape[-1] - 1 - (chances.flip(-1) > 0).int().argmax(-1)
+    return torch.minimum(found, last)
+
+
+def middle(chances: Tensor, values: Tensor) -> Tensor:
+    """The noise (…) in the middle of the interval that `drawn` turns into the values (…), fp32."""
+    ends = chances.cumsum(-1)
+    upper = ends.gather(-1, values.unsqueeze(-1)).squeeze(-1)
+    share = upper - chances.gather(-1, values.unsqueeze(-1)).squeeze(-1) / 2
+    noise: Tensor = torch.special.ndtri(share.clamp(1e-7, 1 - 1e-7))
+    return noise.float()
+
+
+@torch.no_grad()
+def walk(
+    prior: Prior,
+    labels: Tensor,
+    plan: list[list[int]],
+    settings: Settings,
+    *,
+    noise: Tensor | None = None,
+    known: Tensor | None = None,
+    given: frozenset[int] = frozenset(),
+) -> Walk:
+    """Go through the groups of `plan`, drawing from `noise` (B, side², d) where a place is not `given` in `known`.
+
+    Without noise all must be given, and the noise that draws them is worked out. A group is given as a whole or not.
+    With guidance other than 1 the class's logits are pushed away from those of no class (arXiv 2207.12598).
+    """
+    source = noise if noise is not None else known
+    assert source is not None
+    rows, device = len(source), source.device
+    guided = settings.guidance != 1 and prior.classes > 0
+    cache = prior.begin(torch.cat([labels, torch.full_like(labels, prior.classes)]) if guided else labels)
+    tokens = torch.zeros(rows, prior.length, len(prior.factors), dtype=torch.int64, device=device)
+    if known is not None:
+        tokens.copy_(known)
+    found = torch.zeros(tokens.shape, device=device) if noise is None else noise
+    order = torch.tensor([place for group in plan for place in group], device=device)
+    start = 0
+    for number, group in enumerate(plan):
+        places = order[start : start + len(group)]
+        start += len(group)
+        fixed = noise is None or group[0] in given
+        here = tokens[:, places]
+        if not fixed or noise is None:
+            state = prior.predict(cache, places)
+            for channel in range(len(prior.factors)):
+                logits = _guided(prior, state, channel, here, settings.guidance if guided else 1.0)
+                chances = probabilities(logits, settings)
+                if noise is None:
+                    found[:, places, channel] = middle(chances, here[..., channel])
+                else:
+                    here[..., channel] = drawn(chances, noise[:, places, channel])
+            tokens[:, places] = here
+        if number + 1 < len(plan):
+            prior.commit(cache, torch.cat([here, here]) if guided else here, places)
+    return Walk(tokens, found)
+
+
+def _guided(prior: Prior, state: Tensor, channel: int, tokens: Tensor, guidance: float) -> Tensor:
+    if guidance == 1:
+        return prior.head.logits(state, channel, tokens)
+    wanted, bare = prior.head.logits(state, channel, torch.cat([tokens, tokens])).float().chunk(2)
+    return bare + guidance * (wanted - bare)

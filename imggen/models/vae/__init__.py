@@ -1,0 +1,1 @@
+"""The hierarchical VAE, and the textbook one."""

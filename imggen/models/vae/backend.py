@@ -1,0 +1,240 @@
+"""Noise → picture from the prior; picture → noise by the posterior's means; holes by the partial posterior."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from imggen.models.base import Backend as BaseBackend
+from imggen.models.vae.config import Config
+from imggen.models.vae.dense import Dense
+from imggen.models.vae.networks import Core, Hierarchy, Normal
+from imggen.models.vae.partial import Partial
+from imggen.models.vae.passes import Descent, descend, look_at, mean, summed
+
+CANDIDATES = 8  # fills to choose from
+ROUNDS = 12  # of the search without a partial encoder
+
+
+class Backend(BaseBackend):
+    """The networks that draw, look and fill."""
+
+    config: Config
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self.core: Core = Dense(config) if config.hidden else Hierarchy(config)
+        self.partial = Partial(config) if config.filling else None
+
+    @property
+    def noise_shape(self) -> tuple[int, ...]:
+        """(all latents,): layer by layer, the coarsest first."""
+        return (sum(math.prod(layer.shape) for layer in self.core.layers),)
+
+    @property
+    def binary(self) -> bool:
+        """See the contract."""
+        return self.core.likelihood.binary
+
+    def generate(self, noise: Tensor, labels: Tensor | None = None, *, temperature: float = 1.0) -> Tensor:
+        """See the contract. The picture is the mean; `temperature` scales every prior's standard deviation."""
+        labels = self.checked_labels(labels, len(noise))
+        return self._picture(noise * temperature, labels)
+
+    def invert(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Pictures → the noise of the posterior's means, each layer's given those above."""
+        labels = self._some_labels(images, labels)
+        with torch.no_grad():
+            found = descend(self.core, len(images), labels, look_at(self.core, self._seen(images)), mean)
+        return _joined(found.noise)
+
+    def reconstruct(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
+        """See the contract: `generate` of `invert`."""
+        labels = self._some_labels(images, labels)
+        with torch.no_grad():
+            return self.generate(self.invert(images, labels), labels)
+
+    def near(self, images: Tensor, noise: Tensor, labels: Tensor | None = None, *, temperature: float = 0.5) -> Tensor:
+        """See the contract: the picture's noise and other noise, mixed so that the variance stays."""
+        labels = self._some_labels(images, labels)
+        share = min(max(temperature, 0.0), 1.0)
+        with torch.no_grad():
+            mixed = math.sqrt(1 - share**2) * self.invert(images, labels) + share * noise
+            return self.generate(mixed, labels)
+
+    def inpaint(
+        self,
+        images: Tensor,
+        mask: Tensor,
+        noise: Tensor,
+        labels: Tensor | None = None,
+        *,
+        temperature: float = 1.0,
+    ) -> Tensor:
+        """One of several candidate fills, drawn by p(known | latents) p(latents) / q(latents | known).
+
+        Candidates, and the choice among them, are functions of `noise`. `temperature` scales the posterior's deviation.
+        """
+        known = 1 - mask
+        labels = self._some_labels(images, labels, mask)
+        with torch.no_grad():
+            candidates = self._partial_fills if self.partial is not None else self._prior_fills
+            chosen, best = images, torch.full_like(noise[:, 0], -math.inf)
+            for (filled, weight), luck in zip(
+                candidates(images, known, noise, labels, temperature), _luck(noise), strict=False
+            ):
+                score = weight + luck
+                chosen = torch.where((score > best).view(-1, 1, 1, 1), filled, chosen)
+                best = torch.maximum(score, best)
+            if self.partial is None:
+                chosen = self._settled(images, known, chosen, noise, labels, temperature)
+        return images * known + chosen * mask
+
+    def likely_labels(self, images: Tensor, mask: Tensor | None = None) -> Tensor | None:
+        """See the contract: the class with the highest bound, each layer's latents at the posterior's mean."""
+        if not self.classes:
+            return None
+        known = torch.ones_like(images[:, :1]) if mask is None else 1 - mask
+        seen = self._seen(images)
+        if mask is not None and self.partial is None:
+            middle = (seen * known).sum((2, 3), keepdim=True) / known.sum((2, 3), keepdim=True).clamp(min=1)
+            seen = seen * known + middle * mask
+        best, found = None, torch.zeros(len(images), dtype=torch.int64, device=images.device)
+        with torch.no_grad():
+            look = look_at(self.core, seen)
+            if mask is not None and self.partial is not None:
+                look = self.partial.look_at(seen, known)
+            for label in range(len(self.classes)):
+                labels = torch.full_like(found, label)
+                descent = descend(self.core, len(images), labels, look, mean)
+                bound = self._observed(descent.output, seen, known) - descent.divergence
+                if best is None:
+                    best = bound
+                found = torch.where(bound > best, labels, found)
+                best = torch.maximum(bound, best)
+        return found
+
+    def log_likelihood(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
+        """See the contract: the evidence lower bound, by one draw a picture from torch's global generator."""
+        labels = self.checked_labels(labels, len(images))
+        descent = descend(self.core, len(images), labels, look_at(self.core, images))
+        return summed(self.core.likelihood.log_prob(descent.output, images)) - descent.divergence
+
+    def importance_bound(self, images: Tensor, labels: Tensor | None = None, *, samples: int) -> Tensor:
+        """See the contract (Burda et al. 2015, arXiv 1509.00519)."""
+        labels = self.checked_labels(labels, len(images))
+        look = look_at(self.core, images)
+        total = torch.full((len(images),), -math.inf, device=images.device)
+        for _ in range(samples):
+            descent = descend(self.core, len(images), labels, look)
+            weight = summed(self.core.likelihood.log_prob(descent.output, images)) + descent.log_ratio
+            total = torch.logaddexp(total, weight)
+        return total - math.log(samples)
+
+    def information(self, images: Tensor, labels: Tensor | None = None) -> dict[str, Tensor]:
+        """See the contract: each layer's divergence."""
+        labels = self.checked_labels(labels, len(images))
+        descent = descend(self.core, len(images), labels, look_at(self.core, images))
+        return {layer.name: found for layer, found in zip(self.core.layers, descent.divergences, strict=True)}
+
+    def _seen(self, images: Tensor) -> Tensor:
+        """A model of binarised pictures has seen no grey."""
+        return torch.where(images > 0, 1.0, -1.0) if self.binary else images
+
+    def _some_labels(self, images: Tensor, labels: Tensor | None, mask: Tensor | None = None) -> Tensor | None:
+        if labels is None and self.classes:
+            labels = self.likely_labels(images, mask)
+        return self.checked_labels(labels, len(images))
+
+    def _parts(self, noise: Tensor) -> list[Tensor]:
+        shapes = [layer.shape for layer in self.core.layers]
+        parts = torch.split(noise, [math.prod(shape) for shape in shapes], 1)
+        return [part.reshape(-1, *shape) for part, shape in zip(parts, shapes, strict=True)]
+
+    def _output(self, noise: Tensor, labels: Tensor | None) -> Tensor:
+        parts = self._parts(noise)
+        return self.core.top_down(len(noise), labels, lambda index, state: parts[index])
+
+    def _picture(self, noise: Tensor, labels: Tensor | None) -> Tensor:
+        return self.core.likelihood.mean(self._output(noise, labels))
+
+    def _observed(self, output: Tensor, images: Tensor, known: Tensor) -> Tensor:
+        return summed(self.core.likelihood.log_prob(output, images) * known[:, 0])
+
+    def _partial_fills(
+        self, images: Tensor, known: Tensor, noise: Tensor, labels: Tensor | None, temperature: float
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Fills with the logarithms of their importance weights (B,)."""
+        assert self.partial is not None
+        seen = self._seen(images)
+        look = self.partial.look_at(seen, known)
+        for other in _others(noise, CANDIDATES):
+            parts = self._parts(other)
+
+            def take(index: int, posterior: Normal, parts: list[Tensor] = parts) -> Tensor:
+                return posterior.mean + temperature * posterior.scale * parts[index]
+
+            found = descend(self.core, len(images), labels, look, take)
+            weight = self._observed(found.output, seen, known) + self._prior_share(found, parts)
+            yield self.core.likelihood.mean(found.output), weight
+
+    @staticmethod
+    def _prior_share(found: Descent, parts: list[Tensor]) -> Tensor:
+        """log p(latents) - log q(latents | known), but for what is the same for all candidates."""
+        zipped = zip(found.noise, parts, found.posteriors, strict=True)
+        shares = [summed((part.square() - noise.square()) / 2 + q.scale.log()) for noise, part, q in zipped]
+        return torch.stack(shares).sum(0)
+
+    def _prior_fills(
+        self, images: Tensor, known: Tensor, noise: Tensor, labels: Tensor | None, temperature: float
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Draws from the prior: a start for `_settled`."""
+        for other in _others(noise, CANDIDATES):
+            output = self._output(other * temperature, labels)
+            yield self.core.likelihood.mean(output), self._observed(output, self._seen(images), known)
+
+    def _settled(
+        self,
+        images: Tensor,
+        known: Tensor,
+        filled: Tensor,
+        noise: Tensor,
+        labels: Tensor | None,
+        temperature: float,
+    ) -> Tensor:
+        """Without a partial encoder: look at the filled picture, draw what was seen, again and again (pseudo-Gibbs).
+
+        The posterior's deviation grows from 0.3 to 0.8 of its own, as in PnP-HVAE (arXiv 2301.06325).
+        """
+        for round_, other in enumerate(_others(noise, ROUNDS)):
+            parts = self._parts(other)
+            warmth = temperature * (0.3 + 0.5 * round_ / (ROUNDS - 1))
+            whole = self._seen(images * known + filled * (1 - known))
+
+            def take(index: int, posterior: Normal, parts: list[Tensor] = parts, warmth: float = warmth) -> Tensor:
+                return posterior.mean + warmth * posterior.scale * parts[index]
+
+            found = descend(self.core, len(images), labels, look_at(self.core, whole), take)
+            filled = self.core.likelihood.mean(found.output)
+        return filled
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    return torch.cat([part.flatten(1) for part in parts], 1)
+
+
+def _others(noise: Tensor, count: int) -> Iterator[Tensor]:
+    """`noise` (B, N), and the same numbers in other places: as good as drawn anew."""
+    step = max(1, noise.shape[1] // count)
+    for index in range(count):
+        yield noise.roll(index * step, 1)
+
+
+def _luck(noise: Tensor) -> Iterator[Tensor]:
+    """Gumbel variables (B,): the largest of score plus luck is a draw by the scores."""
+    for index in range(min(CANDIDATES, noise.shape[1])):
+        share = torch.special.ndtr(noise[:, index].double()).clamp(1e-12, 1 - 1e-12)
+        yield -torch.log(-torch.log(share)).to(noise)

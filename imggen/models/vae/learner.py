@@ -1,0 +1,159 @@
+"""One step: the evidence lower bound first, then, the model frozen, the partial encoder that fills holes."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from imggen.models.base import Learner as BaseLearner
+from imggen.models.layers import Average, micro_batches
+from imggen.models.vae.backend import Backend
+from imggen.models.vae.config import Config
+from imggen.models.vae.dense import Dense
+from imggen.models.vae.guard import Guard
+from imggen.models.vae.masks import random_masks
+from imggen.models.vae.networks import Core, Hierarchy
+from imggen.models.vae.passes import descend, look_at, summed
+
+WARM_UP = 0.01  # of the learning rate
+LAST_RATE = 0.02
+FREE_UNTIL = 0.5
+
+
+class Learner(BaseLearner):
+    """The model, its average, and the partial encoder, which learns from the average."""
+
+    config: Config
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self.core: Core = Dense(config) if config.hidden else Hierarchy(config)
+        self.average = Average(self.core, config.ema_images)
+        self.shown = Backend(config).eval()
+        averaged = self.average.network
+        assert isinstance(averaged, Core)
+        self.shown.core = averaged
+        settings: dict[str, Any] = {
+            "lr": config.learning_rate, "betas": (0.9, 0.95), "weight_decay": config.weight_decay, "fused": True,
+        }  # fmt: skip
+        self.adam = torch.optim.AdamW(self.core.parameters(), **settings)
+        self.adam_partial = None
+        if self.shown.partial is not None:
+            self.adam_partial = torch.optim.AdamW(self.shown.partial.parameters(), **settings)
+        self.guard = Guard(config.skip)
+        self.dimensions = math.prod(config.image_shape)
+        self.filling = False
+
+    @property
+    def backend(self) -> Backend:
+        """The averaged model with the partial encoder."""
+        return self.shown
+
+    @property
+    def networks(self) -> dict[str, nn.Module]:
+        """core, backend."""
+        return {"core": self.core, "backend": self.shown}
+
+    @property
+    def optimisers(self) -> dict[str, torch.optim.Optimizer]:
+        """adam, and adam_partial where holes are learnt to be filled."""
+        found: dict[str, torch.optim.Optimizer] = {"adam": self.adam}
+        return found if self.adam_partial is None else {**found, "adam_partial": self.adam_partial}
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """See the contract; what is usual of gradients, and whether holes are being learnt, belong to it."""
+        tensors, document = super().state()
+        return {**tensors, "guard": self.guard.state()}, {**document, "filling": self.filling}
+
+    def load_state(self, tensors: dict[str, Tensor], document: dict[str, Any]) -> None:
+        """See the contract."""
+        super().load_state(tensors, document)
+        self.guard.load_state(tensors["guard"])
+        self.filling = bool(document["filling"])
+
+    def step(self, images: Tensor, labels: Tensor | None, progress: float, images_seen: int) -> dict[str, Tensor]:
+        """The last share of `filling` of the progress is the partial encoder's."""
+        share = self.config.filling
+        if share and progress >= 1 - share:
+            return self._fill(images, labels, (progress - 1 + share) / share)
+        return self._model(images, labels, progress / (1 - share), images_seen)
+
+    def _rate(self, progress: float) -> float:
+        rate = self.config.learning_rate * min(1.0, 0.1 + progress / WARM_UP)
+        if self.config.cosine:
+            rate *= LAST_RATE + (1 - LAST_RATE) * (1 + math.cos(math.pi * progress)) / 2
+        return rate
+
+    def _model(self, images: Tensor, labels: Tensor | None, progress: float, images_seen: int) -> dict[str, Tensor]:
+        self.core.train()
+        weight = min(1.0, progress / self.config.warm_up) if self.config.warm_up else 1.0
+        # A KL that costs nothing at all lets the posteriors run away before the priors can follow.
+        weight = max(weight, 0.01)
+        # Free bits (arXiv 1606.04934), but only at first: without them the coarse layers are never taken into use.
+        free = self.config.free * max(0.0, 1 - progress / FREE_UNTIL)
+        loss = images.new_zeros(())
+        bound = images.new_zeros(())
+        divergence = images.new_zeros(())
+        for part, label in self._batches(images, labels):
+            seen = self.core.likelihood.taught(part)
+            with self._autocast(part):
+                descent = descend(self.core, len(part), label, look_at(self.core, seen))
+            with torch.autocast(part.device.type, enabled=False):
+                costs = -summed(self.core.likelihood.log_prob(descent.output, seen))
+                layers = torch.stack(descent.divergences)
+                nats = layers.sum(0)
+                paid = layers.mean(1).clamp(min=free).sum() * len(part)
+                share = (costs.sum() + weight * paid) / (len(images) * self.dimensions)
+            torch.autograd.backward(share)
+            loss += share.detach()
+            bound += (costs + nats).detach().sum() / len(images)
+            divergence += nats.detach().sum() / len(images)
+        skipped = self._take(self.adam, self._rate(progress), self.guard, loss)
+        self.average.update(self.core, len(images) * self.processes, images_seen)
+        name, value = ("nats", bound) if self.shown.binary else ("bits", bound / (self.dimensions * math.log(2)))
+        return {name: value, "kl": divergence, "skipped": loss.new_tensor(float(skipped))}
+
+    def _fill(self, images: Tensor, labels: Tensor | None, progress: float) -> dict[str, Tensor]:
+        partial, core = self.shown.partial, self.shown.core
+        assert partial is not None and self.adam_partial is not None and isinstance(core, Hierarchy)
+        if not self.filling:
+            partial.begin_as(core)
+            self.guard = Guard(self.config.skip)
+            self.filling = True
+        loss = images.new_zeros(())
+        for part, label in self._batches(images, labels):
+            seen = core.likelihood.taught(part)
+            known = 1 - random_masks(len(part), part.shape[-1], part.device)
+            with self._autocast(part):
+                gaps = partial.gaps(core, seen, known, label)
+            share = torch.stack(gaps).sum() / (len(images) * self.dimensions)
+            torch.autograd.backward(share)
+            loss += share.detach()
+        skipped = self._take(self.adam_partial, self._rate(progress), self.guard, loss)
+        return {"gap": loss * self.dimensions, "skipped": loss.new_tensor(float(skipped))}
+
+    def _take(self, adam: torch.optim.Optimizer, rate: float, guard: Guard, loss: Tensor) -> bool:
+        """One step of `adam`, unless its gradient is out of the ordinary; whether it was skipped."""
+        for group in adam.param_groups:
+            group["lr"] = rate
+        factor = guard.judge(float(self.gradient_norm(adam, loss)))
+        if factor:
+            if factor < 1:
+                for group in adam.param_groups:
+                    for parameter in group["params"]:
+                        if parameter.grad is not None:
+                            parameter.grad.mul_(factor)
+            adam.step()
+        adam.zero_grad(set_to_none=True)
+        return factor == 0
+
+    def _batches(self, images: Tensor, labels: Tensor | None) -> list[tuple[Tensor, Tensor | None]]:
+        parts = micro_batches(images, self.micro_batch)
+        of_parts = [None] * len(parts) if labels is None else list(micro_batches(labels, self.micro_batch))
+        return list(zip(parts, of_parts, strict=True))
+
+    def _autocast(self, tensor: Tensor) -> torch.autocast:
+        return torch.autocast(tensor.device.type, self.precision, enabled=self.precision != torch.float32)

@@ -1,0 +1,268 @@
+"""A ladder of latents: bottom-up encoder, top-down decoder (VDVAE, arXiv 2011.10650; ladder VAE, arXiv 1602.02282)."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import adaptive_avg_pool2d, avg_pool2d, interpolate, silu
+
+from imggen.models.vae.architecture import Stage
+from imggen.models.vae.config import Config
+from imggen.models.vae.likelihoods import build_likelihood, scale_of
+
+
+class Normal(NamedTuple):
+    """Independent normal distributions: means and standard deviations of one shape, float32."""
+
+    mean: Tensor
+    scale: Tensor
+
+
+@dataclass(frozen=True)
+class Latents:
+    """One layer of latents: its name for people, and its shape for one picture."""
+
+    name: str
+    shape: tuple[int, ...]
+
+
+Choose = Callable[[int, Tensor], Tensor]
+
+
+class Core(nn.Module, ABC):
+    """What a VAE is made of: layers of latents, each a function of the layers above and of standard normal noise.
+
+    A posterior is one of that noise: how the latents follow from it is the prior's affair (the residual normal
+    distributions of NVAE, arXiv 2007.03898, taken to their end), so its divergence is that from a standard normal,
+    however narrow a prior may be.
+    """
+
+    layers: tuple[Latents, ...]
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.likelihood = build_likelihood(config)
+
+    @abstractmethod
+    def encode(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Pictures (B, C, H, W) → what the posteriors look at, a tensor a stage."""
+
+    @abstractmethod
+    def posterior(self, index: int, state: Tensor, encoded: tuple[Tensor, ...]) -> Normal:
+        """Of layer `index`'s noise, given the decoder's `state` above it and what `encode` gave."""
+
+    @abstractmethod
+    def top_down(self, count: int, labels: Tensor | None, choose: Choose) -> Tensor:
+        """Decode `count` pictures → the likelihood's input (B, outputs, H, W).
+
+        `choose(index, state)` gives the noise (B, *shape) of each layer in turn.
+        """
+
+
+class Block(nn.Module):
+    """SiLU and convolution in turn: 1x1 to a bottleneck, 3x3s there (1x1s on maps below 3 px), 1x1 out."""
+
+    def __init__(self, inputs: int, outputs: int, side: int, config: Config, scale: float = 1.0) -> None:
+        super().__init__()
+        inner = max(4, round(inputs * config.bottleneck))
+        size = 3 if side > 2 else 1
+        self.enter = nn.Conv2d(inputs, inner, 1)
+        self.middle = nn.ModuleList(
+            nn.Conv2d(inner, inner, size, padding=size // 2) for _ in range(config.convolutions)
+        )
+        self.leave = nn.Conv2d(inner, outputs, 1)
+        with torch.no_grad():
+            self.leave.weight.mul_(scale)
+
+    def forward(self, active: Tensor) -> Tensor:
+        """From what has been through a SiLU already, so that two blocks can share it."""
+        x = self.enter(active)
+        for layer in self.middle:
+            x = layer(silu(x))
+        out: Tensor = self.leave(silu(x))
+        return out
+
+
+class Posterior(nn.Module):
+    """The decoder's state and the encoder's map → the distribution of a layer's noise."""
+
+    def __init__(self, width: int, side: int, config: Config) -> None:
+        super().__init__()
+        self.beside = nn.Conv2d(width, width, 1)
+        self.block = Block(width, 2 * config.z, side, config)
+
+    def forward(self, state: Tensor, encoded: Tensor) -> Normal:
+        """Both have been through a SiLU."""
+        mean, raw = self.block(silu(state + self.beside(encoded))).float().chunk(2, 1)
+        return Normal(mean, scale_of(raw))
+
+
+class Encoder(nn.Module):
+    """Pictures, or pictures with a mask → a map a stage, coarsest first, each through a SiLU."""
+
+    def __init__(self, config: Config, inputs: int) -> None:
+        super().__init__()
+        stages, widths = config.stages, config.widths
+        scale = max(1, sum(stage.encoder for stage in stages)) ** -0.5
+        self.stem = nn.Conv2d(inputs, widths[-1], config.patch + 2, config.patch, padding=1)
+        self.blocks = nn.ModuleList()
+        self.narrow = nn.ModuleList()
+        self.sides = tuple(stage.side for stage in stages)
+        self.factors = tuple(after.nominal // before.nominal for before, after in pairwise(stages))
+        for index, (stage, width) in enumerate(zip(stages, widths, strict=True)):
+            blocks = (Block(width, width, stage.side, config, scale) for _ in range(stage.encoder))
+            self.blocks.append(nn.ModuleList(blocks))
+            if index:
+                self.narrow.append(join(width, widths[index - 1]))
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """See above."""
+        x = self.stem(images)
+        found: list[Tensor] = []
+        for index in reversed(range(len(self.sides))):
+            for block in _modules(self.blocks[index]):
+                x = x + block(silu(x))
+            found.append(silu(x))
+            if index:
+                x = self.narrow[index - 1](halve(x, self.factors[index - 1], self.sides[index - 1]))
+        return tuple(found[::-1])
+
+
+def join(before: int, after: int) -> nn.Module:
+    """A 1x1 convolution where widths differ."""
+    return nn.Identity() if before == after else nn.Conv2d(before, after, 1)
+
+
+def halve(x: Tensor, factor: int, side: int) -> Tensor:
+    """Average pooling to `side`, by `factor` where that is exact."""
+    exact = x.shape[-1] == factor * side
+    return avg_pool2d(x, factor) if exact else adaptive_avg_pool2d(x, side)
+
+
+class Layer(nn.Module):
+    """One layer of latents of the decoder: its prior, what it adds to the state, and a block after it."""
+
+    def __init__(self, width: int, side: int, config: Config, scale: float) -> None:
+        super().__init__()
+        self.z = config.z
+        self.prior = Block(width, width + config.z, side, config)
+        self.project = nn.Conv2d(config.z, width, 1)
+        self.body = Block(width, width, side, config, scale)
+        with torch.no_grad():
+            # At first every prior is standard normal, and nothing is added but the latents.
+            self.prior.leave.weight.zero_()
+            nn.init.zeros_(_bias(self.prior.leave))
+            self.project.weight.mul_(scale)
+
+    def forward(self, x: Tensor, choose: Callable[[Tensor], Tensor]) -> Tensor:
+        """The state above (B, width, side, side) → the state below. The prior's mean is what it adds by itself."""
+        active = silu(x)
+        drift, raw = self.prior(active).split([x.shape[1], self.z], 1)
+        x = x + drift + self.project(scale_of(raw) * choose(active))
+        out: Tensor = x + self.body(silu(x))
+        return out
+
+
+def _bias(layer: nn.Conv2d) -> Tensor:
+    assert layer.bias is not None
+    return layer.bias
+
+
+class Start(nn.Module):
+    """Where a stage of the decoder begins: the state above made wider or narrower, spread out, and a learnt map."""
+
+    def __init__(self, config: Config, stage: Stage, width: int, before: int | None) -> None:
+        super().__init__()
+        self.side = stage.side
+        self.mix = None if before is None else join(before, width)
+        self.map = nn.Parameter(torch.zeros(1, width, stage.side, stage.side))
+        self.embed = nn.Embedding(len(config.classes), width) if config.classes else None
+
+    def forward(self, x: Tensor | None, count: int, labels: Tensor | None) -> Tensor:
+        """The state of the stage above, none at the first → (B, width, side, side)."""
+        if x is None or self.mix is None:
+            x = self.map.expand(count, *self.map.shape[1:])
+        else:
+            x = interpolate(self.mix(x), size=(self.side, self.side)) + self.map
+        if self.embed is not None and labels is not None:
+            x = x + self.embed(labels)[:, :, None, None]
+        return x
+
+
+class Hierarchy(Core):
+    """The ladder. The class is added to the state at the start of every stage, so the posteriors see it too."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self.encoder = Encoder(config, config.channels)
+        stages, widths = config.stages, config.widths
+        scale = sum(stage.decoder for stage in stages) ** -0.5
+        self.starts = nn.ModuleList()
+        self.rungs = nn.ModuleList()
+        self.posteriors = build_posteriors(config)
+        self.stage_of: list[int] = []
+        layers: list[Latents] = []
+        for index, (stage, width) in enumerate(zip(stages, widths, strict=True)):
+            self.starts.append(Start(config, stage, width, widths[index - 1] if index else None))
+            rungs = nn.ModuleList(Layer(width, stage.side, config, scale) for _ in range(stage.decoder))
+            self.rungs.append(rungs)
+            for number in range(stage.decoder):
+                name = f"{stage.side}x{stage.side} layer {number + 1}"
+                layers.append(Latents(name, (config.z, stage.side, stage.side)))
+                self.stage_of.append(index)
+        self.layers = tuple(layers)
+        start = self.likelihood.start().repeat_interleave(config.patch**2)
+        self.head = nn.Conv2d(widths[-1], len(start), 1)
+        self.unpatch = nn.PixelShuffle(config.patch)
+        with torch.no_grad():
+            self.head.weight.mul_(0.1)
+            _bias(self.head).copy_(start)
+
+    def encode(self, images: Tensor) -> tuple[Tensor, ...]:
+        """See `Core`."""
+        found: tuple[Tensor, ...] = self.encoder(images)
+        return found
+
+    def posterior(self, index: int, state: Tensor, encoded: tuple[Tensor, ...]) -> Normal:
+        """See `Core`."""
+        return posterior_of(self.posteriors[index], state, encoded[self.stage_of[index]])
+
+    def top_down(self, count: int, labels: Tensor | None, choose: Choose) -> Tensor:
+        """See `Core`."""
+        x: Tensor | None = None
+        number = 0
+        for start, rungs in zip(self.starts, self.rungs, strict=True):
+            x = start(x, count, labels)
+            for rung in _modules(rungs):
+                x = rung(x, _numbered(choose, number))
+                number += 1
+        assert x is not None
+        out: Tensor = self.unpatch(self.head(silu(x)))
+        return out
+
+
+def build_posteriors(config: Config) -> nn.ModuleList:
+    """A posterior for each layer of latents, coarsest first."""
+    pairs = zip(config.stages, config.widths, strict=True)
+    return nn.ModuleList(Posterior(width, stage.side, config) for stage, width in pairs for _ in range(stage.decoder))
+
+
+def posterior_of(network: nn.Module, state: Tensor, encoded: Tensor) -> Normal:
+    """What a posterior of `build_posteriors` says."""
+    found: Normal = network(state, encoded)
+    return found
+
+
+def _modules(rungs: nn.Module) -> Sequence[nn.Module]:
+    assert isinstance(rungs, nn.ModuleList)
+    return list(rungs)
+
+
+def _numbered(choose: Choose, index: int) -> Callable[[Tensor], Tensor]:
+    return lambda state: choose(index, state)

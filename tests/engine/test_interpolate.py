@@ -1,0 +1,395 @@
+"""Walks: every frame a sample, ends exact, loops that close, every format read back by another program."""
+
+import itertools
+import shlex
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from torch import Tensor
+
+from imggen.cli.app import main
+from imggen.engine.info import describe_file
+from imggen.engine.interpolate import interpolate, plan
+from imggen.engine.load import load_backend, save_backend
+from imggen.engine.options import InterpolateOptions, SampleOptions
+from imggen.engine.sample import sample
+from imggen.engine.walk import divide, even_places, paced_places, segments, unevenness
+from imggen.errors import DataError, UsageError
+from imggen.io.animation import Ticks, animation
+from imggen.io.image import Bytes
+from imggen.models import build_backend, presets
+from imggen.models.base import Backend
+from imggen.models.gan.backend import Backend as GanBackend
+from imggen.reporting import Silent
+
+CLASSES = ("fox", "owl", "elk")
+
+
+def fresh(*, classes: bool = False, channels: int = 3) -> Backend:
+    torch.manual_seed(3)
+    names = CLASSES if classes else ()
+    config = presets("gan")["tiny"].with_overrides(
+        size=16, channels=channels, width=8, max_width=16, classes=names, class_counts=(5, 4, 3) if classes else ()
+    )
+    backend = build_backend(config)
+    with torch.no_grad():  # a new network draws grey: larger weights make pictures that differ
+        for parameter in backend.parameters():
+            parameter.mul_(8)
+    return backend.eval().requires_grad_(False)
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> str:
+    save_backend(tmp_path / "m.safetensors", fresh(), {})
+    return str(tmp_path / "m.safetensors")
+
+
+@pytest.fixture
+def classed(tmp_path: Path) -> str:
+    save_backend(tmp_path / "c.safetensors", fresh(classes=True), {})
+    return str(tmp_path / "c.safetensors")
+
+
+def walk(model: str, output: str, **more: Any) -> dict[str, Any]:
+    keys = {} if "start" in more or "seeds" in more else {"seeds": "3,14,15"}
+    return interpolate(InterpolateOptions(model=model, output=output, **{**keys, **more}), Silent())
+
+
+def drawn(model: str, seed: int, **more: Any) -> Bytes:
+    sample(SampleOptions(model=model, output="one.png", count=1, seed=seed, force=True, **more), Silent())
+    with Image.open("one.png") as image:
+        return np.asarray(image)
+
+
+def frames_of(path: str) -> tuple[list[Bytes], list[float]]:
+    """Frames and how long each lasts, in milliseconds, as another program reads them."""
+    if path.endswith(".mp4"):
+        with av.open(path) as container:
+            decoded = [frame.reformat(format="rgb24", src_colorspace="ITU709") for frame in container.decode(video=0)]
+            found = [frame.to_ndarray() for frame in decoded]
+            rate = container.streams.video[0].average_rate
+            assert rate is not None
+        return found, [float(1000 / rate)] * len(found)
+    pictures, lasts = [], []
+    with Image.open(path) as image:
+        for index in range(getattr(image, "n_frames", 1)):
+            image.seek(index)
+            image.load()
+            lasts.append(float(image.info["duration"]))
+            pictures.append(np.asarray(image.convert("RGB")))
+    return pictures, lasts
+
+
+def folder_frames(path: str) -> list[Bytes]:
+    return [np.asarray(Image.open(file)) for file in sorted(Path(path).iterdir())]
+
+
+@pytest.mark.parametrize("path", ["slerp", "spline"])
+@pytest.mark.parametrize("loop", [False, True])
+def test_keys_are_bit_for_bit_what_sample_draws(model: str, path: str, loop: bool) -> None:
+    walk(model, "f/", path=path, loop=loop, frames=14)
+    frames = folder_frames("f")
+    assert len(frames) == 14
+    wanted = [drawn(model, seed) for seed in (3, 14, 15)]
+    assert np.array_equal(frames[0], wanted[0])
+    assert loop or np.array_equal(frames[-1], wanted[2])
+    for picture in wanted:
+        assert any(np.array_equal(frame, picture) for frame in frames)
+    assert len({frame.tobytes() for frame in frames}) == 14
+
+
+def test_classes_of_seeds_and_classes_asked_for(classed: str) -> None:
+    walk(classed, "a/", seeds="1,2", frames=6)
+    assert np.array_equal(folder_frames("a")[0], drawn(classed, 1))
+    assert np.array_equal(folder_frames("a")[-1], drawn(classed, 2))
+    walk(classed, "b/", seeds="1,2", frames=6, label="elk")
+    assert np.array_equal(folder_frames("b")[-1], drawn(classed, 2, label="elk"))
+    walk(classed, "c/", seeds="1,2,3", frames=9, label_from="fox", label_to="owl")
+    assert np.array_equal(folder_frames("c")[0], drawn(classed, 1, label="fox"))
+    assert np.array_equal(folder_frames("c")[-1], drawn(classed, 3, label="owl"))
+    with pytest.raises(UsageError, match="no class 'olw'"):
+        walk(classed, "d/", label="olw")
+
+
+def test_a_family_may_show_what_is_between_two_classes(classed: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[float] = []
+
+    def between(self: Backend, noise: Tensor, old: Tensor, new: Tensor, share: Tensor, *, temperature: float) -> Tensor:
+        seen.extend(share[old != new].tolist())
+        a, b = (self.generate(noise, labels, temperature=temperature) for labels in (old, new))
+        return torch.lerp(a, b, share[:, None, None, None])
+
+    hard = (walk(classed, "h/", seeds="1,2", frames=9, label_from="fox", label_to="owl"), folder_frames("h"))[1]
+    monkeypatch.setattr(GanBackend, "generate_between", between)
+    soft = (walk(classed, "s/", seeds="1,2", frames=9, label_from="fox", label_to="owl"), folder_frames("s"))[1]
+    assert sorted(seen) == [k / 8 for k in range(1, 8)]
+    assert np.array_equal(hard[0], soft[0]) and np.array_equal(hard[-1], soft[-1])
+    assert not np.array_equal(hard[3], soft[3])
+
+
+@pytest.mark.parametrize("path", ["slerp", "spline", "circle"])
+def test_every_place_is_standard_normal(path: str) -> None:
+    count = 2 if path == "circle" else 4
+    for loop in (False, True):
+        parts = segments(path, count, loop, lambda i, j: float(i == j), np.ones(count))
+        for part in parts:
+            shares = part.shares(np.linspace(0, 1, 21))
+            gram = np.array([[float(i == j) for j in part.keys] for i in part.keys])
+            assert np.allclose(np.einsum("ni,ij,nj->n", shares, gram, shares), 1)
+            ends = np.eye(len(part.keys))[list(part.ends)]
+            assert np.array_equal(part.shares(np.array([0.0, 1.0])), ends)
+
+
+@pytest.mark.parametrize("path", ["slerp", "spline", "circle"])
+def test_loops_close_evenly(path: str) -> None:
+    random = np.random.default_rng(0)
+    count = 2 if path == "circle" else 5
+    keys = random.standard_normal((count, 512))
+    parts = segments(path, count, True, lambda i, j: float(i == j), np.ones(count))
+    for frames in (40, 41, 43):
+        places = even_places(parts, frames, True, "none")
+        noise = np.stack(
+            [parts[p.segment].shares(np.array([p.share]))[0] @ keys[list(parts[p.segment].keys)] for p in places]
+        )
+        steps = np.linalg.norm(np.roll(noise, -1, 0) - noise, axis=1)
+        assert len(places) == frames and steps[-1] <= np.median(steps) * 1.05
+        if path != "spline":
+            assert steps.max() / steps.min() < 1.4
+
+
+def test_keys_that_are_not_independent() -> None:
+    random = np.random.default_rng(1)
+    keys = random.standard_normal((3, 64)) * np.array([[0.5], [1.0], [2.0]])
+    keys[1] += keys[0]
+    cosines = np.corrcoef(keys)
+    sizes = np.sqrt((keys**2).mean(1))
+    gram = keys @ keys.T / 64 / sizes[:, None] / sizes
+    assert np.allclose(np.diag(gram), 1) and cosines.shape == (3, 3)
+    for path in ("slerp", "spline"):
+        for part in segments(path, 3, True, lambda i, j: float(gram[i, j]), sizes):
+            noise = part.shares(np.linspace(0, 1, 11)) @ keys[list(part.keys)]
+            size = np.sqrt((noise**2).mean(1))
+            a, b = (sizes[part.keys[end]] for end in part.ends)
+            assert np.allclose(size, np.linspace(a, b, 11), rtol=1e-6)
+    same = segments("slerp", 2, False, lambda i, j: 1.0, np.ones(2))[0]
+    assert np.allclose(same.shares(np.linspace(0, 1, 5)).sum(1), 1)
+    opposite = segments("slerp", 2, False, lambda i, j: -1.0 if i != j else 1.0, np.ones(2))[0]
+    assert np.isfinite(opposite.shares(np.linspace(0, 1, 5))).all()
+
+
+@given(lengths=st.lists(st.floats(0.01, 100), min_size=1, max_size=12), more=st.integers(0, 200))
+@settings(max_examples=60, deadline=None)
+def test_steps_are_divided_whole(lengths: list[float], more: int) -> None:
+    counts = divide(np.array(lengths), len(lengths) + more)
+    assert sum(counts) == len(lengths) + more and min(counts) >= 1
+
+
+def test_paces_by_sight_are_even_and_close() -> None:
+    parts = segments("spline", 4, True, lambda i, j: float(i == j), np.ones(4))
+
+    def seen(segment: int, share: float) -> float:  # how far along one has come, by sight
+        return segment + share**3
+
+    steps = [np.diff([seen(k, u) for u in np.linspace(0, 1, 400)]) for k in range(4)]
+    places = paced_places(steps, 80, True, "none")
+    where = np.array([seen(place.segment, place.share) for place in places])
+    far = np.diff([*where, 4.0])
+    assert unevenness(far) < 0.05 and far[-1] <= np.median(far) and len(parts) == 4
+    assert [place.share for place in places].count(0.0) == 4
+
+
+def test_perceptual_pace_on_a_model(model: str) -> None:
+    rough = walk(model, "a.png", frames=60, loop=True)["steps"]
+    even = walk(model, "b.png", frames=60, loop=True, pace="perceptual")["steps"]
+    assert even["unevenness"] < 0.15 < rough["unevenness"]
+    assert even["largest"] <= 1.5 * even["median"] and even["closing"] <= even["median"]
+    assert rough["closing"] <= rough["median"]
+
+
+def test_eased_walks_are_slow_at_the_keys(model: str) -> None:
+    walk(model, "a/", seeds="1,2", frames=30, ease="cubic")
+    frames = [frame.astype(float) for frame in folder_frames("a")]
+    steps = [np.abs(b - a).mean() for a, b in itertools.pairwise(frames)]
+    assert steps[0] < np.median(steps) / 2 and steps[-1] < np.median(steps) / 2
+
+
+@pytest.mark.parametrize("ending", ["gif", "webp", "png", "mp4"])
+@pytest.mark.parametrize("grid", [(1, 1), (3, 1)])
+def test_every_format_holds_every_frame(model: str, ending: str, grid: tuple[int, int]) -> None:
+    fps = 24.0
+    if ending == "mp4":  # whose colours are coarser than these pictures' pixels
+        save_backend(Path(model), fresh(channels=1), {})
+    seeds = "1,1,2" if grid == (1, 1) else "1,1,2,2,3,3"  # a walk that stands still: equal frames count too
+    walk(model, f"w.{ending}", seeds=seeds, frames=25, fps=fps, grid=grid, zoom=1 if grid == (1, 1) else 3)
+    frames, lasts = frames_of(f"w.{ending}")
+    width, height = (16, 16) if grid == (1, 1) else (3 * (3 * 18 + 2), 3 * 20)
+    assert len(frames) == 25 and {frame.shape for frame in frames} == {(height, width, 3)}
+    assert abs(sum(lasts) - 25_000 / fps) <= 10
+    assert all(abs(each - 1000 / fps) <= 10 for each in lasts)
+    walk(model, "f/", seeds=seeds, frames=25, grid=grid, zoom=1 if grid == (1, 1) else 3)
+    for found, exact in zip(frames, folder_frames("f"), strict=True):
+        grey = exact.ndim == 2
+        error = np.abs(found.astype(int) - (exact[..., None] if grey else exact))
+        assert error.max() <= (0 if ending in ("webp", "png") or (grey and ending == "gif") else 255)
+        assert error.mean() < 4
+
+
+@pytest.mark.parametrize("ending", ["gif", "webp", "png", "mp4"])
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_odd_sizes_and_any_channels(ending: str, channels: int) -> None:
+    random = np.random.default_rng(0)
+    smooth = np.linspace(0, 255, 35 * 33).reshape(33, 35, 1).repeat(channels, 2).astype(np.uint8)
+    frames = [smooth, smooth, smooth.copy(), np.roll(smooth, 3, 1)]
+    frames[2][5:9, 7:12, 0] = random.integers(0, 255, (4, 5))
+    if channels == 4:
+        for frame in frames:
+            frame[:, :, 3] = np.where(frame[:, :, 3] > 90, 255, 0)
+    path = Path(f"x.{ending}")
+    with animation(path, Fraction(10), 4, {"a": 1}) as add:
+        for frame in frames:
+            add(frame)
+    found, lasts = frames_of(str(path))
+    assert len(found) == 4 and lasts == [100] * 4
+    # H.264's colours stand in pairs: odd sides gain a pixel.
+    assert found[0].shape == ((34, 36, 3) if ending == "mp4" else (33, 35, 3))
+    if channels == 1:
+        for was, now in zip(frames, found, strict=True):
+            error = np.abs(now[:33, :35].astype(int) - was)
+            assert error.max() == 0 if ending != "mp4" else error.mean() < 4
+    if channels == 4 and ending != "mp4":
+        with Image.open(path) as image:
+            for index in range(4):
+                image.seek(index)
+                shown = np.asarray(image.convert("RGBA"))[:, :, 3]
+                assert np.array_equal(shown > 0, frames[index][:, :, 3] > 0)
+    assert describe_file(path)["a"] == 1
+
+
+def test_no_time_is_lost_in_ticks() -> None:
+    ticks = Ticks(Fraction(30_000, 1001), 100)
+    lasts = [ticks.next() for _ in range(300)]
+    assert set(lasts) == {3, 4} and sum(lasts) == round(300 * 100 * 1001 / 30_000)
+
+
+def test_strips_and_grids(model: str) -> None:
+    walk(model, "s.png", seeds="1,2", strip=True)
+    with Image.open("s.png") as image:
+        assert image.size == (9 * 18 + 2, 20) and getattr(image, "n_frames", 1) == 1
+        assert np.array_equal(np.asarray(image)[2:18, 2:18], drawn(model, 1))
+        assert np.array_equal(np.asarray(image)[2:18, -18:-2], drawn(model, 2))
+    walk(model, "g.webp", seeds="0-7", strip=True, grid=(2, 2), frames=5)
+    with Image.open("g.webp") as image:
+        assert image.size == (5 * 18 + 2, 4 * 18 + 2)
+
+
+def test_through_pictures(model: str) -> None:
+    for seed, name in ((1, "a.png"), (2, "b.png")):
+        Image.fromarray(drawn(model, seed)).save(name)
+    found = walk(model, "w.gif", start=(Path("a.png"),), end=(Path("b.png"),), frames=5)
+    assert [line["path"] for line in found["pictures"]] == ["a.png", "b.png"]
+    apart = np.square(drawn(model, 1).astype(float) - drawn(model, 2)).mean()
+    assert all(line["db"] > 3 + 10 * np.log10(255**2 / apart) for line in found["pictures"])
+    Path("two").mkdir()
+    for name in ("a.png", "b.png"):
+        Path(name).rename(Path("two") / name)
+    assert len(walk(model, "x.gif", start=(Path("two"),), frames=3, loop=True)["pictures"]) == 2
+    Path("two/c.png").write_bytes(b"no picture")
+    with pytest.raises(DataError, match=r"c\.png cannot be read"):
+        walk(model, "y.gif", start=(Path("two"),))
+    with pytest.raises(DataError, match="cannot be read"):
+        walk(model, "y.gif", start=(Path("none.png"), Path("two/a.png")))
+    assert not Path("y.gif").exists()
+
+
+@pytest.mark.parametrize(
+    ("output", "more"),
+    [
+        ("w.gif", {"loop": True, "ease": "sine"}),
+        ("w.webp", {"path": "circle", "seeds": "1,2"}),
+        ("w.png", {"pace": "perceptual", "zoom": 2}),
+        ("w.mp4", {"fps": 12.5, "temperature": 0.7}),
+        ("s.png", {"strip": True, "seeds": "4-7", "grid": (2, 1)}),
+    ],
+)
+def test_the_command_of_a_file_draws_it_again(model: str, output: str, more: dict[str, Any]) -> None:
+    walk(model, output, frames=8, **more)
+    words = shlex.split(describe_file(Path(output))["command"])
+    first = Path(output).read_bytes()
+    Path(output).unlink()
+    with pytest.raises(SystemExit) as caught:
+        main([*words[1:], "--quiet"])
+    assert not caught.value.code and Path(output).read_bytes() == first
+
+
+def test_a_folder_of_frames_is_whole(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    walk(model, "f/", frames=9)
+    assert describe_file(Path("f/00008.png"))["frame"] == 8
+    with pytest.raises(UsageError, match="already exists"):
+        walk(model, "f/", frames=4)
+    Path("f/notes.txt").write_text("mine", encoding="utf-8")
+    walk(model, "f/", frames=4, force=True)
+    assert sorted(path.name for path in Path("f").iterdir()) == [*(f"0000{k}.png" for k in range(4)), "notes.txt"]
+
+    def broken(*_: Any, **__: Any) -> bytes:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("imggen.engine.interpolate.quick_png", broken)
+    monkeypatch.setattr("imggen.io.animation.Gif.frame", broken)
+    for output in ("new/", "w.gif"):
+        with pytest.raises(DataError, match="No space"):
+            walk(model, output, frames=4)
+    assert not [path for path in Path().iterdir() if path.name.startswith((".", "new", "w."))]
+
+
+@pytest.mark.parametrize(
+    ("output", "more", "message"),
+    [
+        ("w.gif", {"seeds": "3"}, "from one key to another"),
+        ("w.gif", {"frames": 2}, "more keys than frames"),
+        ("w.gif", {"frames": 100_001}, "too many"),
+        ("w.gif", {"fps": 60.0}, "at most 50"),
+        ("w.avi", {}, "avi"),
+        ("w.gif", {"strip": True}, "gif"),
+        ("w/", {"strip": True}, "one picture"),
+        ("w-%d.png", {}, "folder of frames"),
+        ("-", {}, "folder of frames"),
+        ("w.gif", {"grid": (2, 1)}, "equal walks"),
+        ("w.gif", {"path": "circle"}, "two keys"),
+        ("w.gif", {"path": "circle", "seeds": "1,1"}, "two different"),
+        ("w.webp", {"zoom": 64, "seeds": "0-63", "grid": (16, 2)}, "too large"),
+        ("w.gif", {"label": "owl"}, "no classes"),
+        ("w.gif", {"seeds": "0-999999"}, "too many"),
+    ],
+)
+def test_what_cannot_be_is_refused(model: str, output: str, more: dict[str, Any], message: str) -> None:
+    before = sorted(Path().iterdir())
+    with pytest.raises(UsageError, match=message):
+        walk(model, output, **more)
+    assert sorted(Path().iterdir()) == before
+
+
+def test_mp4_without_its_library(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("imggen.io.animation.find_spec", lambda name: None)
+    with pytest.raises(UsageError, match="PyAV"):
+        walk(model, "w.mp4")
+
+
+def test_plan_draws_nothing(model: str) -> None:
+    found = plan(InterpolateOptions(model=model, output="w.gif", seed=4, loop=True), Silent())
+    assert (found["seeds"], found["frames"], found["path"], found["loop"]) == ("4-7", 160, "spline", True)
+    assert not Path("w.gif").exists()
+
+
+def test_shipped_digits_walk_well(tmp_path: Path) -> None:
+    assert load_backend("gan", device="cpu").origin == "shipped"
+    found = walk("gan", "w.gif", seeds="3,14,15", label="3", frames=60, loop=True)
+    assert found["steps"]["largest"] <= 5 * found["steps"]["median"]
+    assert found["steps"]["closing"] <= found["steps"]["median"]

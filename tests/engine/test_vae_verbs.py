@@ -1,0 +1,162 @@
+"""What sample and evaluate do with a family that can look at pictures and has a likelihood."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from imggen.cli.app import main
+from imggen.engine.evaluate import evaluate
+from imggen.engine.load import save_backend
+from imggen.engine.options import EvaluateOptions
+from imggen.errors import UsageError
+from imggen.io.image import read_info
+from imggen.models import build_backend, presets
+from imggen.models.base import Backend
+from imggen.reporting import Silent
+
+SMALL = {"size": 16, "width": 8, "max_width": 8, "z": 2, "depth": 0.01, "mixtures": 2}
+Make = Callable[..., Backend]
+
+
+@pytest.fixture
+def make() -> Make:
+    """Write vae.safetensors with fresh weights."""
+
+    def model(family: str = "vae", **more: Any) -> Backend:
+        torch.manual_seed(0)
+        values = SMALL if family == "vae" else {"size": 16, "width": 8, "max_width": 16}
+        backend = build_backend(presets(family)["tiny"].with_overrides(**{**values, **more})).eval()
+        save_backend(Path(f"{family}.safetensors"), backend, {})
+        return backend
+
+    return model
+
+
+@pytest.fixture
+def divided(pictures: Path) -> Path:
+    """Data with held-out pictures; here the same ones."""
+    for split in ("train", "test"):
+        shutil.copytree(pictures, Path("data") / split)
+    return Path("data")
+
+
+def call(*words: object) -> int:
+    with pytest.raises(SystemExit) as caught:
+        main([*map(str, words), "--quiet", "--device", "cpu"])
+    return int(caught.value.code or 0)
+
+
+def test_pictures_beside_the_models_own(make: Make, pictures: Path) -> None:
+    backend = make(classes=("disc", "square"), class_counts=(1, 1))
+    assert call("sample", "vae.safetensors", "--from", pictures, "-n", 8, "-o", "side.png") == 0
+    with Image.open("side.png") as sheet:
+        found = np.asarray(sheet.convert("RGB"))
+    assert found.shape[:2] == (4 * 18 + 2, 4 * 18 + 2)
+    with Image.open(sorted((pictures / "disc").glob("*.png"))[0]) as first:
+        original = np.asarray(first)
+    assert np.array_equal(found[2:18, 2:18], original)
+    images = torch.from_numpy(original.copy()).permute(2, 0, 1)[None].float() / 127.5 - 1
+    levels = backend.reconstruct(images).add(1).mul(127.5).round().to(torch.uint8)[0].permute(1, 2, 0)
+    assert np.abs(found[2:18, 20:36].astype(int) - levels.numpy().astype(int)).max() <= 1
+    info = read_info(Path("side.png"))
+    assert info is not None and "--from" in info["command"]
+
+
+def test_pictures_near_a_picture(make: Make, pictures: Path) -> None:
+    make()
+    picture = sorted((pictures / "disc").glob("*.png"))[3]
+    words = ("sample", "vae.safetensors", "--near", picture, "--seed", 5, "-n", 8)
+    assert call(*words, "-o", "near.png") == 0
+    assert call(*words, "--batch", 3, "-o", "again.png") == 0
+    assert call(*words, "--temperature", 0, "-o", "cold.png") == 0
+    near, again, cold = (
+        np.asarray(Image.open(name).convert("RGB")).astype(int) for name in ("near.png", "again.png", "cold.png")
+    )
+    assert np.abs(near - again).max() <= 1
+    tiles = [cold[2 + 18 * (k // 3) :, 2 + 18 * (k % 3) :][:16, :16] for k in range(9)]
+    assert np.array_equal(tiles[0], np.asarray(Image.open(picture))) and all(
+        np.array_equal(tiles[1], t) for t in tiles[2:]
+    )
+    tiles = [near[2 + 18 * (k // 3) :, 2 + 18 * (k % 3) :][:16, :16] for k in range(9)]
+    assert len({tile.tobytes() for tile in tiles}) == 9
+    info = read_info(Path("near.png"))
+    assert info is not None and info["temperature"] == 0.5 and info["seeds"] == "5-12"
+
+
+def test_what_cannot_be_is_one_clear_line(make: Make, pictures: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    make()
+    make("gan")
+    picture = sorted((pictures / "disc").glob("*.png"))[0]
+    Path("text.png").write_text("no picture", encoding="utf-8")
+    for words, code, text in (
+        (("gan.safetensors", "--from", pictures), 2, "a gan cannot show pictures"),
+        (("gan.safetensors", "--near", picture), 2, "a gan cannot draw near"),
+        (("vae.safetensors", "--from", pictures, "-o", "folder/"), 2, "one sheet"),
+        (("vae.safetensors", "--from", pictures, "--near", picture), 2, "--from"),
+        (("vae.safetensors", "--from", pictures, "--seed", 3), 2, "--from"),
+        (("vae.safetensors", "--near", pictures), 3, "not a picture"),
+        (("vae.safetensors", "--from", "text.png"), 3, "can be read"),
+        (("vae.safetensors", "--from", "nowhere"), 3, "there is no"),
+        (("vae.safetensors", "--near", picture, "--class", "cat"), 2, "no classes"),
+    ):
+        more = () if "-o" in words else ("-o", "out.png")
+        assert call("sample", *words, *more) == code, words
+        assert text in capfd.readouterr().err, words
+    assert not Path("out.png").exists()
+
+
+def test_bits_bounds_and_layers(make: Make, divided: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    backend = make()
+    given = EvaluateOptions(
+        model="vae.safetensors", data=str(divided), count=20, device="cpu", iw=20, output=Path("r.html"), seed=1
+    )
+    document = evaluate(given, Silent())
+    figures = document["figures"]
+    assert {"bits", "bits_iw", "bits_png", "bits_webp"} <= set(figures)
+    assert figures["bits_iw"]["value"] < figures["bits"]["value"]
+    assert [layer["name"] for layer in document["layers"]] == [layer.name for layer in backend.core.layers]
+    assert all(layer["used"] == (layer["nats"] >= 0.1) for layer in document["layers"])
+    page = Path("r.html").read_text(encoding="utf-8")
+    assert "importance-weighted" in page and document["layers"][0]["name"] in page
+    assert call("evaluate", "vae.safetensors", "--data", divided, "-n", 20) == 0
+    out = capsys.readouterr().out
+    assert "unused layers:" in out and "bits_webp" in out
+    assert call("evaluate", "vae.safetensors", "--data", divided, "-n", 20, "--json", "--iw", 3) == 0
+    assert json.loads(capsys.readouterr().out)["iw"] == 3
+
+
+def test_nats_of_binarised_pictures(make: Make, divided: Path) -> None:
+    """A model that knows nothing, at half grey everywhere: log 2 a value."""
+    backend = make(likelihood="bernoulli", channels=1)
+    with torch.no_grad():
+        for name, parameter in backend.named_parameters():
+            if "head" in name or "posteriors" in name:
+                parameter.zero_()
+    save_backend(Path("vae.safetensors"), backend, {})
+    options = EvaluateOptions(model="vae.safetensors", data=str(divided), count=20, device="cpu", iw=2)
+    figures = evaluate(options, Silent())["figures"]
+    assert figures["nats"]["value"] == pytest.approx(256 * np.log(2), abs=0.1)
+    assert figures["nats_iw"]["value"] == pytest.approx(256 * np.log(2), abs=0.1)
+    assert not any(name.startswith("bits") for name in figures)
+
+
+def test_a_bound_that_a_family_does_not_have(make: Make, pictures: Path) -> None:
+    make("gan")
+    for model, word in (("gan.safetensors", "a gan has no"), (str(pictures), "pictures have no")):
+        with pytest.raises(UsageError, match=word):
+            evaluate(EvaluateOptions(model=model, data=str(pictures), count=20, device="cpu", iw=5), Silent())
+
+
+def test_binarised_pictures_of_28_pixels_train(pictures: Path) -> None:
+    words = ["--data", pictures, "--size", 28, "--channels", 1, "--likelihood", "bernoulli", "--preset", "tiny"]
+    small = ["--width", 8, "--max-width", 8, "--depth", 0.1, "--images", 32, "--batch", 16, "-o", "run"]
+    assert call("train", "vae", *words, *small) == 0
+    assert "nats" in Path("run/metrics.jsonl").read_text(encoding="utf-8")
+    assert call("train", "vae", *words, *small, "--force", "--encoder", "16x2,16d3") == 2
