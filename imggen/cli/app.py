@@ -79,7 +79,14 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         sys.stdout.flush()
     except BaseException as error:
         code = _ended(error, arguments)
-    sys.exit(code if isinstance(code, int) else 0)
+    code = code if isinstance(code, int) else 0
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        # Threads of the process group may outlive it; one that wakes while Python is being taken down aborts the
+        # process, and torchrun then stops the others and calls the run failed.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def _ended(error: BaseException, arguments: list[str]) -> int:

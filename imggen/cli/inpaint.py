@@ -10,7 +10,21 @@ from typing import Annotated
 import typer
 
 from imggen.cli.console import Console
-from imggen.cli.options import WHAT, Batch, Device, DryRun, Force, Temperature, Weights, verb
+from imggen.cli.options import (
+    WHAT,
+    Batch,
+    Device,
+    DryRun,
+    Force,
+    Guidance,
+    Steps,
+    Temperature,
+    TopK,
+    TopP,
+    Weights,
+    drawing,
+    verb,
+)
 from imggen.errors import UsageError
 
 HOLE, HOW, WHERE = "Hole", "How", "Where to"
@@ -58,6 +72,10 @@ def inpaint(
         str | None, typer.Option("--class", help="A class; the model chooses.", rich_help_panel=WHAT, metavar="NAME")
     ] = None,
     temperature: Temperature = 1.0,
+    steps: Steps = None,
+    guidance: Guidance = None,
+    top_k: TopK = None,
+    top_p: TopP = None,
     weights: Weights = None,
     mask: Annotated[
         Path | None,
@@ -131,6 +149,9 @@ def inpaint(
         raise UsageError("which model fills the hole?", "imggen inpaint MODEL …, or --method classical")
     if method == "classical" and (count > 1 or label is not None):
         raise UsageError("--method classical has one fill and no classes", "leave -n and --class out")
+    settings = drawing(steps=steps, guidance=guidance, top_k=top_k, top_p=top_p)
+    if method == "classical" and settings:
+        raise UsageError("--method classical draws nothing", "leave --steps, --guidance, --top-k and --top-p out")
     if format is not None and format not in FORMATS:
         raise UsageError(f"there is no picture format '{format}'", f"formats: {', '.join(FORMATS)}")
     if not 0 <= temperature <= 2:
@@ -159,6 +180,7 @@ def inpaint(
         seed=secrets.randbelow(2**31) if drawn else seed or 0,
         label=label,
         temperature=temperature,
+        drawing=settings,
         batch=batch,
         device=device,
         force=force,

@@ -10,7 +10,22 @@ from typing import Annotated
 import typer
 
 from imggen.cli.console import Console
-from imggen.cli.options import WHAT, Batch, Device, DryRun, Force, Precision, Temperature, Weights, verb
+from imggen.cli.options import (
+    WHAT,
+    Batch,
+    Device,
+    DryRun,
+    Force,
+    Guidance,
+    Precision,
+    Steps,
+    Temperature,
+    TopK,
+    TopP,
+    Weights,
+    drawing,
+    verb,
+)
 from imggen.errors import UsageError
 
 WAY, WHERE = "Way", "Where to"
@@ -53,6 +68,10 @@ def interpolate(
         str | None, typer.Option("--class-to", help="… to this one.", rich_help_panel=WHAT, metavar="NAME")
     ] = None,
     temperature: Temperature = 1.0,
+    steps: Steps = None,
+    guidance: Guidance = None,
+    top_k: TopK = None,
+    top_p: TopP = None,
     weights: Weights = None,
     path: Annotated[
         str | None,
@@ -133,6 +152,7 @@ def interpolate(
         label_from=label_from,
         label_to=label_to,
         temperature=temperature,
+        drawing=drawing(steps=steps, guidance=guidance, top_k=top_k, top_p=top_p),
         path=path,
         loop=loop,
         ease=ease,
@@ -157,11 +177,11 @@ def interpolate(
         console.result(plan, [f"{name:12} {value}" for name, value in plan.items()])
         return
     result = engine.interpolate(options, console)
-    steps = result["steps"]
-    closing = f", the closing one {steps['closing']:.1f}" if "closing" in steps else ""
-    if steps:
+    far = result["steps"]
+    closing = f", the closing one {far['closing']:.1f}" if "closing" in far else ""
+    if far:
         console.info(
-            f"{result['frames']} frames; the median step is {steps['median']:.1f} levels, "
-            f"the largest {steps['largest']:.1f}{closing}"
+            f"{result['frames']} frames; the median step is {far['median']:.1f} levels, "
+            f"the largest {far['largest']:.1f}{closing}"
         )
     console.result(result, result["paths"])

@@ -153,6 +153,7 @@ def _model(options: InpaintOptions, reporter: Reporter) -> Loaded | None:
     if options.model is None:
         raise UsageError("which model fills the hole?", "imggen inpaint MODEL …, or --method classical")
     loaded = load_backend(options.model, weights=options.weights, device=options.device)
+    loaded.backend.draw_with(**options.drawing)
     device = next(loaded.backend.parameters()).device
     prepare(device)
     if options.label is not None:
@@ -293,6 +294,7 @@ def _settings(options: InpaintOptions, loaded: Loaded | None, one: tuple[Pair, i
     given["--grow"], given["--feather"] = options.grow or None, options.feather or None
     given["--class"] = options.label
     given["--temperature"] = options.temperature if options.temperature != 1 else None
+    given |= {"--" + name.replace("_", "-"): value for name, value in options.drawing.items()}
     if loaded is None:
         given["--method"] = "classical"
     else:

@@ -106,6 +106,7 @@ class InterpolateOptions:
     label_from: str | None = None
     label_to: str | None = None
     temperature: float = 1.0
+    drawing: dict[str, float] = field(default_factory=dict)
     path: str | None = None
     loop: bool = False
     ease: str = "none"
@@ -145,6 +146,7 @@ class InpaintOptions:
     seed: int = 0
     label: str | None = None
     temperature: float = 1.0
+    drawing: dict[str, float] = field(default_factory=dict)
     batch: int | None = None
     device: str = "auto"
     force: bool = False

@@ -58,6 +58,7 @@ def prepared(options: InterpolateOptions, reporter: Reporter) -> tuple[Loaded, P
     check_walk_output(options)
     pictures = find_pictures([*options.start, *options.end])
     loaded = load_backend(options.model, weights=options.weights, device=options.device)
+    loaded.backend.draw_with(**options.drawing)
     device = next(loaded.backend.parameters()).device
     prepare(device)
     dtype = find_precision(options.precision, device, training=False)
@@ -134,6 +135,7 @@ def settings_of(options: InterpolateOptions, chosen: Plan, loaded: Loaded, dtype
         "--class-to": options.label_to,
     }
     given["--temperature"] = options.temperature if options.temperature != 1 else None
+    given |= {"--" + name.replace("_", "-"): value for name, value in options.drawing.items()}
     given["--path"] = chosen.path
     given["--ease"] = options.ease if options.ease != "none" else None
     given["--pace"] = options.pace if options.pace != "noise" else None

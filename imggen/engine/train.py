@@ -287,6 +287,8 @@ def _train(setup: Setup, reporter: Reporter) -> dict[str, Any]:
         training.save()
         if watch is not None and not stop:
             training.look(watch)
+        # Together to the end: who leaves while another still writes looks like one that failed.
+        world.wait()
     if stop:
         raise stop.error(f"saved in {folder.path} after {training.images:,} pictures")
     return {

@@ -51,7 +51,8 @@ class Watch:
         """Compare, keep the checkpoint if it is the best so far; returns what goes into metrics.jsonl."""
         sample = draw_sample(backend, COUNT, 0, self.features, Silent())
         figure = self.measure.frechet(self.reference, sample.features)
-        if self.best is None or figure.better_than(self.best):
+        # Of equals the later one: a part of training that does not change what is drawn may teach something else.
+        if self.best is None or figure.value == self.best.value or figure.better_than(self.best):
             self.best = figure
             save_backend(self.folder.best, backend, {**provenance, "figure": asdict(figure)})
         self.last = time.monotonic()

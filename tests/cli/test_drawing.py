@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from imggen.cli.app import main
 from imggen.engine.load import save_backend
@@ -77,3 +78,23 @@ def test_evaluate_prints_what_a_family_measures(
     assert figures["nats_16"]["low"] <= figures["nats_16"]["value"] <= figures["nats_16"]["high"]
     assert found["drawing"] == {"steps": 2} and found["explained"]["psnr"][0] == "Reconstruction, dB"
     assert "Reconstruction, dB" in Path("r.html").read_text(encoding="utf-8")
+
+
+def test_walks_and_fills_take_settings_too(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--steps", 2, "--guidance", 2.0, "--seed", 1, "--force"]
+    shown = {}
+    for steps in (2, 16):
+        words[1] = steps
+        assert call(capsys, "interpolate", model, "--frames", 3, *words, "-o", "w.png")[0] == 0
+        assert call(capsys, "inpaint", model, "--image", "w.png", "--box", "4,4,8,8", *words, "-o", "y.png")[0] == 0
+        for name in ("w.png", "y.png"):
+            info = read_info(Path(name))
+            assert info is not None and f"--steps {steps} --guidance 2.0" in info["command"]
+            shown[name, steps] = Image.open(name).convert("RGB").tobytes()
+    assert shown["w.png", 2] != shown["w.png", 16]
+    for words in (["interpolate", "gan"], ["inpaint", "gan", "--image", "y.png", "--box", "4,4,8,8"]):
+        code, _, err = call(capsys, *words, "--steps", 3, "--force")
+        assert code == 2 and "gan knows no --steps" in err
+    words = ["inpaint", "--method", "classical", "--image", "y.png", "--box", "4,4,8,8", "--steps", 3]
+    code, _, err = call(capsys, *words)
+    assert code == 2 and "classical draws nothing" in err

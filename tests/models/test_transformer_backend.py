@@ -66,6 +66,39 @@ def test_labels_are_guessed_by_likelihood() -> None:
     assert torch.equal(backend.generate(noise, found), backend.reconstruct(images))
 
 
+@pytest.mark.parametrize(("worth", "rows"), [(1000, 16), (5, 4), (0.1, 1)])
+def test_blocks_of_large_priors_have_fewer_rows(monkeypatch: pytest.MonkeyPatch, worth: float, rows: int) -> None:
+    backend = drawer()
+    cost = backend.prior.length * sum(weight.numel() for weight in backend.prior.parameters())
+    monkeypatch.setattr("imggen.models.transformer.backend.BLOCK_COST", worth * cost)
+    assert backend.rows == rows
+    noise, labels = torch.randn(6, *backend.noise_shape), LABELS
+    assert torch.equal(backend.generate(noise, labels)[3:4], backend.generate(noise[3:4], labels[3:4]))
+
+
+def test_the_class_of_a_picture_with_a_hole() -> None:
+    """What is hidden is not judged; where "no class" was never learnt, holes are filled in the class that is found."""
+    images, mask = some_pictures(), torch.zeros(len(some_pictures()), 1, 16, 16)
+    mask[..., 8:] = 1
+    other = torch.where(mask > 0, images.flip(0), images)
+    for preset in ("tiny", "classic"):
+        backend = drawer(preset, drop_label=0.0)
+        found = backend.likely_labels(images, mask)
+        assert found is not None and found.shape == (len(images),)
+        if preset == "tiny":
+            assert torch.equal(found, backend.likely_labels(other, mask))
+        noise = torch.randn(len(images), *backend.noise_shape)
+        assert torch.equal(backend.inpaint(images, mask, noise), backend.inpaint(images, mask, noise, found))
+
+
+def test_settings_that_leave_pictures_out_cannot_be_turned_round() -> None:
+    backend = drawer()
+    for settings in ({"top_k": 2}, {"top_p": 0.5}):
+        backend.draw_with(**settings)
+        with pytest.raises(UsageError):
+            backend.invert(some_pictures())
+
+
 def test_drawn_frequencies_are_the_probabilities() -> None:
     """Of one token: what normal noise draws is what the distribution says, with every setting."""
     logits = torch.tensor([1.0, 0.0, 2.0, -1.0])

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from imggen.engine.train import split_rows
 from imggen.models import build_learner, presets
-from imggen.models.transformer.learner import Learner
+from imggen.models.transformer.learner import CHECKS, Learner
 
 
 def learner(preset: str = "tiny", **more: Any) -> Learner:
@@ -87,6 +87,24 @@ def test_the_prior_is_trained_on_the_tokenizer_that_stays() -> None:
     assert not same(prior, model.backend.prior.state_dict())
     # A larger budget: less of it is spent, and yet the tokens must not change any more.
     assert "nats" in run(model, 8, 9, total=100)[0] and model.frozen
+    rate = model.adam_prior.param_groups[0]["lr"]
+    assert rate > 0.9 * model.config.learning_rate
+
+
+def test_a_larger_budget_goes_on_checking() -> None:
+    model = learner()
+    model.held_out = held_out
+    run(model, 0, 20)
+    assert "held_out" in run(model, 20, 21, total=40)[0]
+
+
+def test_half_precision_changes_little() -> None:
+    full, half = learner(dropout=0.0), learner(dropout=0.0)
+    half.precision = torch.bfloat16
+    for index in (0, 15):
+        one, other = (run(model, index, index + 1)[0] for model in (full, half))
+        name = "nats" if index else "nats_byte"
+        assert other[name].dtype == torch.float32 and float(one[name]) == pytest.approx(float(other[name]), rel=0.03)
 
 
 def test_the_best_prior_is_shown() -> None:
@@ -104,7 +122,7 @@ def test_the_best_prior_is_shown() -> None:
             assert model.backend is model.kept and found[-1] >= min(found)
         else:
             assert model.backend is model.average.network
-    assert len(found) > 20
+    assert len(found) > CHECKS / 2
     assert model.best == pytest.approx(min(found)) and model.worse
     assert model.kept is not None
     total = 0.0

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from imggen.models import build_backend, build_learner, presets
-from imggen.models.vae.backend import Backend
+from imggen.models.vae.backend import Backend, _luck
 from imggen.models.vae.config import Config
 from imggen.models.vae.learner import Learner
 
@@ -222,6 +222,39 @@ def test_the_last_stage_leaves_the_model_alone() -> None:
     assert learner.filling and learner.backend.partial is not None
     for name, value in learner.backend.core.state_dict().items():
         assert torch.equal(value, before[name]), name
+
+
+def test_a_model_that_has_not_learnt_to_fill_does_without() -> None:
+    """A checkpoint of before the last stage: its partial encoder is still what chance made it."""
+    torch.manual_seed(0)
+    learner = build_learner(config(filling=0.34))
+    assert isinstance(learner, Learner)
+    steps(learner, 0, 7)
+    images, mask = bars(6)[0], torch.zeros(6, 1, 16, 16)
+    mask[..., 6:10] = 1
+    noise = torch.randn(6, *learner.backend.noise_shape)
+    before = learner.backend.inpaint(images, mask, noise)
+    partial = learner.backend.partial
+    assert partial is not None and not partial.ready
+    with torch.no_grad():
+        for weight in partial.parameters():
+            weight.add_(1.0)
+    assert torch.equal(learner.backend.inpaint(images, mask, noise), before)
+    steps(learner, 8, 9)
+    assert partial.ready and learner.filling
+    # A larger budget: the model learns on, and what was learnt of holes no longer belongs to it.
+    steps(learner, 4, 5)
+    assert not partial.ready and not learner.filling
+
+
+def test_the_choice_among_fills_is_not_made_by_a_latent() -> None:
+    noise = torch.randn(20_000, 200, generator=torch.Generator().manual_seed(0))
+    luck = torch.stack(list(_luck(noise)))
+    assert luck.shape == (8, 20_000) and torch.corrcoef(luck).fill_diagonal_(0).abs().max() < 0.05
+    assert abs(float(luck.mean()) - 0.5772) < 0.02  # Gumbel's mean
+    chosen = luck.argmax(0) == 0
+    assert abs(float(chosen.float().mean()) - 1 / 8) < 0.02
+    assert float(noise[chosen].mean(0).abs().max()) < 0.45 and abs(float(noise[:, 0].mean())) < 0.05
 
 
 def test_the_partial_encoder_begins_as_the_whole_one() -> None:

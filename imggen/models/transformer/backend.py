@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cached_property
 from typing import ClassVar
 
 import torch
@@ -18,8 +19,10 @@ from imggen.models.transformer.sampling import Settings, walk
 from imggen.models.transformer.tokenizer import Tokenizer
 
 # On a CPU always so many rows at a time, the last ones repeated: matrices of one shape are multiplied in one way, so
-# that no rounding that depends on the batch can make a token another one.
-BLOCK = 16
+# that no rounding that depends on the batch can make a token another one. A block of a large prior has fewer rows,
+# lest one picture cost as much as sixteen.
+MOST_ROWS = 16
+BLOCK_COST = 8e9  # multiplications
 FEW_STEPS = (1, 4)  # that evaluate prints the likelihood of, beside the model's own number and one by one
 
 
@@ -71,7 +74,7 @@ class Backend(BaseBackend):
             tokens = walk(self.prior, labels, plan, settings, noise=_by_place(noise)).tokens
             return self._decode(tokens)
 
-        return _in_blocks(draw, noise, labels)
+        return self._in_blocks(draw, noise, labels)
 
     def invert(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
         """Pictures → the noise that draws exactly their tokens, with the settings and labels given.
@@ -82,12 +85,14 @@ class Backend(BaseBackend):
             labels = self.likely_labels(images)
         labels = self.labels_or_none(self.checked_labels(labels, len(images)), len(images))
         settings, plan = self._settings(1.0), self._plan()
+        if settings.top_k or settings.top_p < 1:
+            raise UsageError("with --top-k or --top-p some pictures have no noise that draws them", "leave them out")
 
         def find(images: Tensor, labels: Tensor) -> Tensor:
             known = self.values(self.tokenizer.encode(images))
             return self._by_channel(walk(self.prior, labels, plan, settings, known=known).noise)
 
-        return _in_blocks(find, images, labels)
+        return self._in_blocks(find, images, labels)
 
     def inpaint(
         self,
@@ -103,6 +108,8 @@ class Backend(BaseBackend):
         Without labels a model with classes draws as one without. The textbook's prior sees of the known tokens only
         those before, in raster order.
         """
+        if labels is None and self.classes and self.config.drop_label == 0:
+            labels = self.likely_labels(images, mask)  # what "no class" means was never learnt
         labels = None if labels is None else self.checked_labels(labels, len(images))
         labels = self.labels_or_none(labels, len(images))
         settings = self._settings(temperature)
@@ -128,7 +135,7 @@ class Backend(BaseBackend):
                 return self._decode(found.tokens)
 
             rows = torch.tensor([row for row, other in enumerate(patterns) if other == pattern], device=images.device)
-            filled[rows] = _in_blocks(draw, images[rows], noise[rows], labels[rows])
+            filled[rows] = self._in_blocks(draw, images[rows], noise[rows], labels[rows])
         return torch.where(mask > 0.5, filled, images)
 
     def unknown(self, mask: Tensor) -> Tensor:
@@ -141,7 +148,7 @@ class Backend(BaseBackend):
 
     def reconstruct(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
         """See the contract: what is left of a picture in its tokens, whatever its class."""
-        return _in_blocks(lambda rows: self.tokenizer.decode(self.tokenizer.encode(rows)), images)
+        return self._in_blocks(lambda rows: self.tokenizer.decode(self.tokenizer.encode(rows)), images)
 
     def log_likelihood(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
         """log p(tokens) + log p(picture | tokens) in nats, (B,), tokens one by one: a bound from below.
@@ -166,8 +173,9 @@ class Backend(BaseBackend):
         counts = torch.tensor(self.config.class_counts, dtype=torch.float32, device=images.device)
         groups = groups_of(self._plan(steps=self.steps), self.prior.length, tokens.device).expand(len(tokens), -1)
         known = torch.ones_like(groups, dtype=torch.bool) if mask is None else ~self.unknown(mask)
-        # What is hidden comes last, so that nothing known is judged by it (the textbook's order cannot be changed).
-        groups = torch.where(known, groups, groups + self.prior.length)
+        if not self.config.raster:  # the textbook's order cannot be changed
+            # What is hidden comes last, so that nothing known is judged by it.
+            groups = torch.where(known, groups, groups + self.prior.length)
         found = []
         for label in range(len(self.classes)):
             labels = torch.full_like(tokens[:, 0, 0], label)
@@ -232,6 +240,23 @@ class Backend(BaseBackend):
         tokens = self.tokenizer.quantiser.split(values[..., 0]) if self.config.raster else values
         return self.tokenizer.decode(tokens)
 
+    @cached_property
+    def rows(self) -> int:
+        """Rows of a block: a power of two."""
+        cost = self.prior.length * sum(weight.numel() for weight in self.prior.parameters())
+        return 1 << min(MOST_ROWS, max(1, int(BLOCK_COST / cost))).bit_length() - 1
+
+    def _in_blocks(self, work: Callable[..., Tensor], *rows: Tensor) -> Tensor:
+        """`work` on rows of tensors, on a CPU in blocks of one size."""
+        count = len(rows[0])
+        if rows[0].device.type != "cpu" or count == 0:
+            return work(*rows)
+        found = []
+        for start in range(0, count, self.rows):
+            places = torch.arange(start, start + self.rows).clamp(max=count - 1)
+            found.append(work(*(part[places] for part in rows))[: count - start])
+        return torch.cat(found)
+
     def _by_channel(self, noise: Tensor) -> Tensor:
         return noise.transpose(1, 2).reshape(len(noise), *self.noise_shape)
 
@@ -255,15 +280,3 @@ def build_prior(config: Config) -> Prior:
 
 def _by_place(noise: Tensor) -> Tensor:
     return noise.flatten(2).transpose(1, 2)
-
-
-def _in_blocks(work: Callable[..., Tensor], *rows: Tensor) -> Tensor:
-    """`work` on rows of tensors, on a CPU in blocks of one size."""
-    count = len(rows[0])
-    if rows[0].device.type != "cpu" or count == 0:
-        return work(*rows)
-    found = []
-    for start in range(0, count, BLOCK):
-        places = torch.arange(start, start + BLOCK).clamp(max=count - 1)
-        found.append(work(*(part[places] for part in rows))[: count - start])
-    return torch.cat(found)

@@ -20,7 +20,7 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The same shape (…, width)."""
-        return rms_norm(x, self.gain.shape, self.gain, 1e-6)
+        return rms_norm(x, self.gain.shape, self.gain.to(x.dtype), 1e-6)
 
 
 class Gated(nn.Module):

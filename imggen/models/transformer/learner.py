@@ -17,7 +17,7 @@ from imggen.models.transformer.orders import training_groups
 from imggen.models.transformer.prior import Prior
 from imggen.models.transformer.tokenizer import tokenizer_loss
 
-CHECKS = 40  # times that the prior is held against the held-out pictures
+CHECKS = 20  # times that the prior is held against the held-out pictures
 REMEMBERED = 5_000  # half-life in pictures of the count of codes
 WARM_UP = 0.02
 
@@ -90,9 +90,10 @@ class Learner(BaseLearner):
         self.model.train()
         if not self.frozen:
             return self._step_tokenizer(images, progress / share, images_seen)
-        done = max(0.0, (progress - share) / (1 - share))
+        # A larger budget may put a prior that has begun before its share: past the warm-up, not at its foot.
+        done = (progress - share) / (1 - share) if progress >= share else WARM_UP
         metrics = self._step_prior(images, labels, done, images_seen)
-        if self.held_out is not None and int(done * CHECKS) > self.checked:
+        if self.held_out is not None and int(done * CHECKS) != self.checked:
             self.checked = int(done * CHECKS)
             metrics["held_out"] = self._check()
         return metrics
@@ -180,11 +181,11 @@ class Learner(BaseLearner):
         averaged = self._averaged()
         total, count = torch.zeros((), dtype=torch.float64), 0
         for images, labels in self.held_out():
+            tokens = averaged.tokenizer.encode(images)
             with self._autocast(images):
-                tokens = averaged.tokenizer.encode(images)
                 known = averaged.labels_or_none(labels, len(images))
                 found = averaged.token_likelihood(tokens, known, averaged.steps)
-            total -= found.double().sum().cpu()
+            total -= found.cpu().double().sum()
             count += tokens.shape[0] * tokens.shape[1]
         value = float(total) / max(count, 1)
         self.worse = value >= self.best

@@ -81,7 +81,8 @@ class Backend(BaseBackend):
         known = 1 - mask
         labels = self._some_labels(images, labels, mask)
         with torch.no_grad():
-            candidates = self._partial_fills if self.partial is not None else self._prior_fills
+            partial = self._ready_partial()
+            candidates = self._partial_fills if partial is not None else self._prior_fills
             chosen, best = images, torch.full_like(noise[:, 0], -math.inf)
             for (filled, weight), luck in zip(
                 candidates(images, known, noise, labels, temperature), _luck(noise), strict=False
@@ -89,7 +90,7 @@ class Backend(BaseBackend):
                 score = weight + luck
                 chosen = torch.where((score > best).view(-1, 1, 1, 1), filled, chosen)
                 best = torch.maximum(score, best)
-            if self.partial is None:
+            if partial is None:
                 chosen = self._settled(images, known, chosen, noise, labels, temperature)
         return images * known + chosen * mask
 
@@ -99,14 +100,15 @@ class Backend(BaseBackend):
             return None
         known = torch.ones_like(images[:, :1]) if mask is None else 1 - mask
         seen = self._seen(images)
-        if mask is not None and self.partial is None:
+        partial = None if mask is None else self._ready_partial()
+        if mask is not None and partial is None:
             middle = (seen * known).sum((2, 3), keepdim=True) / known.sum((2, 3), keepdim=True).clamp(min=1)
             seen = seen * known + middle * mask
         best, found = None, torch.zeros(len(images), dtype=torch.int64, device=images.device)
         with torch.no_grad():
             look = look_at(self.core, seen)
-            if mask is not None and self.partial is not None:
-                look = self.partial.look_at(seen, known)
+            if partial is not None:
+                look = partial.look_at(seen, known)
             for label in range(len(self.classes)):
                 labels = torch.full_like(found, label)
                 descent = descend(self.core, len(images), labels, look, mean)
@@ -140,6 +142,10 @@ class Backend(BaseBackend):
         descent = descend(self.core, len(images), labels, look_at(self.core, images))
         return {layer.name: found for layer, found in zip(self.core.layers, descent.divergences, strict=True)}
 
+    def _ready_partial(self) -> Partial | None:
+        """None, too, in a checkpoint of before it began to learn."""
+        return self.partial if self.partial is not None and bool(self.partial.ready > 0) else None
+
     def _seen(self, images: Tensor) -> Tensor:
         """A model of binarised pictures has seen no grey."""
         return torch.where(images > 0, 1.0, -1.0) if self.binary else images
@@ -168,9 +174,10 @@ class Backend(BaseBackend):
         self, images: Tensor, known: Tensor, noise: Tensor, labels: Tensor | None, temperature: float
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Fills with the logarithms of their importance weights (B,)."""
-        assert self.partial is not None
+        partial = self._ready_partial()
+        assert partial is not None
         seen = self._seen(images)
-        look = self.partial.look_at(seen, known)
+        look = partial.look_at(seen, known)
         for other in _others(noise, CANDIDATES):
             parts = self._parts(other)
 
@@ -234,7 +241,12 @@ def _others(noise: Tensor, count: int) -> Iterator[Tensor]:
 
 
 def _luck(noise: Tensor) -> Iterator[Tensor]:
-    """Gumbel variables (B,): the largest of score plus luck is a draw by the scores."""
+    """Gumbel variables (B,): the largest of score plus luck is a draw by the scores.
+
+    Each is made of an eighth of all the noise, so that it says next to nothing of any latent: luck that were a
+    latent itself would choose by it.
+    """
     for index in range(min(CANDIDATES, noise.shape[1])):
-        share = torch.special.ndtr(noise[:, index].double()).clamp(1e-12, 1 - 1e-12)
-        yield -torch.log(-torch.log(share)).to(noise)
+        part = noise[:, index::CANDIDATES]
+        share = torch.special.ndtr(part.sum(1) / part.shape[1] ** 0.5).clamp(1e-6, 1 - 1e-6)
+        yield -torch.log(-torch.log(share))

@@ -89,6 +89,10 @@ class Learner(BaseLearner):
 
     def _model(self, images: Tensor, labels: Tensor | None, progress: float, images_seen: int) -> dict[str, Tensor]:
         self.core.train()
+        if self.filling and self.shown.partial is not None:
+            # A larger budget on --resume: the model learns on, and what was learnt of holes is begun again later.
+            self.filling, self.guard = False, Guard(self.config.skip)
+            self.shown.partial.ready.zero_()
         weight = min(1.0, progress / self.config.warm_up) if self.config.warm_up else 1.0
         # A KL that costs nothing at all lets the posteriors run away before the priors can follow.
         weight = max(weight, 0.01)

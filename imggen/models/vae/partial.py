@@ -14,13 +14,19 @@ from imggen.models.vae.passes import Look, between
 
 
 class Partial(nn.Module):
-    """An encoder of the known pixels and the mask, and a posterior for each layer."""
+    """An encoder of the known pixels and the mask, and a posterior for each layer.
+
+    `ready` is 1 once it has begun to learn: a checkpoint may be older than that.
+    """
+
+    ready: Tensor
 
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.encoder = Encoder(config, config.channels + 1)
         self.posteriors = build_posteriors(config)
         self.stage_of = [index for index, stage in enumerate(config.stages) for _ in range(stage.decoder)]
+        self.register_buffer("ready", torch.zeros(()))
 
     @torch.no_grad()
     def begin_as(self, core: Hierarchy) -> None:
@@ -30,6 +36,7 @@ class Partial(nn.Module):
         stem = torch.zeros_like(self.encoder.stem.weight)
         stem[:, : whole["stem.weight"].shape[1]] = whole["stem.weight"]
         self.encoder.load_state_dict({**whole, "stem.weight": stem})
+        self.ready.fill_(1)
 
     def look_at(self, images: Tensor, known: Tensor) -> Look:
         """Pictures (B, C, H, W) where `known` (B, 1, H, W) is 1; what is elsewhere is not looked at."""
