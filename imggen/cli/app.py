@@ -109,7 +109,8 @@ def _told(error: BaseException, arguments: list[str]) -> ImggenError:
     if isinstance(error, ImggenError):
         return error
     if isinstance(error, typer.TyperException):
-        known = [word for word in arguments[:2] if word in (*VERBS, *FAMILIES)]
+        known = [word for word in arguments[:1] if word in VERBS]
+        known += [word for word in arguments[1:2] if known == ["train"] and word in FAMILIES]
         # A usage error is one line here: Typer may break its own over several.
         line = " ".join(error.format_message().split()) or "something is missing"
         return UsageError(line, f"see '{' '.join(['imggen', *known, '--help'])}'", error.exit_code)

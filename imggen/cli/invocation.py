@@ -12,6 +12,11 @@ def remember(arguments: list[str]) -> None:
     _WORDS[:] = arguments
 
 
+def typed(flag: str) -> bool:
+    """Whether an option was given on the command line."""
+    return any(word == flag or word.startswith(f"{flag}=") for word in _WORDS)
+
+
 def typed_command() -> str:
     """The command line, quoted for a shell."""
     return shlex.join(["imggen", *_WORDS])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import os
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -12,8 +13,10 @@ from typing import Annotated, Any, get_args
 import typer
 
 from imggen.cli.console import Console
+from imggen.cli.invocation import typed
 from imggen.errors import UsageError
 
+BUDGETS = ("images", "epochs", "minutes")
 WHAT, MACHINE, GENERAL = "What", "Machine", "General"
 
 
@@ -38,6 +41,10 @@ def read_config(context: typer.Context, path: Path | None) -> Path | None:
             near = difflib.get_close_matches(key.replace("-", "_"), known, 1)
             raise UsageError(f"{path} has an unknown setting '{key}'", f"did you mean '{near[0]}'?" if near else None)
         defaults[name] = value
+    prefix = context.auto_envvar_prefix
+    if any(typed(f"--{name}") or f"{prefix}_{name.upper()}" in os.environ for name in BUDGETS):
+        # They exclude each other: one that is given takes the place of the file's, whichever that is.
+        defaults = {name: value for name, value in defaults.items() if name not in BUDGETS}
     context.default_map = {**(context.default_map or {}), **defaults}
     return path
 

@@ -1,9 +1,9 @@
-"""What the paths of a source mean: wrapping folders, splits and classes. Pure functions on names."""
+"""What the paths of a source mean: wrapping folders, splits and classes."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 from imggen.errors import DataError
 
@@ -40,6 +40,12 @@ def is_hidden(path: str) -> bool:
 def is_picture(path: str) -> bool:
     """True when the extension is one of a picture that imggen reads."""
     return PurePosixPath(path).suffix.lower() in EXTENSIONS
+
+
+def pictures_below(folder: Path) -> list[Path]:
+    """The pictures anywhere in a folder, in the order of their names, as paths from there; no hidden ones."""
+    found = (path.relative_to(folder) for path in folder.rglob("*") if is_picture(path.name) and path.is_file())
+    return sorted(path for path in found if not is_hidden(path.as_posix()))
 
 
 def _strip(paths: list[Parts]) -> list[Parts]:

@@ -20,7 +20,7 @@ from imggen.errors import DeviceError
 from imggen.io.image import Bytes
 from imggen.models.base import Backend
 
-AT_ONCE = 32
+AT_ONCE = 16  # of 32 pixels
 TOUCHED = 5  # of 255: a pixel of the scaled square that holds so little of a hole is known
 
 
@@ -113,7 +113,8 @@ class Filler:
     ) -> None:
         self.backend, self.label, self.temperature = backend, label, temperature
         self.device = next(backend.parameters()).device
-        self.batch, self.on_smaller = batch or AT_ONCE, on_smaller
+        self.batch = batch or max(1, AT_ONCE * 32**2 // max(32, backend.config.size) ** 2)
+        self.on_smaller = on_smaller
         self.noise, _ = noise_of([Item(seed) for seed in seeds], backend)
 
     @torch.no_grad()

@@ -103,8 +103,8 @@ def _checked(options: InpaintOptions, reporter: Reporter) -> list[Pair]:
             reporter.warn(f"{pair.image}: {share:.0%} is hole, little is known")
         if options.method == "classical" and share > WIDE_SCRATCHES:
             reporter.warn(f"{pair.image}: {share:.0%} is hole; --method classical is for thin scratches")
-        if pair.image.suffix.lower() == ".gif" and len(pairs) == 1:
-            reporter.info("of a GIF the first frame is filled")
+        if holed.original.frames > 1:
+            reporter.warn(f"{pair.image}: of its {holed.original.frames} pictures only the first is filled and kept")
     if lossy and not options.sheet:
         reporter.warn("JPEG changes every pixel a little, known ones too; a name in .png keeps them")
     return pairs
@@ -286,7 +286,7 @@ def _sheet(rows: list[list[Bytes]]) -> Bytes:
 def _settings(options: InpaintOptions, loaded: Loaded | None, one: tuple[Pair, int, str] | None) -> dict[str, Any]:
     """What a file remembers; `one` is the picture, the seed and the name of a file that is no sheet."""
     name = options.model if options.weights is None else str(options.weights)
-    words = ["imggen", "inpaint", *([name or "gan"] if loaded is not None else [])]
+    words = ["imggen", "inpaint", *([str(name)] if loaded is not None else [])]
     pair, seed, output = one or (None, options.seed, Path(options.output).name)
     mask = options.mask if pair is None else pair.mask
     given: dict[str, Any] = {"--image": options.image if pair is None else pair.image, "--mask": mask}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from imggen.io.seeds import format_seeds
 from imggen.models.base import Backend
 from imggen.reporting import Reporter
 
+CLOSINGS = 16  # places that the last frame of a loop may take
 STALE = re.compile(r"\d{5,}\.png")
 
 
@@ -64,7 +65,7 @@ class Walk:
             part = self.parts[: place.segment]
             gone = sum(one.length for one in part) + place.share * self.parts[place.segment].length
             share = gone / sum(one.length for one in self.parts)
-            return *self.plan.labels, 1 - abs(2 * share - 1) if self.plan.loop else share
+            return *self.plan.labels, self.plan.class_share(share)
         part_now = self.parts[place.segment]
         a, b = (part_now.keys[end] for end in part_now.ends)
         assert self.keys.labels is not None
@@ -144,7 +145,7 @@ def interpolate(options: InterpolateOptions, reporter: Reporter) -> dict[str, An
         for walk in walks:
             _pace(walk, options, studio, reporter)
     steps = Steps()
-    frames = steps.watch(_frames(walks, chosen, options, studio, reporter))
+    frames = steps.watch(_frames(walks, chosen, options, studio, steps, reporter))
     _write(options, chosen, settings_of(options, chosen, loaded, dtype), frames)
     result["steps"] = steps.report(chosen.loop)
     result["seconds"] = round(time.monotonic() - began, 3)
@@ -156,9 +157,9 @@ def _keys(chosen: Plan, pictures: list[Bytes], backend: Backend, reporter: Repor
         return seed_keys(chosen.seeds, backend)
     labels = None
     if chosen.labels is not None:
-        each = chosen.keys_a_cell
-        middle = [index % each < each / 2 for index in range(len(pictures))]
-        labels = torch.tensor([chosen.labels[0] if first else chosen.labels[1] for first in middle])
+        ways = [index % chosen.keys_a_cell / chosen.parts for index in range(len(pictures))]
+        # A picture half-way is drawn in the class that comes, as `generate_between` does.
+        labels = torch.tensor([chosen.labels[chosen.class_share(way) >= 0.5] for way in ways])
     return picture_keys(chosen.pictures, np.stack(pictures), backend, labels, reporter)
 
 
@@ -247,10 +248,13 @@ class Steps:
 
 
 def _frames(
-    walks: list[Walk], chosen: Plan, options: InterpolateOptions, studio: Studio, reporter: Reporter
+    walks: list[Walk], chosen: Plan, options: InterpolateOptions, studio: Studio, steps: Steps, reporter: Reporter
 ) -> Iterator[Bytes]:
     """Sheets (H, W, C), a frame each; in a strip every walk's picture by itself."""
-    order = [(walk, place) for index in range(chosen.frames) for walk in walks for place in (walk.places[index],)]
+    # The last frame of a loop is drawn by itself; not where it is a key, which stays what it is.
+    closing = chosen.loop and chosen.frames > 2 and all(0 < walk.places[-1].share < 1 for walk in walks)
+    count = chosen.frames - closing
+    order = [(walk, place) for index in range(count) for walk in walks for place in (walk.places[index],)]
     drawn = studio.stream(Spot(walk, place) for walk, place in order if walk.exact(place) is None)
     cells: list[Bytes] = []
     done, began = 0, time.monotonic()
@@ -261,8 +265,35 @@ def _frames(
             if len(cells) == chosen.cells:
                 done += 1
                 task.update(done, f"{done / max(time.monotonic() - began, 1e-9):,.0f} frames/s")
-                yield np.stack(cells) if options.strip else enlarge(grid(np.stack(cells), options.grid[0]), options)
+                yield _sheet(cells, options)
                 cells = []
+        if closing:
+            yield _closing(walks, options, studio, steps)
+            task.update(chosen.frames)
+
+
+def _sheet(cells: list[Bytes], options: InterpolateOptions) -> Bytes:
+    return np.stack(cells) if options.strip else enlarge(grid(np.stack(cells), options.grid[0]), options)
+
+
+def _closing(walks: list[Walk], options: InterpolateOptions, studio: Studio, steps: Steps) -> Bytes:
+    """The last frame of a loop: moved on towards the first, if need be, until the step between is no longer than most.
+
+    A pace that is even in noise is not even to the eye, and where a loop closes everybody looks.
+    """
+    assert steps.first is not None
+    shares = [index / CLOSINGS for index in range(CLOSINGS)]
+    places = [[replace(walk.places[-1], share=_towards(walk, share)) for walk in walks] for share in shares]
+    spots = [Spot(walk, place) for row in places for walk, place in zip(walks, row, strict=True)]
+    drawn = list(studio.stream(iter(spots)))
+    sheets = [_sheet(drawn[start : start + len(walks)], options) for start in range(0, len(drawn), len(walks))]
+    most = float(np.median(steps.far))
+    return next((sheet for sheet in sheets if distance(sheet, steps.first) <= most), sheets[-1])
+
+
+def _towards(walk: Walk, share: float) -> float:
+    last = walk.places[-1].share
+    return last + (1 - last) * share
 
 
 def enlarge(picture: Bytes, options: InterpolateOptions) -> Bytes:

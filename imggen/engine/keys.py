@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from imggen.data.decode import UnreadableError, decode_image, fit
-from imggen.data.layout import EXTENSIONS
+from imggen.data.layout import EXTENSIONS, pictures_below
 from imggen.engine.draw import Item, noise_of
 from imggen.engine.walk import Floats
 from imggen.errors import DataError, UsageError
@@ -71,7 +71,7 @@ def find_pictures(paths: Sequence[Path]) -> list[Path]:
     found: list[Path] = []
     for path in paths:
         if path.is_dir():
-            inside = sorted(file for file in path.rglob("*") if file.suffix.lower() in EXTENSIONS and file.is_file())
+            inside = [path / name for name in pictures_below(path)]
             if not inside:
                 raise DataError(f"there are no pictures in {path}", f"endings: {', '.join(sorted(EXTENSIONS))}")
             found += inside

@@ -79,9 +79,10 @@ def save_backend(
     thumbnail: bytes | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> None:
-    """Write a model that describes itself; `dtype` float16 halves the file."""
+    """Write a model that describes itself; `dtype` float16 halves the file. What is no weight (a count) stays whole."""
+    weights = dict(backend.named_parameters())
     tensors = {
-        name: tensor.to("cpu", dtype if tensor.is_floating_point() else tensor.dtype)
+        name: tensor.to("cpu", dtype if name in weights else tensor.dtype)
         for name, tensor in backend.state_dict().items()
     }
     document = {"config": backend.config.to_json(), "provenance": provenance}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ PLAIN = ("1", "L", "LA", "P", "RGB", "RGBA")
 DEEP = ("I;16", "I", "F")
 # What a format can hold of a picture without changing what is known.
 HOLDS = {"png": (*PLAIN, "I;16"), "webp": PLAIN, "tiff": (*PLAIN, *DEEP, "CMYK"), "jpeg": (*PLAIN, "CMYK")}
+BITS_PER_SAMPLE = 258
 LOSSLESS = ("png", "webp", "tiff")
 # Of a TIFF's tags those that speak of the picture, not of where its bytes lie.
 TOLD = ("ImageDescription", "Make", "Model", "Software", "DateTime", "Artist", "Copyright")
@@ -30,13 +31,14 @@ TOLD = ("ImageDescription", "Make", "Model", "Software", "DateTime", "Artist", "
 
 @dataclass(frozen=True)
 class Original:
-    """`image` in its own mode, upright; `profile` and `exif` to be kept."""
+    """`image` in its own mode, upright, the first of the file's `frames`; `profile` and `exif` to be kept."""
 
     path: Path
     image: Image.Image
     format: str
     profile: bytes | None
     exif: Image.Exif
+    frames: int = 1
 
     @property
     def size(self) -> tuple[int, int]:
@@ -62,7 +64,7 @@ class Original:
         canvas.paste(self.image, (left, top))
         new = np.ones((canvas.height, canvas.width), bool)
         new[top : top + height, left : left + width] = False
-        return Original(self.path, canvas, self.format, self.profile, self.exif), new
+        return replace(self, image=canvas), new
 
 
 def open_original(path: Path) -> Original:
@@ -72,10 +74,14 @@ def open_original(path: Path) -> Original:
         image = decode_image(data, own_mode=True)
         with Image.open(io.BytesIO(data)) as header:
             format, exif = (header.format or "").lower(), header.getexif()
+            deep, frames = _deep_colour(header, data), int(getattr(header, "n_frames", 1))
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}", "give a picture's file") from error
     except UnreadableError as error:
         raise DataError(f"{path} cannot be read: {error}", "PNG, JPEG, WebP, GIF, BMP and TIFF can") from error
+    if deep:
+        # Pillow would keep the upper half of every value and say nothing.
+        raise DataError(f"{path} has 16 bits a colour, which imggen does not keep", "turn it into 8 bits first")
     if image.mode == "I;16B":
         info, image = image.info, Image.fromarray(np.asarray(image).astype("<u2"))
         image.info = info
@@ -83,12 +89,29 @@ def open_original(path: Path) -> Original:
         raise DataError(f"{path} is of mode {image.mode}, which imggen does not keep", "turn it into RGB first")
     exif.pop(ExifTags.Base.Orientation, None)  # the pixels are upright now
     if format == "tiff":
-        kept = Image.Exif()
-        for name in TOLD:
-            if (value := exif.get(ExifTags.Base[name])) is not None:
-                kept[ExifTags.Base[name]] = value
-        exif = kept
-    return Original(path, image, format, image.info.get("icc_profile"), exif)
+        exif = _told(exif)
+    return Original(path, image, format, image.info.get("icc_profile"), exif, frames)
+
+
+def _deep_colour(image: Image.Image, data: bytes) -> bool:
+    """Whether the file has several channels of more than 8 bits."""
+    if image.format == "PNG":
+        depth, kind = data[24:26]  # of the header, which comes first
+        return depth > 8 and kind != 0
+    if image.format == "TIFF":
+        tags = getattr(image, "tag_v2", {})
+        bits = tags.get(BITS_PER_SAMPLE, (8,))
+        return len(bits) > 1 and max(bits) > 8
+    return False
+
+
+def _told(exif: Image.Exif) -> Image.Exif:
+    """What a TIFF can take over: it has no room for other files' folders of tags, and its own tell where bytes lie."""
+    kept = Image.Exif()
+    for name in TOLD:
+        if (value := exif.get(ExifTags.Base[name])) is not None:
+            kept[ExifTags.Base[name]] = value
+    return kept
 
 
 def format_for(original: Original, wanted: str | None) -> str:
@@ -195,7 +218,7 @@ def save(original: Original, result: Image.Image, format: str, info: Mapping[str
         result.save(buffer, "PNG", pnginfo=chunk, **more)
         return buffer.getvalue()
     exif = Image.Exif()
-    exif.load(original.exif.tobytes())
+    exif.load((_told(original.exif) if format == "tiff" else original.exif).tobytes())
     own = str(exif.get(EXIF_TAGS[0]) or KEY)
     exif[EXIF_TAGS[0 if own.startswith(KEY) else 1]] = f"{KEY}:{text}"
     if format == "tiff":

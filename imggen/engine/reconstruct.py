@@ -43,21 +43,17 @@ def check(options: SampleOptions) -> None:
 def reconstruct(options: SampleOptions, reporter: Reporter) -> dict[str, Any]:
     """Write the sheet; returns paths, counts, hash and timings.
 
-    Raises UsageError where the family cannot, DataError for pictures that cannot be read, and as `sample` does.
+    Raises DataError for pictures that cannot be read, and as `sample` does.
     """
     check(options)
     check_sample_output(options)
     began = time.monotonic()
     loaded, plan, dtype = prepared(options, reporter)
     backend = loaded.backend
-    name = "reconstruct" if options.near is None else "near"
-    if not backend.offers(name):
-        can = "show pictures as it sees them" if options.near is None else "draw near a picture"
-        raise UsageError(f"a {backend.config.family} cannot {can}", "a vae can")
     path = options.near or options.source
     assert path is not None
     pictures = read_pictures(path, options.count if options.near is None else 1, backend, reporter)
-    with torch.inference_mode(), torch.autocast(_device(backend).type, dtype, enabled=dtype != torch.float32):
+    with torch.no_grad(), torch.autocast(_device(backend).type, dtype, enabled=dtype != torch.float32):
         sheet, columns = (
             _near(backend, pictures, plan, options)
             if options.near is not None
@@ -112,28 +108,25 @@ def _beside(backend: Backend, pictures: Bytes, options: SampleOptions, reporter:
     with reporter.task("looking", len(pictures)) as task:
         for start in range(0, len(pictures), size):
             images = _images(pictures[start : start + size], backend)
-            drawn = backend.reconstruct(images, _labels(backend, options, images))
-            assert drawn is not None
-            found.append(_bytes(drawn))
+            found.append(_bytes(backend.reconstruct(images, _labels(backend, options, images))))
             task.update(start + len(images))
     pairs = np.stack([pictures, np.concatenate(found)], 1).reshape(-1, *pictures.shape[1:])
     return pairs, options.columns or 2 * max(1, round(math.sqrt(len(pictures) / 2)))
 
 
 def _near(backend: Backend, pictures: Bytes, plan: Plan, options: SampleOptions) -> tuple[Bytes, int]:
-    """The picture, then those near it."""
+    """The picture, then those near it: its noise and other noise, mixed so that the variance stays."""
     images = _images(pictures, backend)
     labels = _labels(backend, options, images)
     size = options.batch or max(1, CPU_PIXELS // math.prod(backend.image_shape[1:]))
+    own, share = backend.invert(images, labels), min(options.temperature, 1.0)
     found = [pictures]
     for start in range(0, len(plan), size):
         items = [Item(plan[index].seed) for index in range(start, min(len(plan), start + size))]
         noise, _ = noise_of(items, backend)
         of_items = None if labels is None else labels.expand(len(items))
-        same = images.expand(len(items), -1, -1, -1)
-        drawn = backend.near(same, noise.to(images.device), of_items, temperature=options.temperature)
-        assert drawn is not None
-        found.append(_bytes(drawn))
+        mixed = math.sqrt(1 - share**2) * own + share * noise.to(images.device)
+        found.append(_bytes(backend.generate(mixed, of_items)))
     sheet = np.concatenate(found)
     return sheet, options.columns or math.ceil(math.sqrt(len(sheet)))
 

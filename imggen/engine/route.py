@@ -52,6 +52,15 @@ class Plan:
         """Of one."""
         return self.keys // self.cells
 
+    @property
+    def parts(self) -> int:
+        """Ways from key to key of one walk; a circle's two are taken for equally long."""
+        return self.keys_a_cell if self.loop else self.keys_a_cell - 1
+
+    def class_share(self, way: float) -> float:
+        """How far from the first class to the second after a share `way` of the walk; a loop goes there and back."""
+        return 1 - abs(2 * way - 1) if self.loop else way
+
 
 def prepared(options: InterpolateOptions, reporter: Reporter) -> tuple[Loaded, Plan, torch.dtype]:
     """The model, loaded, and what it is to draw. Errors as in `imggen.errors`."""

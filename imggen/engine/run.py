@@ -124,6 +124,13 @@ def check_writable(folder: Path) -> None:
         raise DataError(f"{there} cannot be written to", "you may not write there: choose another folder")
 
 
+def check_parent(path: Path) -> None:
+    """Refuse a file in a folder that is not there, before any work is done. Raises UsageError."""
+    parent = path.absolute().parent
+    if not parent.exists():
+        raise UsageError(f"there is no folder {path.parent}", "make it first, or write elsewhere")
+
+
 def output_kind(output: str) -> str:
     """What `-o` asks for: "stdout", "pattern" (name-%05d.png), "grid" (one picture file) or "folder"."""
     if output == "-":
@@ -154,6 +161,8 @@ def check_sample_output(options: SampleOptions) -> None:
             raise UsageError(f"{path} is a file, not a folder", "give a picture's name or another folder")
         taken = path if path.is_dir() and any(path.iterdir()) else None
     check_writable(path if kind == "folder" else path.parent)
+    if kind == "grid":
+        check_parent(path)
     if taken is not None and not options.force and not (options.resume and kind != "grid"):
         more = ", --resume draws what is missing" if kind != "grid" else ""
         raise UsageError(f"{taken} already exists", f"--force overwrites it{more}")
@@ -181,8 +190,7 @@ def check_report(options: EvaluateOptions) -> None:
         raise UsageError(f"the report is an HTML file, not '{options.output.name}'", "-o report.html")
     if options.output.exists() and not options.force:
         raise UsageError(f"{options.output} already exists", "--force overwrites it")
-    if not options.output.absolute().parent.is_dir():
-        raise UsageError(f"there is no folder {options.output.parent}", "make it first, or write elsewhere")
+    check_parent(options.output)
     check_writable(options.output.absolute().parent)
 
 
@@ -212,6 +220,7 @@ def refuse_file(path: Path, force: bool) -> None:
     """Refuse to overwrite a file unasked, or to write where nothing can be. Raises UsageError, DataError."""
     if path.is_dir():
         raise UsageError(f"{path} is a folder, not a file", "give a file's name")
+    check_parent(path)
     check_writable(path.absolute().parent)
     if path.exists() and not force:
         raise UsageError(f"{path} already exists", "--force overwrites it")

@@ -35,6 +35,8 @@ from imggen.reporting import Reporter, Task
 
 ROLLBACKS = 3
 LINE_SECONDS = 5.0
+# What may go wrong where a training is only looked at: never a reason to end it.
+FAILS_OF_LOOKING = (ImggenError, RuntimeError, MemoryError, OSError)
 FEWEST_HELD_OUT, MOST_HELD_OUT = 10, 500
 
 Snapshot = tuple[dict[str, Tensor], dict[str, Any]]
@@ -195,7 +197,7 @@ class Training:
         """Compare with the data; a line of its own in the metrics. What goes wrong there does not end the training."""
         try:
             found = watch.look(self.learner.backend, self.setup.provenance(self.images, self.seconds))
-        except (ImggenError, RuntimeError, MemoryError, OSError) as error:
+        except FAILS_OF_LOOKING as error:
             self.reporter.warn(f"no comparison with the data this time: {str(error).splitlines()[0]}")
             return
         record = {"steps": self.steps, "images": self.images, "seconds": round(self.seconds, 2), **found}
@@ -207,9 +209,12 @@ class Training:
         """Whether other noise still draws other pictures; if not, it is said; it goes into the next metrics line."""
         if not self.setup.world.leader:
             return
-        if self.variety is None:
-            self.variety = Variety(self.setup.dataset, load_features(None, self.setup.device))
-        self.found = self.variety.look(self.learner.backend, self.images, self.reporter)
+        try:
+            if self.variety is None:
+                self.variety = Variety(self.setup.dataset, load_features(None, self.setup.device))
+            self.found = self.variety.look(self.learner.backend, self.images, self.reporter)
+        except FAILS_OF_LOOKING as error:
+            self.reporter.warn(f"variety was not measured this time: {str(error).splitlines()[0]}")
 
     def report(self, progress: float, images_per_second: float) -> str:
         """Write a metrics line; returns its losses for the progress bar."""

@@ -4,38 +4,45 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from imggen.data.dataset import Dataset
 from imggen.engine.draw import Item, draw
-from imggen.io.image import Bytes
 from imggen.metrics.extract import Features
 from imggen.models.base import Backend
 from imggen.reporting import Reporter
 
 PAIRS = 64
+# Of so many drawn pictures each and its nearest: were there more, a model that has learnt a hundred pictures by heart
+# would draw most of them twice as well.
+FEW = 48
 LOW, WELL = 0.25, 0.4
 # Before so many pictures were seen, those drawn may well look alike.
 EARLY = 20_000
 
 
 class Variety:
-    """How far apart pairs of drawn pictures are, as a share of how far pairs of the data's are.
+    """How far apart drawn pictures are, as a share of how far the data's are: pairs, or each and its nearest, the less.
 
-    Distances are those of features, pairs are of one class where there are classes, so that a model which draws
-    one picture for each class is found out.
+    Distances are those of features. Pairs are of one class where there are classes, so that a model which draws one
+    picture for each class is found out; a model that draws one of a few is by the nearest.
     """
 
     def __init__(self, dataset: Dataset, features: Features) -> None:
         self.features = features
         rows, self.labels = _pairs(dataset)
-        self.reference = self._apart(np.asarray(dataset.images[rows]))
+        self.reference = self._apart(features.extract(np.asarray(dataset.images[rows])))
+        unlike = sorted(list(dict.fromkeys(rows))[:FEW])
+        self.nearest = self._nearest(features.extract(np.asarray(dataset.images[unlike])))
         self.low = False
 
     def of(self, backend: Backend) -> float:
         """1 is the data's own variety, 0 one picture for all noise. The same seeds each time."""
         items = [Item(seed, self.labels[seed // 2] if backend.classes else None) for seed in range(2 * PAIRS)]
         pictures = list(draw(backend, items, lambda _, drawn: drawn))
-        return self._apart(np.concatenate(pictures)) / max(self.reference, 1e-6)
+        features = self.features.extract(np.concatenate(pictures))
+        apart = self._apart(features) / max(self.reference, 1e-6)
+        return min(apart, self._nearest(features[:FEW]) / max(self.nearest, 1e-6))
 
     def look(self, backend: Backend, images: int, reporter: Reporter) -> dict[str, float]:
         """Measure, and say it once when it is too low after `images` seen; returns what goes into the metrics."""
@@ -50,9 +57,15 @@ class Variety:
         self.low = self.low and found < WELL
         return {"variety": round(found, 4)}
 
-    def _apart(self, pictures: Bytes) -> float:
-        features = self.features.extract(pictures)
+    @staticmethod
+    def _apart(features: Tensor) -> float:
         return float(torch.linalg.vector_norm(features[0::2] - features[1::2], dim=1).mean())
+
+    @staticmethod
+    def _nearest(features: Tensor) -> float:
+        """The median distance to the nearest other one."""
+        distances = torch.cdist(features.double(), features.double()).fill_diagonal_(torch.inf)
+        return float(distances.min(1).values.median())
 
 
 def _pairs(dataset: Dataset) -> tuple[list[int], list[int]]:

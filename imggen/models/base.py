@@ -94,21 +94,14 @@ class Backend(nn.Module, ABC):
         """The class (B,) that each picture most likely has where `mask` (B, 1, H, W) is 0; none without classes."""
         return None
 
-    def reconstruct(self, images: Tensor, labels: Tensor | None = None) -> Tensor | None:
-        """The model's own version (B, C, H, W) of each picture; none when the family has none.
+    def reconstruct(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
+        """The model's own version (B, C, H, W) of each picture: what the noise of `invert` draws.
 
         With classes and no labels it is that of the class of `likely_labels`.
         """
-        return None
-
-    def near(
-        self, images: Tensor, noise: Tensor, labels: Tensor | None = None, *, temperature: float = 0.5
-    ) -> Tensor | None:
-        """Pictures near each picture; none when the family has none. Other noise (B, *noise_shape), other picture.
-
-        `temperature` 0 is the reconstruction, 1 any picture at all.
-        """
-        return None
+        if labels is None:
+            labels = self.likely_labels(images)
+        return self.generate(self.invert(images, labels), labels)
 
     def log_likelihood(self, images: Tensor, labels: Tensor | None = None) -> Tensor | None:
         """Natural logarithm of each picture's probability (B,), as bytes; none when the family has no likelihood.
@@ -152,7 +145,7 @@ class Backend(nn.Module, ABC):
         return None
 
     def offers(self, name: str) -> bool:
-        """Whether the family has what the contract leaves open under this name: `near`, `importance_bound`, …"""
+        """Whether the family has what the contract leaves open under this name: `importance_bound`, …"""
         return getattr(type(self), name) is not getattr(Backend, name)
 
     def fused(self) -> Backend:

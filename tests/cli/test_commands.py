@@ -240,6 +240,16 @@ def test_config_files(call: Call, pictures: Path) -> None:
     assert json.loads(again[1])["hash"] == json.loads(call("info", "run", "--json")[1])["hash"]
 
 
+def test_a_budget_that_is_given_takes_the_place_of_the_files(call: Call, pictures: Path) -> None:
+    call(*train(pictures, "run"))
+    words = ["train", "gan", "--config", "run/config.toml", "-o", "again", "--dry-run", "--json"]
+    assert json.loads(call(*words)[1])["images"] == 64
+    found = json.loads(call(*words, "--epochs", 2)[1])
+    assert found["images"] == 240
+    code, _, err = call(*words, "--epochs", 2, "--minutes", 1)
+    assert code == 2 and "exclude each other" in err
+
+
 def test_resume_by_the_same_command(call: Call, pictures: Path) -> None:
     call(*train(pictures, "run", "--mirror", "--no-classes"))
     longer = ["train", "gan", "--data", pictures, "-o", "run", "--images", 96, "--resume"]

@@ -85,12 +85,13 @@ def test_walks_and_fills_take_settings_too(model: Path, capsys: pytest.CaptureFi
     shown = {}
     for steps in (2, 16):
         words[1] = steps
-        assert call(capsys, "interpolate", model, "--frames", 3, *words, "-o", "w.png")[0] == 0
+        assert call(capsys, "interpolate", model, "--frames", 4, *words, "-o", "w.png")[0] == 0
         assert call(capsys, "inpaint", model, "--image", "w.png", "--box", "4,4,8,8", *words, "-o", "y.png")[0] == 0
         for name in ("w.png", "y.png"):
             info = read_info(Path(name))
             assert info is not None and f"--steps {steps} --guidance 2.0" in info["command"]
-            shown[name, steps] = Image.open(name).convert("RGB").tobytes()
+            with Image.open(name) as image:
+                shown[name, steps] = image.convert("RGB").tobytes()
     assert shown["w.png", 2] != shown["w.png", 16]
     for words in (["interpolate", "gan"], ["inpaint", "gan", "--image", "y.png", "--box", "4,4,8,8"]):
         code, _, err = call(capsys, *words, "--steps", 3, "--force")

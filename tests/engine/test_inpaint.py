@@ -3,6 +3,8 @@
 import io
 import json
 import shlex
+import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageCms, ImageOps
+from PIL import ExifTags, Image, ImageCms, ImageOps
 from torch import Tensor
 
 from imggen.cli.app import main
@@ -322,8 +324,54 @@ def folders() -> None:
         mask_file(square_hole(), str(path))
 
 
+def png_of_16_bits(kind: int, channels: int) -> bytes:
+    """A PNG of 4x4 pixels of that colour type, which Pillow cannot write."""
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    rows = b"".join(b"\0" + bytes(range(1, 8 * channels + 1)) for _ in range(4))
+    header = struct.pack(">IIBBBBB", 4, 4, 16, kind, 0, 0, 0)
+    parts = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + parts
+
+
+@pytest.mark.parametrize(("kind", "channels"), [(2, 3), (4, 2), (6, 4)])
+def test_colours_of_16_bits_are_refused_not_cut(models: Call, kind: int, channels: int) -> None:
+    Path("x.png").write_bytes(png_of_16_bits(kind, channels))
+    with pytest.raises(DataError, match="16 bits a colour"):
+        models("x.png", "y.png", boxes=((0, 0, 2, 2),))
+    Path("g.png").write_bytes(png_of_16_bits(0, 1))
+    models("g.png", "h.png", boxes=((0, 0, 2, 2),))
+    assert np.array_equal(pixels("h.png")[2:], pixels("g.png")[2:]) and pixels("h.png").dtype == np.uint16
+
+
+@pytest.mark.parametrize("ending", ["png", "webp", "tif", "jpg"])
+def test_a_cameras_exif_goes_into_every_format(models: Call, ending: str) -> None:
+    """With the folders of tags inside it that every camera and telephone writes."""
+    exif = Image.Exif()
+    exif[ExifTags.Base.Make] = "Box"
+    exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.ExposureTime] = 0.01
+    exif.get_ifd(ExifTags.IFD.GPSInfo)[ExifTags.GPS.GPSLatitudeRef] = "N"
+    picture("RGB", 20, 20).save("x.jpg", exif=exif)
+    models("x.jpg", f"y.{ending}", boxes=((0, 0, 2, 2),))
+    with Image.open(f"y.{ending}") as image:
+        kept = image.getexif()
+        assert kept[ExifTags.Base.Make] == "Box"
+        assert ending == "tif" or kept.get_ifd(ExifTags.IFD.GPSInfo)[ExifTags.GPS.GPSLatitudeRef] == "N"
+
+
+def test_files_of_several_pictures_say_so(models: Call) -> None:
+    pages = [picture("RGB", 20, 20, seed) for seed in range(3)]
+    pages[0].save("x.tif", save_all=True, append_images=pages[1:])
+    told = Told()
+    models("x.tif", "y.tif", reporter=told, boxes=((0, 0, 2, 2),))
+    assert any("of its 3 pictures only the first" in line for line in told.lines)
+
+
 def test_folders_of_both(models: Call) -> None:
     folders()
+    Path("in/._a.png").write_bytes(b"left behind by a Mac")
     found = models("in", "out/", mask=Path("masks"))
     names = sorted(str(path.relative_to("out")) for path in Path("out").rglob("*") if path.is_file())
     assert names == ["a.png", "b.jpg.png", "b.webp.webp", "sub/a.png", "sub/c.tif"]
@@ -422,6 +470,8 @@ def test_the_command_of_a_file_makes_it_again(models: Call, more: dict[str, Any]
         ("y/", {"boxes": ((0, 0, 2, 2),), "sheet": True}, UsageError, "one picture"),
         ("x.png", {"boxes": ((0, 0, 2, 2),)}, UsageError, "already exists"),
         ("y-%s.png", {"boxes": ((0, 0, 2, 2),)}, UsageError, "one number"),
+        ("new/y.png", {"boxes": ((0, 0, 2, 2),)}, UsageError, "there is no folder new"),
+        ("new/y.png", {"boxes": ((0, 0, 2, 2),), "sheet": True}, UsageError, "there is no folder new"),
         ("y.png", {"mask": Path("none.png")}, DataError, "no file"),
         ("y.png", {"mask": Path("bad.png")}, DataError, "cannot be read"),
         ("y.png", {"boxes": ((0, 0, 2, 2),), "label": "7"}, UsageError, "no classes"),

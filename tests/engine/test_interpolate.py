@@ -388,6 +388,33 @@ def test_plan_draws_nothing(model: str) -> None:
     assert not Path("w.gif").exists()
 
 
+@pytest.mark.parametrize("path", ["slerp", "spline", "circle"])
+@pytest.mark.parametrize(("name", "label"), [("gan", "3"), ("gan-emoji", None), ("vae", None)])
+def test_loops_of_shipped_models_close_with_no_longer_step(name: str, label: str | None, path: str) -> None:
+    count = 2 if path == "circle" else 4
+    for first in (4, 44, 100):
+        more = {"seeds": f"{first}-{first + count - 1}", "label": label, "path": path}
+        steps = walk(name, "w.png", frames=48, loop=True, force=True, **more)["steps"]
+        assert 0 < steps["closing"] <= steps["median"]
+
+
+def test_a_loop_in_a_grid_closes_as_a_whole(model: str) -> None:
+    for strip in (False, True):
+        more = {"strip": strip, "path": "slerp", "seeds": "0-7"}
+        steps = walk(model, "w.png", grid=(2, 1), loop=True, force=True, **more)["steps"]
+        assert steps["closing"] <= steps["median"]
+
+
+def test_the_picture_in_the_middle_is_found_in_the_class_that_draws_it(classed: str) -> None:
+    sample(SampleOptions(model=classed, output="k-%d.png", seeds="1,2,3", label="owl", force=True), Silent())
+    start = (Path("k-1.png"), Path("k-2.png"), Path("k-3.png"))
+    alike = walk(classed, "a/", start=start, frames=9, label="owl")["pictures"]
+    for loop in (False, True):
+        classes = {"label_from": "fox", "label_to": "owl"}
+        changing = walk(classed, f"b{loop}/", start=start, frames=9, loop=loop, **classes)["pictures"]
+        assert [one["db"] for one in changing[1:]] == pytest.approx([one["db"] for one in alike[1:]], abs=0.5)
+
+
 def test_shipped_digits_walk_well(tmp_path: Path) -> None:
     assert load_backend("gan", device="cpu").origin == "shipped"
     found = walk("gan", "w.gif", seeds="3,14,15", label="3", frames=60, loop=True)

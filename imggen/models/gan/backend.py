@@ -14,7 +14,7 @@ from imggen.models.base import Backend as BaseBackend
 from imggen.models.gan import networks, residual
 from imggen.models.gan.config import Config
 from imggen.models.gan.networks import Overlap, Spread
-from imggen.models.gan.search import Effort, Found, polish, search
+from imggen.models.gan.search import GPU, TWO_CORES, Effort, Found, polish, search
 
 
 class Backend(BaseBackend):
@@ -67,7 +67,8 @@ class Backend(BaseBackend):
     @property
     def effort(self) -> Effort:
         """What a search may cost with networks of this size."""
-        return Effort.for_cost(self.config.multiplications)
+        device = next(self.parameters()).device
+        return Effort.for_cost(self.config.multiplications, TWO_CORES if device.type == "cpu" else GPU)
 
     def _pool(self, count: int, device: torch.device) -> Tensor:
         """(count, draws, z_dim): the same normal draws for every picture."""

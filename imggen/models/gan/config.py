@@ -25,7 +25,12 @@ class Config(FamilyConfig):
     relativistic: bool = option(False, "compare each real picture with a drawn one, in place of judging each alone")
     gamma: float = option(0.0, "strength of the gradient penalty, 1 is the rule's; 0 is none", low=0.0, high=1e4)
     penalty_every: int = option(8, "take the penalty every this many steps, that much stronger", low=1, high=1000)
-    augment: float = option(0.0, "the most that the discriminator's pictures are changed; 0 never", low=0.0, high=0.8)
+    augment: float = option(
+        0.0,
+        "how much the discriminator's pictures may be changed: all of it of 300, less of more; 0 never",
+        low=0.0,
+        high=0.8,
+    )
     blend: bool = option(False, "show the discriminator colours as they look on white, where pictures have alpha")
     ema_images: int = option(0, "half-life of the averaged weights in pictures; 0 shows the raw weights", low=0)
 

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 
 AT_ONCE = 128
+# Multiplications a second, in full precision.
+TWO_CORES, GPU = 5e10, 2.5e12
 
 
 class Draws(Protocol):
@@ -38,10 +40,10 @@ class Effort:
     more: int
 
     @classmethod
-    def for_cost(cls, multiplications: float) -> Effort:
-        """What ten seconds on two CPU cores allow a picture, when one draw takes so many multiplications."""
-        # A step costs about three draws; two cores do 5e10 multiplications a second.
-        steps = int(min(440.0, max(20.0, 10 * 5e10 / (3 * multiplications))))
+    def for_cost(cls, multiplications: float, rate: float = TWO_CORES) -> Effort:
+        """What ten seconds allow a picture, when one draw takes so many multiplications, `rate` of which take one."""
+        # A step costs about three draws.
+        steps = int(min(440.0, max(20.0, 10 * rate / (3 * multiplications))))
         starts = 4 if steps >= 200 else 2 if steps >= 60 else 1
         return cls(max(8, min(256, steps)), starts, steps * 2 // (5 * starts), steps * 9 // 20)
 

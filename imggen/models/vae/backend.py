@@ -51,20 +51,6 @@ class Backend(BaseBackend):
             found = descend(self.core, len(images), labels, look_at(self.core, self._seen(images)), mean)
         return _joined(found.noise)
 
-    def reconstruct(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
-        """See the contract: `generate` of `invert`."""
-        labels = self._some_labels(images, labels)
-        with torch.no_grad():
-            return self.generate(self.invert(images, labels), labels)
-
-    def near(self, images: Tensor, noise: Tensor, labels: Tensor | None = None, *, temperature: float = 0.5) -> Tensor:
-        """See the contract: the picture's noise and other noise, mixed so that the variance stays."""
-        labels = self._some_labels(images, labels)
-        share = min(max(temperature, 0.0), 1.0)
-        with torch.no_grad():
-            mixed = math.sqrt(1 - share**2) * self.invert(images, labels) + share * noise
-            return self.generate(mixed, labels)
-
     def inpaint(
         self,
         images: Tensor,
