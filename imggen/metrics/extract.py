@@ -59,7 +59,7 @@ def _in_parts(extract: Callable[[Bytes], Tensor], pixels: int) -> Callable[[Byte
 
 
 def _channels_first(pictures: Bytes, device: torch.device) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(pictures)).to(device).permute(0, 3, 1, 2)
+    return torch.from_numpy(np.require(pictures, requirements=("C", "W"))).to(device).permute(0, 3, 1, 2)
 
 
 def _inception(path: Path | None, device: torch.device) -> Features:

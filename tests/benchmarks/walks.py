@@ -3,7 +3,8 @@
     python tests/benchmarks/walks.py --data mnist.zip --model gan [--model vae …] [--count 5000] [--loops 20]
 
 FD of random frames (a place drawn evenly on a way between two random seeds) beside FD of as many samples and of frames
-on the straight line between the same seeds, the control, whose middle is too short; all against the held-out pictures.
+on the straight line between the same seeds, the control, whose middle is too short; all against the held-out pictures,
+and each the mean of `--repeats` sets of pictures: two sets of samples differ by a tenth as well.
 Loops: of `--loops` closed walks through four seeds, the step that closes each over its median step, how many of those
 are at most 1, largest over median step, and deviation over mean, by path and pace. Models with classes: those that the
 seeds draw (FD), and one class a loop. PPL is perceptual path length in the manner of StyleGAN (arXiv 1812.04948),
@@ -56,12 +57,12 @@ def drawn(backend: Backend, noise: Tensor, ways: tuple[Tensor, Tensor, Tensor] |
     return np.concatenate(parts)
 
 
-def frames(backend: Backend, count: int, path: str) -> Bytes:
+def frames(backend: Backend, count: int, path: str, repeat: int) -> Bytes:
     """Random frames: of each, two (slerp, straight) or four (spline) seeds of its own, and a random place."""
     size = 4 if path == "spline" else 2
-    several = [keys_of(backend, 10**6 + count * index, count) for index in range(size)]
+    several = [keys_of(backend, (repeat + 1) * 10**6 + count * index, count) for index in range(size)]
     noise = torch.stack([part[0] for part in several])
-    place = np.random.default_rng(0).random(count)
+    place = np.random.default_rng(repeat).random(count)
     if path == "straight":
         shares = np.stack([1 - place, place], 1)
     else:
@@ -84,6 +85,7 @@ def main() -> None:
     parser.add_argument("--data", required=True)
     parser.add_argument("--model", action="append", required=True)
     parser.add_argument("--count", type=int, default=5000)
+    parser.add_argument("--repeats", type=int, default=4)
     parser.add_argument("--loops", type=int, default=20)
     parser.add_argument("--frames", type=int, default=120)
     given = parser.parse_args()
@@ -97,14 +99,22 @@ def main() -> None:
         def distance(pictures: Bytes, reference: tuple[Tensor, Tensor] = reference) -> float:
             return frechet(reference, moments_of(features.extract(pictures)))
 
+        def sampled(repeat: int, backend: Backend = backend) -> Bytes:
+            noise, labels = keys_of(backend, repeat * given.count, given.count)
+            return drawn(backend, noise, None if labels is None else (labels, labels, torch.zeros(given.count)))
+
+        repeats = range(given.repeats)
+        each = [distance(sampled(repeat)) for repeat in repeats]
+        samples = float(np.mean(each))
+        print(
+            f"\n{model}: FD of {given.count:,} samples {samples:.3f} ({min(each):.3f} to {max(each):.3f})", flush=True
+        )
+        for path in ("slerp", "spline", "straight"):
+            found = float(np.mean([distance(frames(backend, given.count, path, repeat)) for repeat in repeats]))
+            print(f"  frames, {path:9} {found:8.3f}, {found / samples:.2f} of the samples'", flush=True)
         noise, labels = keys_of(backend, 0, given.count)
         ways = None if labels is None else (labels, labels, torch.zeros(given.count))
-        samples = distance(drawn(backend, noise, ways))
-        print(f"\n{model}: FD of {given.count:,} samples {samples:.3f}", flush=True)
-        for path in ("slerp", "spline", "straight"):
-            found = distance(frames(backend, given.count, path))
-            print(f"  frames, {path:9} {found:8.3f}, {found / samples:.2f} of the samples'", flush=True)
-        others, _ = keys_of(backend, 2 * 10**6, given.count)
+        others, _ = keys_of(backend, 10**5, given.count)
         angle = torch.rand(given.count, generator=torch.Generator().manual_seed(0)) * (math.pi / 2)
         turns = [angle.view(-1, *[1] * (noise.ndim - 1)) + step for step in (0.0, EPSILON)]
         here, there = (
