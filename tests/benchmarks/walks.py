@@ -3,7 +3,7 @@
     python tests/benchmarks/walks.py --data mnist.zip --model gan [--model vae …] [--count 5000] [--loops 20]
 
 FD of random frames (a place drawn evenly on a way between two random seeds) beside FD of as many samples and of frames
-on the straight line between the same seeds, the control, whose middle is too short; all against the held-out pictures,
+on the straight line between the same seeds, the control, whose middle is too short; all against the held-out pictures (`--split all` where there are none),
 and each the mean of `--repeats` sets of pictures: two sets of samples differ by a tenth as well.
 Loops: of `--loops` closed walks through four seeds, the step that closes each over its median step, how many of those
 are at most 1, largest over median step, and deviation over mean, by path and pace. Models with classes: those that the
@@ -85,6 +85,7 @@ def main() -> None:
     parser.add_argument("--data", required=True)
     parser.add_argument("--model", action="append", required=True)
     parser.add_argument("--count", type=int, default=5000)
+    parser.add_argument("--split", default="test")
     parser.add_argument("--repeats", type=int, default=4)
     parser.add_argument("--loops", type=int, default=20)
     parser.add_argument("--frames", type=int, default=120)
@@ -92,7 +93,7 @@ def main() -> None:
     features = load_features(None, torch.device("cpu"))
     for model in given.model:
         backend = load_backend(model, device="cpu").backend.fused()
-        form = DataOptions(size=backend.config.size, channels=backend.config.channels, split="test")
+        form = DataOptions(size=backend.config.size, channels=backend.config.channels, split=given.split)
         dataset = load_dataset(given.data, form, max_size=256, reporter=Silent())
         reference = moments_of(features.extract(np.asarray(dataset.images)))
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from imggen.models import build_backend, build_learner, presets
+from imggen.models.base import NonFiniteError
 from imggen.models.vae.backend import Backend, _luck
 from imggen.models.vae.config import Config
 from imggen.models.vae.learner import Learner
@@ -283,6 +284,25 @@ def test_gradients_out_of_the_ordinary_are_skipped(monkeypatch: pytest.MonkeyPat
     assert found[0] == 1.0 and found[-1] == 0.0
     assert all(torch.isfinite(value).all() for value in learner.core.state_dict().values())
     assert any(not torch.equal(value, before[name]) for name, value in learner.core.state_dict().items())
+
+
+def test_a_number_that_is_not_finite_is_skipped_but_not_for_ever() -> None:
+    torch.manual_seed(0)
+    learner = build_learner(config())
+    assert isinstance(learner, Learner)
+    bad = bars(8)[0] * torch.nan
+    with pytest.raises(NonFiniteError):  # what is usual is not known yet
+        learner.step(bad, None, 0.2, 0)
+    for index in range(20):
+        torch.manual_seed(index)
+        learner.step(bars(8, seed=index)[0], None, 0.2, index * 8)
+    before = {name: value.clone() for name, value in learner.core.state_dict().items()}
+    for _ in range(5):
+        assert {name: float(value) for name, value in learner.step(bad, None, 0.2, 160).items()} == {"skipped": 1.0}
+    assert all(torch.equal(value, before[name]) for name, value in learner.core.state_dict().items())
+    with pytest.raises(NonFiniteError):
+        learner.step(bad, None, 0.2, 160)
+    assert float(learner.step(bars(8)[0], None, 0.2, 160)["skipped"]) == 0
 
 
 @pytest.mark.parametrize("likelihood", ["dmol", "bernoulli", "gaussian"])

@@ -16,6 +16,7 @@ from imggen.models.vae.partial import Partial
 from imggen.models.vae.passes import Descent, descend, look_at, mean, summed
 
 CANDIDATES = 8  # fills to choose from
+HEAVY = 30_000_000  # weights of a model that chooses from half as many on a CPU: two seconds a picture are enough
 ROUNDS = 12  # of the search without a partial encoder
 
 
@@ -132,6 +133,10 @@ class Backend(BaseBackend):
         """None, too, in a checkpoint of before it began to learn."""
         return self.partial if self.partial is not None and bool(self.partial.ready > 0) else None
 
+    def _candidates(self) -> int:
+        heavy = sum(weight.numel() for weight in self.core.parameters()) > HEAVY
+        return CANDIDATES // 2 if heavy and next(self.parameters()).device.type == "cpu" else CANDIDATES
+
     def _seen(self, images: Tensor) -> Tensor:
         """A model of binarised pictures has seen no grey."""
         return torch.where(images > 0, 1.0, -1.0) if self.binary else images
@@ -164,7 +169,7 @@ class Backend(BaseBackend):
         assert partial is not None
         seen = self._seen(images)
         look = partial.look_at(seen, known)
-        for other in _others(noise, CANDIDATES):
+        for other in _others(noise, self._candidates()):
             parts = self._parts(other)
 
             def take(index: int, posterior: Normal, parts: list[Tensor] = parts) -> Tensor:
@@ -185,7 +190,7 @@ class Backend(BaseBackend):
         self, images: Tensor, known: Tensor, noise: Tensor, labels: Tensor | None, temperature: float
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Draws from the prior: a start for `_settled`."""
-        for other in _others(noise, CANDIDATES):
+        for other in _others(noise, self._candidates()):
             output = self._output(other * temperature, labels)
             yield self.core.likelihood.mean(output), self._observed(output, self._seen(images), known)
 

@@ -38,6 +38,16 @@ class Guard:
         self.skipped = 0
         return limit / norm
 
+    def forgives(self) -> bool:
+        """Whether a gradient that is not finite may be skipped too: not at first, and not five times in a row.
+
+        One picture in a hundred thousand can drive a ladder of latents beyond what fp32 holds.
+        """
+        if not self.factor or len(self.norms) < FIRST or self.skipped >= MOST_IN_A_ROW:
+            return False
+        self.skipped += 1
+        return True
+
     def _usual(self) -> float:
         return sorted(self.norms)[math.ceil(USUAL * len(self.norms)) - 1]
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from imggen.models.base import Learner as BaseLearner
+from imggen.models.base import NonFiniteError
 from imggen.models.layers import Average, micro_batches
 from imggen.models.vae.backend import Backend
 from imggen.models.vae.config import Config
@@ -117,6 +118,8 @@ class Learner(BaseLearner):
             divergence += nats.detach().sum() / len(images)
         skipped = self._take(self.adam, self._rate(progress), self.guard, loss)
         self.average.update(self.core, len(images) * self.processes, images_seen)
+        if not bool(torch.isfinite(loss)):
+            return {"skipped": torch.ones_like(loss)}
         name, value = ("nats", bound) if self.shown.binary else ("bits", bound / (self.dimensions * math.log(2)))
         return {name: value, "kl": divergence, "skipped": loss.new_tensor(float(skipped))}
 
@@ -137,13 +140,21 @@ class Learner(BaseLearner):
             torch.autograd.backward(share)
             loss += share.detach()
         skipped = self._take(self.adam_partial, self._rate(progress), self.guard, loss)
+        if not bool(torch.isfinite(loss)):
+            return {"skipped": torch.ones_like(loss)}
         return {"gap": loss * self.dimensions, "skipped": loss.new_tensor(float(skipped))}
 
     def _take(self, adam: torch.optim.Optimizer, rate: float, guard: Guard, loss: Tensor) -> bool:
         """One step of `adam`, unless its gradient is out of the ordinary; whether it was skipped."""
         for group in adam.param_groups:
             group["lr"] = rate
-        factor = guard.judge(float(self.gradient_norm(adam, loss)))
+        try:
+            norm = float(self.gradient_norm(adam, loss))
+        except NonFiniteError:
+            if not guard.forgives():
+                raise
+            return True
+        factor = guard.judge(norm)
         if factor:
             if factor < 1:
                 for group in adam.param_groups:
