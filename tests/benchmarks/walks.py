@@ -3,8 +3,9 @@
     python tests/benchmarks/walks.py --data mnist.zip --model gan [--model vae …] [--count 5000] [--loops 20]
 
 FD of random frames (a place drawn evenly on a way between two random seeds) beside FD of as many samples and of frames
-on the straight line between the same seeds, the control, whose middle is too short; all against the held-out pictures (`--split all` where there are none),
-and each the mean of `--repeats` sets of pictures: two sets of samples differ by a tenth as well.
+on the straight line between the same seeds, the control, whose middle is too short; all against the held-out pictures
+(`--split all` where there are none), and each the mean of `--repeats` sets of pictures: two sets of samples differ by a
+tenth as well.
 Loops: of `--loops` closed walks through four seeds, the step that closes each over its median step, how many of those
 are at most 1, largest over median step, and deviation over mean, by path and pace. Models with classes: those that the
 seeds draw (FD), and one class a loop. PPL is perceptual path length in the manner of StyleGAN (arXiv 1812.04948),
