@@ -27,7 +27,7 @@ from imggen.io.seeds import format_seeds
 from imggen.models.base import Backend
 from imggen.reporting import Reporter
 
-CLOSINGS = 16  # places that the last frame of a loop may take
+CLOSINGS = 17  # places that the last frame of a loop may take
 STALE = re.compile(r"\d{5,}\.png")
 
 
@@ -279,10 +279,11 @@ def _sheet(cells: list[Bytes], options: InterpolateOptions) -> Bytes:
 def _closing(walks: list[Walk], options: InterpolateOptions, studio: Studio, steps: Steps) -> Bytes:
     """The last frame of a loop: moved on towards the first, if need be, until the step between is no longer than most.
 
-    A pace that is even in noise is not even to the eye, and where a loop closes everybody looks.
+    A pace that is even in noise is not even to the eye, and where a loop closes everybody looks. At the very last it is
+    the first frame once more, where nothing before is near enough (tokens flip, or nothing moves).
     """
     assert steps.first is not None
-    shares = [index / CLOSINGS for index in range(CLOSINGS)]
+    shares = np.linspace(0, 1, CLOSINGS).tolist()
     places = [[replace(walk.places[-1], share=_towards(walk, share)) for walk in walks] for share in shares]
     spots = [Spot(walk, place) for row in places for walk, place in zip(walks, row, strict=True)]
     drawn = list(studio.stream(iter(spots)))
