@@ -195,7 +195,7 @@ def test_a_token_is_its_own_patch_and_no_more(preset: str) -> None:
     backend, images = drawer(preset), some_pictures()
     mask = torch.zeros(6, 1, 16, 16)
     mask[:, :, 5:11, 2:9] = 1
-    unknown = backend.unknown(mask).view(6, 4, 4)
+    unknown = backend.touched(mask).view(6, 4, 4)
     assert unknown[0].tolist() == [[False] * 4, [True, True, True, False], [True, True, True, False], [False] * 4]
     before = backend.tokenizer.encode(images)
     after = backend.tokenizer.encode(torch.where(mask > 0, torch.rand_like(images) * 2 - 1, images))

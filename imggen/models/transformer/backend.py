@@ -8,6 +8,7 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
+from torch.nn.functional import avg_pool2d
 
 from imggen.errors import UsageError
 from imggen.models.base import Backend as BaseBackend
@@ -23,6 +24,8 @@ from imggen.models.transformer.tokenizer import Tokenizer
 # lest one picture cost as much as sixteen.
 MOST_ROWS = 16
 BLOCK_COST = 8e9  # multiplications
+MOST_HIDDEN = 0.35  # of a token's patch, for it to be known
+REACH = 4  # pixels that what is known is carried into a hole
 FEW_STEPS = (1, 4)  # that evaluate prints the likelihood of, beside the model's own number and one by one
 
 
@@ -103,7 +106,7 @@ class Backend(BaseBackend):
         *,
         temperature: float = 1.0,
     ) -> Tensor:
-        """See the contract. Tokens whose patch the hole touches are drawn, the others are the prefix.
+        """See the contract. Tokens of which too much is hidden are drawn, the others are the prefix.
 
         Without labels a model with classes draws as one without. The textbook's prior sees of the known tokens only
         those before, in raster order.
@@ -114,14 +117,14 @@ class Backend(BaseBackend):
         labels = self.labels_or_none(labels, len(images))
         settings = self._settings(temperature)
         holes = self.unknown(mask)
+        images = spread(images, mask)
         filled = images.clone()
         # Rows with holes in the same places are drawn together.
         patterns = [tuple(pattern) for pattern in holes.tolist()]
-        for pattern in dict.fromkeys(patterns):
+        holed = self.touched(mask).any(1).tolist()
+        for pattern in dict.fromkeys(pattern for pattern, any_ in zip(patterns, holed, strict=True) if any_):
             plan = self._plan([place for place, hole in enumerate(pattern) if hole])
             given = frozenset(place for place, hole in enumerate(pattern) if not hole)
-            if len(given) == len(pattern):
-                continue
 
             def draw(
                 images: Tensor,
@@ -138,13 +141,23 @@ class Backend(BaseBackend):
             filled[rows] = self._in_blocks(draw, images[rows], noise[rows], labels[rows])
         return torch.where(mask > 0.5, filled, images)
 
-    def unknown(self, mask: Tensor) -> Tensor:
-        """Masks (B, 1, H, W) → which tokens (B, side²) are to be drawn: those whose own patch a hole touches.
+    def touched(self, mask: Tensor) -> Tensor:
+        """Masks (B, 1, H, W) → which tokens (B, side²) have something hidden.
 
-        The encoder sees nothing but that patch, so all the others are what they would be without the hole.
+        The encoder sees nothing but a token's own patch, so all the others are what they would be without the hole.
         """
-        patch = self.tokenizer.patch
-        return torch.nn.functional.max_pool2d((mask > 0.5).float(), patch).flatten(1) > 0
+        return self._hidden(mask) > 0
+
+    def unknown(self, mask: Tensor) -> Tensor:
+        """Masks (B, 1, H, W) → which tokens (B, side²) are to be drawn.
+
+        Not those of which little is hidden: what is known of the patch, carried on into the hole, says more of them
+        than all other tokens do.
+        """
+        return self._hidden(mask) > MOST_HIDDEN
+
+    def _hidden(self, mask: Tensor) -> Tensor:
+        return avg_pool2d((mask > 0.5).float(), self.tokenizer.patch).flatten(1)
 
     def reconstruct(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
         """See the contract: what is left of a picture in its tokens, whatever its class."""
@@ -172,7 +185,7 @@ class Backend(BaseBackend):
         tokens = self.tokenizer.encode(images)
         counts = torch.tensor(self.config.class_counts, dtype=torch.float32, device=images.device)
         groups = groups_of(self._plan(steps=self.steps), self.prior.length, tokens.device).expand(len(tokens), -1)
-        known = torch.ones_like(groups, dtype=torch.bool) if mask is None else ~self.unknown(mask)
+        known = torch.ones_like(groups, dtype=torch.bool) if mask is None else ~self.touched(mask)
         if not self.config.raster:  # the textbook's order cannot be changed
             # What is hidden comes last, so that nothing known is judged by it.
             groups = torch.where(known, groups, groups + self.prior.length)
@@ -276,6 +289,22 @@ def build_prior(config: Config) -> Prior:
         heads=config.heads,
         dropout=config.dropout,
     )
+
+
+def spread(images: Tensor, mask: Tensor) -> Tensor:
+    """Pictures (B, C, H, W) with what is known carried on into the hole, `mask` (B, 1, H, W), over a patch."""
+    known = (mask <= 0.5).to(images)
+    filled, there = images * known, known
+    for _ in range(REACH):
+        near, count = avg_pool2d(filled, 3, 1, 1), avg_pool2d(there, 3, 1, 1)
+        fresh = (there == 0) & (count > 0)
+        filled = torch.where(fresh, near / count.clamp(min=1e-6), filled)
+        there = torch.where(fresh, torch.ones_like(there), there)
+    for _ in range(4 * REACH):
+        filled = torch.where(
+            known > 0, filled, avg_pool2d(filled, 3, 1, 1) / avg_pool2d(there, 3, 1, 1).clamp(min=1e-6)
+        )
+    return filled
 
 
 def _by_place(noise: Tensor) -> Tensor:
