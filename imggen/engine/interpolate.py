@@ -283,18 +283,16 @@ def _closing(walks: list[Walk], options: InterpolateOptions, studio: Studio, ste
     the first frame once more, where nothing before is near enough (tokens flip, or nothing moves).
     """
     assert steps.first is not None
-    shares = np.linspace(0, 1, CLOSINGS).tolist()
-    places = [[replace(walk.places[-1], share=_towards(walk, share)) for walk in walks] for share in shares]
-    spots = [Spot(walk, place) for row in places for walk, place in zip(walks, row, strict=True)]
-    drawn = list(studio.stream(iter(spots)))
-    sheets = [_sheet(drawn[start : start + len(walks)], options) for start in range(0, len(drawn), len(walks))]
     most = float(np.median(steps.far))
-    return next((sheet for sheet in sheets if distance(sheet, steps.first) <= most), sheets[-1])
-
-
-def _towards(walk: Walk, share: float) -> float:
-    last = walk.places[-1].share
-    return last + (1 - last) * share
+    for share in np.linspace(0, 1, CLOSINGS).tolist():
+        places = [
+            replace(walk.places[-1], share=np.interp(share, [0, 1], [walk.places[-1].share, 1])) for walk in walks
+        ]
+        drawn = studio.stream(Spot(walk, place) for walk, place in zip(walks, places, strict=True))
+        sheet = _sheet(list(drawn), options)
+        if distance(sheet, steps.first) <= most:
+            break
+    return sheet
 
 
 def enlarge(picture: Bytes, options: InterpolateOptions) -> Bytes:

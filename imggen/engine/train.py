@@ -198,7 +198,7 @@ class Training:
         try:
             found = watch.look(self.learner.backend, self.setup.provenance(self.images, self.seconds))
         except FAILS_OF_LOOKING as error:
-            self.reporter.warn(f"no comparison with the data this time: {str(error).splitlines()[0]}")
+            self.reporter.warn(f"no comparison with the data this time: {_line(error)}")
             return
         record = {"steps": self.steps, "images": self.images, "seconds": round(self.seconds, 2), **found}
         self.folder.append_metrics(record)
@@ -214,7 +214,7 @@ class Training:
                 self.variety = Variety(self.setup.dataset, load_features(None, self.setup.device))
             self.found = self.variety.look(self.learner.backend, self.images, self.reporter)
         except FAILS_OF_LOOKING as error:
-            self.reporter.warn(f"variety was not measured this time: {str(error).splitlines()[0]}")
+            self.reporter.warn(f"variety was not measured this time: {_line(error)}")
 
     def report(self, progress: float, images_per_second: float) -> str:
         """Write a metrics line; returns its losses for the progress bar."""
@@ -236,6 +236,10 @@ class Training:
         self.recent.clear()
         losses = " ".join(f"{name} {value:.3f}" for name, value in means.items())
         return f"{images_per_second:,.0f} img/s  {losses}"
+
+
+def _line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def split_rows(count: int, share: float) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:

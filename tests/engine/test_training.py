@@ -153,6 +153,25 @@ class Failing:
         patch.setattr(Learner, "step", step)
 
 
+@pytest.mark.parametrize("error", [MemoryError(), NotImplementedError("no such op here")])
+def test_a_look_that_fails_does_not_end_the_training(
+    pictures: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(*arguments: Any) -> None:
+        raise error
+
+    said: list[str] = []
+
+    class Heard(Silent):
+        def warn(self, message: str) -> None:
+            said.append(message)
+
+    monkeypatch.setattr(engine, "load_features", fail)
+    assert engine.train(options(pictures, "run"), Heard())["images"] == 192
+    assert load_backend("run").provenance["images"] == 192
+    assert any("variety was not measured" in line for line in said)
+
+
 def test_non_finite_numbers_roll_back(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine, "LINE_SECONDS", 0)
     failing = Failing(monkeypatch, NonFiniteError(), lambda call, _: call in (4, 9))
