@@ -14,8 +14,9 @@ from torch import Tensor
 
 from imggen.data.augment import mirror
 from imggen.data.dataset import Order
+from imggen.engine.announce import announce, duration
 from imggen.engine.budget import mixed
-from imggen.engine.device import out_of_memory, precision_name, release_memory
+from imggen.engine.device import out_of_memory, release_memory
 from imggen.engine.draw import Item, draw
 from imggen.engine.load import save_backend
 from imggen.engine.options import TrainOptions
@@ -272,7 +273,7 @@ def train(options: TrainOptions, reporter: Reporter) -> dict[str, Any]:
 def _train(setup: Setup, reporter: Reporter) -> dict[str, Any]:
     training = Training(setup, reporter)
     folder, world = training.folder, setup.world
-    _announce(training, reporter)
+    announce(setup, training.learner, reporter)
     if setup.dataset.nbytes < _room(setup.device):
         setup.dataset.to(setup.device)
     if world.leader:
@@ -338,7 +339,7 @@ def _loop(training: Training, stop: StopRequest, task: Task, watch: Watch | None
                 told = True
                 left = budget.seconds_left(training.images, training.seconds, rate)
                 at = time.strftime("%a %H:%M", time.localtime(time.time() + left))
-                training.reporter.info(f"{rate:,.0f} pictures a second: expected to end in {_duration(left)}, {at}")
+                training.reporter.info(f"{rate:,.0f} pictures a second: expected to end in {duration(left)}, {at}")
             line, images_then = now, training.images
         if progress >= 1 or stopping:
             return
@@ -356,30 +357,10 @@ def _loop(training: Training, stop: StopRequest, task: Task, watch: Watch | None
         training.step(progress)
 
 
-def _duration(seconds: float) -> str:
-    minutes = round(seconds / 60)
-    return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min"
-
-
 def _room(device: torch.device) -> int:
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0] * 0.4)
     return 0
-
-
-def _announce(training: Training, reporter: Reporter) -> None:
-    setup, data = training.setup, training.setup.dataset
-    config, networks = setup.config, training.learner.networks
-    classes = f"{len(config.classes)} classes" if config.classes else "no classes"
-    kind = {1: "grey", 3: "colour", 4: "colour with alpha"}[config.channels]
-    reporter.info(f"data    {data.name}: {len(data):,} pictures, {config.size}x{config.size} {kind}, {classes}")
-    counts = ", ".join(
-        f"{name} {sum(p.numel() for p in net.parameters()) / 1e6:.2f} M" for name, net in networks.items()
-    )
-    reporter.info(f"model   {config.family}/{config.preset}: {counts}")
-    processes = f" on {setup.world.size} processes" if setup.world.size > 1 else ""
-    reporter.info(f"device  {setup.device}, {precision_name(setup.precision)}, batch {setup.batch}{processes}")
-    reporter.info(f"budget  {setup.budget}, seed {setup.seed}, into {training.folder.path}")
 
 
 def _tensorboard(folder: RunFolder, stack: ExitStack) -> Callable[[dict[str, Any]], None]:
