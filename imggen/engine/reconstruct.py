@@ -16,7 +16,7 @@ from imggen.data.dataset import default_cache_dir
 from imggen.data.decode import UnreadableError, fit, load_picture
 from imggen.data.readers import FolderReader, Source
 from imggen.data.scan import open_source
-from imggen.engine.draw import CPU_PIXELS, Item, noise_of
+from imggen.engine.draw import CPU_PIXELS, Item, noise_of, to_bytes
 from imggen.engine.options import SampleOptions
 from imggen.engine.run import check_sample_output, output_kind
 from imggen.engine.sample import Plan, choose_label, prepared, settings_of
@@ -108,7 +108,7 @@ def _beside(backend: Backend, pictures: Bytes, options: SampleOptions, reporter:
     with reporter.task("looking", len(pictures)) as task:
         for start in range(0, len(pictures), size):
             images = _images(pictures[start : start + size], backend)
-            found.append(_bytes(backend.reconstruct(images, _labels(backend, options, images))))
+            found.append(to_bytes(backend.reconstruct(images, _asked(backend, options, images))))
             task.update(start + len(images))
     pairs = np.stack([pictures, np.concatenate(found)], 1).reshape(-1, *pictures.shape[1:])
     return pairs, options.columns or 2 * max(1, round(math.sqrt(len(pictures) / 2)))
@@ -117,7 +117,8 @@ def _beside(backend: Backend, pictures: Bytes, options: SampleOptions, reporter:
 def _near(backend: Backend, pictures: Bytes, plan: Plan, options: SampleOptions) -> tuple[Bytes, int]:
     """The picture, then those near it: its noise and other noise, mixed so that the variance stays."""
     images = _images(pictures, backend)
-    labels = _labels(backend, options, images)
+    labels = _asked(backend, options, images)
+    labels = backend.likely_labels(images) if labels is None else labels
     size = options.batch or max(1, CPU_PIXELS // math.prod(backend.image_shape[1:]))
     own, share = backend.invert(images, labels), min(options.temperature, 1.0)
     found = [pictures]
@@ -126,14 +127,15 @@ def _near(backend: Backend, pictures: Bytes, plan: Plan, options: SampleOptions)
         noise, _ = noise_of(items, backend)
         of_items = None if labels is None else labels.expand(len(items))
         mixed = math.sqrt(1 - share**2) * own + share * noise.to(images.device)
-        found.append(_bytes(backend.generate(mixed, of_items)))
+        found.append(to_bytes(backend.generate(mixed, of_items)))
     sheet = np.concatenate(found)
     return sheet, options.columns or math.ceil(math.sqrt(len(sheet)))
 
 
-def _labels(backend: Backend, options: SampleOptions, images: Tensor) -> Tensor | None:
+def _asked(backend: Backend, options: SampleOptions, images: Tensor) -> Tensor | None:
+    """The class that was asked for, of each picture; none lets the family find it."""
     if options.label is None:
-        return backend.likely_labels(images)
+        return None
     return torch.full((len(images),), choose_label(backend, options.label), device=images.device)
 
 
@@ -144,10 +146,3 @@ def _device(backend: Backend) -> torch.device:
 def _images(pictures: Bytes, backend: Backend) -> Tensor:
     levels = torch.from_numpy(pictures).permute(0, 3, 1, 2).to(_device(backend))
     return levels.float().div(127.5).sub(1).contiguous(memory_format=torch.channels_last)
-
-
-def _bytes(images: Tensor) -> Bytes:
-    # Rounded, never truncated.
-    levels = images.float().add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
-    rows: Bytes = levels.permute(0, 2, 3, 1).contiguous().cpu().numpy()
-    return rows

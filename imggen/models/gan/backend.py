@@ -42,6 +42,12 @@ class Backend(BaseBackend):
         everything = torch.ones_like(images[:, :1])
         return self._search(images, everything, self._pool(len(images), images.device), labels).z
 
+    def reconstruct(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
+        """See the contract; one search finds class and noise."""
+        everything = torch.ones_like(images[:, :1])
+        found = self._search(images, everything, self._pool(len(images), images.device), labels)
+        return self.generate(found.z, found.labels)
+
     def likely_labels(self, images: Tensor, mask: Tensor | None = None) -> Tensor | None:
         """See the contract: the class in which the search comes nearest."""
         known = torch.ones_like(images[:, :1]) if mask is None else 1 - mask
