@@ -24,14 +24,14 @@ from imggen.models import build_backend, presets
 from imggen.models.transformer.backend import Backend
 from imggen.models.transformer.orders import halton
 from imggen.models.transformer.prior import AnyOrder
-from imggen.models.transformer.sampling import Settings, drawn, probabilities
+from imggen.models.transformer.sampling import Settings, drawn, probabilities, shares
 
 
 def anew(backend: Backend, noise: Tensor) -> Tensor:
     """Tokens one by one without a cache: for each, all that is known goes through all layers again."""
     prior = backend.prior
     assert isinstance(prior, AnyOrder)
-    labels, by_place = backend.labels_or_none(None, len(noise)), noise.flatten(2).transpose(1, 2)
+    labels, share = backend.labels_or_none(None, len(noise)), shares(noise.flatten(2).transpose(1, 2))
     tokens = torch.zeros(len(noise), prior.length, len(prior.factors), dtype=torch.int64)
     order = torch.tensor(halton(prior.side))
     for count in range(1, prior.length + 1):
@@ -41,7 +41,7 @@ def anew(backend: Backend, noise: Tensor) -> Tensor:
         here = tokens[:, places[-1:]]
         for channel in range(len(prior.factors)):
             chances = probabilities(prior.head.logits(state, channel, here), Settings())
-            here[..., channel] = drawn(chances, by_place[:, places[-1:], channel])
+            here[..., channel] = drawn(chances, share[:, places[-1:], channel], plain=True)
         tokens[:, places[-1:]] = here
     return tokens
 
@@ -88,11 +88,12 @@ def main() -> None:
     backend = build_backend(presets("transformer")["tiny"].with_overrides(size=32, channels=1))
     assert isinstance(backend, Backend)
     backend.eval().requires_grad_(False)
+    fused = backend.fused()
 
     def drawing(noise: Tensor, steps: int | None) -> Callable[[], Tensor]:
         def draw() -> Tensor:
-            backend.draw_with(**({} if steps is None else {"steps": steps}))
-            return backend.generate(noise)
+            fused.draw_with(**({} if steps is None else {"steps": steps}))
+            return fused.generate(noise)
 
         return draw
 

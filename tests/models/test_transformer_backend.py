@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from imggen.errors import UsageError
-from imggen.models.transformer.sampling import Settings, drawn, middle, probabilities, walk
+from imggen.models.transformer.sampling import Settings, drawn, middle, probabilities, shares, walk
 from imggen.models.transformer.tokenizer import Quantiser, log_probability, mean_picture
 from tests.models.transformer_help import drawer
 
@@ -49,11 +49,11 @@ def test_inversion_of_what_was_drawn_is_exact_in_every_interval() -> None:
     chances = probabilities(logits, Settings()).repeat_interleave(5, 0)
     values = torch.arange(5).repeat(2)
     noise = middle(chances, values)
-    assert torch.equal(drawn(chances, noise), values)
+    assert torch.equal(drawn(chances, shares(noise)), values)
     for shift in (1e-6, -1e-6):
-        assert torch.equal(drawn(chances, noise + shift), values)
+        assert torch.equal(drawn(chances, shares(noise + shift)), values)
         nudged = probabilities((logits + shift * torch.randn(2, 5)).float(), Settings()).repeat_interleave(5, 0)
-        assert torch.equal(drawn(nudged, noise), values)
+        assert torch.equal(drawn(nudged, shares(noise)), values)
 
 
 def test_labels_are_guessed_by_likelihood() -> None:
@@ -105,7 +105,7 @@ def test_drawn_frequencies_are_the_probabilities() -> None:
     noise = torch.randn(200_000, generator=torch.Generator().manual_seed(0))
     for settings in (Settings(), Settings(temperature=0.5), Settings(top_k=2), Settings(top_p=0.8)):
         chances = probabilities(logits, settings)
-        found = torch.bincount(drawn(chances.expand(len(noise), -1), noise), minlength=4) / len(noise)
+        found = torch.bincount(drawn(chances.expand(len(noise), -1), shares(noise)), minlength=4) / len(noise)
         assert (found - chances).abs().max() < 5e-3
         assert chances.sum() == pytest.approx(1)
 
@@ -124,7 +124,7 @@ def test_temperature_top_k_and_top_p() -> None:
     assert float(kept[2] / kept[0]) == pytest.approx(math.e, rel=1e-3)
     # What has no chance is not drawn, however far the noise goes.
     far = torch.tensor([-9.0, 9.0])
-    assert drawn(kept.expand(2, -1), far).tolist() == [0, 2]
+    assert drawn(kept.expand(2, -1), shares(far)).tolist() == [0, 2]
 
 
 def test_frames_of_a_path_are_samples() -> None:
@@ -146,6 +146,26 @@ def test_frames_of_a_path_are_samples() -> None:
     # The control: a straight line's middle is tamer than the model.
     tame = backend.generate((ends[0] + ends[1]) / 2).double()
     assert tame.std(0).mean() < 0.95 * backend.generate(fresh).double().std(0).mean()
+
+
+@pytest.mark.parametrize("preset", EVERY)
+@pytest.mark.parametrize("settings", [{}, {"guidance": 2.0, "steps": 5}, {"steps": 3, "top_k": 3}])
+def test_the_fused_one_draws_the_same(preset: str, settings: dict[str, float]) -> None:
+    """And what the plain one inverts, it turns back into the same tokens."""
+    backend = drawer(preset)
+    if preset == "classic":
+        settings = {key: value for key, value in settings.items() if key != "steps"}
+    backend.draw_with(**settings)
+    fused = backend.fused()
+    noise, labels = torch.randn(40, *backend.noise_shape), torch.arange(40) % 3
+    assert torch.equal(fused.generate(noise, labels), backend.generate(noise, labels))
+    assert torch.equal(fused.generate(noise[3:20], labels[3:20]), fused.generate(noise, labels)[3:20])
+    if "top_k" not in settings:
+        images = some_pictures(20)
+        found = fused.generate(backend.invert(images, labels[:20]), labels[:20])
+        assert torch.equal(found, backend.reconstruct(images))
+    state = backend.state_dict()
+    assert all(torch.equal(state[key], value) for key, value in drawer(preset).state_dict().items())
 
 
 @pytest.mark.parametrize("preset", EVERY)

@@ -9,6 +9,7 @@ from torch import Tensor
 from imggen.models.transformer.classic import Classic
 from imggen.models.transformer.orders import groups_of, halton, schedule, sizes, training_groups
 from imggen.models.transformer.prior import Prior
+from imggen.models.transformer.quick import Quick
 from tests.models.transformer_help import stirred, toy
 
 
@@ -27,13 +28,12 @@ def random_plan(length: int, seed: int) -> list[list[int]]:
 
 
 def cached_states(prior: Prior, tokens: Tensor, labels: Tensor, plan: list[list[int]]) -> Tensor:
-    cache = prior.begin(labels)
+    cache = prior.begin(labels, torch.tensor([place for group in plan for place in group]))
     found: list[Tensor] = [torch.empty(0)] * prior.length
     for group in plan:
-        places = torch.tensor(group)
-        for place, state in zip(group, prior.predict(cache, places).unbind(1), strict=True):
+        for place, state in zip(group, prior.predict(cache, len(group)).unbind(1), strict=True):
             found[place] = state
-        prior.commit(cache, tokens[:, places], places)
+        prior.commit(cache, tokens[:, group])
     return torch.stack(found, 1)
 
 
@@ -53,6 +53,24 @@ def test_cached_is_uncached(seed: int) -> None:
     assert prior.head.logits(whole, 1, tokens).std() > 0.1
 
 
+@pytest.mark.parametrize("seed", range(3))
+@torch.no_grad()
+def test_a_quick_prior_is_the_one_it_was_made_of(seed: int) -> None:
+    """With gains far from 1, which it folds away; step by step and all at once."""
+    prior = toy((4, 3, 2), side=4, seed=seed)
+    stirred(prior, seed + 9, 0.3)
+    tokens = torch.stack([torch.randint(0, count, (5, 16)) for count in prior.factors], -1)
+    labels, plan = torch.tensor([0, 1, 2, 0, 1]), random_plan(16, seed)
+    groups = groups_of(plan, 16).expand(5, -1)
+    fast = Quick(prior)
+    wanted = prior.log_probabilities(tokens, labels, groups)
+    assert (fast.log_probabilities(tokens, labels, groups) - wanted).abs().max() < 1e-5
+    states, parts = prior.states(tokens, labels, groups), cached_states(fast, tokens, labels, plan)
+    for channel in range(3):
+        logits = prior.head.logits(states, channel, tokens)
+        assert (fast.head.logits(parts, channel, tokens) - logits).abs().max() < 1e-4 * logits.abs().max()
+
+
 @torch.no_grad()
 def test_cached_is_uncached_in_raster_order() -> None:
     prior = classic(side=4)
@@ -63,7 +81,7 @@ def test_cached_is_uncached_in_raster_order() -> None:
     with pytest.raises(ValueError, match="raster"):
         prior.states(tokens, labels, torch.arange(15, -1, -1).expand(5, -1))
     with pytest.raises(ValueError, match="one token"):
-        prior.predict(prior.begin(labels), torch.tensor([0, 1]))
+        prior.predict(prior.begin(labels, torch.arange(16)), 2)
 
 
 @pytest.mark.parametrize("training", [False, True])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from functools import cached_property
 from typing import ClassVar
@@ -16,6 +17,7 @@ from imggen.models.transformer.classic import Classic
 from imggen.models.transformer.config import Config
 from imggen.models.transformer.orders import groups_of, halton, schedule
 from imggen.models.transformer.prior import AnyOrder, Prior
+from imggen.models.transformer.quick import Quick
 from imggen.models.transformer.sampling import Settings, walk
 from imggen.models.transformer.tokenizer import Tokenizer
 
@@ -41,7 +43,7 @@ class Backend(BaseBackend):
     def __init__(self, config: Config) -> None:
         super().__init__(config)
         self.tokenizer = Tokenizer(config)
-        self.prior = build_prior(config)
+        self.prior: Prior = build_prior(config)
         self.settings = Settings()
 
     @property
@@ -53,6 +55,15 @@ class Backend(BaseBackend):
     def steps(self) -> int:
         """Groups that a picture is drawn in unless --steps says otherwise: two for each row of tokens."""
         return self.prior.length if self.config.raster else min(2 * self.prior.side, self.prior.length)
+
+    def fused(self) -> Backend:
+        """See the contract: the prior as `Quick`."""
+        if not isinstance(self.prior, AnyOrder):
+            return self
+        fast = copy.deepcopy(self).eval().requires_grad_(False)
+        assert isinstance(fast.prior, AnyOrder)
+        fast.prior = Quick(fast.prior)
+        return fast
 
     def draw_with(self, **settings: float) -> None:
         """See the contract: steps, guidance, top_k and top_p."""

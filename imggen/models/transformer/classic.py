@@ -82,24 +82,24 @@ class Classic(Prior):
         found: Tensor = self.last_norm(x)
         return found
 
-    def begin(self, labels: Tensor) -> Cache:
+    def begin(self, labels: Tensor, order: Tensor) -> Cache:
         """See `Prior`."""
         label = self.label(labels)[:, None]
         block = self._blocks()[0]
         head = self.width // block.heads
         like = block.out(label[:1])
-        cache = Cache(len(self.blocks), len(labels), block.heads, self.length + 1, head, like)
+        cache = Cache(len(self.blocks), len(labels), block.heads, self.length + 1, head, like, order)
         self._push(cache, label)
         return cache
 
-    def predict(self, cache: Cache, places: Tensor) -> Tensor:
-        """See `Prior`. Raises ValueError for a place out of turn."""
-        if len(places) != 1 or cache.last is None:
+    def predict(self, cache: Cache, count: int) -> Tensor:
+        """See `Prior`. Raises ValueError for more than one place."""
+        if count != 1 or cache.last is None:
             raise ValueError("the textbook's transformer draws one token at a time")
         return cache.last
 
-    def commit(self, cache: Cache, tokens: Tensor, places: Tensor) -> None:
-        """See `Prior`; in raster order, so the places are those that follow."""
+    def commit(self, cache: Cache, tokens: Tensor) -> None:
+        """See `Prior`."""
         if cache.filled < self.length:  # nothing comes after the last token
             self._push(cache, self.token(tokens[..., 0]))
 

@@ -138,6 +138,22 @@ class Chained(Head):
             nn.ModuleList(nn.Embedding(before, width) for before in factors[:k]) for k in range(len(factors))
         )
 
+    def first(self) -> list[nn.Linear]:
+        """The matrices of all channels that a state is multiplied with."""
+        return [matrix for matrix in self.inputs if isinstance(matrix, nn.Linear)]
+
+    def last(self) -> list[nn.Linear]:
+        """The matrices of all channels that give logits."""
+        return [matrix for matrix in self.outputs if isinstance(matrix, nn.Linear)]
+
+    def before(self) -> list[list[nn.Embedding]]:
+        """The tables of each channel."""
+        return [
+            [table for table in tables if isinstance(table, nn.Embedding)]
+            for tables in self.earlier
+            if isinstance(tables, nn.ModuleList)
+        ]
+
     def logits(self, state: Tensor, channel: int, tokens: Tensor) -> Tensor:
         """See `Head`."""
         x = self.inputs[channel](state)

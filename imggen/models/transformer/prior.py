@@ -35,16 +35,16 @@ class Prior(nn.Module, ABC):
         """(B, side², width): what each place knows of the tokens in groups before its own; groups (B, side²)."""
 
     @abstractmethod
-    def begin(self, labels: Tensor) -> Cache:
-        """A cache that holds the class, with room for all tokens."""
+    def begin(self, labels: Tensor, order: Tensor) -> Cache:
+        """A cache that holds the class, with room for all tokens; `order` (side²,) are the places as they will come."""
 
     @abstractmethod
-    def predict(self, cache: Cache, places: Tensor) -> Tensor:
-        """(B, T, width) of the places (T,), from what the cache holds."""
+    def predict(self, cache: Cache, count: int) -> Tensor:
+        """(B, count, width) of the next `count` places, from what the cache holds."""
 
     @abstractmethod
-    def commit(self, cache: Cache, tokens: Tensor, places: Tensor) -> None:
-        """Put the tokens (B, T, d) of the places (T,) into the cache."""
+    def commit(self, cache: Cache, tokens: Tensor) -> None:
+        """Put the tokens (B, T, d) of the next T places into the cache."""
 
     def log_probabilities(self, tokens: Tensor, labels: Tensor, groups: Tensor) -> Tensor:
         """Of every channel of every token, (B, side², d), nats, each given the groups before its own."""
@@ -113,13 +113,15 @@ class AnyOrder(Prior):
             angles = torch.cat([torch.zeros_like(angles[:1]), angles])
         return turns(angles)
 
-    def _embed(self, tokens: Tensor, places: Tensor) -> Tensor:
-        x: Tensor = self.known_place(places).expand(len(tokens), -1, -1)
+    def embed(self, tokens: Tensor, places: Tensor) -> Tensor:
+        """Tokens (B, T, d) as the content stream takes them, (B, T, width); `places` (T, width) of `known_place`."""
+        x = places
         for channel, table in enumerate(self.tables):
             x = x + table(tokens[..., channel])
         return x
 
-    def _layers(self, layers: nn.ModuleList) -> list[Layer]:
+    def layers(self, layers: nn.ModuleList) -> list[Layer]:
+        """The layers of `content` or of `asking`."""
         return [layer for layer in layers if isinstance(layer, Layer)]
 
     def _share(self, x: Tensor, turn: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
@@ -129,58 +131,64 @@ class AnyOrder(Prior):
 
     def states(self, tokens: Tensor, labels: Tensor, groups: Tensor, places: Tensor | None = None) -> Tensor:
         """See `Prior`; all groups at once. Of some `places` (T,) alone, tokens are (B, T, d) and groups (B, T)."""
+        found: Tensor = self.last_norm(self.stream(tokens, labels, groups, places))
+        return found
+
+    def stream(self, tokens: Tensor, labels: Tensor, groups: Tensor, places: Tensor | None = None) -> Tensor:
+        """`states` before the last norm."""
         every = torch.arange(self.length, device=tokens.device) if places is None else places
         label = self.label(labels).unsqueeze(1)
-        x = torch.cat([label, self._embed(tokens, every)], 1)
+        x = torch.cat([label, self.embed(tokens, self.known_place(every))], 1)
         turn = self._turns(every, with_label=True)
         known = torch.cat([torch.full_like(groups[:, :1], -1), groups], 1)[:, None, None]
         among, before = (
             torch.zeros(allowed.shape, device=x.device).masked_fill_(~allowed, -torch.inf)
             for allowed in (known <= known.transpose(2, 3), known < groups[:, None, :, None])
         )
-        for layer in self._layers(self.content):
+        for layer in self.layers(self.content):
             query, key, value = layer.queries(x, turn)
             assert key is not None and value is not None
             x = layer.add(x, attend(query, key.transpose(1, 2), value.transpose(1, 2), among.to(query.dtype)))
         key, value = self._share(x, turn)
         key, value = key.transpose(1, 2), value.transpose(1, 2)
-        y = self.asked_place(every) + label
+        y: Tensor = self.asked_place(every) + label
         turn = self._turns(every)
-        for layer in self._layers(self.asking):
+        for layer in self.layers(self.asking):
             query, _, _ = layer.queries(y, turn)
             y = layer.add(y, attend(query, key, value, before.to(query.dtype)))
-        found: Tensor = self.last_norm(y)
-        return found
+        return y
 
-    def begin(self, labels: Tensor) -> Cache:
+    def begin(self, labels: Tensor, order: Tensor) -> Cache:
         """See `Prior`; the queries' keys and values are the last layer's."""
         label = self.label(labels).unsqueeze(1)
         head = label.shape[-1] // self.heads
         like = self.shared(label[:1])  # of the type that the matrices give, under autocast too
-        cache = Cache(len(self.content) + 1, len(labels), self.heads, self.length + 1, head, like)
+        cache = Cache(len(self.content) + 1, len(labels), self.heads, self.length + 1, head, like, order)
         cache.last = label
         self._push(cache, label, turns(torch.zeros(1, head // 2, device=labels.device)))
         return cache
 
-    def predict(self, cache: Cache, places: Tensor) -> Tensor:
+    def predict(self, cache: Cache, count: int) -> Tensor:
         """See `Prior`."""
         assert cache.last is not None
+        places = cache.next(count)
         keys, values = cache.read(len(self.content))
         y = self.asked_place(places) + cache.last
         turn = self._turns(places)
-        for layer in self._layers(self.asking):
+        for layer in self.layers(self.asking):
             query, _, _ = layer.queries(y, turn)
             y = layer.add(y, attend(query.to(keys.dtype), keys, values, None))
         found: Tensor = self.last_norm(y)
         return found
 
-    def commit(self, cache: Cache, tokens: Tensor, places: Tensor) -> None:
+    def commit(self, cache: Cache, tokens: Tensor) -> None:
         """See `Prior`; tokens committed together see each other."""
-        self._push(cache, self._embed(tokens, places), self._turns(places))
+        places = cache.next(tokens.shape[1])
+        self._push(cache, self.embed(tokens, self.known_place(places)), self._turns(places))
 
     def _push(self, cache: Cache, x: Tensor, turn: tuple[Tensor, Tensor]) -> None:
         count = x.shape[1]
-        for index, layer in enumerate(self._layers(self.content)):
+        for index, layer in enumerate(self.layers(self.content)):
             query, key, value = layer.queries(x, turn)
             assert key is not None and value is not None
             cache.write(index, key, value)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from imggen.models.transformer.layers import mixed_in
+from imggen.models.transformer.layers import FLOOR, mixed_in
 from imggen.models.transformer.prior import Prior
 
 
@@ -20,6 +20,11 @@ class Settings:
     top_k: int = 0
     top_p: float = 1.0
     temperature: float = 1.0
+
+    @property
+    def plain(self) -> bool:
+        """Nothing is done to the probabilities: no value is without a chance."""
+        return self.temperature == 1 and self.top_k == 0 and self.top_p == 1
 
 
 @dataclass(frozen=True)
@@ -35,8 +40,10 @@ def probabilities(logits: Tensor, settings: Settings) -> Tensor:
 
     First the temperature, then the `top_k` likeliest, then the fewest of those that make up `top_p`.
     """
-    scores = mixed_in(logits)
-    scores = scores if scores.device.type == "mps" else scores.double()
+    if settings.plain:
+        found = logits.softmax(-1, dtype=finest(logits))
+        return found.mul_(1 - FLOOR).add_(FLOOR / logits.shape[-1])
+    scores = mixed_in(logits).to(finest(logits))
     if settings.temperature == 0:
         return torch.zeros_like(scores).scatter_(-1, scores.argmax(-1, keepdim=True), 1.0)
     found = (scores / settings.temperature).softmax(-1)
@@ -51,11 +58,26 @@ def probabilities(logits: Tensor, settings: Settings) -> Tensor:
     return found / found.sum(-1, keepdim=True)
 
 
-def drawn(chances: Tensor, noise: Tensor) -> Tensor:
-    """The inverse of the distribution function: chances (…, L), standard-normal noise (…) → values (…), int64."""
-    share = torch.special.ndtr(noise.to(chances.dtype)).unsqueeze(-1)
+def finest(tensor: Tensor) -> torch.dtype:
+    """fp64, where the device has it."""
+    return torch.float32 if tensor.device.type == "mps" else torch.float64
+
+
+def shares(noise: Tensor) -> Tensor:
+    """Standard-normal noise → the share of all noise that is less, 0 to 1."""
+    found: Tensor = torch.special.ndtr(noise.to(finest(noise)))
+    return found
+
+
+def drawn(chances: Tensor, share: Tensor, *, plain: bool = False) -> Tensor:
+    """The inverse of the distribution function: chances (…, L), `shares` (…) of the noise → values (…), int64.
+
+    With `plain` no value is without a chance.
+    """
     # The last value takes what rounding leaves; a value without a chance is never reached.
-    found = (share >= chances.cumsum(-1)[..., :-1]).sum(-1)
+    found = (share.unsqueeze(-1) >= chances.cumsum(-1)[..., :-1]).sum(-1)
+    if plain:
+        return found
     last = chances.shape[-1] - 1 - (chances.flip(-1) > 0).int().argmax(-1)
     return torch.minimum(found, last)
 
@@ -87,33 +109,31 @@ def walk(
     """
     source = noise if noise is not None else known
     assert source is not None
-    rows, device = len(source), source.device
     guided = settings.guidance != 1 and prior.classes > 0
-    cache = prior.begin(torch.cat([labels, torch.full_like(labels, prior.classes)]) if guided else labels)
-    tokens = torch.zeros(rows, prior.length, len(prior.factors), dtype=torch.int64, device=device)
-    if known is not None:
-        tokens.copy_(known)
-    found = torch.zeros(tokens.shape, device=device) if noise is None else noise
-    order = torch.tensor([place for group in plan for place in group], device=device)
+    order = torch.tensor([place for group in plan for place in group], device=source.device)
+    cache = prior.begin(torch.cat([labels, torch.full_like(labels, prior.classes)]) if guided else labels, order)
+    # From here on tokens and noise lie in the order in which they are drawn.
+    tokens = known[:, order] if known is not None else torch.zeros_like(source, dtype=torch.int64)
+    share = None if noise is None else shares(noise[:, order])
+    found = torch.zeros(source.shape, device=source.device)
     start = 0
     for number, group in enumerate(plan):
-        places = order[start : start + len(group)]
+        there = slice(start, start + len(group))
         start += len(group)
-        fixed = noise is None or group[0] in given
-        here = tokens[:, places]
-        if not fixed or noise is None:
-            state = prior.predict(cache, places)
+        here = tokens[:, there]
+        if share is None or group[0] not in given:
+            state = prior.predict(cache, len(group))
             for channel in range(len(prior.factors)):
                 logits = _guided(prior, state, channel, here, settings.guidance if guided else 1.0)
                 chances = probabilities(logits, settings)
-                if noise is None:
-                    found[:, places, channel] = middle(chances, here[..., channel])
+                if share is None:
+                    found[:, there, channel] = middle(chances, here[..., channel])
                 else:
-                    here[..., channel] = drawn(chances, noise[:, places, channel])
-            tokens[:, places] = here
+                    here[..., channel] = drawn(chances, share[:, there, channel], plain=settings.plain)
         if number + 1 < len(plan):
-            prior.commit(cache, torch.cat([here, here]) if guided else here, places)
-    return Walk(tokens, found)
+            prior.commit(cache, torch.cat([here, here]) if guided else here)
+    back = order.argsort()
+    return Walk(tokens[:, back], found[:, back] if noise is None else noise)
 
 
 def _guided(prior: Prior, state: Tensor, channel: int, tokens: Tensor, guidance: float) -> Tensor:
