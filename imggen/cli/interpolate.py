@@ -88,6 +88,12 @@ def interpolate(
     pace: Annotated[
         str, typer.Option(help="noise, or perceptual: steps look alike.", rich_help_panel=WAY, metavar="NAME")
     ] = "noise",
+    steady: Annotated[
+        bool,
+        typer.Option(
+            "--steady", help="The first one's details all the way; families with layers.", rich_help_panel=WAY
+        ),
+    ] = False,
     frames: Annotated[int | None, typer.Option(min=2, help="In all; 40 from key to key.", rich_help_panel=WAY)] = None,
     output: Annotated[
         str,
@@ -157,6 +163,7 @@ def interpolate(
         loop=loop,
         ease=ease,
         pace=pace,
+        steady=steady,
         frames=frames,
         fps=fps,
         grid=parse_grid(grid),

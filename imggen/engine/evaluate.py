@@ -93,6 +93,8 @@ def evaluate(options: EvaluateOptions, reporter: Reporter) -> dict[str, Any]:
     if loaded is not None and held_out is not None and known:
         given = (loaded.backend, held_out.dataset, held_out.rows)
         found.figures.update(bits_per_dimension(*given, measure, reporter, options.iw))
+        if loaded.backend.withheld:
+            reporter.warn(f"no bits per dimension of this model: {loaded.backend.withheld}")
         own = own_measures(*given, measure, reporter)
         found.figures.update(own)
         layers = layers_of(*given, options.seed)

@@ -41,13 +41,17 @@ class Spot:
 
 @dataclass
 class Walk:
-    """One way through some keys, which are `first` and those after it; `places` are its frames'."""
+    """One way through some keys, which are `first` and those after it; `places` are its frames'.
+
+    `details` (*noise_shape), bool, says what of the noise stays the first key's all the way.
+    """
 
     keys: Keys
     first: int
     parts: list[Segment]
     plan: Plan
     places: list[Place]
+    details: Tensor | None = None
 
     def noise(self, place: Place) -> Tensor:
         """(*noise_shape): of one place."""
@@ -57,7 +61,7 @@ class Walk:
         for key, share in zip(part.keys, shares.tolist(), strict=True):
             if share:
                 total += share * self.keys.noise[self.first + key]
-        return total
+        return total if self.details is None else torch.where(self.details, self.keys.noise[self.first], total)
 
     def label(self, place: Place) -> tuple[int, int, float]:
         """The class left, the class that comes, and how far on the way to it."""
@@ -76,7 +80,10 @@ class Walk:
         if self.keys.seeds is None or place.share not in (0.0, 1.0):
             return None
         part = self.parts[place.segment]
-        seed = self.keys.seeds[self.first + part.keys[part.ends[int(place.share)]]]
+        key = part.keys[part.ends[int(place.share)]]
+        if self.details is not None and key != 0:
+            return None  # the seed's picture with the first one's details
+        seed = self.keys.seeds[self.first + key]
         if self.plan.labels is None:
             return Item(seed)
         old, new, share = self.label(place)
@@ -134,7 +141,7 @@ def interpolate(options: InterpolateOptions, reporter: Reporter) -> dict[str, An
     studio = Studio(backend, options, dtype, reporter)
     pictures = [read_picture(path, backend) for path in chosen.pictures]
     keys = _keys(chosen, pictures, backend, reporter)
-    walks = _walks(options, chosen, keys)
+    walks = _walks(options, chosen, keys, backend.details if options.steady else None)
     result: dict[str, Any] = {"paths": [options.output], "frames": chosen.frames, "path": chosen.path}
     result |= {"loop": chosen.loop, "weights": str(loaded.path), "hash": loaded.hash, "device": str(studio.device)}
     if chosen.seeds is not None:
@@ -163,7 +170,7 @@ def _keys(chosen: Plan, pictures: list[Bytes], backend: Backend, reporter: Repor
     return picture_keys(chosen.pictures, np.stack(pictures), backend, labels, reporter)
 
 
-def _walks(options: InterpolateOptions, chosen: Plan, keys: Keys) -> list[Walk]:
+def _walks(options: InterpolateOptions, chosen: Plan, keys: Keys, details: Tensor | None) -> list[Walk]:
     walks = []
     for first in range(0, chosen.keys, chosen.keys_a_cell):
         inside = range(first, first + chosen.keys_a_cell)
@@ -173,7 +180,7 @@ def _walks(options: InterpolateOptions, chosen: Plan, keys: Keys) -> list[Walk]:
 
         parts = segments(chosen.path, len(inside), chosen.loop, alike, keys.sizes(inside))
         places = even_places(parts, chosen.frames, chosen.loop, options.ease)
-        walks.append(Walk(keys, first, parts, chosen, places))
+        walks.append(Walk(keys, first, parts, chosen, places, details))
     return walks
 
 

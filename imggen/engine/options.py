@@ -111,6 +111,7 @@ class InterpolateOptions:
     loop: bool = False
     ease: str = "none"
     pace: str = "noise"
+    steady: bool = False
     frames: int | None = None
     fps: float = 25.0
     grid: tuple[int, int] = (1, 1)

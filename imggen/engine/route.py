@@ -71,6 +71,8 @@ def prepared(options: InterpolateOptions, reporter: Reporter) -> tuple[Loaded, P
     device = next(loaded.backend.parameters()).device
     prepare(device)
     dtype = find_precision(options.precision, device, training=False)
+    if options.steady and loaded.backend.details is None:
+        raise UsageError("what of this model's noise is details cannot be told", "leave --steady out; a vae has layers")
     chosen = _plan(options, pictures, loaded.backend)
     reporter.info(f"model {loaded.path} ({loaded.origin}, {loaded.hash}) on {device}")
     return loaded, chosen, dtype
@@ -156,6 +158,7 @@ def settings_of(options: InterpolateOptions, chosen: Plan, loaded: Loaded, dtype
     words += [str(word) for name, value in given.items() if value is not None for word in (name, value)]
     words += ["--loop"] if chosen.loop and chosen.path != "circle" else []
     words += ["--strip"] if options.strip else []
+    words += ["--steady"] if options.steady else []
     return {
         "imggen": imggen.__version__,
         "model": words[2],
@@ -163,6 +166,7 @@ def settings_of(options: InterpolateOptions, chosen: Plan, loaded: Loaded, dtype
         **keys,
         **{name.lstrip("-"): value for name, value in given.items() if value is not None},
         "loop": chosen.loop,
+        **({"steady": True} if options.steady else {}),
         "command": shlex.join([*words, "-o", Path(options.output).name + "/" * options.output.endswith("/")]),
     }
 

@@ -111,6 +111,16 @@ class Backend(nn.Module, ABC):
         """
         return None
 
+    @property
+    def details(self) -> Tensor | None:
+        """Which numbers of the noise (*noise_shape), bool, make details alone; none where that cannot be told."""
+        return None
+
+    @property
+    def withheld(self) -> str:
+        """Why a family that has a likelihood does not tell it of this model; empty where it does."""
+        return ""
+
     def draw_with(self, **settings: float) -> None:
         """From now on draw with these settings, and with its own for those not named.
 

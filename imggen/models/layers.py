@@ -36,3 +36,10 @@ class Average:
 def micro_batches(tensor: Tensor, size: int | None) -> tuple[Tensor, ...]:
     """Split a batch into parts of at most `size` rows; one part when there is no limit."""
     return (tensor,) if size is None else torch.split(tensor, size)
+
+
+def on_white(pictures: Tensor) -> Tensor:
+    """Colours laid on white, beside their alpha (B, 4, H, W): what cannot be seen no longer differs."""
+    alpha = (pictures[:, 3:] + 1) / 2
+    colours = pictures[:, :3] * alpha + (1 - alpha)
+    return torch.cat([colours, pictures[:, 3:]], 1).contiguous(memory_format=torch.channels_last)

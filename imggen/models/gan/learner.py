@@ -14,7 +14,7 @@ from imggen.models.base import Learner as BaseLearner
 from imggen.models.gan import networks, residual
 from imggen.models.gan.backend import Backend
 from imggen.models.gan.config import Config
-from imggen.models.layers import Average, micro_batches
+from imggen.models.layers import Average, micro_batches, on_white
 
 STEER_EVERY = 4
 # A set of this many pictures needs no augmentation; a hundredth of it may get all of it.
@@ -202,10 +202,3 @@ class Learner(BaseLearner):
         signs.grad = (on_real - middle).sign().mean()
         self.reduce_gradients([signs])
         self.steering.update(float(signs.grad), images)
-
-
-def on_white(pictures: Tensor) -> Tensor:
-    """Colours laid on white, beside their alpha (B, 4, H, W): what cannot be seen no longer differs."""
-    alpha = (pictures[:, 3:] + 1) / 2
-    colours = pictures[:, :3] * alpha + (1 - alpha)
-    return torch.cat([colours, pictures[:, 3:]], 1).contiguous(memory_format=torch.channels_last)

@@ -14,6 +14,7 @@ from imggen.models.vae.dense import Dense
 from imggen.models.vae.networks import Core, Hierarchy, Normal
 from imggen.models.vae.partial import Partial
 from imggen.models.vae.passes import Descent, descend, look_at, mean, summed
+from imggen.models.vae.sharpen import Sharpener
 
 CANDIDATES = 8  # fills to choose from
 HEAVY = 30_000_000  # weights of a model that chooses from half as many on a CPU: two seconds a picture are enough
@@ -29,6 +30,7 @@ class Backend(BaseBackend):
         super().__init__(config)
         self.core: Core = Dense(config) if config.hidden else Hierarchy(config)
         self.partial = Partial(config) if config.filling else None
+        self.sharpener = Sharpener(config, self.core.likelihood.outputs) if config.sharpen else None
 
     @property
     def noise_shape(self) -> tuple[int, ...]:
@@ -39,6 +41,22 @@ class Backend(BaseBackend):
     def binary(self) -> bool:
         """See the contract."""
         return self.core.likelihood.binary
+
+    @property
+    def details(self) -> Tensor | None:
+        """See the contract: those of the layers whose places are less than four pixels apart."""
+        shapes = [layer.shape for layer in self.core.layers]
+        fine = [len(shape) == 3 and 4 * shape[-1] > self.config.size for shape in shapes]
+        if all(fine) or not any(fine):
+            return None
+        return torch.cat([torch.full((math.prod(shape),), one) for shape, one in zip(shapes, fine, strict=True)])
+
+    @property
+    def withheld(self) -> str:
+        """See the contract."""
+        return (
+            "its pictures are sharpened, and no longer the means that its likelihood is about" if self._sharp() else ""
+        )
 
     def generate(self, noise: Tensor, labels: Tensor | None = None, *, temperature: float = 1.0) -> Tensor:
         """See the contract. The picture is the mean; `temperature` scales every prior's standard deviation."""
@@ -106,8 +124,10 @@ class Backend(BaseBackend):
                 best = torch.maximum(bound, best)
         return found
 
-    def log_likelihood(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
+    def log_likelihood(self, images: Tensor, labels: Tensor | None = None) -> Tensor | None:
         """See the contract: the evidence lower bound, by one draw a picture from torch's global generator."""
+        if self.withheld:
+            return None
         labels = self.checked_labels(labels, len(images))
         descent = descend(self.core, len(images), labels, look_at(self.core, images))
         return summed(self.core.likelihood.log_prob(descent.output, images)) - descent.divergence
@@ -128,6 +148,15 @@ class Backend(BaseBackend):
         labels = self.checked_labels(labels, len(images))
         descent = descend(self.core, len(images), labels, look_at(self.core, images))
         return {layer.name: found for layer, found in zip(self.core.layers, descent.divergences, strict=True)}
+
+    def _sharp(self) -> Sharpener | None:
+        """None, too, in a checkpoint of before it began to learn."""
+        return self.sharpener if self.sharpener is not None and bool(self.sharpener.ready > 0) else None
+
+    def shown(self, output: Tensor) -> Tensor:
+        """The likelihood's input (B, outputs, H, W) → the picture: its mean, made sharper where that was learnt."""
+        picture, sharpener = self.core.likelihood.mean(output), self._sharp()
+        return picture if sharpener is None else sharpener(picture, output).to(picture.dtype)
 
     def _ready_partial(self) -> Partial | None:
         """None, too, in a checkpoint of before it began to learn."""
@@ -156,7 +185,7 @@ class Backend(BaseBackend):
         return self.core.top_down(len(noise), labels, lambda index, state: parts[index])
 
     def _picture(self, noise: Tensor, labels: Tensor | None) -> Tensor:
-        return self.core.likelihood.mean(self._output(noise, labels))
+        return self.shown(self._output(noise, labels))
 
     def _observed(self, output: Tensor, images: Tensor, known: Tensor) -> Tensor:
         return summed(self.core.likelihood.log_prob(output, images) * known[:, 0])
@@ -177,7 +206,7 @@ class Backend(BaseBackend):
 
             found = descend(self.core, len(images), labels, look, take)
             weight = self._observed(found.output, seen, known) + self._prior_share(found, parts)
-            yield self.core.likelihood.mean(found.output), weight
+            yield self.shown(found.output), weight
 
     @staticmethod
     def _prior_share(found: Descent, parts: list[Tensor]) -> Tensor:
@@ -192,7 +221,7 @@ class Backend(BaseBackend):
         """Draws from the prior: a start for `_settled`."""
         for other in _others(noise, self._candidates()):
             output = self._output(other * temperature, labels)
-            yield self.core.likelihood.mean(output), self._observed(output, self._seen(images), known)
+            yield self.shown(output), self._observed(output, self._seen(images), known)
 
     def _settled(
         self,
@@ -217,7 +246,7 @@ class Backend(BaseBackend):
 
             found = descend(self.core, len(images), labels, look_at(self.core, whole), take)
             filled = self.core.likelihood.mean(found.output)
-        return filled
+        return self.shown(found.output)
 
 
 def _joined(parts: list[Tensor]) -> Tensor:

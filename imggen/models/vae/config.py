@@ -54,11 +54,24 @@ class Config(FamilyConfig):
         0.15, "share of the training, its end, that learns to fill holes; 0 is none", low=0.0, high=0.9
     )
 
+    sharpen: float = option(
+        0.0,
+        "share of the training, before holes are learnt, that makes pictures sharper by a critic, for 64 px and more: "
+        "no bits per dimension then; 0 is none",
+        low=0.0,
+        high=0.9,
+    )
+
     def __post_init__(self) -> None:
         """Sizes are multiples of 4 from 16 to 256; the architecture must fit them."""
         super().__post_init__()
         self.check(16 <= self.size <= 256 and self.size % 4 == 0, f"vae draws sizes 16, 20, 24 … 256, not {self.size}")
         self.check(self.likelihood in LIKELIHOODS, f"likelihood must be one of {', '.join(LIKELIHOODS)}")
+        self.check(self.sharpen + self.filling <= 0.95, "sharpen and filling leave no training for the model itself")
+        self.check(not self.sharpen or self.size % 8 == 0, f"sharpen works on sizes that 8 divides, not {self.size}")
+        self.check(
+            not self.sharpen or self.likelihood != "bernoulli", "binarised pictures cannot be sharper: --sharpen 0"
+        )
         if self.hidden:
             self.check(self.filling == 0, "filling needs a hierarchy: --filling 0 goes with --hidden")
         else:

@@ -1,4 +1,4 @@
-"""One step: the evidence lower bound first, then, the model frozen, the partial encoder that fills holes."""
+"""One step: the evidence lower bound first, then, the model frozen, the sharpener, and the partial encoder."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from imggen.models.vae.guard import Guard
 from imggen.models.vae.masks import random_masks
 from imggen.models.vae.networks import Core, Hierarchy
 from imggen.models.vae.passes import descend, look_at, summed
+from imggen.models.vae.sharpening import Sharpening
 
 WARM_UP = 0.01  # of the learning rate
 LAST_RATE = 0.02
@@ -44,6 +45,10 @@ class Learner(BaseLearner):
         self.adam_partial = None
         if self.shown.partial is not None:
             self.adam_partial = torch.optim.AdamW(self.shown.partial.parameters(), **settings)
+        self.sharpening = None
+        if self.shown.sharpener is not None:
+            self.sharpening = Sharpening(config, self.core.likelihood)
+            self.shown.sharpener = self.sharpening.shown
         self.guard = Guard(config.skip)
         self.dimensions = math.prod(config.image_shape)
         self.filling = False
@@ -55,32 +60,43 @@ class Learner(BaseLearner):
 
     @property
     def networks(self) -> dict[str, nn.Module]:
-        """core, backend."""
-        return {"core": self.core, "backend": self.shown}
+        """core, backend; and sharpener and critic where pictures are made sharper."""
+        more = {} if self.sharpening is None else self.sharpening.networks
+        return {"core": self.core, "backend": self.shown, **more}
 
     @property
     def optimisers(self) -> dict[str, torch.optim.Optimizer]:
-        """adam, and adam_partial where holes are learnt to be filled."""
+        """adam, adam_partial where holes are learnt to be filled, and the sharpening's."""
         found: dict[str, torch.optim.Optimizer] = {"adam": self.adam}
-        return found if self.adam_partial is None else {**found, "adam_partial": self.adam_partial}
+        if self.adam_partial is not None:
+            found["adam_partial"] = self.adam_partial
+        return found if self.sharpening is None else {**found, **self.sharpening.optimisers}
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """See the contract; what is usual of gradients, and whether holes are being learnt, belong to it."""
         tensors, document = super().state()
-        return {**tensors, "guard": self.guard.state()}, {**document, "filling": self.filling}
+        document = {**document, "filling": self.filling}
+        if self.sharpening is not None:
+            document["sharpened"] = self.sharpening.steps
+        return {**tensors, "guard": self.guard.state()}, document
 
     def load_state(self, tensors: dict[str, Tensor], document: dict[str, Any]) -> None:
         """See the contract."""
         super().load_state(tensors, document)
         self.guard.load_state(tensors["guard"])
         self.filling = bool(document["filling"])
+        if self.sharpening is not None:
+            self.sharpening.steps = int(document["sharpened"])
 
     def step(self, images: Tensor, labels: Tensor | None, progress: float, images_seen: int) -> dict[str, Tensor]:
-        """The last share of `filling` of the progress is the partial encoder's."""
-        share = self.config.filling
-        if share and progress >= 1 - share:
-            return self._fill(images, labels, (progress - 1 + share) / share)
-        return self._model(images, labels, progress / (1 - share), images_seen)
+        """A last share `filling` of the progress is the partial encoder's, `sharpen` before it the critic's."""
+        filling, sharpen = self.config.filling, self.config.sharpen
+        if filling and progress >= 1 - filling:
+            return self._fill(images, labels, (progress - 1 + filling) / filling)
+        rest = 1 - filling - sharpen
+        if self.sharpening is not None and progress >= rest:
+            return self._sharpen(self.sharpening, images, labels, (progress - rest) / sharpen)
+        return self._model(images, labels, progress / rest, images_seen)
 
     def _rate(self, progress: float) -> float:
         rate = self.config.learning_rate * min(1.0, 0.1 + progress / WARM_UP)
@@ -94,6 +110,8 @@ class Learner(BaseLearner):
             # A larger budget on --resume: the model learns on, and what was learnt of holes is begun again later.
             self.filling, self.guard = False, Guard(self.config.skip)
             self.shown.partial.ready.zero_()
+        if self.sharpening is not None and self.sharpening.steps:
+            self.sharpening.forget()
         weight = min(1.0, progress / self.config.warm_up) if self.config.warm_up else 1.0
         # A KL that costs nothing at all lets the posteriors run away before the priors can follow.
         weight = max(weight, 0.01)
@@ -143,6 +161,27 @@ class Learner(BaseLearner):
         if not bool(torch.isfinite(loss)):
             return {"skipped": torch.ones_like(loss)}
         return {"gap": loss * self.dimensions, "skipped": loss.new_tensor(float(skipped))}
+
+    def _sharpen(
+        self, sharpening: Sharpening, images: Tensor, labels: Tensor | None, progress: float
+    ) -> dict[str, Tensor]:
+        batches = (
+            (len(part) / len(images), part, self._outputs(part, label)) for part, label in self._batches(images, labels)
+        )
+        count = len(images) * self.processes
+        return sharpening.step(batches, progress, count, self.apply_gradients, self._autocast)
+
+    @torch.no_grad()
+    def _outputs(self, images: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The likelihood's input for pictures as the posterior sees them, and for as many drawn ones."""
+        core, count = self.shown.core, len(images)
+        shapes = [layer.shape for layer in core.layers]
+        with self._autocast(images):
+            seen = descend(core, count, labels, look_at(core, images)).output
+            drawn = core.top_down(
+                count, labels, lambda index, _: torch.randn(count, *shapes[index], device=images.device)
+            )
+        return seen.float(), drawn.float()
 
     def _take(self, adam: torch.optim.Optimizer, rate: float, guard: Guard, loss: Tensor) -> bool:
         """One step of `adam`, unless its gradient is out of the ordinary; whether it was skipped."""
