@@ -267,7 +267,7 @@ def test_likelihood_is_tokens_and_pixels(preset: str) -> None:
     assert torch.allclose(found - pixels, backend.token_likelihood(tokens, LABELS, 16), atol=1e-3)
     assert (found < pixels).all()
     measures = backend.measures(images, LABELS)
-    names = {"nats_16", "unigram", "psnr"} | ({"nats_8", "nats_4", "nats_1"} if preset == "tiny" else set())
+    names = {"nats_16", "unigram", "psnr", "codes"} | ({"nats_8", "nats_4", "nats_1"} if preset == "tiny" else set())
     assert set(measures) == names and all(values.shape == (6,) for values in measures.values())
     assert torch.allclose(measures["nats_16"] * 16, -backend.token_likelihood(tokens, LABELS, 16))
     assert all(len(backend.explained(name)) == 2 for name in names)

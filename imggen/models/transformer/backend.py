@@ -208,7 +208,7 @@ class Backend(BaseBackend):
         return (torch.stack(found, 1) + counts.clamp(min=1e-9).log()).argmax(1)
 
     def measures(self, images: Tensor, labels: Tensor | None = None) -> dict[str, Tensor]:
-        """See the contract: nats a token by steps, those of the code's frequency alone, and how good tokens are."""
+        """See the contract: nats a token by steps and by frequency alone, how good tokens are, and the codes in use."""
         labels = self.labels_or_none(self.checked_labels(labels, len(images)), len(images))
         tokens, length = self.tokenizer.encode(images), self.prior.length
         counted = self.tokenizer.frequencies + 0.5
@@ -219,6 +219,7 @@ class Backend(BaseBackend):
             **{f"nats_{steps}": -self.token_likelihood(tokens, labels, steps) / length for steps in counts},
             "unigram": -logarithms[self.tokenizer.quantiser.join(tokens)].mean(1),
             "psnr": -10 * error.clamp(min=1e-10).log10(),
+            "codes": self.tokenizer.usage.expand(len(images)),
         }
 
     def explained(self, name: str) -> tuple[str, str]:
@@ -228,6 +229,10 @@ class Backend(BaseBackend):
             return f"Nats a token, {steps} steps", "of held-out pictures; drawn that way they are that surprising"
         return {
             "unigram": ("Nats a token, by frequency", "what knowing no more than how frequent each code is would give"),
+            "codes": (
+                "Codes in use",
+                "the share of the tokenizer's codes that pictures had at the end of its training",
+            ),
             "psnr": ("Reconstruction, dB", "peak signal-to-noise ratio of what tokens keep of held-out pictures"),
         }[name]
 

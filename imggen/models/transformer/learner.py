@@ -134,10 +134,10 @@ class Learner(BaseLearner):
         return {"nats_byte": totals["nats"], "edges": totals["edges"], "psnr": psnr, "codes": usage}
 
     def _count(self, tokens: Tensor) -> Tensor:
-        """Count codes; returns the share of all codes that came up in the last fifty thousand pictures or so."""
+        """Count codes; returns the share of all codes that is in use."""
         tokenizer = self.model.tokenizer
         tokenizer.count(tokens, 0.5 ** (len(tokens) * self.processes / REMEMBERED))
-        return (tokenizer.frequencies > 2**-10).float().mean()
+        return tokenizer.usage
 
     def _step_prior(self, images: Tensor, labels: Tensor | None, done: float, images_seen: int) -> dict[str, Tensor]:
         self._rate(self.adam_prior, done)

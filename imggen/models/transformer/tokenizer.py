@@ -16,6 +16,7 @@ from torch.nn.functional import avg_pool2d, pixel_unshuffle, silu, softplus
 from imggen.models.transformer.config import Config
 
 HALF_BYTE = 1 / 255  # half a grey level, in [-1, 1]
+RARE = 2**-10  # of a count: as good as never
 NARROWEST, WIDEST = -7.0, 2.0  # of the logarithm of the logistic's scale
 
 
@@ -149,6 +150,11 @@ class Tokenizer(nn.Module):
         """Count the codes of tokens (B, side², d); what was counted before is worth `forget` of itself."""
         codes = self.quantiser.join(tokens).flatten()
         self.frequencies.mul_(forget).add_(torch.bincount(codes, minlength=len(self.frequencies)))
+
+    @property
+    def usage(self) -> Tensor:
+        """The share of all codes that came up in the last fifty thousand pictures or so of the training; a number."""
+        return (self.frequencies > RARE).float().mean()
 
 
 def log_probability(images: Tensor, location: Tensor, log_scale: Tensor) -> Tensor:
