@@ -165,12 +165,14 @@ class _Spread(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, gradient: Tensor, grid: Tensor) -> Tensor:
         ctx.save_for_backward(grid)
-        # The pictures themselves do not enter; their shape does, and it is the gradient's.
-        given = gradient.contiguous()
+        # The pictures themselves do not enter; their shape does, and it is the gradient's. Apple's GPUs have had this
+        # only of late: it is worked out on the CPU there.
+        there = torch.device("cpu") if gradient.device.type == "mps" else gradient.device
+        given = gradient.to(there).contiguous()
         found: Tensor = torch.ops.aten.grid_sampler_2d_backward(
-            given, given, grid.to(given.dtype), 0, REFLECTION, False, [True, False]
+            given, given, grid.to(given), 0, REFLECTION, False, [True, False]
         )[0]
-        return found
+        return found.to(gradient.device)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:

@@ -93,3 +93,5 @@ def release_memory(device: torch.device) -> None:
     """Give cached blocks back before trying again with less."""
     if device.type == "cuda":
         torch.cuda.empty_cache()
+    elif device.type == "mps":
+        torch.mps.empty_cache()

@@ -196,7 +196,8 @@ def _nearness(walks: list[Walk], keys: Keys, studio: Studio, reporter: Reporter)
         for index, picture in enumerate(drawn, walk.first):
             near = round(decibels(picture, keys.pictures[index]), 2)
             found.append({"path": keys.names[index], "db": near})
-            reporter.info(f"{keys.names[index]}: found again to {near:.1f} dB")
+            other = ", with the first one's details" if walk.details is not None and index > walk.first else ""
+            reporter.info(f"{keys.names[index]}: found again to {near:.1f} dB{other}")
     return found
 
 

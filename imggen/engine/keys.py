@@ -104,11 +104,10 @@ def picture_keys(
         for part in torch.split(torch.arange(len(images)), INVERTED_AT_ONCE):
             these = images[part].to(device)
             given = None if labels is None else labels[part].to(device)
+            own, given = backend.locate(these, given)
             if backend.classes and given is None:
-                given = backend.likely_labels(these)
-                if given is None:
-                    raise UsageError("this model does not say which class a picture has", "--class NAME")
-            noise.append(backend.invert(these, given).detach().float().cpu())
+                raise UsageError("this model does not say which class a picture has", "--class NAME")
+            noise.append(own.detach().float().cpu())
             classes += [] if given is None else [given.cpu()]
             done += len(part)
             task.update(done)

@@ -117,10 +117,9 @@ def _beside(backend: Backend, pictures: Bytes, options: SampleOptions, reporter:
 def _near(backend: Backend, pictures: Bytes, plan: Plan, options: SampleOptions) -> tuple[Bytes, int]:
     """The picture, then those near it: its noise and other noise, mixed so that the variance stays."""
     images = _images(pictures, backend)
-    labels = _asked(backend, options, images)
-    labels = backend.likely_labels(images) if labels is None else labels
+    own, labels = backend.locate(images, _asked(backend, options, images))
     size = options.batch or max(1, CPU_PIXELS // math.prod(backend.image_shape[1:]))
-    own, share = backend.invert(images, labels), min(options.temperature, 1.0)
+    share = min(options.temperature, 1.0)
     found = [pictures]
     for start in range(0, len(plan), size):
         items = [Item(plan[index].seed) for index in range(start, min(len(plan), start + size))]

@@ -72,7 +72,9 @@ def prepared(options: InterpolateOptions, reporter: Reporter) -> tuple[Loaded, P
     prepare(device)
     dtype = find_precision(options.precision, device, training=False)
     if options.steady and loaded.backend.details is None:
-        raise UsageError("what of this model's noise is details cannot be told", "leave --steady out; a vae has layers")
+        raise UsageError(
+            "what of this model's noise is details cannot be told", "leave --steady out; a vae with a ladder has layers"
+        )
     chosen = _plan(options, pictures, loaded.backend)
     reporter.info(f"model {loaded.path} ({loaded.origin}, {loaded.hash}) on {device}")
     return loaded, chosen, dtype

@@ -29,6 +29,7 @@ GPU: dict[str, Any] = {"preset": "base", "size": 128, "batch": 256, "minutes": 1
 CROP, SPLIT = "center", "train"
 # What a resumed run takes from its state; giving another value is an error, not a silent change.
 FIXED = ("preset", "size", "channels", "crop", "split", "use_classes", "batch", "seed", "mirror")
+FREE = ("learning_rate",)  # of a family's options: may change on --resume
 
 
 @dataclass(frozen=True)
@@ -177,13 +178,14 @@ def _configure(
     saved = read_config(state.document, RunFolder(options.run).state)
     # A picture more or less in a class is no other model: the shares stay those of the start.
     config = config.with_overrides(class_counts=saved.class_counts) if saved.classes == config.classes else config
-    if saved != config:
+    # A training that diverges may go on more slowly.
+    if saved != config.with_overrides(**{name: getattr(saved, name) for name in FREE}):
         before, now = asdict(saved), asdict(config)
-        changed = [name for name in before if before[name] != now[name]]
+        changed = [name for name in before if before[name] != now[name] and name not in FREE]
         raise CheckpointError(
             f"this run was started with another {', '.join(changed)}", "use the same data and options, or -o FOLDER"
         )
-    return saved
+    return config
 
 
 def _as_before(options: TrainOptions, state: Header) -> TrainOptions:
@@ -203,7 +205,9 @@ def _as_before(options: TrainOptions, state: Header) -> TrainOptions:
             )
     overrides = {name: config[name] for name in config if name not in ("family", "classes", "class_counts", *FIXED)}
     for name, given in options.overrides.items():
-        if given != overrides.get(name):
+        if name in FREE:
+            overrides[name] = given
+        elif given != overrides.get(name):
             raise UsageError(
                 f"this run was started with {name} {overrides.get(name)}, not {given}",
                 "leave the option out, or -o FOLDER",

@@ -35,6 +35,7 @@ from imggen.models.base import Learner, NonFiniteError
 from imggen.reporting import Reporter, Task
 
 ROLLBACKS = 3
+SOUND = 3  # saves in a row after which earlier roll-backs are forgotten
 LINE_SECONDS = 5.0
 # What may go wrong where a training is only looked at: never a reason to end it.
 FAILS_OF_LOOKING = (ImggenError, RuntimeError, MemoryError, OSError)
@@ -60,7 +61,7 @@ class Training:
         if len(kept_out):
             self.learner.held_out = lambda: self._held_out(kept_out)
         self.order = Order(len(self.rows), setup.seed)
-        self.steps = self.images = self.rollbacks = 0
+        self.steps = self.images = self.rollbacks = self.failures = self.saves = 0
         self.seconds = 0.0
         self.waited = 0.0
         self.recent: list[dict[str, Tensor]] = []
@@ -80,7 +81,7 @@ class Training:
         try:
             self.learner.load_state(tensors, document["learner"])
             self.steps, self.images, self.rollbacks = (int(document[k]) for k in ("steps", "images", "rollbacks"))
-            self.seconds = float(document["seconds"])
+            self.seconds, self.waited = float(document["seconds"]), float(document.get("waited", 0.0))
         except (KeyError, RuntimeError, TypeError, ValueError) as error:
             raise CheckpointError(f"{self.folder.state} is damaged: {error}", "--force starts afresh") from error
         if document.get("data_key") != setup.dataset.key:
@@ -143,15 +144,15 @@ class Training:
 
     def _roll_back(self) -> None:
         (tensors, document), steps, images = self.good
-        self.rollbacks += 1
-        if self.rollbacks > ROLLBACKS:
+        self.rollbacks, self.failures, self.saves = self.rollbacks + 1, self.failures + 1, 0
+        if self.failures > ROLLBACKS:
             raise DivergedError(
-                f"training diverged {self.rollbacks} times; {self.folder.weights} is the last good checkpoint",
-                "a lower --learning-rate, or fp32: --precision fp32",
+                f"training diverged {self.failures} times; {self.folder.weights} is the last good checkpoint",
+                "--resume with a lower --learning-rate, or with --precision fp32",
             )
         self.learner.load_state(tensors, document)
         self.reporter.warn(
-            f"a number was not finite at {self.images:,} pictures: back to {images:,} ({self.rollbacks} of {ROLLBACKS})"
+            f"a number was not finite at {self.images:,} pictures: back to {images:,} ({self.failures} of {ROLLBACKS})"
         )
         self.steps, self.images = steps, images
         self.recent.clear()
@@ -161,6 +162,8 @@ class Training:
     def save(self) -> None:
         """Preview, weights, state: each file whole or not at all."""
         self.good = self._snapshot()
+        self.saves += 1
+        self.failures = 0 if self.saves >= SOUND else self.failures
         if not self.setup.world.leader:
             return
         preview = self._preview()
@@ -181,6 +184,7 @@ class Training:
                 "rollbacks": self.rollbacks,
                 "budget": {"images": self.setup.budget.images, "seconds": self.setup.budget.seconds},
                 "seconds": self.seconds,
+                "waited": self.waited,
                 "data_key": self.setup.dataset.key,
             },
             kind="state",
@@ -297,6 +301,7 @@ def _train(setup: Setup, reporter: Reporter) -> dict[str, Any]:
         training.save()
         if watch is not None and not stop:
             training.look(watch)
+            watch.advise()
         # Together to the end: who leaves while another still writes looks like one that failed.
         world.wait()
     if stop:

@@ -32,7 +32,9 @@ class Variety:
         self.features = features
         rows, self.labels = _pairs(dataset)
         self.reference = self._apart(features.extract(np.asarray(dataset.images[rows])))
-        unlike = sorted(list(dict.fromkeys(rows))[:FEW])
+        # Of few pictures a good model draws the same ones again: fewer are looked at than there are.
+        self.few = max(2, min(FEW, len(dataset) // 3))
+        unlike = sorted(list(dict.fromkeys(rows))[: self.few])
         self.nearest = self._nearest(features.extract(np.asarray(dataset.images[unlike])))
         self.low = False
 
@@ -42,7 +44,7 @@ class Variety:
         pictures = list(draw(backend, items, lambda _, drawn: drawn))
         features = self.features.extract(np.concatenate(pictures))
         apart = self._apart(features) / max(self.reference, 1e-6)
-        return min(apart, self._nearest(features[:FEW]) / max(self.nearest, 1e-6))
+        return min(apart, self._nearest(features[: self.few]) / max(self.nearest, 1e-6))
 
     def look(self, backend: Backend, images: int, reporter: Reporter) -> dict[str, float]:
         """Measure, and say it once when it is too low after `images` seen; returns what goes into the metrics."""

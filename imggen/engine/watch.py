@@ -34,6 +34,7 @@ class Watch:
         self.reference = moments_of(features_of(setup.dataset, rows, self.features, reporter, "reference").features)
         self.last = time.monotonic()
         self.best: Figure | None = None
+        self.latest: Figure | None = None
         if folder.best.exists():
             with suppress(KeyError, TypeError):
                 self.best = Figure(**read_header(folder.best, kind="weights").document["provenance"]["figure"])
@@ -51,6 +52,7 @@ class Watch:
         """Compare, keep the checkpoint if it is the best so far; returns what goes into metrics.jsonl."""
         sample = draw_sample(backend, COUNT, 0, self.features, Silent())
         figure = self.measure.frechet(self.reference, sample.features)
+        self.latest = figure
         # Of equals the later one: a part of training that does not change what is drawn may teach something else.
         if self.best is None or figure.value == self.best.value or figure.better_than(self.best):
             self.best = figure
@@ -59,3 +61,11 @@ class Watch:
         best = self.best.value if self.best else figure.value
         values = {figure.name: round(figure.value, 4), "best": round(best, 4)}
         return {**values, "count": figure.count, "features": figure.features}
+
+    def advise(self) -> None:
+        """Say so where an earlier checkpoint was nearer than the last."""
+        if self.best is not None and self.latest is not None and self.best.value < self.latest.value:
+            self.reporter.info(
+                f"an earlier checkpoint was nearer, {self.best.value:.2f} against {self.latest.value:.2f}: "
+                f"--weights {self.folder.best}"
+            )

@@ -99,9 +99,13 @@ class Backend(nn.Module, ABC):
 
         With classes and no labels it is that of the class of `likely_labels`.
         """
+        return self.generate(*self.locate(images, labels))
+
+    def locate(self, images: Tensor, labels: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """The noise of `invert`, and the class that it is for: the one given, or that of `likely_labels`."""
         if labels is None:
             labels = self.likely_labels(images)
-        return self.generate(self.invert(images, labels), labels)
+        return self.invert(images, labels), labels
 
     def log_likelihood(self, images: Tensor, labels: Tensor | None = None) -> Tensor | None:
         """Natural logarithm of each picture's probability (B,), as bytes; none when the family has no likelihood.

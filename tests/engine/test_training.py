@@ -23,6 +23,7 @@ from imggen.errors import CheckpointError, DataError, DeviceError, DivergedError
 from imggen.io.checkpoint import read_header, read_tensors
 from imggen.metrics.figures import Figure, Measure
 from imggen.models.base import NonFiniteError
+from imggen.models.gan.config import Config as GanConfig
 from imggen.models.gan.learner import Learner
 from imggen.models.gan.networks import Discriminator
 from imggen.reporting import Silent
@@ -39,7 +40,9 @@ def options(data: Path, output: str, **more: Any) -> TrainOptions:
 def everything(run: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     path = RunFolder(Path(run)).state
     header = read_header(path, kind="state")
-    return read_tensors(path, header, None), {k: v for k, v in header.document.items() if k != "seconds"}
+    return read_tensors(path, header, None), {
+        k: v for k, v in header.document.items() if k not in ("seconds", "waited")
+    }
 
 
 def train_until(steps: int, given: TrainOptions, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -191,6 +194,30 @@ def test_diverging_for_good_ends_with_the_last_good_checkpoint(pictures: Path, m
     load_backend("run", device="cpu")
 
 
+def test_what_diverged_goes_on_with_a_lower_learning_rate(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As its message says; no other option of the family may change."""
+    with monkeypatch.context() as patch:
+        Failing(patch, NonFiniteError(), lambda call, _: call > 4)
+        with pytest.raises(DivergedError, match="4 times") as caught:
+            engine.train(options(pictures, "run"), Silent())
+    assert "--resume with a lower --learning-rate" in (caught.value.hint or "")
+    slower = options(pictures, "run", resume=True)
+    slower.overrides["learning_rate"] = 1e-5
+    assert engine.train(slower, Silent())["images"] == 192
+    config = load_backend("run", device="cpu").backend.config
+    assert isinstance(config, GanConfig) and config.learning_rate == 1e-5 and config.width == 8
+    with pytest.raises(UsageError, match="width"):
+        wider = options(pictures, "run", resume=True, images=256)
+        wider.overrides["width"] = 16
+        engine.train(wider, Silent())
+
+
+def test_roll_backs_long_ago_do_not_count(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Failing(monkeypatch, NonFiniteError(), lambda call, _: call in (5, 10, 15, 20, 25))
+    result = engine.train(options(pictures, "run", images=24 * 16, save_minutes=0.0), Silent())
+    assert result["images"] == 24 * 16 and read_header(Path("run/state.safetensors")).document["rollbacks"] == 5
+
+
 def test_too_little_memory_halves_the_micro_batch(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     error = torch.OutOfMemoryError("CUDA out of memory")
     Failing(monkeypatch, error, lambda _, learner: (learner.micro_batch or 16) > 4)
@@ -269,8 +296,15 @@ def test_the_best_checkpoint_is_kept(pictures: Path, monkeypatch: pytest.MonkeyP
         return Figure("fd", next(values), 0.0, 9.0, len(features), self.features)
 
     monkeypatch.setattr(Measure, "frechet", frechet)
+    said: list[str] = []
+
+    class Heard(Silent):
+        def info(self, message: str) -> None:
+            said.append(message)
+
     given = options(pictures, "run", images=32, evaluate_every=0.0)
-    engine.train(given, Silent())
+    engine.train(given, Heard())
+    assert any("nearer, 1.00 against 2.00" in line and "best.safetensors" in line for line in said)
     records = [json.loads(line) for line in Path("run/metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     looked = [record for record in records if "fd" in record]
     assert [record["fd"] for record in looked] == [3.0, 1.0, 2.0] and looked[-1]["best"] == 1.0

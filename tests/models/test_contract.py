@@ -156,6 +156,23 @@ def test_micro_batches_train_too(family: str, preset: str) -> None:
     assert all(torch.isfinite(value).all() for value in after.values())
 
 
+def test_micro_batches_add_up_to_the_whole_step() -> None:
+    """Where no layer looks at other pictures and nothing is drawn but noise, parts give the whole's weights."""
+    found = []
+    for size in (None, 4):
+        learner = build_learner(small("gan", "base", classes=True).with_overrides(augment=0.0))
+        learner.load_state(*(found[0] if found else learner.state()))
+        if not found:
+            tensors, document = learner.state()
+            found.append(({name: value.clone() for name, value in tensors.items()}, document))
+        learner.micro_batch = size
+        run(learner, 0, 2)
+        found.append(learner.state())
+    for name, value in found[1][0].items():
+        assert torch.allclose(value, found[2][0][name], rtol=1e-3, atol=2e-5), name
+    assert any(not torch.equal(value, found[0][0][name]) for name, value in found[1][0].items())
+
+
 @pytest.mark.parametrize(("family", "preset"), CASES)
 def test_non_finite_pictures_never_reach_a_weight(family: str, preset: str) -> None:
     learner = build_learner(small(family, preset))

@@ -39,14 +39,13 @@ class Backend(BaseBackend):
 
     def invert(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
         """Pictures → z by a search; with classes and no labels, in the class of `likely_labels`."""
-        everything = torch.ones_like(images[:, :1])
-        return self._search(images, everything, self._pool(len(images), images.device), labels).z
+        return self.locate(images, labels)[0]
 
-    def reconstruct(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
+    def locate(self, images: Tensor, labels: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """See the contract; one search finds class and noise."""
         everything = torch.ones_like(images[:, :1])
         found = self._search(images, everything, self._pool(len(images), images.device), labels)
-        return self.generate(found.z, found.labels)
+        return found.z, found.labels
 
     def likely_labels(self, images: Tensor, mask: Tensor | None = None) -> Tensor | None:
         """See the contract: the class in which the search comes nearest."""

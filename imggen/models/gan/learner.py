@@ -79,6 +79,8 @@ class Learner(BaseLearner):
         super().load_state(tensors, document)
         self.steps = int(document["steps"])
         self.steering.strength, self.steering.signs = float(document["strength"]), float(document["signs"])
+        # Of more pictures than before it may be less.
+        self.steering.strength = min(self.steering.strength, self.steering.limit)
 
     def step(self, images: Tensor, labels: Tensor | None, progress: float, images_seen: int) -> dict[str, Tensor]:
         """Discriminator, then generator, on the same fakes (drawn once, used twice)."""

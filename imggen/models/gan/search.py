@@ -13,7 +13,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-AT_ONCE = 128
+AT_ONCE = 128 * 32**2  # pixels of a channel
 # Multiplications a second, in full precision.
 TWO_CORES, GPU = 5e10, 2.5e12
 
@@ -92,8 +92,9 @@ def _screen(
             named = wanted.repeat_interleave(max(1, len(candidates) // len(wanted)))
             candidates = candidates[torch.arange(len(named), device=pool.device) % len(candidates)]
         errors = []
-        for begin in range(0, len(candidates), AT_ONCE):
-            part = slice(begin, begin + AT_ONCE)
+        at_once = max(1, AT_ONCE // images[0, 0].numel())
+        for begin in range(0, len(candidates), at_once):
+            part = slice(begin, begin + at_once)
             drawn = net.finish(net.start(candidates[part], None if named is None else named[part]))
             errors.append(_errors(drawn, images[row : row + 1], known[row : row + 1]))
         best = torch.cat(errors).topk(min(starts, len(candidates)), largest=False).indices

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -165,9 +166,10 @@ class Learner(BaseLearner):
     def _sharpen(
         self, sharpening: Sharpening, images: Tensor, labels: Tensor | None, progress: float
     ) -> dict[str, Tensor]:
-        batches = (
-            (len(part) / len(images), part, self._outputs(part, label)) for part, label in self._batches(images, labels)
-        )
+        def batches() -> Iterator[tuple[float, Tensor, tuple[Tensor, Tensor]]]:
+            for part, label in self._batches(images, labels):
+                yield len(part) / len(images), part, self._outputs(part, label)
+
         count = len(images) * self.processes
         return sharpening.step(batches, progress, count, self.apply_gradients, self._autocast)
 

@@ -83,8 +83,10 @@ class Critic(nn.Module):
 
 def changed(*several: Tensor) -> tuple[Tensor, ...]:
     """Batches of pictures as the critic sees them: all changed alike, so that none differs by its change."""
-    change = draw_changes(several[0].shape, CHANGED, several[0].device)
-    return tuple(change(on_white(pictures) if pictures.shape[1] == 4 else pictures) for pictures in several)
+    device = several[0].device
+    change = draw_changes(several[0].shape, CHANGED, device)
+    with torch.autocast(device.type, enabled=False):
+        return tuple(change(on_white(pictures) if pictures.shape[1] == 4 else pictures) for pictures in several)
 
 
 def critic_loss(critic: Critic, real: Tensor, seen: Tensor, drawn: Tensor) -> Tensor:

@@ -57,7 +57,7 @@ class Sharpening:
 
     def step(
         self,
-        batches: Iterable[tuple[float, Tensor, Outputs]],
+        batches: Callable[[], Iterable[tuple[float, Tensor, Outputs]]],
         progress: float,
         images: int,
         apply: Apply,
@@ -66,19 +66,20 @@ class Sharpening:
         """The critic first, then the sharpener.
 
         A batch is its share of the step, real pictures, and the likelihood's input for those as the posterior sees
-        them and for as many drawn ones. `images` is what all processes see in the step; `apply` takes an optimiser's
-        step, or raises NonFiniteError.
+        them and for as many drawn ones; in several parts they are worked out twice, to bound the memory.
+        `images` is what all processes see in the step; `apply` takes an optimiser's step, or raises NonFiniteError.
         """
         self.network.ready.fill_(1)
         for group in (*self.adam.param_groups, *self.adam_critic.param_groups):
             group["lr"] = RATE * (0.1 + 0.9 * (1 + math.cos(math.pi * progress)) / 2)
-        kept = list(batches)
-        device = kept[0][1].device
-        losses = {name: torch.zeros((), device=device) for name in ("critic", "sharper", "penalty")}
+        losses = {name: self.network.ready.new_zeros(()) for name in ("critic", "sharper", "penalty")}
+        kept: list[tuple[float, Tensor, Outputs]] = []
         penalise = self.steps % EVERY == 0
         # A step that ran out of memory further down left it frozen.
         self.critic.requires_grad_(True)
-        for share, real, outputs in kept:
+        for batch in batches():
+            share, real, outputs = batch
+            kept = [batch] if share == 1 else []
             with torch.no_grad(), autocast(real):
                 seen, drawn = self._sharp(outputs[0]), self._sharp(outputs[1])
             with autocast(real):
@@ -91,7 +92,7 @@ class Sharpening:
                 losses["penalty"] += slope.detach()
         apply(self.adam_critic, losses["critic"], losses["penalty"])
         self.critic.requires_grad_(False)
-        for share, real, outputs in kept:
+        for share, real, outputs in kept or batches():
             means = (self.likelihood.mean(outputs[0]), self.likelihood.mean(outputs[1]))
             with autocast(real):
                 seen, drawn = self._sharp(outputs[0]), self._sharp(outputs[1])
