@@ -51,8 +51,9 @@ def draw_changes(shape: torch.Size | tuple[int, ...], strength: float, device: t
     """
     count, channels, height, width = shape
     draw = _Draw(count, strength)
-    grid = affine_grid(_geometry(draw, width)[:, :2], [count, 1, height, width], align_corners=False)
-    return Changes(grid.to(device), _colour(draw, channels).to(device), _keep(draw, height, width).to(device))
+    # A few numbers a picture are sent; what is as large as pictures is worked out where they are.
+    grid = affine_grid(_geometry(draw, width)[:, :2].to(device), [count, 1, height, width], align_corners=False)
+    return Changes(grid, _colour(draw, channels).to(device), _keep(draw, height, width, device))
 
 
 class _Draw:
@@ -135,11 +136,11 @@ def _colour(draw: _Draw, channels: int) -> Tensor:
     return change
 
 
-def _keep(draw: _Draw, height: int, width: int) -> Tensor:
+def _keep(draw: _Draw, height: int, width: int, device: torch.device) -> Tensor:
     """(B, 1, H, W): 0 in a square of half the picture's side, anywhere, where it happens."""
-    happens = draw.happens(CUTOUT)
-    x, y = (torch.arange(size).add(0.5).div(size) for size in (width, height))
-    left, top = torch.rand(draw.count, 1), torch.rand(draw.count, 1)
+    happens = draw.happens(CUTOUT).to(device)
+    x, y = (torch.arange(size, device=device).add(0.5).div(size) for size in (width, height))
+    left, top = torch.rand(draw.count, 1).to(device), torch.rand(draw.count, 1).to(device)
     across, down = (x - left).abs() < 0.25, (y - top).abs() < 0.25
     hole = happens[:, None, None] & down[:, :, None] & across[:, None, :]
     return (~hole).float()[:, None]

@@ -1,11 +1,11 @@
 """How much faster imggen trains DCGAN than the plainest loop, and which share of the machine that is.
 
     python tests/benchmarks/train_speed.py --data FOLDER [--size 64] [--seconds 60] [--rounds 3]
-    python tests/benchmarks/train_speed.py --data FOLDER --size 32 --presets
+    python tests/benchmarks/train_speed.py --data FOLDER --size 32 --presets tiny base dcgan
 
 Both train the same networks, taking turns, each in a process of its own, so that the ratio is of one machine in one
 state and neither gains from what the other sets. The plain loop is what a tutorial has: decode in a
-DataLoader, no memory format. With --presets: pictures a second of every preset of the GAN as `imggen train` runs it
+DataLoader, no memory format. With --presets: pictures a second of these presets of the GAN as `imggen train` runs them
 on this machine, and the share of the time spent waiting for data.
 """
 
@@ -101,9 +101,9 @@ def ours(folder: Path, size: int, batch: int, seconds: float, preset: str = "dcg
     return seen / (time.perf_counter() - began)
 
 
-def presets_table(folder: Path, size: int, seconds: float) -> None:
-    """Every preset as the verb runs it, each in a process and a run's folder of its own."""
-    for preset in presets("gan"):
+def presets_table(names: list[str], folder: Path, size: int, seconds: float) -> None:
+    """Presets as the verb runs them, each in a process and a run's folder of its own."""
+    for preset in names:
         with tempfile.TemporaryDirectory() as place:
             words = [
                 sys.executable,
@@ -166,10 +166,10 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=40)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--what", choices=("plain", "imggen"), help="measure one of them in this process")
-    parser.add_argument("--presets", action="store_true")
+    parser.add_argument("--presets", nargs="+", choices=tuple(presets("gan")), help="as the verb runs these")
     given = parser.parse_args()
     if given.presets:
-        presets_table(given.data, given.size, given.seconds)
+        presets_table(given.presets, given.data, given.size, given.seconds)
         return
     if given.what:
         print((plain if given.what == "plain" else ours)(given.data, given.size, given.batch, given.seconds))

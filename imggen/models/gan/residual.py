@@ -64,7 +64,8 @@ def resize_layer(before: int, after: int) -> nn.Module:
 
 def halve(x: Tensor) -> Tensor:
     """(B, C, H, W) → (B, C, H/2, W/2), smoothed with [1, 2, 1] first."""
-    kernel = x.new_tensor([1.0, 2.0, 1.0]) / 4
+    # Worked out where the pictures are: numbers sent there would make a GPU wait, every time.
+    kernel = 0.5 - 0.25 * torch.arange(-1, 2, device=x.device, dtype=x.dtype).abs()
     kernel = (kernel[:, None] * kernel).expand(x.shape[1], 1, 3, 3)
     return avg_pool2d(conv2d(x, kernel, padding=1, groups=x.shape[1]), 2)
 
