@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from imggen.errors import UsageError
 from imggen.models import build_backend, build_learner, presets
 from imggen.models.gan import networks, residual
 from imggen.models.gan.backend import Backend
@@ -142,6 +143,30 @@ def test_the_search_finds_class_and_noise() -> None:
     filled = backend.inpaint(images * (1 - half), half, torch.randn(4, *backend.noise_shape))
     assert torch.equal(filled * (1 - half), images * (1 - half))
     assert (filled - images).square().mean() < 0.4 * chance.mean()
+
+
+def test_lengths_of_filters_are_held() -> None:
+    """And directions are not; without it lengths move. BatchNorm's gains are no filters."""
+    for hold in (True, False):
+        torch.manual_seed(0)
+        learner = build_learner(config(normalise=hold, learning_rate=1e-2))
+        assert isinstance(learner, Learner)
+        for network in (learner.model, learner.discriminator):
+            networks.hold_lengths(network)
+        first = learner.discriminator.layers[0].weight.detach().clone()
+        images = torch.rand(8, 1, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
+        for index in range(3):
+            learner.step(images, None, index / 3, index * 8)
+        filters = [m for n in (learner.model, learner.discriminator) for m in n.modules() if hasattr(m, "kernel_size")]
+        assert len(filters) >= 5
+        spread = [
+            m.weight.square().mean((0, 2, 3) if isinstance(m, torch.nn.ConvTranspose2d) else (1, 2, 3)).sqrt()
+            for m in filters
+        ]
+        assert all(torch.allclose(s, torch.full_like(s, 0.02), rtol=1e-4) for s in spread) == hold
+        assert not torch.equal(learner.discriminator.layers[0].weight, first)
+    with pytest.raises(UsageError, match="normalise"):
+        presets("gan")["base"].with_overrides(normalise=True)
 
 
 def test_grown_data_take_augmentation_back() -> None:

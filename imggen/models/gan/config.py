@@ -32,6 +32,7 @@ class Config(FamilyConfig):
         high=0.8,
     )
     blend: bool = option(False, "show the discriminator colours as they look on white, where pictures have alpha")
+    normalise: bool = option(False, "hold every filter of the textbook's networks at the length it starts with")
     ema_images: int = option(0, "half-life of the averaged weights in pictures; 0 shows the raw weights", low=0)
 
     def __post_init__(self) -> None:
@@ -39,6 +40,7 @@ class Config(FamilyConfig):
         super().__post_init__()
         good = 16 <= self.size <= 512 and self.size & (self.size - 1) == 0
         self.check(good, f"gan draws sizes 16, 32, 64, 128, 256 and 512, not {self.size}")
+        self.check(not (self.normalise and self.blocks), "normalise is for networks without residual blocks")
         for width in self.widths if self.blocks else ():
             self.check(2 * width % min(self.group_width, 2 * width) == 0, "group-width must divide the blocks' width")
 

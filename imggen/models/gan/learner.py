@@ -118,6 +118,8 @@ class Learner(BaseLearner):
                     torch.autograd.backward(part * penalty_weight)
                     penalty += part.detach()
         self.apply_gradients(self.adam_d, loss_d, penalty)
+        if self.config.normalise:
+            networks.hold_lengths(self.discriminator)
 
         # Frozen, the discriminator passes gradients on without working out its own: a twelfth of the step.
         self.discriminator.requires_grad_(False)
@@ -128,6 +130,8 @@ class Learner(BaseLearner):
             loss_g += part.detach()
         self.discriminator.requires_grad_(True)
         self.apply_gradients(self.adam_g, loss_g)
+        if self.config.normalise:
+            networks.hold_lengths(self.model)
 
         metrics = {"loss_d": loss_d, "loss_g": loss_g}
         if self.steering.limit > 0:

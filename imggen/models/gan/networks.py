@@ -9,6 +9,7 @@ from torch.nn.functional import linear
 from imggen.models.gan.config import Config
 
 CLASS_WIDTH = 32
+SPREAD = 0.02  # standard deviation of the weights at the start
 
 
 class Generator(nn.Module):
@@ -112,10 +113,24 @@ class Discriminator(nn.Module):
         return logits
 
 
+@torch.no_grad()
+def hold_lengths(network: nn.Module) -> None:
+    """Give every filter of the convolutions the length that `textbook_init` gives it on average.
+
+    Forced weight normalisation (Karras et al. 2023, arXiv 2312.02696, section 3.2): what a step changes of a filter is
+    its direction, as much late in the training as early.
+    """
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+            places = (0, 2, 3) if isinstance(module, nn.ConvTranspose2d) else (1, 2, 3)
+            length = module.weight.square().mean(places, keepdim=True).sqrt()
+            module.weight.mul_(SPREAD / length.clamp(min=1e-8))
+
+
 def textbook_init(module: nn.Module) -> None:
     """Normal(0, 0.02) weights, as the paper has them; embeddings of the generator stay at unit scale."""
     if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
-        nn.init.normal_(module.weight, 0.0, 0.02)
+        nn.init.normal_(module.weight, 0.0, SPREAD)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
     elif isinstance(module, nn.BatchNorm2d):
