@@ -10,12 +10,13 @@ from imggen.models import FAMILIES
 
 PACKAGE = Path(imggen.__file__).parent
 BASE = ("imggen", "imggen.errors", "imggen.reporting")
-FAMILY = ("imggen.models.base", "imggen.models.config", "imggen.models.layers", "imggen.data.augment")
+SHARED = ("base", "config", "critic", "layers", "muon")
+FAMILY = (*(f"imggen.models.{name}" for name in SHARED), "imggen.data.augment")
 ALLOWED: dict[str, tuple[str, ...]] = {
     "cli": ("imggen.cli", "imggen.engine", "imggen.models", "imggen.io"),
     "engine": ("imggen.engine", "imggen.metrics", "imggen.models", "imggen.data", "imggen.io"),
     "metrics": ("imggen.metrics", "imggen.io"),
-    "models": ("imggen.models",),
+    "models": ("imggen.models", "imggen.data.augment"),
     "data": ("imggen.data",),
     "io": ("imggen.io",),
 }

@@ -223,7 +223,10 @@ def _pixels(holed: Holed, channels: int | None) -> Bytes:
         channels = 1 if plain.mode in ("L", "LA") else 3
         plain = plain.convert("L" if channels == 1 else "RGB")
     image = with_channels(plain, channels)
-    return np.array(image, dtype=np.uint8).reshape(image.height, image.width, channels)
+    pixels = np.array(image, dtype=np.uint8).reshape(image.height, image.width, channels)
+    if channels == 4:
+        pixels[pixels[..., 3] == 0, :3] = 255  # as in training: what cannot be seen is white
+    return pixels
 
 
 def _result(options: InpaintOptions, holed: Holed, fill: Bytes) -> Image.Image:

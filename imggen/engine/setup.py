@@ -164,7 +164,7 @@ def _budget(options: TrainOptions, state: Header | None, count: int, default_min
 def _configure(
     options: TrainOptions, preset: FamilyConfig, dataset: Dataset | Outline, state: Header | None
 ) -> FamilyConfig:
-    config = preset.with_overrides(
+    config = preset.for_pictures(len(dataset)).with_overrides(
         size=dataset.size,
         channels=dataset.channels,
         classes=dataset.classes,

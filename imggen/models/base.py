@@ -7,7 +7,7 @@ evaluate know nothing else of it. A learner is what train drives.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 from imggen.errors import UsageError
 from imggen.models.config import FamilyConfig
+
+Optimisers = torch.optim.Optimizer | Sequence[torch.optim.Optimizer]
 
 
 class NonFiniteError(Exception):
@@ -269,18 +271,26 @@ class Learner(ABC):
             ]
             optimiser.load_state_dict({"state": slots, "param_groups": groups})
 
-    def gradient_norm(self, optimiser: torch.optim.Optimizer, *losses: Tensor) -> Tensor:
+    def gradient_norm(self, optimisers: Optimisers, *losses: Tensor) -> Tensor:
         """Average the gradients over processes and measure them together; raises NonFiniteError, all cleared."""
-        parameters = [p for group in optimiser.param_groups for p in group["params"] if p.grad is not None]
+        several = _several(optimisers)
+        groups = [group for optimiser in several for group in optimiser.param_groups]
+        parameters = [p for group in groups for p in group["params"] if p.grad is not None]
         self.reduce_gradients(parameters)
         norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         if not torch.isfinite(torch.stack([norm, *(loss.detach().to(norm) for loss in losses)])).all():
-            optimiser.zero_grad(set_to_none=True)
+            for optimiser in several:
+                optimiser.zero_grad(set_to_none=True)
             raise NonFiniteError
         return norm
 
-    def apply_gradients(self, optimiser: torch.optim.Optimizer, *losses: Tensor) -> None:
-        """Average over processes, refuse non-finite numbers, then step and clear."""
-        self.gradient_norm(optimiser, *losses)
-        optimiser.step()
-        optimiser.zero_grad(set_to_none=True)
+    def apply_gradients(self, optimisers: Optimisers, *losses: Tensor) -> None:
+        """Average over processes, refuse non-finite numbers, then step and clear; of several, all or none."""
+        self.gradient_norm(optimisers, *losses)
+        for optimiser in _several(optimisers):
+            optimiser.step()
+            optimiser.zero_grad(set_to_none=True)
+
+
+def _several(optimisers: Optimisers) -> Sequence[torch.optim.Optimizer]:
+    return (optimisers,) if isinstance(optimisers, torch.optim.Optimizer) else optimisers

@@ -55,6 +55,10 @@ class FamilyConfig:
         """Pictures a step that the preset does best with on a CPU; none leaves it to the engine."""
         return None
 
+    def for_pictures(self, count: int) -> Self:
+        """The preset as it suits a folder of `count` pictures, before what the user asks for."""
+        return self
+
     def with_overrides(self, **values: Any) -> Self:
         """The same configuration with some fields changed, checked again."""
         return replace(self, **values)

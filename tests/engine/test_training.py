@@ -2,6 +2,7 @@
 
 import json
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from imggen.engine.signals import StopRequest
 from imggen.errors import CheckpointError, DataError, DeviceError, DivergedError, InterruptedRun, UsageError
 from imggen.io.checkpoint import read_header, read_tensors
 from imggen.metrics.figures import Figure, Measure
+from imggen.models import presets
 from imggen.models.base import NonFiniteError
 from imggen.models.gan.config import Config as GanConfig
 from imggen.models.gan.learner import Learner
@@ -334,3 +336,12 @@ def test_setup_reads_size_and_channels_off_the_data(pictures: Path) -> None:
     assert setup.batch == 32 and setup.budget.seconds == 1800
     textbook = TrainOptions(family="gan", data=str(pictures), device="cpu", preset="dcgan")
     assert set_up(textbook, Silent()).batch == 64
+
+
+def test_a_small_folder_wants_dropout_unless_told_otherwise(pictures: Path) -> None:
+    asked = TrainOptions(family="transformer", data=str(pictures), device="cpu", preset="tiny", size=16)
+    assert set_up(asked, Silent()).config.to_json()["dropout"] > 0
+    told = replace(asked, overrides={"dropout": 0.0})
+    assert set_up(told, Silent()).config.to_json()["dropout"] == 0
+    tiny = presets("transformer")["tiny"]
+    assert tiny.for_pictures(1_000_000) == tiny

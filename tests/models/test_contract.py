@@ -14,7 +14,7 @@ CASES = [(family, preset) for family in FAMILIES for preset in presets(family)]
 # What makes any preset of a family so narrow that a test takes seconds.
 SMALL: dict[str, dict[str, Any]] = {
     "gan": {"width": 8, "max_width": 16},
-    "transformer": {"width": 64, "depth": 2, "heads": 2, "tokenizer_width": 8},
+    "transformer": {"width": 64, "depth": 2, "heads": 2, "tokenizer_width": 8, "prior_rate": 1.0},
     "vae": {"width": 8, "max_width": 8, "z": 3, "depth": 0.01, "mixtures": 2},
 }
 # Steps before a family can turn pictures back into noise.

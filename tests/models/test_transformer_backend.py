@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from imggen.errors import UsageError
+from imggen.models.transformer.holes import seamless
 from imggen.models.transformer.sampling import Settings, drawn, middle, probabilities, shares, walk
 from imggen.models.transformer.tokenizer import Quantiser, log_probability, mean_picture
 from tests.models.transformer_help import drawer
@@ -244,7 +245,7 @@ def test_filling(preset: str) -> None:
     assert not torch.equal(backend.inpaint(images, mask, noise)[:3], filled[:3])
 
 
-def test_a_fill_depends_on_all_sides() -> None:
+def test_a_fill_depends_on_all_sides(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of the any-order prior: what is known below and to the right changes a hole's tokens too."""
     backend, images = drawer(), some_pictures()
     mask = torch.zeros(6, 1, 16, 16)
@@ -252,9 +253,31 @@ def test_a_fill_depends_on_all_sides() -> None:
     noise = torch.randn(6, *backend.noise_shape)
     changed = images.clone()
     changed[:, :, 12:] = -changed[:, :, 12:]
-    one = backend.tokenizer.encode(backend.inpaint(images, mask, noise, LABELS))[:, :8]
-    two = backend.tokenizer.encode(backend.inpaint(changed, mask, noise, LABELS))[:, :8]
-    assert not torch.equal(one, two)
+    decode, drawn = backend.tokenizer.decode, []
+
+    def seen(tokens: Tensor) -> Tensor:
+        drawn.append(tokens[:6, :8])
+        return decode(tokens)
+
+    monkeypatch.setattr(backend.tokenizer, "decode", seen)
+    for pictures in (images, changed):
+        backend.inpaint(pictures, mask, noise, LABELS)
+    assert len(drawn) == 2 and not torch.equal(*drawn)
+
+
+@pytest.mark.parametrize("channels", [1, 4])
+def test_no_seam_shows_round_a_hole(channels: int) -> None:
+    """A decoder that is too bright everywhere: near the edge that is taken back, deep in the hole it stays."""
+    torch.manual_seed(0)
+    images = torch.rand(2, channels, 24, 24) - 0.5
+    mask = torch.zeros(2, 1, 24, 24)
+    mask[..., 8:] = 1
+    bright = images + 0.3
+    found = seamless(bright, images, mask)
+    left = (found - images)[..., 8:].mean((0, 1, 2))
+    assert left[0] < 0.15 and (left.diff()[:4] > 0).all()
+    assert torch.equal(found[..., 12:], bright[..., 12:])
+    assert torch.equal(seamless(bright, images, torch.ones_like(mask)), bright)
 
 
 @pytest.mark.parametrize("preset", EVERY)

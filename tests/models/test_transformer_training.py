@@ -88,7 +88,7 @@ def test_the_prior_is_trained_on_the_tokenizer_that_stays() -> None:
     # A larger budget: less of it is spent, and yet the tokens must not change any more.
     assert "nats" in run(model, 8, 9, total=100)[0] and model.frozen
     rate = model.adam_prior.param_groups[0]["lr"]
-    assert rate > 0.9 * model.config.learning_rate
+    assert rate > 0.9 * model.config.learning_rate * model.config.prior_rate
 
 
 def test_a_larger_budget_goes_on_checking() -> None:

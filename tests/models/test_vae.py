@@ -1,5 +1,7 @@
 """The VAE as a whole: bounds, noise, filling, and training across its two stages."""
 
+import re
+
 import pytest
 import torch
 
@@ -8,6 +10,7 @@ from imggen.models.base import NonFiniteError
 from imggen.models.vae.backend import Backend, _luck
 from imggen.models.vae.config import Config
 from imggen.models.vae.learner import Learner
+from imggen.models.vae.networks import Hierarchy
 
 SMALL = {"size": 16, "channels": 1, "width": 8, "max_width": 16, "z": 3, "depth": 0.01, "mixtures": 3}
 # Learns bars in seconds.
@@ -192,17 +195,18 @@ def steps(learner: Learner, first: int, last: int) -> None:
 
 
 @pytest.mark.parametrize("pause", [5, 7, 8, 9, 11])
-def test_resuming_across_the_stages_is_bit_exact(pause: int) -> None:
+@pytest.mark.parametrize("muon", [0.0, 1.0])
+def test_resuming_across_the_stages_is_bit_exact(pause: int, muon: float) -> None:
     """Of twelve steps the last four are the partial encoder's."""
-    settings = config(filling=0.34)
+    settings = config(filling=0.34, muon_rate=muon)
     torch.manual_seed(0)
-    whole, first = build_learner(settings), build_learner(settings)
+    whole, first, second = build_learner(settings), build_learner(settings), build_learner(settings)
+    for learner in (whole, first, second):
+        learner.to(torch.device("cpu"))  # in the layout that a training has
     first.load_state(*whole.state())
-    assert isinstance(whole, Learner) and isinstance(first, Learner)
+    assert isinstance(whole, Learner) and isinstance(first, Learner) and isinstance(second, Learner)
     steps(whole, 0, 12)
     steps(first, 0, pause)
-    second = build_learner(settings)
-    assert isinstance(second, Learner)
     tensors, document = first.state()
     second.load_state({name: value.clone() for name, value in tensors.items()}, document)
     steps(second, pause, 12)
@@ -210,6 +214,32 @@ def test_resuming_across_the_stages_is_bit_exact(pause: int) -> None:
     assert expected[1] == found[1] and expected[0].keys() == found[0].keys()
     for name, value in expected[0].items():
         assert torch.equal(value, found[0][name]), name
+
+
+def test_muon_takes_what_is_between_hidden_layers() -> None:
+    learner = build_learner(config(muon_rate=0.5))
+    assert isinstance(learner, Learner)
+    core, partial = learner.core, learner.backend.partial
+    assert isinstance(core, Hierarchy) and partial is not None
+    for network, prefix in ((core, ""), (partial, "_partial")):
+        taken = [
+            [id(weight) for group in learner.optimisers[name + prefix].param_groups for weight in group["params"]]
+            for name in ("adam", "muon")
+        ]
+        assert sorted([*taken[0], *taken[1]]) == sorted(id(weight) for weight in network.parameters())
+        names = {id(weight): name for name, weight in network.named_parameters()}
+        assert all(weight in names and names[weight].endswith(".weight") for weight in taken[1])
+        outside = ("stem.", "head.", "project.", "prior.leave.", "map")
+        assert not any(word in names[weight] for weight in taken[1] for word in outside)
+        assert any("middle" in names[weight] for weight in taken[1])
+    images, _ = bars(16)
+    middle = {name: w for name, w in core.named_parameters() if re.search(r"middle.*weight", name)}
+    before = {name: weight.detach().clone() for name, weight in middle.items()}
+    learner.step(images, None, 0.5, 0)
+    moved = [(weight.detach() - before[name]).square().mean().sqrt() for name, weight in middle.items()]
+    # A fifth of the rate at most, less where a gradient has few directions; Adam's first step would be all of it.
+    rate = learner.optimisers["muon"].param_groups[0]["lr"]
+    assert 0.1 * rate < max(moved) < 0.3 * rate
 
 
 def test_the_last_stage_leaves_the_model_alone() -> None:

@@ -15,6 +15,7 @@ from imggen.errors import UsageError
 from imggen.models.base import Backend as BaseBackend
 from imggen.models.transformer.classic import Classic
 from imggen.models.transformer.config import Config
+from imggen.models.transformer.holes import seamless, spread
 from imggen.models.transformer.orders import groups_of, halton, schedule
 from imggen.models.transformer.prior import AnyOrder, Prior
 from imggen.models.transformer.quick import Quick
@@ -27,7 +28,6 @@ from imggen.models.transformer.tokenizer import Tokenizer
 MOST_ROWS = 16
 BLOCK_COST = 8e9  # multiplications
 MOST_HIDDEN = 0.35  # of a token's patch, for it to be known
-REACH = 4  # pixels that what is known is carried into a hole
 FEW_STEPS = (1, 4)  # that evaluate prints the likelihood of, beside the model's own number and one by one
 
 
@@ -128,7 +128,7 @@ class Backend(BaseBackend):
         labels = self.labels_or_none(labels, len(images))
         settings = self._settings(temperature)
         holes = self.unknown(mask)
-        images = spread(images, mask)
+        carried = spread(images, mask)
         filled = images.clone()
         # Rows with holes in the same places are drawn together.
         patterns = [tuple(pattern) for pattern in holes.tolist()]
@@ -149,8 +149,8 @@ class Backend(BaseBackend):
                 return self._decode(found.tokens)
 
             rows = torch.tensor([row for row, other in enumerate(patterns) if other == pattern], device=images.device)
-            filled[rows] = self._in_blocks(draw, images[rows], noise[rows], labels[rows])
-        return torch.where(mask > 0.5, filled, images)
+            filled[rows] = self._in_blocks(draw, carried[rows], noise[rows], labels[rows])
+        return torch.where(mask > 0.5, seamless(filled, images, mask), images)
 
     def touched(self, mask: Tensor) -> Tensor:
         """Masks (B, 1, H, W) → which tokens (B, side²) have something hidden.
@@ -305,22 +305,6 @@ def build_prior(config: Config) -> Prior:
         heads=config.heads,
         dropout=config.dropout,
     )
-
-
-def spread(images: Tensor, mask: Tensor) -> Tensor:
-    """Pictures (B, C, H, W) with what is known carried on into the hole, `mask` (B, 1, H, W), over a patch."""
-    known = (mask <= 0.5).to(images)
-    filled, there = images * known, known
-    for _ in range(REACH):
-        near, count = avg_pool2d(filled, 3, 1, 1), avg_pool2d(there, 3, 1, 1)
-        fresh = (there == 0) & (count > 0)
-        filled = torch.where(fresh, near / count.clamp(min=1e-6), filled)
-        there = torch.where(fresh, torch.ones_like(there), there)
-    for _ in range(4 * REACH):
-        filled = torch.where(
-            known > 0, filled, avg_pool2d(filled, 3, 1, 1) / avg_pool2d(there, 3, 1, 1).clamp(min=1e-6)
-        )
-    return filled
 
 
 def _by_place(noise: Tensor) -> Tensor:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Self
 
 from imggen.models.config import FamilyConfig, option
 
 # Levels of the tokenizer's channels by the number of codes (Mentzer et al. 2023, arXiv 2309.15505, section 4.1).
 LEVELS = {512: (8, 8, 8), 1000: (8, 5, 5, 5), 4375: (7, 5, 5, 5, 5), 15360: (8, 8, 8, 6, 5)}
+SMALL, SMALL_DROPOUT = 20_000, 0.1  # pictures of a small folder, and the least dropout there
 LONGEST_SIDE = 16  # tokens; larger pictures get larger patches
 
 
@@ -23,14 +24,24 @@ class Config(FamilyConfig):
     tokenizer_width: int = option(32, "channels of the tokenizer's decoder at half size", low=4, high=1024)
     tokenizer_share: float = option(0.25, "share of the budget that trains the tokenizer", low=0.01, high=0.99)
     edges: float = option(1.0, "weight of the edges in the tokenizer's loss; 0: likelihood alone", low=0.0, high=100.0)
+    adversarial: float = option(
+        0.0,
+        "weight of a critic in the tokenizer's last part, 1 to 4: sharper pictures, fewer dB, more bits; 0: none",
+        low=0.0,
+        high=10.0,
+    )
     raster: bool = option(False, "the textbook's prior: raster order, one token at a time")
     width: int = option(160, "width of the prior", low=8, high=8192)
     depth: int = option(6, "layers of the prior; unless raster, half of them for the queries", low=2, high=128)
     heads: int = option(5, "attention heads", low=1, high=128)
-    dropout: float = option(0.0, "dropout of the prior, against learning a small folder by heart", low=0.0, high=0.9)
+    dropout: float = option(0.0, "dropout of the prior; chosen, at least 0.1 below 20,000 pictures", low=0.0, high=0.9)
     drop_label: float = option(0.1, "share of pictures learnt without their class, for --guidance", low=0.0, high=0.9)
-    learning_rate: float = option(2e-3, "AdamW's learning rate after the warm-up", low=1e-8, high=1.0)
-    weight_decay: float = option(0.05, "AdamW's weight decay in the prior", low=0.0, high=1.0)
+    learning_rate: float = option(2e-3, "the tokenizer's learning rate after the warm-up", low=1e-8, high=1.0)
+    prior_rate: float = option(
+        3.0, "the prior's, in units of --learning-rate; 1 goes with --no-muon", low=1e-3, high=1e3
+    )
+    muon: bool = option(True, "the prior's matrices learn by Muon; else by AdamW, as all the rest")
+    weight_decay: float = option(0.05, "weight decay in the prior", low=0.0, high=1.0)
     ema_images: int = option(10_000, "half-life of the averaged weights in pictures; 0 shows the raw weights", low=0)
 
     def __post_init__(self) -> None:
@@ -42,7 +53,12 @@ class Config(FamilyConfig):
         self.check(good, f"transformer draws sizes from 8 to 512 that {self.patch} divides, not {self.size}")
         split = self.width % (4 * self.heads) == 0
         self.check(split, f"width must be a multiple of 4 times heads: {self.width} is none of {4 * self.heads}")
+        self.check(self.adversarial == 0 or self.size >= 16, "adversarial needs 16 pixels and more")
         self.check(self.raster or self.depth % 2 == 0, "depth must be even: half of the layers are for the queries")
+
+    def for_pictures(self, count: int) -> Self:
+        """More dropout where there are few pictures: they would be learnt by heart."""
+        return self.with_overrides(dropout=max(self.dropout, SMALL_DROPOUT)) if count < SMALL else self
 
     @property
     def patch(self) -> int:
@@ -100,7 +116,8 @@ PRESETS = {
         depth=6,
         heads=8,
         dropout=0.1,
-        learning_rate=3e-4,
+        prior_rate=0.15,
+        muon=False,
         weight_decay=0.0,
     ),
 }

@@ -88,6 +88,10 @@ class Head(nn.Module, ABC):
 
     factors: tuple[int, ...]
 
+    def last(self) -> list[nn.Linear]:
+        """The matrices of all channels that give logits; of the head's they alone have a bias."""
+        return [layer for layer in self.modules() if isinstance(layer, nn.Linear) and layer.bias is not None]
+
     @abstractmethod
     def logits(self, state: Tensor, channel: int, tokens: Tensor) -> Tensor:
         """Of one channel, (…, L); of tokens (…, d) only the channels before it are looked at."""
@@ -141,10 +145,6 @@ class Chained(Head):
     def first(self) -> list[nn.Linear]:
         """The matrices of all channels that a state is multiplied with."""
         return [matrix for matrix in self.inputs if isinstance(matrix, nn.Linear)]
-
-    def last(self) -> list[nn.Linear]:
-        """The matrices of all channels that give logits."""
-        return [matrix for matrix in self.outputs if isinstance(matrix, nn.Linear)]
 
     def before(self) -> list[list[nn.Embedding]]:
         """The tables of each channel."""

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from imggen.models.base import Learner as BaseLearner
 from imggen.models.layers import Average, micro_batches
+from imggen.models.muon import Muon
+from imggen.models.transformer.adversary import Adversary
 from imggen.models.transformer.backend import Backend
 from imggen.models.transformer.config import Config
 from imggen.models.transformer.orders import training_groups
@@ -37,10 +39,15 @@ class Learner(BaseLearner):
         self.average = Average(self.model, config.ema_images)
         settings: dict[str, Any] = {"lr": config.learning_rate, "fused": True}
         self.adam_tokenizer = torch.optim.Adam(self.model.tokenizer.parameters(), betas=(0.9, 0.99), **settings)
-        matrices = [p for p in self.model.prior.parameters() if p.ndim > 1]
+        hidden = self.model.prior.hidden() if config.muon else {}
+        known = {id(p) for several in hidden.values() for p in several}
+        matrices = [p for p in self.model.prior.parameters() if p.ndim > 1 and id(p) not in known]
         others = [p for p in self.model.prior.parameters() if p.ndim <= 1]
         groups: list[dict[str, Any]] = [{"params": matrices}, {"params": others, "weight_decay": 0.0}]
         self.adam_prior = torch.optim.AdamW(groups, betas=(0.9, 0.95), weight_decay=config.weight_decay, **settings)
+        stacks = [{"params": several, "parts": parts} for parts, several in hidden.items()]
+        self.muon = Muon(stacks, config.learning_rate, weight_decay=config.weight_decay) if stacks else None
+        self.adversary = Adversary(config) if config.adversarial else None
         self.frozen = False
         self.checked = 0
         self.began = 0
@@ -55,20 +62,26 @@ class Learner(BaseLearner):
 
     @property
     def networks(self) -> dict[str, nn.Module]:
-        """model, average."""
-        return {"model": self.model, "average": self.average.network}
+        """model, average; critic where the tokenizer has one."""
+        more = {} if self.adversary is None else {"critic": self.adversary.critic}
+        return {"model": self.model, "average": self.average.network, **more}
 
     @property
     def optimisers(self) -> dict[str, torch.optim.Optimizer]:
-        """adam_tokenizer, adam_prior."""
-        return {"adam_tokenizer": self.adam_tokenizer, "adam_prior": self.adam_prior}
+        """adam_tokenizer, adam_prior; muon where matrices learn by it, adam_critic where there is a critic."""
+        more: dict[str, torch.optim.Optimizer] = {} if self.muon is None else {"muon": self.muon}
+        if self.adversary is not None:
+            more["adam_critic"] = self.adversary.adam
+        return {"adam_tokenizer": self.adam_tokenizer, "adam_prior": self.adam_prior, **more}
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """See the contract; the stage, and the best model by the held-out pictures."""
         tensors, document = super().state()
         if self.kept is not None:
             tensors.update({f"kept.{key}": value for key, value in self.kept.state_dict().items()})
-        own = {"frozen": self.frozen, "began": self.began, "checked": self.checked, "worse": self.worse}
+        own: dict[str, Any] = {"frozen": self.frozen, "began": self.began, "checked": self.checked, "worse": self.worse}
+        if self.adversary is not None:
+            own["criticised"] = self.adversary.steps
         return tensors, {**document, **own, "best": None if self.kept is None else self.best}
 
     def load_state(self, tensors: dict[str, Tensor], document: dict[str, Any]) -> None:
@@ -76,6 +89,8 @@ class Learner(BaseLearner):
         super().load_state(tensors, document)
         self.frozen, self.worse = bool(document["frozen"]), bool(document["worse"])
         self.began, self.checked = int(document["began"]), int(document["checked"])
+        if self.adversary is not None:
+            self.adversary.steps = int(document["criticised"])
         self.kept, self.best = None, math.inf
         if document["best"] is not None:
             self.kept, self.best = copy.deepcopy(self._averaged()), float(document["best"])
@@ -108,30 +123,41 @@ class Learner(BaseLearner):
         assert isinstance(average, Backend)
         return average
 
-    def _rate(self, optimiser: torch.optim.Optimizer, done: float) -> None:
-        """Warm-up, then a cosine to a fiftieth; `done` is the share of the stage."""
-        rate = self.config.learning_rate * min(1.0, 0.05 + done / WARM_UP)
+    def _rate(self, optimiser: torch.optim.Optimizer, done: float, peak: float = 1.0) -> None:
+        """Warm-up to `peak` of the learning rate, then a cosine to a fiftieth of that; `done` is the stage's share."""
+        rate = peak * self.config.learning_rate * min(1.0, 0.05 + done / WARM_UP)
         for group in optimiser.param_groups:
             group["lr"] = rate * (0.02 + 0.98 * (1 + math.cos(math.pi * min(done, 1.0))) / 2)
 
     def _step_tokenizer(self, images: Tensor, done: float, images_seen: int) -> dict[str, Tensor]:
-        self._rate(self.adam_tokenizer, done)
         tokenizer = self.model.tokenizer
+        parts = [(len(part) / len(images), part) for part in micro_batches(images, self.micro_batch)]
         totals: dict[str, Tensor] = {}
         tokens = []
-        for part in micro_batches(images, self.micro_batch):
-            weight = len(part) / len(images)
-            with self._autocast(part):
-                loss, parts, found = tokenizer_loss(tokenizer, part, self.config.edges)
-            torch.autograd.backward(loss * weight)
+        late = None if self.adversary is None else self.adversary.share(done)
+        if self.adversary is None:
+            self._rate(self.adam_tokenizer, done)
+        else:
+            self._rate(self.adam_tokenizer, *self.adversary.rate(done))
+        said = {}
+        if self.adversary is not None and late is not None:
+            said = self.adversary.learn(tokenizer, parts, late, self.apply_gradients, self._autocast)
+        for weight, part in parts:
+            if self.adversary is not None and late is not None:
+                terms, found = self.adversary.teach(tokenizer, part, late, weight, self._autocast(part))
+            else:
+                with self._autocast(part):
+                    loss, terms, found = tokenizer_loss(tokenizer, part, self.config.edges)
+                torch.autograd.backward(loss * weight)
             tokens.append(found)
-            for name, value in parts.items():
-                totals[name] = totals.get(name, images.new_zeros(())) + value.detach() * weight
+            for name, value in terms.items():
+                totals[name] = totals.get(name, images.new_zeros(())) + value * weight
         self.apply_gradients(self.adam_tokenizer, *totals.values())
         usage = self._count(torch.cat(tokens))
         self.average.update(self.model, len(images) * self.processes, images_seen)
         psnr = -10 * totals["error"].clamp(min=1e-10).log10()
-        return {"nats_byte": totals["nats"], "edges": totals["edges"], "psnr": psnr, "codes": usage}
+        told = {name: totals[name] for name in ("told",) if name in totals}
+        return {"nats_byte": totals["nats"], "edges": totals["edges"], "psnr": psnr, "codes": usage, **said, **told}
 
     def _count(self, tokens: Tensor) -> Tensor:
         """Count codes; returns the share of all codes that is in use."""
@@ -140,7 +166,9 @@ class Learner(BaseLearner):
         return tokenizer.usage
 
     def _step_prior(self, images: Tensor, labels: Tensor | None, done: float, images_seen: int) -> dict[str, Tensor]:
-        self._rate(self.adam_prior, done)
+        optimisers = [self.adam_prior] if self.muon is None else [self.adam_prior, self.muon]
+        for optimiser in optimisers:
+            self._rate(optimiser, done, self.config.prior_rate)
         model, prior = self.model, self.model.prior
         total = images.new_zeros(())
         sound = images.new_zeros(())
@@ -158,7 +186,7 @@ class Learner(BaseLearner):
                 nats = -prior.log_probabilities(model.values(tokens), label, groups).sum(-1).mean()
             torch.autograd.backward(nats * (len(part) / len(images)))
             total += nats.detach() * (len(part) / len(images))
-        self.apply_gradients(self.adam_prior, total, sound)
+        self.apply_gradients(optimisers, total, sound)
         usage = self._count(torch.cat(all_tokens))
         self.average.update(self.model, len(images) * self.processes, max(0, images_seen - self.began))
         return {"nats": total, "codes": usage}

@@ -46,6 +46,19 @@ class Prior(nn.Module, ABC):
     def commit(self, cache: Cache, tokens: Tensor) -> None:
         """Put the tokens (B, T, d) of the next T places into the cache."""
 
+    def hidden(self) -> dict[int, list[Tensor]]:
+        """The matrices between hidden layers, no tables and not those that give logits, by how many each is made of.
+
+        Queries, keys and values are matrices of their own, one on top of another.
+        """
+        logits = {id(matrix) for matrix in self.head.last()}
+        found: dict[int, list[Tensor]] = {}
+        for name, layer in self.named_modules():
+            if isinstance(layer, nn.Linear) and id(layer) not in logits:
+                several = name.split(".")[-1] in ("project", "shared")
+                found.setdefault(layer.out_features // layer.in_features if several else 1, []).append(layer.weight)
+        return found
+
     def log_probabilities(self, tokens: Tensor, labels: Tensor, groups: Tensor) -> Tensor:
         """Of every channel of every token, (B, side², d), nats, each given the groups before its own."""
         return self.head.log_probabilities(self.states(tokens, labels, groups), tokens)

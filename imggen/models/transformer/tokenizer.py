@@ -187,13 +187,19 @@ def edge_loss(drawn: Tensor, images: Tensor) -> Tensor:
 
 
 def tokenizer_loss(tokenizer: Tokenizer, images: Tensor, edges: float) -> tuple[Tensor, dict[str, Tensor], Tensor]:
-    """The loss, its parts and the tokens (B, side², d) of pictures (B, C, H, W).
-
-    Each byte's likelihood counts by its scale (Seitzer et al. 2022, arXiv 2203.09168). The parts: nats a byte, the
-    edges' term, and the mean squared error in units of the full range.
-    """
+    """The loss, its parts and the tokens (B, side², d) of pictures (B, C, H, W); see `reconstruction_loss`."""
     latents = tokenizer.latents(images)
-    location, log_scale = tokenizer.parameters_of(tokenizer.quantiser(latents))
+    loss, parts = reconstruction_loss(images, *tokenizer.parameters_of(tokenizer.quantiser(latents)), edges)
+    return loss, parts, tokenizer.quantiser.indices(latents.detach())
+
+
+def reconstruction_loss(
+    images: Tensor, location: Tensor, log_scale: Tensor, edges: float
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The loss and its parts: nats a byte, the edges' term, and the mean squared error in units of the full range.
+
+    Each byte's likelihood counts by its scale (Seitzer et al. 2022, arXiv 2203.09168).
+    """
     drawn = mean_picture(location, log_scale)
     each = -log_probability(images, location, log_scale)
     nats = each.mean()
@@ -201,4 +207,4 @@ def tokenizer_loss(tokenizer: Tokenizer, images: Tensor, edges: float) -> tuple[
     balanced = (each * log_scale.detach().exp()).mean()
     difference = edge_loss(drawn, images)
     parts = {"nats": nats, "edges": difference, "error": (drawn - images).square().mean() / 4}
-    return balanced + edges * difference, parts, tokenizer.quantiser.indices(latents.detach())
+    return balanced + edges * difference, {name: part.detach() for name, part in parts.items()}

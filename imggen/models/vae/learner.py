@@ -12,12 +12,13 @@ from torch import Tensor, nn
 from imggen.models.base import Learner as BaseLearner
 from imggen.models.base import NonFiniteError
 from imggen.models.layers import Average, micro_batches
+from imggen.models.muon import Muon
 from imggen.models.vae.backend import Backend
 from imggen.models.vae.config import Config
 from imggen.models.vae.dense import Dense
 from imggen.models.vae.guard import Guard
 from imggen.models.vae.masks import random_masks
-from imggen.models.vae.networks import Core, Hierarchy
+from imggen.models.vae.networks import Core, Hierarchy, hidden_weights
 from imggen.models.vae.passes import descend, look_at, summed
 from imggen.models.vae.sharpening import Sharpening
 
@@ -39,13 +40,8 @@ class Learner(BaseLearner):
         averaged = self.average.network
         assert isinstance(averaged, Core)
         self.shown.core = averaged
-        settings: dict[str, Any] = {
-            "lr": config.learning_rate, "betas": (0.9, 0.95), "weight_decay": config.weight_decay, "fused": True,
-        }  # fmt: skip
-        self.adam = torch.optim.AdamW(self.core.parameters(), **settings)
-        self.adam_partial = None
-        if self.shown.partial is not None:
-            self.adam_partial = torch.optim.AdamW(self.shown.partial.parameters(), **settings)
+        self.ladder = self._optimisers(self.core)
+        self.filler = {} if self.shown.partial is None else self._optimisers(self.shown.partial)
         self.sharpening = None
         if self.shown.sharpener is not None:
             self.sharpening = Sharpening(config, self.core.likelihood)
@@ -67,11 +63,23 @@ class Learner(BaseLearner):
 
     @property
     def optimisers(self) -> dict[str, torch.optim.Optimizer]:
-        """adam, adam_partial where holes are learnt to be filled, and the sharpening's."""
-        found: dict[str, torch.optim.Optimizer] = {"adam": self.adam}
-        if self.adam_partial is not None:
-            found["adam_partial"] = self.adam_partial
+        """adam, adam_partial where holes are learnt to be filled, the same of muon, and the sharpening's."""
+        found = {**self.ladder, **{f"{name}_partial": optimiser for name, optimiser in self.filler.items()}}
         return found if self.sharpening is None else {**found, **self.sharpening.optimisers}
+
+    def _optimisers(self, network: nn.Module) -> dict[str, torch.optim.Optimizer]:
+        config = self.config
+        hidden = hidden_weights(network) if config.muon_rate else []
+        known = {id(weight) for weight in hidden}
+        others = [weight for weight in network.parameters() if id(weight) not in known]
+        found: dict[str, torch.optim.Optimizer] = {
+            "adam": torch.optim.AdamW(
+                others, config.learning_rate, (0.9, 0.95), weight_decay=config.weight_decay, fused=True
+            )
+        }
+        if hidden:
+            found["muon"] = Muon(hidden, config.muon_rate * config.learning_rate, weight_decay=config.weight_decay)
+        return found
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """See the contract; what is usual of gradients, and whether holes are being learnt, belong to it."""
@@ -135,7 +143,7 @@ class Learner(BaseLearner):
             loss += share.detach()
             bound += (costs + nats).detach().sum() / len(images)
             divergence += nats.detach().sum() / len(images)
-        skipped = self._take(self.adam, self._rate(progress), self.guard, loss)
+        skipped = self._take(self.ladder, self._rate(progress), self.guard, loss)
         self.average.update(self.core, len(images) * self.processes, images_seen)
         if not bool(torch.isfinite(loss)):
             return {"skipped": torch.ones_like(loss)}
@@ -144,7 +152,7 @@ class Learner(BaseLearner):
 
     def _fill(self, images: Tensor, labels: Tensor | None, progress: float) -> dict[str, Tensor]:
         partial, core = self.shown.partial, self.shown.core
-        assert partial is not None and self.adam_partial is not None and isinstance(core, Hierarchy)
+        assert partial is not None and isinstance(core, Hierarchy)
         if not self.filling:
             partial.begin_as(core)
             self.guard = Guard(self.config.skip)
@@ -158,7 +166,7 @@ class Learner(BaseLearner):
             share = torch.stack(gaps).sum() / (len(images) * self.dimensions)
             torch.autograd.backward(share)
             loss += share.detach()
-        skipped = self._take(self.adam_partial, self._rate(progress), self.guard, loss)
+        skipped = self._take(self.filler, self._rate(progress), self.guard, loss)
         if not bool(torch.isfinite(loss)):
             return {"skipped": torch.ones_like(loss)}
         return {"gap": loss * self.dimensions, "skipped": loss.new_tensor(float(skipped))}
@@ -185,25 +193,28 @@ class Learner(BaseLearner):
             )
         return seen.float(), drawn.float()
 
-    def _take(self, adam: torch.optim.Optimizer, rate: float, guard: Guard, loss: Tensor) -> bool:
-        """One step of `adam`, unless its gradient is out of the ordinary; whether it was skipped."""
-        for group in adam.param_groups:
-            group["lr"] = rate
+    def _take(self, optimisers: dict[str, torch.optim.Optimizer], rate: float, guard: Guard, loss: Tensor) -> bool:
+        """One step, unless the gradient is out of the ordinary; whether it was skipped."""
+        groups = [group for optimiser in optimisers.values() for group in optimiser.param_groups]
+        for name, optimiser in optimisers.items():
+            for group in optimiser.param_groups:
+                group["lr"] = rate * (self.config.muon_rate if name == "muon" else 1.0)
+        several = list(optimisers.values())
         try:
-            norm = float(self.gradient_norm(adam, loss))
+            norm = float(self.gradient_norm(several, loss))
         except NonFiniteError:
             if not guard.forgives():
                 raise
             return True
         factor = guard.judge(norm)
-        if factor:
-            if factor < 1:
-                for group in adam.param_groups:
-                    for parameter in group["params"]:
-                        if parameter.grad is not None:
-                            parameter.grad.mul_(factor)
-            adam.step()
-        adam.zero_grad(set_to_none=True)
+        if 0 < factor < 1:
+            for parameter in (parameter for group in groups for parameter in group["params"]):
+                if parameter.grad is not None:
+                    parameter.grad.mul_(factor)
+        for optimiser in several:
+            if factor:
+                optimiser.step()
+            optimiser.zero_grad(set_to_none=True)
         return factor == 0
 
     def _batches(self, images: Tensor, labels: Tensor | None) -> list[tuple[Tensor, Tensor | None]]:

@@ -253,6 +253,22 @@ def build_posteriors(config: Config) -> nn.ModuleList:
     return nn.ModuleList(Posterior(width, stage.side, config) for stage, width in pairs for _ in range(stage.decoder))
 
 
+def hidden_weights(network: nn.Module) -> list[Tensor]:
+    """Of all convolutions between hidden layers: not what looks at pixels, nor what gives a distribution or pixels."""
+    outer: list[nn.Module] = []
+    for module in network.modules():
+        if isinstance(module, Layer):
+            outer += [module.prior.leave, module.project]
+        elif isinstance(module, Posterior):
+            outer.append(module.block.leave)
+        elif isinstance(module, Encoder):
+            outer.append(module.stem)
+        elif isinstance(module, Hierarchy):
+            outer.append(module.head)
+    layers = [module for module in network.modules() if isinstance(module, nn.Conv2d)]
+    return [layer.weight for layer in layers if not any(layer is other for other in outer)]
+
+
 def posterior_of(network: nn.Module, state: Tensor, encoded: Tensor) -> Normal:
     """What a posterior of `build_posteriors` says."""
     found: Normal = network(state, encoded)

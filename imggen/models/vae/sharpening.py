@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from imggen.models.critic import EVERY, Critic, critic_loss, penalty
 from imggen.models.layers import Average
 from imggen.models.vae.config import Config
 from imggen.models.vae.likelihoods import Likelihood
-from imggen.models.vae.sharpen import EVERY, Critic, Sharpener, critic_loss, penalty, sharpener_loss
+from imggen.models.vae.sharpen import Sharpener, sharpener_loss
 
 RATE = 1e-3
 
@@ -25,7 +26,10 @@ class Sharpening:
 
     def __init__(self, config: Config, likelihood: Likelihood) -> None:
         self.likelihood = likelihood
-        self.network, self.critic = Sharpener(config, likelihood.outputs), Critic(config)
+        self.network, self.critic = (
+            Sharpener(config, likelihood.outputs),
+            Critic(config.channels, config.size, config.width),
+        )
         self.average = Average(self.network, config.ema_images)
         settings: dict[str, Any] = {"lr": RATE, "betas": (0.0, 0.99), "fused": True}
         self.adam = torch.optim.Adam(self.network.parameters(), **settings)

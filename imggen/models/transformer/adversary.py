@@ -1,0 +1,98 @@
+"""The last part of the tokenizer's training where a critic has a say: the decoder's means become less soft.
+
+What tokens say no longer changes then, and the likelihood stays one: its place is what becomes sharper.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from imggen.models.critic import EVERY, Critic, critic_loss, deceit_loss, penalty
+from imggen.models.transformer.config import Config
+from imggen.models.transformer.tokenizer import Tokenizer, mean_picture, reconstruction_loss
+
+LATE = 0.3  # share of the tokenizer's training, the last
+ALONE = 0.15  # share of that in which the critic learns before it is listened to (else it ruins what there is)
+ALIKE = 0.2  # weight of its features
+RATE = 1e-3  # the critic's
+PEAK = 0.3  # the decoder's, of the learning rate it has had
+
+
+class Adversary:
+    """A critic, its Adam, and what it says to the decoder."""
+
+    def __init__(self, config: Config) -> None:
+        self.weight = config.adversarial
+        self.critic = Critic(config.channels, config.size, config.tokenizer_width)
+        self.adam = torch.optim.Adam(self.critic.parameters(), lr=RATE, betas=(0.0, 0.99), fused=True)
+        self.steps = 0
+
+    def share(self, done: float) -> float | None:
+        """How much of its part of the tokenizer's training is over, None before that; `done` is the training's own."""
+        return (done - 1 + LATE) / LATE if done >= 1 - LATE else None
+
+    def rate(self, done: float) -> tuple[float, float]:
+        """How far the tokenizer's learning rate has come along its curve, and that curve's peak.
+
+        The encoder's training ends where the critic's begins, so the rate comes down before that, too.
+        """
+        late = self.share(done)
+        return (done / (1 - LATE), 1.0) if late is None else (late, PEAK)
+
+    def learn(
+        self,
+        tokenizer: Tokenizer,
+        parts: list[tuple[float, Tensor]],
+        share: float,
+        apply: Callable[..., None],
+        autocast: Callable[[Tensor], torch.autocast],
+    ) -> dict[str, Tensor]:
+        """The critic's step, on pictures and what tokens leave of them; `parts` are shares of the step and pictures."""
+        for group in self.adam.param_groups:
+            group["lr"] = RATE * (0.1 + 0.9 * (1 + math.cos(math.pi * share)) / 2)
+        self.critic.requires_grad_(True)
+        losses: dict[str, Tensor] = {}
+        for weight, images in parts:
+            with torch.no_grad(), autocast(images):
+                soft = tokenizer.decode(tokenizer.encode(images))
+            with autocast(images):
+                found = {"critic": critic_loss(self.critic, images, soft)}
+            torch.autograd.backward(found["critic"] * weight)
+            if self.steps % EVERY == 0:
+                found["penalty"] = penalty(self.critic, images, soft)
+                torch.autograd.backward(found["penalty"] * weight)
+            for name, value in found.items():
+                losses[name] = losses.get(name, images.new_zeros(())) + value.detach() * weight
+        apply(self.adam, *losses.values())
+        self.critic.requires_grad_(False)
+        self.steps += 1
+        return losses
+
+    def teach(
+        self, tokenizer: Tokenizer, images: Tensor, share: float, weight: float, autocast: torch.autocast
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """Gradients of the decoder, `weight` times; the parts of its loss, and the tokens.
+
+        At the pictures of each part of a step the critic's gradient is made `adversarial` times as long as that of the
+        likelihood, so that neither drowns the other (as Esser et al. 2020, arXiv 2012.09841, do at the last layer).
+        """
+        with torch.no_grad(), autocast:
+            tokens = tokenizer.encode(images)
+        with autocast:
+            location, log_scale = tokenizer.parameters_of(tokenizer.quantiser.values(tokens))
+        place, scale = location.detach().requires_grad_(True), log_scale.detach().requires_grad_(True)
+        # Without the edges' term: where texture cannot be foretold, it asks for none.
+        loss, parts = reconstruction_loss(images, place, scale, 0.0)
+        slopes = list(torch.autograd.grad(loss, (place, scale)))
+        if share >= ALONE:
+            with autocast:
+                told, apart = deceit_loss(self.critic, images, mean_picture(place, scale.detach()))
+            (pull,) = torch.autograd.grad(told + ALIKE * apart, place)
+            slopes[0] = slopes[0] + self.weight * slopes[0].norm() / pull.norm().clamp(min=1e-12) * pull
+            parts = {**parts, "told": told.detach()}
+        torch.autograd.backward((location, log_scale), [slope * weight for slope in slopes])
+        return parts, tokens

@@ -1,0 +1,67 @@
+"""Muon: steps of one size in every direction, whatever the gradient's own sizes."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from imggen.models.muon import LIKE_ADAM, Muon, orthogonal
+
+
+def stretched(rows: int, columns: int, seed: int) -> Tensor:
+    """Singular values from 1 down to a twentieth."""
+    generator = torch.Generator().manual_seed(seed)
+    left, _, right = torch.linalg.svd(torch.randn(rows, columns, generator=generator), full_matrices=False)
+    return left @ torch.diag(torch.linspace(1, 0.05, len(right))) @ right
+
+
+@pytest.mark.parametrize("shape", [(24, 24), (24, 40), (40, 24)])
+def test_all_directions_are_stepped_in_alike(shape: tuple[int, int]) -> None:
+    matrix = stretched(*shape, seed=1)
+    (found,) = orthogonal([matrix])
+    sizes = torch.linalg.svdvals(found) / (LIKE_ADAM * max(shape) ** 0.5)
+    assert sizes.min() > 0.6 and sizes.max() < 1.3
+    left, _, right = torch.linalg.svd(matrix, full_matrices=False)
+    turned = left.T @ found @ right.T
+    assert (turned - torch.diag(turned.diagonal())).abs().max() < 1e-4 * turned.abs().max()
+
+
+def test_a_matrix_does_not_depend_on_the_others_and_stacked_ones_are_taken_apart() -> None:
+    one, two, three = stretched(16, 16, 1), stretched(16, 16, 2), stretched(10, 16, 3)
+    together = orthogonal([one, three, two])
+    for found, alone in zip(together, (one, three, two), strict=True):
+        assert torch.allclose(found, orthogonal([alone])[0], atol=1e-6)
+    stacks = orthogonal([torch.cat([two, one]), torch.cat([one, one])], parts=2)
+    assert torch.allclose(stacks[0], torch.cat([together[2], together[0]]), atol=1e-6)
+    assert torch.allclose(stacks[1], torch.cat([together[0], together[0]]), atol=1e-6)
+
+
+def test_a_convolution_is_the_matrix_of_its_outputs() -> None:
+    torch.manual_seed(0)
+    gradient = torch.randn(6, 4, 3, 3)
+    flat, deep = nn.Parameter(torch.zeros(6, 36)), nn.Parameter(torch.zeros(6, 4, 3, 3))
+    deep.data = deep.data.to(memory_format=torch.channels_last)
+    for weight in (flat, deep):
+        weight.grad = gradient.reshape(weight.shape).clone(memory_format=torch.preserve_format)
+        Muon([weight], 0.1).step()
+    assert torch.equal(flat.data.view(6, 4, 3, 3), deep.data) and deep.abs().max() > 0.01
+
+
+def test_a_gradient_of_nothing_moves_nothing() -> None:
+    (found,) = orthogonal([torch.zeros(4, 6)])
+    assert torch.equal(found, torch.zeros(4, 6))
+
+
+def test_it_finds_a_matrix_in_directions_that_differ_thirtyfold() -> None:
+    torch.manual_seed(0)
+    wanted, scales = torch.randn(8, 8), torch.logspace(0, -1.5, 8)
+    left = {}
+    for name in ("muon", "sgd"):
+        weight = nn.Parameter(torch.zeros(8, 8))
+        optimiser = Muon([weight], 0.3) if name == "muon" else torch.optim.SGD([weight], 0.5, momentum=0.9)
+        for step in range(100):
+            optimiser.param_groups[0]["lr"] = (0.3 if name == "muon" else 0.5) * (1 - step / 100)
+            torch.autograd.backward((((weight - wanted) * scales) ** 2).sum() / 2)
+            optimiser.step()
+            optimiser.zero_grad()
+        left[name] = float((weight.detach() - wanted).square().mean().sqrt())
+    assert left["muon"] < 0.3 < left["sgd"]
