@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, overload
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 # The quintic that five times over brings singular values from 0.01 to 1 near 1 (Jordan et al. 2024).
 QUINTIC = (3.4445, -4.7750, 2.0315)
@@ -59,6 +59,29 @@ class Muon(torch.optim.Optimizer):
         average: Tensor = state["momentum"]
         average.lerp_(weight.grad, 1 - momentum)
         return weight.grad.lerp(average, momentum)
+
+
+def adam_and_muon(
+    network: nn.Module,
+    hidden: dict[int, list[Tensor]],
+    rate: float,
+    *,
+    betas: tuple[float, float] = (0.9, 0.95),
+    weight_decay: float = 0.0,
+) -> dict[str, torch.optim.Optimizer]:
+    """`muon` for the `hidden` weights, by how many matrices each is made of, and `adam` for the network's others.
+
+    Gains and biases do not decay. Without hidden weights there is no `muon`.
+    """
+    stacks = [{"params": weights, "parts": parts} for parts, weights in hidden.items() if weights]
+    known = {id(weight) for weights in hidden.values() for weight in weights}
+    others = [weight for weight in network.parameters() if id(weight) not in known]
+    groups: list[dict[str, Any]] = [
+        {"params": [weight for weight in others if weight.ndim > 1]},
+        {"params": [weight for weight in others if weight.ndim <= 1], "weight_decay": 0.0},
+    ]
+    adam = torch.optim.AdamW(groups, rate, betas, weight_decay=weight_decay, fused=True)
+    return {"adam": adam, "muon": Muon(stacks, rate, weight_decay=weight_decay)} if stacks else {"adam": adam}
 
 
 def orthogonal(matrices: list[Tensor], parts: int = 1) -> list[Tensor]:

@@ -87,7 +87,7 @@ def test_the_prior_is_trained_on_the_tokenizer_that_stays() -> None:
     assert not same(prior, model.backend.prior.state_dict())
     # A larger budget: less of it is spent, and yet the tokens must not change any more.
     assert "nats" in run(model, 8, 9, total=100)[0] and model.frozen
-    rate = model.adam_prior.param_groups[0]["lr"]
+    rate = model.of_prior["adam"].param_groups[0]["lr"]
     assert rate > 0.9 * model.config.learning_rate * model.config.prior_rate
 
 
@@ -135,10 +135,10 @@ def test_the_best_prior_is_shown() -> None:
 
 def test_both_stages_learn() -> None:
     model = learner(learning_rate=4e-3, dropout=0.0)
-    found = run(model, 0, 150, total=150)
-    first, last = found[0], found[44]
+    found = run(model, 0, 300, total=300)
+    first, last = found[0], found[89]
     assert last["nats_byte"] < first["nats_byte"] - 0.5
-    nats = [float(metrics["nats"]) for metrics in found[45:]]
+    nats = [float(metrics["nats"]) for metrics in found[90:]]
     assert sum(nats[-10:]) < 0.6 * sum(nats[:10])
     # The class decides which way a bar lies.
     images, labels = stripes(64, 1234)

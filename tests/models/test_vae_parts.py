@@ -71,8 +71,6 @@ def test_sizes() -> None:
         config(likelihood="laplace")
     with pytest.raises(UsageError, match="filling"):
         config(hidden=16)
-    with pytest.raises(UsageError, match="muon"):
-        config(hidden=16, filling=0.0, muon_rate=1.0)
 
 
 @pytest.mark.parametrize("size", [20, 28, 36])

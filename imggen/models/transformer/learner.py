@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from imggen.models.base import Learner as BaseLearner
 from imggen.models.layers import Average, micro_batches
-from imggen.models.muon import Muon
+from imggen.models.muon import adam_and_muon
 from imggen.models.transformer.adversary import Adversary
 from imggen.models.transformer.backend import Backend
 from imggen.models.transformer.config import Config
@@ -22,6 +22,7 @@ from imggen.models.transformer.tokenizer import tokenizer_loss
 CHECKS = 20  # times that the prior is held against the held-out pictures
 REMEMBERED = 5_000  # half-life in pictures of the count of codes
 WARM_UP = 0.02
+TOKENIZER_MUON = 2.0  # Muon's learning rate in the tokenizer, in units of Adam's
 
 
 class Learner(BaseLearner):
@@ -37,16 +38,10 @@ class Learner(BaseLearner):
         super().__init__(config)
         self.model = Backend(config)
         self.average = Average(self.model, config.ema_images)
-        settings: dict[str, Any] = {"lr": config.learning_rate, "fused": True}
-        self.adam_tokenizer = torch.optim.Adam(self.model.tokenizer.parameters(), betas=(0.9, 0.99), **settings)
-        hidden = self.model.prior.hidden() if config.muon else {}
-        known = {id(p) for several in hidden.values() for p in several}
-        matrices = [p for p in self.model.prior.parameters() if p.ndim > 1 and id(p) not in known]
-        others = [p for p in self.model.prior.parameters() if p.ndim <= 1]
-        groups: list[dict[str, Any]] = [{"params": matrices}, {"params": others, "weight_decay": 0.0}]
-        self.adam_prior = torch.optim.AdamW(groups, betas=(0.9, 0.95), weight_decay=config.weight_decay, **settings)
-        stacks = [{"params": several, "parts": parts} for parts, several in hidden.items()]
-        self.muon = Muon(stacks, config.learning_rate, weight_decay=config.weight_decay) if stacks else None
+        tokenizer, prior, rate = self.model.tokenizer, self.model.prior, config.learning_rate
+        self.of_tokenizer = adam_and_muon(tokenizer, {1: tokenizer.hidden()}, rate, betas=(0.9, 0.99))
+        hidden = prior.hidden() if config.muon else {}
+        self.of_prior = adam_and_muon(prior, hidden, rate, weight_decay=config.weight_decay)
         self.adversary = Adversary(config) if config.adversarial else None
         self.frozen = False
         self.checked = 0
@@ -68,11 +63,10 @@ class Learner(BaseLearner):
 
     @property
     def optimisers(self) -> dict[str, torch.optim.Optimizer]:
-        """adam_tokenizer, adam_prior; muon where matrices learn by it, adam_critic where there is a critic."""
-        more: dict[str, torch.optim.Optimizer] = {} if self.muon is None else {"muon": self.muon}
-        if self.adversary is not None:
-            more["adam_critic"] = self.adversary.adam
-        return {"adam_tokenizer": self.adam_tokenizer, "adam_prior": self.adam_prior, **more}
+        """adam_tokenizer, adam_prior, the same of muon where matrices learn by it; adam_critic where there is one."""
+        found = {f"{name}_tokenizer": optimiser for name, optimiser in self.of_tokenizer.items()}
+        found.update({f"{name}_prior": optimiser for name, optimiser in self.of_prior.items()})
+        return found if self.adversary is None else {**found, "adam_critic": self.adversary.adam}
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """See the contract; the stage, and the best model by the held-out pictures."""
@@ -123,11 +117,16 @@ class Learner(BaseLearner):
         assert isinstance(average, Backend)
         return average
 
-    def _rate(self, optimiser: torch.optim.Optimizer, done: float, peak: float = 1.0) -> None:
-        """Warm-up to `peak` of the learning rate, then a cosine to a fiftieth of that; `done` is the stage's share."""
+    def _rate(self, optimisers: dict[str, torch.optim.Optimizer], done: float, peak: float, muon: float = 1.0) -> None:
+        """Warm-up to `peak` of the learning rate, then a cosine to a fiftieth of that; `done` is the stage's share.
+
+        Muon's is `muon` times as high.
+        """
         rate = peak * self.config.learning_rate * min(1.0, 0.05 + done / WARM_UP)
-        for group in optimiser.param_groups:
-            group["lr"] = rate * (0.02 + 0.98 * (1 + math.cos(math.pi * min(done, 1.0))) / 2)
+        rate *= 0.02 + 0.98 * (1 + math.cos(math.pi * min(done, 1.0))) / 2
+        for name, optimiser in optimisers.items():
+            for group in optimiser.param_groups:
+                group["lr"] = rate * (muon if name == "muon" else 1.0)
 
     def _step_tokenizer(self, images: Tensor, done: float, images_seen: int) -> dict[str, Tensor]:
         tokenizer = self.model.tokenizer
@@ -135,10 +134,8 @@ class Learner(BaseLearner):
         totals: dict[str, Tensor] = {}
         tokens = []
         late = None if self.adversary is None else self.adversary.share(done)
-        if self.adversary is None:
-            self._rate(self.adam_tokenizer, done)
-        else:
-            self._rate(self.adam_tokenizer, *self.adversary.rate(done))
+        along, peak = (done, 1.0) if self.adversary is None else self.adversary.rate(done)
+        self._rate(self.of_tokenizer, along, peak, TOKENIZER_MUON)
         said = {}
         if self.adversary is not None and late is not None:
             said = self.adversary.learn(tokenizer, parts, late, self.apply_gradients, self._autocast)
@@ -152,7 +149,7 @@ class Learner(BaseLearner):
             tokens.append(found)
             for name, value in terms.items():
                 totals[name] = totals.get(name, images.new_zeros(())) + value * weight
-        self.apply_gradients(self.adam_tokenizer, *totals.values())
+        self.apply_gradients(list(self.of_tokenizer.values()), *totals.values())
         usage = self._count(torch.cat(tokens))
         self.average.update(self.model, len(images) * self.processes, images_seen)
         psnr = -10 * totals["error"].clamp(min=1e-10).log10()
@@ -166,9 +163,7 @@ class Learner(BaseLearner):
         return tokenizer.usage
 
     def _step_prior(self, images: Tensor, labels: Tensor | None, done: float, images_seen: int) -> dict[str, Tensor]:
-        optimisers = [self.adam_prior] if self.muon is None else [self.adam_prior, self.muon]
-        for optimiser in optimisers:
-            self._rate(optimiser, done, self.config.prior_rate)
+        self._rate(self.of_prior, done, self.config.prior_rate)
         model, prior = self.model, self.model.prior
         total = images.new_zeros(())
         sound = images.new_zeros(())
@@ -186,7 +181,7 @@ class Learner(BaseLearner):
                 nats = -prior.log_probabilities(model.values(tokens), label, groups).sum(-1).mean()
             torch.autograd.backward(nats * (len(part) / len(images)))
             total += nats.detach() * (len(part) / len(images))
-        self.apply_gradients(optimisers, total, sound)
+        self.apply_gradients(list(self.of_prior.values()), total, sound)
         usage = self._count(torch.cat(all_tokens))
         self.average.update(self.model, len(images) * self.processes, max(0, images_seen - self.began))
         return {"nats": total, "codes": usage}

@@ -112,6 +112,12 @@ class Tokenizer(nn.Module):
             nn.init.normal_(last.weight, 0.0, 1e-3)
         self.register_buffer("frequencies", torch.zeros(math.prod(config.levels)))
 
+    def hidden(self) -> list[Tensor]:
+        """The weights between hidden layers: neither of what looks at pixels or latents nor of what gives them."""
+        outer = (self.encoder[0], self.encoder[-1], self.decoder[0], self.decoder[-2])
+        layers = [layer for layer in self.modules() if isinstance(layer, nn.Conv2d)]
+        return [layer.weight for layer in layers if not any(layer is other for other in outer)]
+
     def latents(self, images: Tensor) -> Tensor:
         """Pictures (B, C, H, W) → what is to be quantised, (B, side², d), fp32."""
         patches = pixel_unshuffle(images, self.patch)

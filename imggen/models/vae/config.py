@@ -43,7 +43,7 @@ class Config(FamilyConfig):
     mixtures: int = option(5, "logistics in a pixel's mixture", low=1, high=100)
     learning_rate: float = option(3e-3, "Adam's learning rate at its height", low=1e-8, high=1.0)
     muon_rate: float = option(
-        0.0, "Muon's learning rate for hidden layers, in units of Adam's; 0: Adam for all", low=0.0, high=1e3
+        0.0, "Muon's learning rate for a ladder's hidden layers, in units of Adam's; 0: Adam for all", low=0.0, high=1e3
     )
     weight_decay: float = option(0.0, "weight decay", low=0.0, high=1.0)
     cosine: bool = option(True, "let the learning rate fall along a cosine")
@@ -76,7 +76,6 @@ class Config(FamilyConfig):
             not self.sharpen or self.likelihood != "bernoulli", "binarised pictures cannot be sharper: --sharpen 0"
         )
         if self.hidden:
-            self.check(self.muon_rate == 0, "muon-rate needs a hierarchy: --muon-rate 0 goes with --hidden")
             self.check(self.filling == 0, "filling needs a hierarchy: --filling 0 goes with --hidden")
         else:
             self.check(self.size % self.patch == 0, f"patch must divide {self.size}")

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from imggen.models.base import Learner as BaseLearner
 from imggen.models.base import NonFiniteError
 from imggen.models.layers import Average, micro_batches
-from imggen.models.muon import Muon
+from imggen.models.muon import adam_and_muon
 from imggen.models.vae.backend import Backend
 from imggen.models.vae.config import Config
 from imggen.models.vae.dense import Dense
@@ -68,18 +68,8 @@ class Learner(BaseLearner):
         return found if self.sharpening is None else {**found, **self.sharpening.optimisers}
 
     def _optimisers(self, network: nn.Module) -> dict[str, torch.optim.Optimizer]:
-        config = self.config
-        hidden = hidden_weights(network) if config.muon_rate else []
-        known = {id(weight) for weight in hidden}
-        others = [weight for weight in network.parameters() if id(weight) not in known]
-        found: dict[str, torch.optim.Optimizer] = {
-            "adam": torch.optim.AdamW(
-                others, config.learning_rate, (0.9, 0.95), weight_decay=config.weight_decay, fused=True
-            )
-        }
-        if hidden:
-            found["muon"] = Muon(hidden, config.muon_rate * config.learning_rate, weight_decay=config.weight_decay)
-        return found
+        hidden = {1: hidden_weights(network)} if self.config.muon_rate else {}
+        return adam_and_muon(network, hidden, self.config.learning_rate, weight_decay=self.config.weight_decay)
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """See the contract; what is usual of gradients, and whether holes are being learnt, belong to it."""
