@@ -145,7 +145,12 @@ def fit(image: Image.Image, size: int, channels: int, crop: str, key: str) -> np
             # One of the two ranges is always a single place.
             left, top = draw % (width - side + 1), draw % (height - side + 1)
         image = _resized(image, (size, size), (left, top, left + side, top + side))
-    pixels = np.array(image, dtype=np.uint8).reshape(size, size, channels)
+    return pixels_of(image, channels)
+
+
+def pixels_of(image: Image.Image, channels: int) -> npt.NDArray[np.uint8]:
+    """(H, W, channels) of a picture that `with_channels` has given; colours that cannot be seen are white."""
+    pixels = np.array(image, dtype=np.uint8).reshape(image.height, image.width, channels)
     if channels == 4:
         pixels[pixels[..., 3] == 0, :3] = 255
     return pixels

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 import imggen
-from imggen.data.decode import decode_image, with_channels
+from imggen.data.decode import decode_image, pixels_of, with_channels
 from imggen.engine.blend import biharmonic, check_classical
 from imggen.engine.device import prepare
 from imggen.engine.filling import AT_ONCE, Canvas, Filler
@@ -222,11 +222,7 @@ def _pixels(holed: Holed, channels: int | None) -> Bytes:
     if channels is None:
         channels = 1 if plain.mode in ("L", "LA") else 3
         plain = plain.convert("L" if channels == 1 else "RGB")
-    image = with_channels(plain, channels)
-    pixels = np.array(image, dtype=np.uint8).reshape(image.height, image.width, channels)
-    if channels == 4:
-        pixels[pixels[..., 3] == 0, :3] = 255  # as in training: what cannot be seen is white
-    return pixels
+    return pixels_of(with_channels(plain, channels), channels)
 
 
 def _result(options: InpaintOptions, holed: Holed, fill: Bytes) -> Image.Image:

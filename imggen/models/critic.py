@@ -6,6 +6,8 @@ and its own features to compare pictures by (Larsen et al. 2015, arXiv 1512.0930
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Iterable
 from itertools import pairwise
 
 import torch
@@ -18,6 +20,9 @@ from imggen.models.layers import on_white
 NARROW = 8  # side in pixels of the coarsest map
 CHANGED = 0.3  # strength of the changes to what it sees
 GAMMA, EVERY = 0.3, 8  # the penalty's weight, and in how many steps it is taken once
+RATE = 1e-3
+
+Apply = Callable[..., None]
 
 
 class Critic(nn.Module):
@@ -86,3 +91,49 @@ def penalty(critic: Critic, *several: Tensor) -> Tensor:
         # Of a mean over many patches the slope is as much flatter.
         total = total + slope.square().flatten(1).sum(1).mean() * logits[0].numel()
     return GAMMA / 2 * EVERY * total / len(several)
+
+
+def falling(progress: float) -> float:
+    """The learning rate of a critic, and of what it alone teaches, from `RATE` down to a tenth of it."""
+    return RATE * (0.1 + 0.9 * (1 + math.cos(math.pi * progress)) / 2)
+
+
+class Judge:
+    """A critic, its Adam, and its side of a training step."""
+
+    def __init__(self, channels: int, size: int, width: int) -> None:
+        self.critic = Critic(channels, size, width)
+        self.adam_critic = torch.optim.Adam(self.critic.parameters(), lr=RATE, betas=(0.0, 0.99), fused=True)
+        self.steps = 0
+
+    def learn(
+        self,
+        parts: Iterable[tuple[float, Tensor, tuple[Tensor, ...]]],
+        progress: float,
+        apply: Apply,
+        autocast: Callable[[Tensor], torch.autocast],
+    ) -> dict[str, Tensor]:
+        """One step of the critic, which is frozen afterwards: what it teaches wants none of its gradients.
+
+        A part is its share of the step, real pictures, and soft ones, the first of which are the real ones' own
+        versions. `apply` takes an optimiser's step, or raises NonFiniteError.
+        """
+        for group in self.adam_critic.param_groups:
+            group["lr"] = falling(progress)
+        self.critic.requires_grad_(True)
+        losses: dict[str, Tensor] = {}
+
+        def add(name: str, loss: Tensor) -> None:
+            torch.autograd.backward(loss)
+            losses[name] = losses.get(name, torch.zeros_like(loss)) + loss.detach()
+
+        for share, real, soft in parts:
+            with autocast(real):
+                loss = critic_loss(self.critic, real, *soft) * share
+            add("critic", loss)
+            if self.steps % EVERY == 0:
+                add("penalty", penalty(self.critic, real, soft[0]) * share)
+        apply(self.adam_critic, *losses.values())
+        self.critic.requires_grad_(False)
+        self.steps += 1
+        return losses

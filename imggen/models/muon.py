@@ -41,14 +41,18 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        """One step of all matrices that have a gradient; closures are not called."""
+        """One step of all matrices that have a gradient; `closure` is called first, and its loss given back."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
         for group in self.param_groups:
             weights = [weight for weight in group["params"] if weight.grad is not None]
             updates = [self._momentum(weight, group["momentum"]).flatten(1) for weight in weights]
             for weight, update in zip(weights, orthogonal(updates, group["parts"]), strict=True):
                 weight.mul_(1 - group["lr"] * group["weight_decay"])
                 weight.add_(update.view(weight.shape), alpha=-group["lr"])
-        return None
+        return loss
 
     def _momentum(self, weight: Tensor, momentum: float) -> Tensor:
         """Nesterov's."""
@@ -59,6 +63,13 @@ class Muon(torch.optim.Optimizer):
         average: Tensor = state["momentum"]
         average.lerp_(weight.grad, 1 - momentum)
         return weight.grad.lerp(average, momentum)
+
+
+def inner_weights(network: nn.Module, outer: Iterable[nn.Module]) -> list[Tensor]:
+    """The weights of all convolutions but the `outer` ones: those at a network's ends."""
+    ends = {id(layer) for layer in outer}
+    layers = [layer for layer in network.modules() if isinstance(layer, nn.Conv2d)]
+    return [layer.weight for layer in layers if id(layer) not in ends]
 
 
 def adam_and_muon(

@@ -5,31 +5,27 @@ What tokens say no longer changes then, and the likelihood stays one: its place 
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
 
-from imggen.models.critic import EVERY, Critic, critic_loss, deceit_loss, penalty
+from imggen.models.critic import Apply, Judge, deceit_loss
 from imggen.models.transformer.config import Config
 from imggen.models.transformer.tokenizer import Tokenizer, mean_picture, reconstruction_loss
 
 LATE = 0.3  # share of the tokenizer's training, the last
 ALONE = 0.15  # share of that in which the critic learns before it is listened to (else it ruins what there is)
 ALIKE = 0.2  # weight of its features
-RATE = 1e-3  # the critic's
 PEAK = 0.3  # the decoder's, of the learning rate it has had
 
 
-class Adversary:
+class Adversary(Judge):
     """A critic, its Adam, and what it says to the decoder."""
 
     def __init__(self, config: Config) -> None:
+        super().__init__(config.channels, config.size, config.tokenizer_width)
         self.weight = config.adversarial
-        self.critic = Critic(config.channels, config.size, config.tokenizer_width)
-        self.adam = torch.optim.Adam(self.critic.parameters(), lr=RATE, betas=(0.0, 0.99), fused=True)
-        self.steps = 0
 
     def share(self, done: float) -> float | None:
         """How much of its part of the tokenizer's training is over, None before that; `done` is the training's own."""
@@ -43,34 +39,23 @@ class Adversary:
         late = self.share(done)
         return (done / (1 - LATE), 1.0) if late is None else (late, PEAK)
 
-    def learn(
+    def judge(
         self,
         tokenizer: Tokenizer,
         parts: list[tuple[float, Tensor]],
         share: float,
-        apply: Callable[..., None],
+        apply: Apply,
         autocast: Callable[[Tensor], torch.autocast],
     ) -> dict[str, Tensor]:
         """The critic's step, on pictures and what tokens leave of them; `parts` are shares of the step and pictures."""
-        for group in self.adam.param_groups:
-            group["lr"] = RATE * (0.1 + 0.9 * (1 + math.cos(math.pi * share)) / 2)
-        self.critic.requires_grad_(True)
-        losses: dict[str, Tensor] = {}
-        for weight, images in parts:
-            with torch.no_grad(), autocast(images):
-                soft = tokenizer.decode(tokenizer.encode(images))
-            with autocast(images):
-                found = {"critic": critic_loss(self.critic, images, soft)}
-            torch.autograd.backward(found["critic"] * weight)
-            if self.steps % EVERY == 0:
-                found["penalty"] = penalty(self.critic, images, soft)
-                torch.autograd.backward(found["penalty"] * weight)
-            for name, value in found.items():
-                losses[name] = losses.get(name, images.new_zeros(())) + value.detach() * weight
-        apply(self.adam, *losses.values())
-        self.critic.requires_grad_(False)
-        self.steps += 1
-        return losses
+
+        def softened() -> Iterator[tuple[float, Tensor, tuple[Tensor, ...]]]:
+            for weight, images in parts:
+                with torch.no_grad(), autocast(images):
+                    soft = tokenizer.decode(tokenizer.encode(images))
+                yield weight, images, (soft,)
+
+        return self.learn(softened(), share, apply, autocast)
 
     def teach(
         self, tokenizer: Tokenizer, images: Tensor, share: float, weight: float, autocast: torch.autocast

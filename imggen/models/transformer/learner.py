@@ -66,7 +66,7 @@ class Learner(BaseLearner):
         """adam_tokenizer, adam_prior, the same of muon where matrices learn by it; adam_critic where there is one."""
         found = {f"{name}_tokenizer": optimiser for name, optimiser in self.of_tokenizer.items()}
         found.update({f"{name}_prior": optimiser for name, optimiser in self.of_prior.items()})
-        return found if self.adversary is None else {**found, "adam_critic": self.adversary.adam}
+        return found if self.adversary is None else {**found, "adam_critic": self.adversary.adam_critic}
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """See the contract; the stage, and the best model by the held-out pictures."""
@@ -138,7 +138,7 @@ class Learner(BaseLearner):
         self._rate(self.of_tokenizer, along, peak, TOKENIZER_MUON)
         said = {}
         if self.adversary is not None and late is not None:
-            said = self.adversary.learn(tokenizer, parts, late, self.apply_gradients, self._autocast)
+            said = self.adversary.judge(tokenizer, parts, late, self.apply_gradients, self._autocast)
         for weight, part in parts:
             if self.adversary is not None and late is not None:
                 terms, found = self.adversary.teach(tokenizer, part, late, weight, self._autocast(part))

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, pixel_unshuffle, silu, softplus
 
+from imggen.models.muon import inner_weights
 from imggen.models.transformer.config import Config
 
 HALF_BYTE = 1 / 255  # half a grey level, in [-1, 1]
@@ -114,9 +115,7 @@ class Tokenizer(nn.Module):
 
     def hidden(self) -> list[Tensor]:
         """The weights between hidden layers: neither of what looks at pixels or latents nor of what gives them."""
-        outer = (self.encoder[0], self.encoder[-1], self.decoder[0], self.decoder[-2])
-        layers = [layer for layer in self.modules() if isinstance(layer, nn.Conv2d)]
-        return [layer.weight for layer in layers if not any(layer is other for other in outer)]
+        return inner_weights(self, (self.encoder[0], self.encoder[-1], self.decoder[0], self.decoder[-2]))
 
     def latents(self, images: Tensor) -> Tensor:
         """Pictures (B, C, H, W) → what is to be quantised, (B, side², d), fp32."""

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d, avg_pool2d, interpolate, silu
 
+from imggen.models.muon import inner_weights
 from imggen.models.vae.architecture import Stage
 from imggen.models.vae.config import Config
 from imggen.models.vae.likelihoods import build_likelihood, scale_of
@@ -265,8 +266,7 @@ def hidden_weights(network: nn.Module) -> list[Tensor]:
             outer.append(module.stem)
         elif isinstance(module, Hierarchy):
             outer.append(module.head)
-    layers = [module for module in network.modules() if isinstance(module, nn.Conv2d)]
-    return [layer.weight for layer in layers if not any(layer is other for other in outer)]
+    return inner_weights(network, outer)
 
 
 def posterior_of(network: nn.Module, state: Tensor, encoded: Tensor) -> Normal:
