@@ -15,11 +15,12 @@ from imggen.errors import UsageError
 from imggen.models.base import Backend as BaseBackend
 from imggen.models.transformer.classic import Classic
 from imggen.models.transformer.config import Config
+from imggen.models.transformer.graphs import Recorder
 from imggen.models.transformer.holes import seamless, spread
 from imggen.models.transformer.orders import groups_of, halton, schedule
 from imggen.models.transformer.prior import AnyOrder, Prior
 from imggen.models.transformer.quick import Quick
-from imggen.models.transformer.sampling import Settings, walk
+from imggen.models.transformer.sampling import Settings, ordered, walk
 from imggen.models.transformer.tokenizer import Tokenizer
 
 # On a CPU always so many rows at a time, the last ones repeated: matrices of one shape are multiplied in one way, so
@@ -45,6 +46,7 @@ class Backend(BaseBackend):
         self.tokenizer = Tokenizer(config)
         self.prior: Prior = build_prior(config)
         self.settings = Settings()
+        self.recorder: Recorder | None = None
 
     @property
     def noise_shape(self) -> tuple[int, ...]:
@@ -57,12 +59,13 @@ class Backend(BaseBackend):
         return self.prior.length if self.config.raster else min(2 * self.prior.side, self.prior.length)
 
     def fused(self) -> Backend:
-        """See the contract: the prior as `Quick`."""
+        """See the contract: the prior as `Quick`, and on an NVIDIA GPU what is drawn again and again as a graph."""
         if not isinstance(self.prior, AnyOrder):
             return self
         fast = copy.deepcopy(self).eval().requires_grad_(False)
         assert isinstance(fast.prior, AnyOrder)
         fast.prior = Quick(fast.prior)
+        fast.recorder = Recorder()
         return fast
 
     def draw_with(self, **settings: float) -> None:
@@ -84,11 +87,14 @@ class Backend(BaseBackend):
         labels = self.labels_or_none(self.checked_labels(labels, len(noise)), len(noise))
         settings, plan = self._settings(temperature), self._plan()
 
-        def draw(noise: Tensor, labels: Tensor) -> Tensor:
-            tokens = walk(self.prior, labels, plan, settings, noise=_by_place(noise)).tokens
+        def draw(noise: Tensor, labels: Tensor, order: Tensor) -> Tensor:
+            tokens = walk(self.prior, labels, plan, settings, noise=_by_place(noise), order=order).tokens
             return self._decode(tokens)
 
-        return self._in_blocks(draw, noise, labels)
+        order = ordered(plan, noise.device)
+        if self.recorder is not None and noise.device.type == "cuda" and len(noise):
+            return self.recorder(settings, draw, noise, labels, order)
+        return self._in_blocks(lambda noise, labels: draw(noise, labels, order), noise, labels)
 
     def invert(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
         """Pictures → the noise that draws exactly their tokens, with the settings and labels given.

@@ -101,16 +101,21 @@ def walk(
     noise: Tensor | None = None,
     known: Tensor | None = None,
     given: frozenset[int] = frozenset(),
+    order: Tensor | None = None,
 ) -> Walk:
     """Go through the groups of `plan`, drawing from `noise` (B, side², d) where a place is not `given` in `known`.
 
     Without noise all must be given, and the noise that draws them is worked out. A group is given as a whole or not.
+    `order` are the plan's places one after another, for who has them where the noise is: then nothing is sent to the
+    device or read back.
+
     With guidance other than 1 the class's logits are pushed away from those of no class (arXiv 2207.12598).
     """
     source = noise if noise is not None else known
     assert source is not None
     guided = settings.guidance != 1 and prior.classes > 0
-    order = torch.tensor([place for group in plan for place in group], device=source.device)
+    if order is None:
+        order = ordered(plan, source.device)
     cache = prior.begin(torch.cat([labels, torch.full_like(labels, prior.classes)]) if guided else labels, order)
     # From here on tokens and noise lie in the order in which they are drawn.
     tokens = known[:, order] if known is not None else torch.zeros_like(source, dtype=torch.int64)
@@ -134,6 +139,11 @@ def walk(
             prior.commit(cache, torch.cat([here, here]) if guided else here)
     back = order.argsort()
     return Walk(tokens[:, back], found[:, back] if noise is None else noise)
+
+
+def ordered(plan: list[list[int]], device: torch.device) -> Tensor:
+    """The places of a plan in the order in which they are drawn, (side²,), int64."""
+    return torch.tensor([place for group in plan for place in group], device=device)
 
 
 def _guided(prior: Prior, state: Tensor, channel: int, tokens: Tensor, guidance: float) -> Tensor:

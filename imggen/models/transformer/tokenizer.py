@@ -8,6 +8,7 @@ what is not in a hole keeps its tokens whatever is in the hole; it is the decode
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +30,7 @@ class Quantiser(nn.Module):
         self.levels = levels
 
     def _counts(self, like: Tensor) -> Tensor:
-        return torch.tensor(self.levels, dtype=torch.float32, device=like.device)
+        return counts_on(self.levels, like.device)
 
     def indices(self, latents: Tensor) -> Tensor:
         """Latents (…, d), any real numbers → levels (…, d), int64, from 0 on. In fp32: bf16 would lose levels."""
@@ -60,6 +61,13 @@ class Quantiser(nn.Module):
             parts.append(codes % count)
             codes = codes // count
         return torch.stack(parts[::-1], -1)
+
+
+@lru_cache(maxsize=16)
+def counts_on(levels: tuple[int, ...], device: torch.device) -> Tensor:
+    """Numbers of levels (d,), fp32, sent to the device once."""
+    with torch.inference_mode(mode=False):
+        return torch.tensor(levels, dtype=torch.float32, device=device)
 
 
 class Residual(nn.Module):
@@ -138,7 +146,9 @@ class Tokenizer(nn.Module):
         grid = grid.contiguous(memory_format=torch.channels_last)
         location, scale = self.decoder(grid).float().chunk(2, 1)
         shown = [min(channel, values.shape[2] - 1) for channel in range(self.channels)]
-        colours = grid[:, shown].repeat_interleave(self.patch, 2).repeat_interleave(self.patch, 3)
+        # One by one: a list of places would have to be sent to the device first.
+        colours = torch.stack([grid[:, channel] for channel in shown], 1)
+        colours = colours.repeat_interleave(self.patch, 2).repeat_interleave(self.patch, 3)
         return location + colours, (scale - 2).clamp(NARROWEST, WIDEST)
 
     def decode(self, tokens: Tensor) -> Tensor:

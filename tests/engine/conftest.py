@@ -1,0 +1,31 @@
+"""What the tests of filling share."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from imggen.engine.inpaint import inpaint
+from imggen.engine.load import save_backend
+from imggen.engine.options import InpaintOptions
+from imggen.models import build_backend, presets
+from imggen.models.gan.backend import Backend as GanBackend
+from imggen.reporting import Silent
+from tests.engine.inpaint_help import Call, quick
+
+
+@pytest.fixture
+def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Call:
+    """Fill with a model of so many channels, of 16 pixels, whose fills cost nothing."""
+    monkeypatch.setattr(GanBackend, "inpaint", quick)
+    for channels in (1, 3, 4):
+        config = presets("gan")["tiny"].with_overrides(size=16, channels=channels, width=8, max_width=16)
+        save_backend(tmp_path / f"{channels}.safetensors", build_backend(config), {})
+
+    def run(image: str, output: str, channels: int = 3, reporter: Silent | None = None, **more: Any) -> dict[str, Any]:
+        options = InpaintOptions(
+            model=str(tmp_path / f"{channels}.safetensors"), image=Path(image), output=output, **{"seed": 5, **more}
+        )
+        return inpaint(options, reporter or Silent())
+
+    return run
