@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -28,6 +28,11 @@ store.POOL_THRESHOLD = 1
 store.usable_cores = lambda: 2
 print(len(load_dataset("imgs", DataOptions(cache_dir=Path("own")), max_size=64, reporter=Silent())))
 """
+HEARING = """
+import runpy, signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+runpy.run_module("imggen", run_name="__main__", alter_sys=True)
+"""
 HEAVY = ("torch", "torchvision", "numpy", "PIL", "safetensors", "pydantic", "sympy")
 
 
@@ -36,9 +41,23 @@ def train_words(data: Path, output: str, images: int) -> list[str]:
     return ["train", "gan", "--data", str(data), "-o", output, *model, "--images", str(images)]
 
 
+STARTED: list[subprocess.Popen[str]] = []
+
+
 def start(*words: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "imggen", *words]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    """A process that Ctrl-C reaches even where the tests run in the background of a shell, which has it ignored."""
+    command = [sys.executable, "-c", HEARING, *words]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    STARTED.append(process)
+    return process
+
+
+@pytest.fixture(autouse=True)
+def none_left() -> Iterator[None]:
+    """A test that fails leaves no process behind."""
+    yield
+    while STARTED:
+        STARTED.pop().kill()
 
 
 def wait_for(path: Path, process: subprocess.Popen[str]) -> None:

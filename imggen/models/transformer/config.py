@@ -36,9 +36,9 @@ class Config(FamilyConfig):
     heads: int = option(5, "attention heads", low=1, high=128)
     dropout: float = option(0.0, "dropout of the prior; chosen, at least 0.1 below 20,000 pictures", low=0.0, high=0.9)
     drop_label: float = option(0.1, "share of pictures learnt without their class, for --guidance", low=0.0, high=0.9)
-    learning_rate: float = option(2e-3, "the tokenizer's learning rate after the warm-up", low=1e-8, high=1.0)
+    learning_rate: float = option(4e-3, "the tokenizer's learning rate after the warm-up", low=1e-8, high=1.0)
     prior_rate: float = option(
-        3.0, "the prior's, in units of --learning-rate; 1 goes with --no-muon", low=1e-3, high=1e3
+        1.5, "the prior's, in units of --learning-rate; 0.5 goes with --no-muon", low=1e-3, high=1e3
     )
     muon: bool = option(True, "the prior's matrices learn by Muon; else by AdamW, as all the rest")
     weight_decay: float = option(0.05, "weight decay in the prior", low=0.0, high=1.0)
@@ -55,6 +55,11 @@ class Config(FamilyConfig):
         self.check(split, f"width must be a multiple of 4 times heads: {self.width} is none of {4 * self.heads}")
         self.check(self.adversarial == 0 or self.size >= 16, "adversarial needs 16 pixels and more")
         self.check(self.raster or self.depth % 2 == 0, "depth must be even: half of the layers are for the queries")
+
+    @property
+    def cpu_batch(self) -> int | None:
+        """The more steps the better, up to what they cost: of 16, 32 and 64 pictures a step, 32."""
+        return 32 if self.preset in ("tiny", "classic") else None
 
     def for_pictures(self, count: int) -> Self:
         """More dropout where there are few pictures: they would be learnt by heart."""
@@ -96,6 +101,7 @@ PRESETS = {
         heads=7,
         dropout=0.1,
         learning_rate=6e-4,
+        prior_rate=3.0,
         ema_images=50_000,
     ),
     "large": Config(
@@ -107,6 +113,7 @@ PRESETS = {
         heads=12,
         dropout=0.1,
         learning_rate=4e-4,
+        prior_rate=3.0,
         ema_images=100_000,
     ),
     "classic": Config(
@@ -116,7 +123,7 @@ PRESETS = {
         depth=6,
         heads=8,
         dropout=0.1,
-        prior_rate=0.15,
+        prior_rate=0.075,
         muon=False,
         weight_decay=0.0,
     ),
