@@ -57,7 +57,8 @@ def record_on_gpu(work: Work, inputs: tuple[Tensor, ...]) -> Work:
         for _ in range(WARM_UPS):  # libraries choose their ways and their memory
             work(*fixed)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        # Other threads may copy what was drawn before, meanwhile.
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
             result = work(*fixed)
 
     def play(*given: Tensor) -> Tensor:
