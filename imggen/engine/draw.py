@@ -133,7 +133,7 @@ def paint(
     """
     device = next(backend.parameters()).device
     cpu = device.type == "cpu"
-    size = batch or max(1, (CPU_PIXELS if cpu else GPU_PIXELS) // math.prod(backend.image_shape[1:]))
+    size = batch or max(backend.rows, (CPU_PIXELS if cpu else GPU_PIXELS) // math.prod(backend.image_shape[1:]))
     painter = _Painter(render, device, size, precision)
     painter.on_smaller = on_smaller
     drawing, finishing = nullcontext() if cpu else threading.Lock(), threading.Lock()

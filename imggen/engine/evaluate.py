@@ -61,6 +61,7 @@ def evaluate(options: EvaluateOptions, reporter: Reporter) -> dict[str, Any]:
             raise UsageError("a model has its size", "--size is for two folders of pictures")
         loaded = load_backend(options.model, weights=options.weights, device=options.device)
         loaded.backend.draw_with(**options.drawing)
+        prepare(device, careful=loaded.backend.careful)
     elif options.drawing:
         raise UsageError(f"{options.model} is drawn already", "leave out how a model is to draw")
     if options.iw is not None and (loaded is None or not loaded.backend.offers("importance_bound")):

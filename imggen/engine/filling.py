@@ -113,7 +113,7 @@ class Filler:
     ) -> None:
         self.backend, self.label, self.temperature = backend, label, temperature
         self.device = next(backend.parameters()).device
-        self.batch = batch or max(1, AT_ONCE * 32**2 // max(32, backend.config.size) ** 2)
+        self.batch = batch or max(backend.rows, AT_ONCE * 32**2 // max(32, backend.config.size) ** 2)
         self.on_smaller = on_smaller
         self.noise, _ = noise_of([Item(seed) for seed in seeds], backend)
 

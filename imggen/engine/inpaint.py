@@ -155,7 +155,7 @@ def _model(options: InpaintOptions, reporter: Reporter) -> Loaded | None:
     loaded = load_backend(options.model, weights=options.weights, device=options.device)
     loaded.backend.draw_with(**options.drawing)
     device = next(loaded.backend.parameters()).device
-    prepare(device)
+    prepare(device, careful=loaded.backend.careful)
     if options.label is not None:
         choose_label(loaded.backend, options.label)
     reporter.info(f"model {loaded.path} ({loaded.origin}, {loaded.hash}) on {device}")

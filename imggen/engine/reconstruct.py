@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shlex
 import time
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from imggen.data.scan import open_source
 from imggen.engine.draw import CPU_PIXELS, Item, noise_of, to_bytes
 from imggen.engine.options import SampleOptions
 from imggen.engine.run import check_sample_output, output_kind
-from imggen.engine.sample import Plan, choose_label, prepared, settings_of
+from imggen.engine.sample import Plan, choose_label, command_of, prepared, settings_of
 from imggen.errors import DataError, UsageError
 from imggen.io.files import atomic_write
 from imggen.io.image import Bytes, encode, format_of, grid
@@ -62,11 +61,10 @@ def reconstruct(options: SampleOptions, reporter: Reporter) -> dict[str, Any]:
     named = options.output if output_kind(options.output) == "grid" else f"sheet.{options.format or 'png'}"
     seeds = {} if options.near is None else {"seeds": format_seeds(plan.seeds)}
     flag = "--from" if options.near is None else "--near"
-    words = ["imggen", "sample", options.model, flag, str(path)]
-    words += ["--seeds", seeds["seeds"], "--temperature", str(options.temperature)] if seeds else []
-    words += ["--class", options.label] if options.label is not None else []
+    what = [flag, str(path), *(["--seeds", seeds["seeds"]] if seeds else ["-n", str(len(pictures))])]
+    what += ["--temperature", "1.0"] if seeds and options.temperature == 1 else []  # which is no default here
     info = {**settings_of(options, loaded, dtype), **seeds, flag[2:]: str(path)}
-    info["command"] = shlex.join([*words, "-o", named])
+    info["command"] = command_of(info, what, named, columns)
     encoded = encode(grid(sheet, columns), options.format or format_of(Path(named)), info)
     result: dict[str, Any] = {"paths": [], "count": len(pictures), "hash": loaded.hash, **seeds}
     if output_kind(options.output) == "stdout":

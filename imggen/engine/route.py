@@ -69,7 +69,7 @@ def prepared(options: InterpolateOptions, reporter: Reporter) -> tuple[Loaded, P
     loaded = load_backend(options.model, weights=options.weights, device=options.device)
     loaded.backend.draw_with(**options.drawing)
     device = next(loaded.backend.parameters()).device
-    prepare(device)
+    prepare(device, careful=loaded.backend.careful)
     dtype = find_precision(options.precision, device, training=False)
     if options.steady and loaded.backend.details is None:
         raise UsageError(

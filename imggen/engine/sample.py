@@ -95,8 +95,9 @@ def settings_of(options: SampleOptions, loaded: Loaded, dtype: torch.dtype) -> d
     return document if options.label is None else {**document, "class": options.label}
 
 
-def _command(settings: dict[str, Any], seeds: str, output: str, columns: int | None = None) -> str:
-    words = ["imggen", "sample", settings["model"], "--seeds", seeds]
+def command_of(settings: dict[str, Any], what: list[str], output: str, columns: int | None = None) -> str:
+    """The command line that draws `what`, such as ["--seeds", "3"], with the settings that a file carries."""
+    words = ["imggen", "sample", settings["model"], *what]
     if "class" in settings:
         words += ["--class", settings["class"]]
     if settings["temperature"] != 1.0:
@@ -156,7 +157,12 @@ def sample(options: SampleOptions, reporter: Reporter) -> dict[str, Any]:
         name = options.output if kind == "grid" else f"grid.{options.format or 'png'}"
         picture_format = options.format or format_of(Path(name))
         columns = min(len(plan), plan.columns or math.ceil(math.sqrt(len(plan))))
-        info = {**settings, "seeds": seeds, "columns": columns, "command": _command(settings, seeds, name, columns)}
+        info = {
+            **settings,
+            "seeds": seeds,
+            "columns": columns,
+            "command": command_of(settings, ["--seeds", seeds], name, columns),
+        }
         encoded = encode(_sheet(plan, columns, backend, paint, reporter), picture_format, info)
         if kind == "stdout":
             result["png"] = encoded
@@ -221,7 +227,7 @@ class Files:
             info = {**self.settings, "seeds": str(item.seed)}
             if item.label is not None:
                 info["class"] = self.classes[item.label]
-            info["command"] = _command(info, str(item.seed), path.name)
+            info["command"] = command_of(info, ["--seeds", str(item.seed)], path.name)
             png = self.format == "png"
             atomic_write(path, quick_png(picture, info) if png else encode(picture, self.format, info))
         return len(items)
@@ -260,7 +266,7 @@ def prepared(options: SampleOptions, reporter: Reporter) -> tuple[Loaded, Plan, 
     loaded = load_backend(options.model, weights=options.weights, device=options.device)
     loaded.backend.draw_with(**options.drawing)
     device = next(loaded.backend.parameters()).device
-    prepare(device)
+    prepare(device, careful=loaded.backend.careful)
     dtype = find_precision(options.precision, device, training=False)
     plan = _plan(options, loaded.backend)
     if len(plan) == 0:

@@ -39,7 +39,8 @@ SOUND = 3  # saves in a row after which earlier roll-backs are forgotten
 LINE_SECONDS = 5.0
 # What may go wrong where a training is only looked at: never a reason to end it.
 FAILS_OF_LOOKING = (ImggenError, RuntimeError, MemoryError, OSError)
-FEWEST_HELD_OUT, MOST_HELD_OUT = 10, 500
+FEWEST_HELD_OUT, MOST_HELD_OUT = 16, 500
+LARGEST_SHARE = 1 / 12
 
 Snapshot = tuple[dict[str, Tensor], dict[str, Any]]
 
@@ -248,9 +249,9 @@ def _line(error: BaseException) -> str:
 
 
 def split_rows(count: int, share: float) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """The pictures that are learnt from, and those held out: evenly spaced, 500 at most, none if fewer than ten."""
-    few = min(round(count * share), MOST_HELD_OUT)
-    if few < FEWEST_HELD_OUT:
+    """The pictures that are learnt from, and those held out: evenly spaced, 16 to 500; none of fewer than 192."""
+    few = min(max(round(count * share), FEWEST_HELD_OUT), MOST_HELD_OUT)
+    if share == 0 or few > count * LARGEST_SHARE:
         return np.arange(count), np.arange(0)
     held_out = np.arange(few) * count // few
     return np.delete(np.arange(count), held_out), held_out

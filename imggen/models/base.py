@@ -28,10 +28,12 @@ class Backend(nn.Module, ABC):
 
     Pictures are float tensors (B, C, H, W) in [-1, 1]; noise is (B, *noise_shape), standard normal;
     labels are int64 (B,), needed exactly when `classes` is not empty.
-    `drawing` names the settings that `draw_with` takes.
+    `drawing` names the settings that `draw_with` takes. A `careful` family's pictures can become others by the last
+    digits of its arithmetic: it is spared what costs a GPU's digits.
     """
 
     drawing: ClassVar[tuple[str, ...]] = ()
+    careful: ClassVar[bool] = False
 
     def __init__(self, config: FamilyConfig) -> None:
         super().__init__()
@@ -163,6 +165,11 @@ class Backend(nn.Module, ABC):
     def offers(self, name: str) -> bool:
         """Whether the family has what the contract leaves open under this name: `importance_bound`, …"""
         return getattr(type(self), name) is not getattr(Backend, name)
+
+    @property
+    def rows(self) -> int:
+        """Pictures that it works on together on a CPU: fewer take as long."""
+        return 1
 
     def fused(self) -> Backend:
         """The same map arranged for speed (normalisation folded away); the caller's own copy."""

@@ -52,8 +52,11 @@ class FamilyConfig:
 
     @property
     def cpu_batch(self) -> int | None:
-        """Pictures a step that the preset does best with on a CPU; none leaves it to the engine."""
-        return None
+        """Pictures a step that the preset does best with on a CPU; none leaves it to the engine.
+
+        Short runs are short of steps, not of pictures: in all three families 32 a step learn sooner than 64.
+        """
+        return 32 if self.preset == "tiny" else None
 
     def for_pictures(self, count: int) -> Self:
         """The preset as it suits a folder of `count` pictures, before what the user asks for."""

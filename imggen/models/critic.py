@@ -6,7 +6,6 @@ and its own features to compare pictures by (Larsen et al. 2015, arXiv 1512.0930
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable
 from itertools import pairwise
 
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import leaky_relu, softplus
 
 from imggen.data.augment import draw_changes
-from imggen.models.layers import on_white
+from imggen.models.layers import cosine, on_white
 
 NARROW = 8  # side in pixels of the coarsest map
 CHANGED = 0.3  # strength of the changes to what it sees
@@ -95,7 +94,7 @@ def penalty(critic: Critic, *several: Tensor) -> Tensor:
 
 def falling(progress: float) -> float:
     """The learning rate of a critic, and of what it alone teaches, from `RATE` down to a tenth of it."""
-    return RATE * (0.1 + 0.9 * (1 + math.cos(math.pi * progress)) / 2)
+    return RATE * cosine(progress, 0.1)
 
 
 class Judge:

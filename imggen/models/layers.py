@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +32,11 @@ class Average:
                 tensor.lerp_(theirs[name], weight)
             else:
                 tensor.copy_(theirs[name])
+
+
+def cosine(progress: float, last: float) -> float:
+    """From 1 at the beginning down to `last` at the end (arXiv 1608.03983): what a learning rate is multiplied by."""
+    return last + (1 - last) * (1 + math.cos(math.pi * progress)) / 2
 
 
 def micro_batches(tensor: Tensor, size: int | None) -> tuple[Tensor, ...]:

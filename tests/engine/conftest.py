@@ -1,4 +1,4 @@
-"""What the tests of filling share."""
+"""What the tests of walks and of filling share."""
 
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from imggen.models import build_backend, presets
 from imggen.models.gan.backend import Backend as GanBackend
 from imggen.reporting import Silent
 from tests.engine.inpaint_help import Call, quick
+from tests.engine.interpolate_help import fresh
 
 
 @pytest.fixture
@@ -29,3 +30,15 @@ def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Call:
         return inpaint(options, reporter or Silent())
 
     return run
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> str:
+    save_backend(tmp_path / "m.safetensors", fresh(), {})
+    return str(tmp_path / "m.safetensors")
+
+
+@pytest.fixture
+def classed(tmp_path: Path) -> str:
+    save_backend(tmp_path / "c.safetensors", fresh(classes=True), {})
+    return str(tmp_path / "c.safetensors")

@@ -1,12 +1,9 @@
-"""Walks: every frame a sample, ends exact, loops that close, every format read back by another program."""
+"""Walks: every frame a sample, ends exact, loops that close."""
 
 import itertools
-import shlex
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-import av
 import numpy as np
 import pytest
 import torch
@@ -15,81 +12,16 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor
 
-from imggen.cli.app import main
-from imggen.engine.info import describe_file
-from imggen.engine.interpolate import interpolate, plan
-from imggen.engine.load import load_backend, save_backend
+from imggen.engine.interpolate import plan
+from imggen.engine.load import load_backend
 from imggen.engine.options import InterpolateOptions, SampleOptions
 from imggen.engine.sample import sample
 from imggen.engine.walk import divide, even_places, paced_places, segments, unevenness
 from imggen.errors import DataError, UsageError
-from imggen.io.animation import Ticks, animation
-from imggen.io.image import Bytes
-from imggen.models import build_backend, presets
 from imggen.models.base import Backend
 from imggen.models.gan.backend import Backend as GanBackend
 from imggen.reporting import Silent
-
-CLASSES = ("fox", "owl", "elk")
-
-
-def fresh(*, classes: bool = False, channels: int = 3) -> Backend:
-    torch.manual_seed(3)
-    names = CLASSES if classes else ()
-    config = presets("gan")["tiny"].with_overrides(
-        size=16, channels=channels, width=8, max_width=16, classes=names, class_counts=(5, 4, 3) if classes else ()
-    )
-    backend = build_backend(config)
-    with torch.no_grad():  # a new network draws grey: larger weights make pictures that differ
-        for parameter in backend.parameters():
-            parameter.mul_(8)
-    return backend.eval().requires_grad_(False)
-
-
-@pytest.fixture
-def model(tmp_path: Path) -> str:
-    save_backend(tmp_path / "m.safetensors", fresh(), {})
-    return str(tmp_path / "m.safetensors")
-
-
-@pytest.fixture
-def classed(tmp_path: Path) -> str:
-    save_backend(tmp_path / "c.safetensors", fresh(classes=True), {})
-    return str(tmp_path / "c.safetensors")
-
-
-def walk(model: str, output: str, **more: Any) -> dict[str, Any]:
-    keys = {} if "start" in more or "seeds" in more else {"seeds": "3,14,15"}
-    return interpolate(InterpolateOptions(model=model, output=output, **{**keys, **more}), Silent())
-
-
-def drawn(model: str, seed: int, **more: Any) -> Bytes:
-    sample(SampleOptions(model=model, output="one.png", count=1, seed=seed, force=True, **more), Silent())
-    with Image.open("one.png") as image:
-        return np.asarray(image)
-
-
-def frames_of(path: str) -> tuple[list[Bytes], list[float]]:
-    """Frames and how long each lasts, in milliseconds, as another program reads them."""
-    if path.endswith(".mp4"):
-        with av.open(path) as container:
-            decoded = [frame.reformat(format="rgb24", src_colorspace="ITU709") for frame in container.decode(video=0)]
-            found = [frame.to_ndarray() for frame in decoded]
-            rate = container.streams.video[0].average_rate
-            assert rate is not None
-        return found, [float(1000 / rate)] * len(found)
-    pictures, lasts = [], []
-    with Image.open(path) as image:
-        for index in range(getattr(image, "n_frames", 1)):
-            image.seek(index)
-            image.load()
-            lasts.append(float(image.info["duration"]))
-            pictures.append(np.asarray(image.convert("RGB")))
-    return pictures, lasts
-
-
-def folder_frames(path: str) -> list[Bytes]:
-    return [np.asarray(Image.open(file)) for file in sorted(Path(path).iterdir())]
+from tests.engine.interpolate_help import drawn, folder_frames, walk
 
 
 @pytest.mark.parametrize("path", ["slerp", "spline"])
@@ -221,75 +153,6 @@ def test_eased_walks_are_slow_at_the_keys(model: str) -> None:
     assert steps[0] < np.median(steps) / 2 and steps[-1] < np.median(steps) / 2
 
 
-@pytest.mark.parametrize("ending", ["gif", "webp", "png", "mp4"])
-@pytest.mark.parametrize("grid", [(1, 1), (3, 1)])
-def test_every_format_holds_every_frame(model: str, ending: str, grid: tuple[int, int]) -> None:
-    fps = 24.0
-    if ending == "mp4":  # whose colours are coarser than these pictures' pixels
-        save_backend(Path(model), fresh(channels=1), {})
-    seeds = "1,1,2" if grid == (1, 1) else "1,1,2,2,3,3"  # a walk that stands still: equal frames count too
-    walk(model, f"w.{ending}", seeds=seeds, frames=25, fps=fps, grid=grid, zoom=1 if grid == (1, 1) else 3)
-    frames, lasts = frames_of(f"w.{ending}")
-    width, height = (16, 16) if grid == (1, 1) else (3 * (3 * 18 + 2), 3 * 20)
-    assert len(frames) == 25 and {frame.shape for frame in frames} == {(height, width, 3)}
-    assert abs(sum(lasts) - 25_000 / fps) <= 10
-    assert all(abs(each - 1000 / fps) <= 10 for each in lasts)
-    walk(model, "f/", seeds=seeds, frames=25, grid=grid, zoom=1 if grid == (1, 1) else 3)
-    for found, exact in zip(frames, folder_frames("f"), strict=True):
-        grey = exact.ndim == 2
-        error = np.abs(found.astype(int) - (exact[..., None] if grey else exact))
-        assert error.max() <= (0 if ending in ("webp", "png") or (grey and ending == "gif") else 255)
-        assert error.mean() < 4
-
-
-@pytest.mark.parametrize("ending", ["gif", "webp", "png", "mp4"])
-@pytest.mark.parametrize("channels", [1, 3, 4])
-def test_odd_sizes_and_any_channels(ending: str, channels: int) -> None:
-    random = np.random.default_rng(0)
-    smooth = np.linspace(0, 255, 35 * 33).reshape(33, 35, 1).repeat(channels, 2).astype(np.uint8)
-    frames = [smooth, smooth, smooth.copy(), np.roll(smooth, 3, 1)]
-    frames[2][5:9, 7:12, 0] = random.integers(0, 255, (4, 5))
-    if channels == 4:
-        for frame in frames:
-            frame[:, :, 3] = np.where(frame[:, :, 3] > 90, 255, 0)
-    path = Path(f"x.{ending}")
-    with animation(path, Fraction(10), 4, {"a": 1}) as add:
-        for frame in frames:
-            add(frame)
-    found, lasts = frames_of(str(path))
-    assert len(found) == 4 and lasts == [100] * 4
-    # H.264's colours stand in pairs: odd sides gain a pixel.
-    assert found[0].shape == ((34, 36, 3) if ending == "mp4" else (33, 35, 3))
-    if channels == 1:
-        for was, now in zip(frames, found, strict=True):
-            error = np.abs(now[:33, :35].astype(int) - was)
-            assert error.max() == 0 if ending != "mp4" else error.mean() < 4
-    if channels == 4 and ending != "mp4":
-        with Image.open(path) as image:
-            for index in range(4):
-                image.seek(index)
-                shown = np.asarray(image.convert("RGBA"))[:, :, 3]
-                assert np.array_equal(shown > 0, frames[index][:, :, 3] > 0)
-    assert describe_file(path)["a"] == 1
-
-
-def test_no_time_is_lost_in_ticks() -> None:
-    ticks = Ticks(Fraction(30_000, 1001), 100)
-    lasts = [ticks.next() for _ in range(300)]
-    assert set(lasts) == {3, 4} and sum(lasts) == round(300 * 100 * 1001 / 30_000)
-
-
-def test_strips_and_grids(model: str) -> None:
-    walk(model, "s.png", seeds="1,2", strip=True)
-    with Image.open("s.png") as image:
-        assert image.size == (9 * 18 + 2, 20) and getattr(image, "n_frames", 1) == 1
-        assert np.array_equal(np.asarray(image)[2:18, 2:18], drawn(model, 1))
-        assert np.array_equal(np.asarray(image)[2:18, -18:-2], drawn(model, 2))
-    walk(model, "g.webp", seeds="0-7", strip=True, grid=(2, 2), frames=5)
-    with Image.open("g.webp") as image:
-        assert image.size == (5 * 18 + 2, 4 * 18 + 2)
-
-
 def test_through_pictures(model: str) -> None:
     for seed, name in ((1, "a.png"), (2, "b.png")):
         Image.fromarray(drawn(model, seed)).save(name)
@@ -307,46 +170,6 @@ def test_through_pictures(model: str) -> None:
     with pytest.raises(DataError, match="cannot be read"):
         walk(model, "y.gif", start=(Path("none.png"), Path("two/a.png")))
     assert not Path("y.gif").exists()
-
-
-@pytest.mark.parametrize(
-    ("output", "more"),
-    [
-        ("w.gif", {"loop": True, "ease": "sine"}),
-        ("w.webp", {"path": "circle", "seeds": "1,2"}),
-        ("w.png", {"pace": "perceptual", "zoom": 2}),
-        ("w.mp4", {"fps": 12.5, "temperature": 0.7}),
-        ("s.png", {"strip": True, "seeds": "4-7", "grid": (2, 1)}),
-    ],
-)
-def test_the_command_of_a_file_draws_it_again(model: str, output: str, more: dict[str, Any]) -> None:
-    walk(model, output, frames=8, **more)
-    words = shlex.split(describe_file(Path(output))["command"])
-    first = Path(output).read_bytes()
-    Path(output).unlink()
-    with pytest.raises(SystemExit) as caught:
-        main([*words[1:], "--quiet"])
-    assert not caught.value.code and Path(output).read_bytes() == first
-
-
-def test_a_folder_of_frames_is_whole(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    walk(model, "f/", frames=9)
-    assert describe_file(Path("f/00008.png"))["frame"] == 8
-    with pytest.raises(UsageError, match="already exists"):
-        walk(model, "f/", frames=4)
-    Path("f/notes.txt").write_text("mine", encoding="utf-8")
-    walk(model, "f/", frames=4, force=True)
-    assert sorted(path.name for path in Path("f").iterdir()) == [*(f"0000{k}.png" for k in range(4)), "notes.txt"]
-
-    def broken(*_: Any, **__: Any) -> bytes:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("imggen.engine.interpolate.quick_png", broken)
-    monkeypatch.setattr("imggen.io.animation.Gif.frame", broken)
-    for output in ("new/", "w.gif"):
-        with pytest.raises(DataError, match="No space"):
-            walk(model, output, frames=4)
-    assert not [path for path in Path().iterdir() if path.name.startswith((".", "new", "w."))]
 
 
 @pytest.mark.parametrize(
@@ -374,12 +197,6 @@ def test_what_cannot_be_is_refused(model: str, output: str, more: dict[str, Any]
     with pytest.raises(UsageError, match=message):
         walk(model, output, **more)
     assert sorted(Path().iterdir()) == before
-
-
-def test_mp4_without_its_library(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("imggen.io.animation.find_spec", lambda name: None)
-    with pytest.raises(UsageError, match="PyAV"):
-        walk(model, "w.mp4")
 
 
 def test_plan_draws_nothing(model: str) -> None:

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from imggen.errors import UsageError
-from imggen.models.transformer.holes import seamless
-from imggen.models.transformer.sampling import Settings, drawn, middle, probabilities, shares, walk
+from imggen.models.transformer.holes import seamless, spread
+from imggen.models.transformer.sampling import Settings, drawn, probabilities, shares, walk, within
 from imggen.models.transformer.tokenizer import Quantiser, log_probability, mean_picture
 from tests.models.transformer_help import drawer
 
@@ -49,7 +49,7 @@ def test_inversion_of_what_was_drawn_is_exact_in_every_interval() -> None:
     logits = torch.tensor([[30.0, 0.0, -30.0, 5.0, -30.0], [-40.0, 40.0, -40.0, -40.0, -40.0]])
     chances = probabilities(logits, Settings()).repeat_interleave(5, 0)
     values = torch.arange(5).repeat(2)
-    noise = middle(chances, values)
+    noise = within(chances, values, torch.rand(10))
     assert torch.equal(drawn(chances, shares(noise)), values)
     for shift in (1e-6, -1e-6):
         assert torch.equal(drawn(chances, shares(noise + shift)), values)
@@ -57,11 +57,43 @@ def test_inversion_of_what_was_drawn_is_exact_in_every_interval() -> None:
         assert torch.equal(drawn(nudged, shares(noise)), values)
 
 
+@pytest.mark.parametrize("codes", [512, 1000, 4375, 15360])
+@pytest.mark.parametrize("place", [0.0, 1.0])
+def test_inversion_of_the_unlikeliest_of_many_codes(codes: int, place: float) -> None:
+    """The textbook's values are whole codes: the first, the last and all others, beside one that has all chances."""
+    for likely in (0, codes // 2, codes - 1):
+        logits = torch.full((codes,), -50.0)
+        logits[likely] = 50.0
+        chances = probabilities(logits, Settings())
+        assert chances.sum().item() == pytest.approx(1)
+        values = torch.cat([torch.arange(20), torch.randint(codes, (60,)), torch.arange(codes - 20, codes)])
+        noise = within(chances.expand(100, -1), values, torch.full((100,), place))
+        assert torch.equal(drawn(chances.expand(100, -1), shares(noise)), values)
+
+
+def test_the_noise_of_pictures_is_normal() -> None:
+    """As that of seeds is, so that a walk between pictures goes through samples."""
+    backend = drawer()
+    plan, labels = [list(range(8)), list(range(8, 16))], torch.arange(600) % 3
+    own = torch.randn(600, 16, len(backend.prior.factors), generator=torch.Generator().manual_seed(3))
+    tokens = walk(backend.prior, labels, plan, Settings(), noise=own).tokens
+    noise = walk(backend.prior, labels, plan, Settings(), known=tokens).noise
+    assert noise.mean().abs() < 0.1 and 0.9 < noise.std() < 1.05
+    assert torch.equal(walk(backend.prior, labels, plan, Settings(), noise=noise).tokens, tokens)
+
+
 def test_labels_are_guessed_by_likelihood() -> None:
     backend = drawer()
-    labels = torch.arange(30) % 3
-    guessed = backend.likely_labels(backend.generate(torch.randn(30, *backend.noise_shape), labels))
-    assert guessed.shape == (30,) and len(guessed.unique()) > 1
+    labels = torch.arange(300) % 3
+    noise = torch.randn(300, *backend.noise_shape, generator=torch.Generator().manual_seed(0))
+    images = backend.generate(noise, labels)
+    guessed, tokens = backend.likely_labels(images), backend.tokenizer.encode(images)
+    assert guessed is not None
+    each = [backend.token_likelihood(tokens, torch.full((300,), label), backend.steps) for label in range(3)]
+    expected = torch.stack(each, 1) + torch.tensor([5.0, 3.0, 2.0]).log()
+    close = expected.topk(2, 1).values.diff(dim=1).abs()[:, 0] < 1e-2
+    assert torch.equal(guessed[~close], expected.argmax(1)[~close]) and close.sum() < 30
+    assert len(guessed.unique()) > 1
     images = some_pictures()
     noise, found = backend.invert(images), backend.likely_labels(images)
     assert torch.equal(backend.generate(noise, found), backend.reconstruct(images))
@@ -116,8 +148,13 @@ def test_temperature_top_k_and_top_p() -> None:
     exact = logits.softmax(0).double()
     assert (probabilities(logits, Settings()) - exact).abs().max() < 1e-4
     assert torch.equal(probabilities(logits, Settings(temperature=0)).float(), torch.tensor([0.0, 0, 1, 0]))
-    cold = (logits / 0.5).softmax(0).double()
-    assert (probabilities(logits, Settings(temperature=0.5)) - cold).abs().max() < 1e-3
+    for temperature in (0.5, 2.0):
+        expected = (logits / temperature).softmax(0).double()
+        assert (probabilities(logits, Settings(temperature=temperature)) - expected).abs().max() < 1e-3
+    # Also of many codes: heat is the logits', not that of what every code has at least.
+    many = torch.full((4375,), -30.0)
+    many[7] = 10.0
+    assert probabilities(many, Settings(temperature=2.0))[7] > 0.99
     assert (probabilities(logits, Settings(top_k=2)) > 0).tolist() == [True, False, True, False]
     assert (probabilities(logits, Settings(top_p=0.6)) > 0).tolist() == [False, False, True, False]
     assert (probabilities(logits, Settings(top_p=0.7)) > 0).tolist() == [True, False, True, False]
@@ -144,9 +181,9 @@ def test_frames_of_a_path_are_samples() -> None:
     for t in (0.25, 0.5):
         frame = math.cos(math.pi * t / 2) * ends[0] + math.sin(math.pi * t / 2) * ends[1]
         assert ((colours(frame).mean(0) - expected.mean(0)).abs() < 5 * spread + 1e-9).all()
+        assert colours(frame).std(0).mean() > 0.97 * expected.std(0).mean()
     # The control: a straight line's middle is tamer than the model.
-    tame = backend.generate((ends[0] + ends[1]) / 2).double()
-    assert tame.std(0).mean() < 0.95 * backend.generate(fresh).double().std(0).mean()
+    assert colours((ends[0] + ends[1]) / 2).std(0).mean() < 0.95 * expected.std(0).mean()
 
 
 @pytest.mark.parametrize("preset", EVERY)
@@ -265,6 +302,23 @@ def test_a_fill_depends_on_all_sides(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(drawn) == 2 and not torch.equal(*drawn)
 
 
+@pytest.mark.parametrize("reach", [4, 8])
+def test_what_is_known_is_carried_into_wide_holes(reach: int) -> None:
+    """As far as a patch goes, and never beyond what is known of the picture."""
+    mask = torch.zeros(3, 1, 32, 32)
+    mask[0, :, :, 15:31] = 1  # edges inside patches
+    mask[1, :, 3:29, 2:30] = 1
+    mask[2] = 1
+    flat = torch.full((3, 3, 32, 32), -0.5)
+    found = spread(flat.masked_fill(mask > 0, 0.9), mask, reach)
+    assert torch.equal(torch.where(mask > 0, flat, found), flat)
+    assert (found[0, :, :, 15 : 15 + reach] + 0.5).abs().max() < 1e-5
+    assert (found[2] == 0).all()
+    images = torch.rand(3, 3, 32, 32) * 0.5
+    found = spread(images, mask, reach)
+    assert torch.isfinite(found).all() and found.min() >= 0 and found.max() <= 0.5 + 1e-6
+
+
 @pytest.mark.parametrize("channels", [1, 4])
 def test_no_seam_shows_round_a_hole(channels: int) -> None:
     """A decoder that is too bright everywhere: near the edge that is taken back, deep in the hole it stays."""
@@ -294,6 +348,9 @@ def test_likelihood_is_tokens_and_pixels(preset: str) -> None:
     assert set(measures) == names and all(values.shape == (6,) for values in measures.values())
     assert torch.allclose(measures["nats_16"] * 16, -backend.token_likelihood(tokens, LABELS, 16))
     assert all(len(backend.explained(name)) == 2 for name in names)
+    if preset == "tiny":
+        backend.draw_with(steps=5)
+        assert set(backend.measures(images, LABELS)) == {*names, "nats_5"}
 
 
 def test_the_sampler_draws_what_the_likelihood_says() -> None:

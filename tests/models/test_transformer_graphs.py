@@ -1,6 +1,9 @@
 """What is drawn again and again on a GPU: that it can be recorded, and that what is played back is what was drawn."""
 
+import threading
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -10,7 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from imggen.models.transformer.backend import Backend
-from imggen.models.transformer.graphs import KEPT, Recorder, Work
+from imggen.models.transformer.graphs import KEPT, Recorder, Work, record_on_gpu
 from imggen.models.transformer.sampling import ordered
 from imggen.models.transformer.tokenizer import counts_on
 from tests.models.transformer_help import drawer
@@ -119,10 +122,10 @@ def test_the_second_time_is_recorded_and_the_third_played() -> None:
         return play
 
     recorder, work = Recorder(record), a_work(calls)
-    for time in range(4):
+    for turn in range(4):
         x = torch.randn(3)
         assert torch.equal(recorder("a", work, x), x * 2)
-        assert (len(calls), len(played)) == [(1, 0), (2, 2), (2, 3), (2, 4)][time]
+        assert (len(calls), len(played)) == [(1, 0), (2, 2), (2, 3), (2, 4)][turn]
     # Another key, another shape, another type, another precision: another recording.
     for key, x in (("b", torch.ones(3)), ("a", torch.ones(4)), ("a", torch.ones(3, dtype=torch.float64))):
         recorder(key, work, x)
@@ -166,12 +169,52 @@ def test_a_few_recordings_are_kept() -> None:
     assert recorded[-1] == 1 and len(recorded) == KEPT + 2
 
 
+def test_a_recording_is_played_for_one_at_a_time() -> None:
+    """Two threads share its memory."""
+    together = threading.Barrier(2)
+
+    def record(work: Work, inputs: tuple[Tensor, ...]) -> Work:
+        place = inputs[0].clone()
+
+        def play(given: Tensor) -> Tensor:
+            place.copy_(given)
+            time.sleep(0.02)
+            return work(place)
+
+        return play
+
+    recorder, work = Recorder(record), a_work([])
+    for _ in range(2):
+        recorder("a", work, torch.zeros(3))
+
+    def several(value: int) -> bool:
+        together.wait()
+        given = torch.full((3,), float(value))
+        return all(torch.equal(recorder("a", work, given), work(given)) for _ in range(5))
+
+    with ThreadPoolExecutor(2) as pool:
+        assert all(pool.map(several, [1, 2]))
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no NVIDIA GPU")
 @pytest.mark.parametrize("settings", SETTINGS)
 def test_a_graph_draws_the_same(settings: dict[str, float]) -> None:
     backend = drawer().cuda()
     backend.draw_with(**settings)
     backend = backend.fused()
+    played = []
+
+    def record(work: Work, inputs: tuple[Tensor, ...]) -> Work:
+        play = record_on_gpu(work, inputs)
+
+        def counted(*given: Tensor) -> Tensor:
+            played.append(1)
+            return play(*given)
+
+        return counted
+
+    assert backend.recorder is not None
+    backend.recorder.record = record
     with torch.inference_mode():
         for _ in range(4):
             noise, labels = torch.randn(8, *backend.noise_shape).cuda(), (torch.arange(8) % 3).cuda()
@@ -180,6 +223,7 @@ def test_a_graph_draws_the_same(settings: dict[str, float]) -> None:
             assert torch.equal(found, backend.generate(noise, labels))
             backend.recorder = kept
     assert backend.recorder is not None and len(backend.recorder.recordings) == 1
+    assert len(played) == 4  # once to compare, then the second to the fourth time
 
 
 def test_places_in_their_order() -> None:

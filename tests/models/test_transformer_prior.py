@@ -186,3 +186,30 @@ def test_training_orders() -> None:
     assert first.min() > 0.15 and last.min() > 0.1
     alone = groups[((groups == 0).sum(1) == 1)]
     assert len(alone[:, 0].unique()) > 4
+
+
+def test_training_orders_of_each_kind(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Raster, Halton's, and a rectangle last, each when it alone is asked for; a group of any size first."""
+
+    def asked(raster: float, near: float, box: float, prefix: float) -> Tensor:
+        for name, share in {"RASTER": raster, "HALTON": near, "BOX": box, "PREFIX": prefix}.items():
+            monkeypatch.setattr(f"imggen.models.transformer.orders.{name}", share)
+        torch.manual_seed(1)
+        return training_groups(500, 4, torch.device("cpu"))
+
+    assert (asked(1, 0, 0, 0).diff(dim=1) >= 0).all()
+    assert (asked(0, 1, 0, 0)[:, list(halton(4))].diff(dim=1) >= 0).all()
+    boxed = asked(0, 0, 1, 1)
+    sizes = []
+    for row in boxed.view(-1, 4, 4):
+        later = row > 0
+        down, across = later.any(1), later.any(0)
+        places = down.nonzero().flatten(), across.nonzero().flatten()
+        whole = all(len(found) == found[-1] - found[0] + 1 for found in places if len(found))
+        if later.any() and whole and torch.equal(later, down[:, None] & across[None]):
+            sizes.append(int(later.sum()))
+    # A rectangle that is the whole picture has a first group of its own: those few look like any other order.
+    assert len(sizes) > 480 and len(set(sizes)) > 6
+    first = (asked(0, 0, 0, 1) == 0).sum(1)
+    assert first.min() <= 1 and first.max() >= 15 and len(first.unique()) > 12
+    assert (asked(0, 0, 0, 0) == 0).sum(1).float().mean() < first.float().mean()

@@ -162,7 +162,7 @@ def test_rows_held_out() -> None:
     rows, kept = split_rows(1000, 0.02)
     assert len(kept) == 20 and len(rows) == 980 and not set(kept) & set(rows)
     assert kept.max() > 900 and sorted({*kept, *rows}) == list(range(1000))
-    assert len(split_rows(10**6, 0.02)[1]) == 500
-    for count, share in ((400, 0.02), (10**6, 0.0)):
+    assert len(split_rows(10**6, 0.02)[1]) == 500 and len(split_rows(300, 0.02)[1]) == 16
+    for count, share in ((191, 0.02), (10**6, 0.0)):
         rows, kept = split_rows(count, share)
         assert len(rows) == count and not len(kept)

@@ -54,11 +54,6 @@ class Config(FamilyConfig):
         return tuple(min(self.width * 2**k, self.max_width) for k in reversed(range(stages)))
 
     @property
-    def cpu_batch(self) -> int | None:
-        """Twice the steps for the same pictures: FD 47 where 64 pictures a step give 69 (emoji, 120,000 pictures)."""
-        return 32 if self.preset == "tiny" else None
-
-    @property
     def multiplications(self) -> float:
         """About how many the generator needs for one picture."""
         total, side = 0.0, 4

@@ -14,7 +14,7 @@ from imggen.models.base import Learner as BaseLearner
 from imggen.models.gan import networks, residual
 from imggen.models.gan.backend import Backend
 from imggen.models.gan.config import Config
-from imggen.models.layers import Average, micro_batches, on_white
+from imggen.models.layers import Average, cosine, micro_batches, on_white
 
 STEER_EVERY = 4
 # A set of this many pictures needs no augmentation; a hundredth of it may get all of it.
@@ -145,7 +145,7 @@ class Learner(BaseLearner):
     def _schedule(self, progress: float) -> None:
         rate = self.config.learning_rate
         if self.config.cosine:
-            rate *= 0.1 + 0.9 * (1 + math.cos(math.pi * progress)) / 2
+            rate *= cosine(progress, 0.1)
         for adam in (self.adam_g, self.adam_d):
             for group in adam.param_groups:
                 group["lr"] = rate

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cached_property
 from typing import ClassVar
 
@@ -40,6 +42,7 @@ class Backend(BaseBackend):
 
     config: Config
     drawing: ClassVar[tuple[str, ...]] = ("steps", "guidance", "top_k", "top_p")
+    careful: ClassVar[bool] = True
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
@@ -134,7 +137,7 @@ class Backend(BaseBackend):
         labels = self.labels_or_none(labels, len(images))
         settings = self._settings(temperature)
         holes = self.unknown(mask)
-        carried = spread(images, mask)
+        carried = spread(images, mask, self.tokenizer.patch)
         filled = images.clone()
         # Rows with holes in the same places are drawn together.
         patterns = [tuple(pattern) for pattern in holes.tolist()]
@@ -219,7 +222,8 @@ class Backend(BaseBackend):
         tokens, length = self.tokenizer.encode(images), self.prior.length
         counted = self.tokenizer.frequencies + 0.5
         logarithms = torch.log(counted / counted.sum())
-        counts = sorted({length} if self.config.raster else {length, self.steps, *FEW_STEPS} & set(range(length + 1)))
+        steps = {length} if self.config.raster else {length, self.steps, self.settings.steps or 1, *FEW_STEPS}
+        counts = sorted(steps & set(range(length + 1)))
         error = (self.tokenizer.decode(tokens) - images).square().flatten(1).mean(1) / 4
         return {
             **{f"nats_{steps}": -self.token_likelihood(tokens, labels, steps) / length for steps in counts},
@@ -249,8 +253,7 @@ class Backend(BaseBackend):
         return torch.full((count,), len(self.classes), device=self.tokenizer.frequencies.device)
 
     def _settings(self, temperature: float) -> Settings:
-        own = self.settings
-        return Settings(own.steps, own.guidance, own.top_k, own.top_p, temperature)
+        return replace(self.settings, temperature=temperature)
 
     def _plan(self, unknown: list[int] | None = None, steps: int | None = None) -> list[list[int]]:
         """Groups of places: those that are known first, then the others; each in raster order for the textbook."""
@@ -277,7 +280,7 @@ class Backend(BaseBackend):
 
     @cached_property
     def rows(self) -> int:
-        """Rows of a block: a power of two."""
+        """See the contract: rows of a block, a power of two."""
         cost = self.prior.length * sum(weight.numel() for weight in self.prior.parameters())
         return 1 << min(MOST_ROWS, max(1, int(BLOCK_COST / cost))).bit_length() - 1
 
@@ -299,11 +302,8 @@ class Backend(BaseBackend):
 def build_prior(config: Config) -> Prior:
     """The prior that a configuration asks for, with fresh weights."""
     kind: type[AnyOrder | Classic] = Classic if config.raster else AnyOrder
-    codes = 1
-    for count in config.levels:
-        codes *= count
     return kind(
-        (codes,) if config.raster else config.levels,
+        (math.prod(config.levels),) if config.raster else config.levels,
         config.side,
         len(config.classes),
         width=config.width,

@@ -19,7 +19,9 @@ class Config(FamilyConfig):
 
     family: ClassVar[str] = "transformer"
 
-    factor: int = option(4, "side in pixels of the patch of a token, at least; 64 px and more get more", low=2, high=32)
+    factor: int = option(
+        4, "side in pixels of the patch of a token; more where a picture would have over 16 on a side", low=2, high=32
+    )
     codes: int = option(0, f"codes of the tokenizer: {', '.join(map(str, LEVELS))}; 0 chooses by the picture", low=0)
     tokenizer_width: int = option(32, "channels of the tokenizer's decoder at half size", low=4, high=1024)
     tokenizer_share: float = option(0.25, "share of the budget that trains the tokenizer", low=0.01, high=0.99)
@@ -40,7 +42,7 @@ class Config(FamilyConfig):
     prior_rate: float = option(
         1.5, "the prior's, in units of --learning-rate; 0.5 goes with --no-muon", low=1e-3, high=1e3
     )
-    muon: bool = option(True, "the prior's matrices learn by Muon; else by AdamW, as all the rest")
+    muon: bool = option(True, "the prior's matrices learn by Muon, as the tokenizer's do; else by AdamW")
     weight_decay: float = option(0.05, "weight decay in the prior", low=0.0, high=1.0)
     ema_images: int = option(10_000, "half-life of the averaged weights in pictures; 0 shows the raw weights", low=0)
 
@@ -58,8 +60,8 @@ class Config(FamilyConfig):
 
     @property
     def cpu_batch(self) -> int | None:
-        """The more steps the better, up to what they cost: of 16, 32 and 64 pictures a step, 32."""
-        return 32 if self.preset in ("tiny", "classic") else None
+        """The textbook's model has the tiny one's tokenizer."""
+        return 32 if self.preset == "classic" else super().cpu_batch
 
     def for_pictures(self, count: int) -> Self:
         """More dropout where there are few pictures: they would be learnt by heart."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 
@@ -24,12 +25,17 @@ class Recorder:
         self.record = record or record_on_gpu
         self.seen: set[Hashable] = set()
         self.recordings: OrderedDict[Hashable, Work] = OrderedDict()
+        self.one_at_a_time = threading.Lock()  # a recording has memory for one batch
 
     def __call__(self, key: Hashable, work: Work, *inputs: Tensor) -> Tensor:
         """What `work` makes of the inputs; it must follow from their values, their shapes and `key`."""
         device = inputs[0].device.type
         precision = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
         key = (key, precision, *((part.shape, part.dtype, part.device) for part in inputs))
+        with self.one_at_a_time:
+            return self._done(key, work, inputs)
+
+    def _done(self, key: Hashable, work: Work, inputs: tuple[Tensor, ...]) -> Tensor:
         if key not in self.seen:
             self.seen.add(key)
             return work(*inputs)

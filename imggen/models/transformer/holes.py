@@ -6,24 +6,27 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, conv2d
 
-REACH = 4  # pixels that what is known is carried into a hole
+SMOOTHINGS = 4  # of what is carried into a hole, for each pixel that it is carried
 SOFT = 1.5  # pixels: the deviation of the bell by which the decoder's error is carried
 DOUBT = 0.05  # of a whole bell: how much of it must be known for the error to be carried at half
 
 
-def spread(images: Tensor, mask: Tensor) -> Tensor:
-    """Pictures (B, C, H, W) with what is known carried on into the hole, `mask` (B, 1, H, W), over a patch."""
+def spread(images: Tensor, mask: Tensor, reach: int) -> Tensor:
+    """Pictures (B, C, H, W) with what is known carried on `reach` pixels into the hole, `mask` (B, 1, H, W).
+
+    Further in they are 0.
+    """
     known = (mask <= 0.5).to(images)
     filled, there = images * known, known
-    for _ in range(REACH):
+    for _ in range(reach):
         near, count = avg_pool2d(filled, 3, 1, 1), avg_pool2d(there, 3, 1, 1)
         fresh = (there == 0) & (count > 0)
         filled = torch.where(fresh, near / count.clamp(min=1e-6), filled)
         there = torch.where(fresh, torch.ones_like(there), there)
-    for _ in range(4 * REACH):
-        filled = torch.where(
-            known > 0, filled, avg_pool2d(filled, 3, 1, 1) / avg_pool2d(there, 3, 1, 1).clamp(min=1e-6)
-        )
+    still = (known > 0) | (there == 0)
+    count = avg_pool2d(there, 3, 1, 1).clamp(min=1e-6)
+    for _ in range(SMOOTHINGS * reach):
+        filled = torch.where(still, filled, avg_pool2d(filled, 3, 1, 1) / count)
     return filled
 
 

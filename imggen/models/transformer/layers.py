@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import log_softmax, rms_norm, scaled_dot_product_attention, silu
 
-FLOOR = 1e-4  # of each distribution is uniform: no interval of the noise is too narrow for fp32
+# Of each distribution so much is uniform, and no value has less: no interval of the noise is too narrow for fp32.
+FLOOR, LEAST = 1e-4, 1e-7
 
 
 class RMSNorm(nn.Module):
@@ -79,8 +80,14 @@ def attend(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -
 
 def mixed_in(logits: Tensor) -> Tensor:
     """Logits (…, L) → logarithms of probabilities of which a little is uniform, fp32."""
-    found = log_softmax(logits.float(), -1).exp()
-    return torch.log(found * (1 - FLOOR) + FLOOR / logits.shape[-1])
+    return torch.log(with_floor(log_softmax(logits.float(), -1).exp()))
+
+
+def with_floor(chances: Tensor) -> Tensor:
+    """Probabilities (…, L) of which a little is uniform."""
+    count = chances.shape[-1]
+    uniform = max(FLOOR, LEAST * count)
+    return chances * (1 - uniform) + uniform / count
 
 
 class Head(nn.Module, ABC):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from imggen.models.base import Learner as BaseLearner
-from imggen.models.layers import Average, micro_batches
+from imggen.models.layers import Average, cosine, micro_batches
 from imggen.models.muon import adam_and_muon
 from imggen.models.transformer.adversary import Adversary
 from imggen.models.transformer.backend import Backend
@@ -20,6 +20,7 @@ from imggen.models.transformer.prior import Prior
 from imggen.models.transformer.tokenizer import tokenizer_loss
 
 CHECKS = 20  # times that the prior is held against the held-out pictures
+LAST_CHECK = 0.99  # of its share of the budget; once more there, when the learning rate has come down
 REMEMBERED = 5_000  # half-life in pictures of the count of codes
 WARM_UP = 0.02
 TOKENIZER_MUON = 2.0  # Muon's learning rate in the tokenizer, in units of Adam's
@@ -101,11 +102,13 @@ class Learner(BaseLearner):
             return self._step_tokenizer(images, progress / share, images_seen)
         # A larger budget may put a prior that has begun before its share: past the warm-up, not at its foot.
         done = (progress - share) / (1 - share) if progress >= share else WARM_UP
-        metrics = self._step_prior(images, labels, done, images_seen)
-        if self.held_out is not None and int(done * CHECKS) != self.checked:
-            self.checked = int(done * CHECKS)
-            metrics["held_out"] = self._check()
-        return metrics
+        # First the check, then the step: where memory does not suffice for it, no step is taken twice.
+        due = int(done * CHECKS) + (done >= LAST_CHECK)
+        checked = {}
+        if self.held_out is not None and due != self.checked:
+            checked["held_out"] = self._check()
+            self.checked = due
+        return {**self._step_prior(images, labels, done, images_seen), **checked}
 
     def _freeze(self, images_seen: int) -> None:
         """The averaged tokenizer is the one that stays."""
@@ -123,7 +126,7 @@ class Learner(BaseLearner):
         Muon's is `muon` times as high.
         """
         rate = peak * self.config.learning_rate * min(1.0, 0.05 + done / WARM_UP)
-        rate *= 0.02 + 0.98 * (1 + math.cos(math.pi * min(done, 1.0))) / 2
+        rate *= cosine(min(done, 1.0), 0.02)
         for name, optimiser in optimisers.items():
             for group in optimiser.param_groups:
                 group["lr"] = rate * (muon if name == "muon" else 1.0)

@@ -76,6 +76,7 @@ def training_groups(count: int, side: int, device: torch.device) -> Tensor:
     column = column.repeat(side)
     random = torch.rand(count, length, device=device)
     corners = (torch.rand(count, 4, device=device) * (side + 1)).floor().view(count, 2, 2).sort(1).values
+    corners[:, 0].clamp_(max=side - 1)
     corners[:, 1] = torch.maximum(corners[:, 1], corners[:, 0] + 1)
     inside = (row >= corners[:, 0, :1]) & (row < corners[:, 1, :1])
     inside &= (column >= corners[:, 0, 1:]) & (column < corners[:, 1, 1:])

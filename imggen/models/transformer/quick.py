@@ -17,7 +17,7 @@ from imggen.models.transformer.prior import AnyOrder, Layer, Prior
 
 
 class Quick(Prior):
-    """A prior that draws, fills and tells likelihoods as the one given does; its weights are not to change or move."""
+    """A prior that draws as the one given does, and tells likelihoods; its weights are not to change or move."""
 
     def __init__(self, prior: AnyOrder) -> None:
         super().__init__(prior.factors, prior.side, prior.classes)

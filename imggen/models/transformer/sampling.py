@@ -7,8 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from imggen.models.transformer.layers import FLOOR, mixed_in
+from imggen.models.transformer.layers import with_floor
 from imggen.models.transformer.prior import Prior
+
+NARROW, EDGE = 1e-4, 0.02  # of all noise; of an interval of it
 
 
 @dataclass(frozen=True)
@@ -41,12 +43,11 @@ def probabilities(logits: Tensor, settings: Settings) -> Tensor:
     First the temperature, then the `top_k` likeliest, then the fewest of those that make up `top_p`.
     """
     if settings.plain:
-        found = logits.softmax(-1, dtype=finest(logits))
-        return found.mul_(1 - FLOOR).add_(FLOOR / logits.shape[-1])
-    scores = mixed_in(logits).to(finest(logits))
+        return with_floor(logits.softmax(-1, dtype=finest(logits)))
+    scores = logits.to(finest(logits))
     if settings.temperature == 0:
         return torch.zeros_like(scores).scatter_(-1, scores.argmax(-1, keepdim=True), 1.0)
-    found = (scores / settings.temperature).softmax(-1)
+    found = with_floor((scores / settings.temperature).softmax(-1))
     if 0 < settings.top_k < found.shape[-1]:
         least = found.topk(settings.top_k, -1).values[..., -1:]
         found = torch.where(found >= least, found, torch.zeros_like(found))
@@ -82,12 +83,17 @@ def drawn(chances: Tensor, share: Tensor, *, plain: bool = False) -> Tensor:
     return torch.minimum(found, last)
 
 
-def middle(chances: Tensor, values: Tensor) -> Tensor:
-    """The noise (…) in the middle of the interval that `drawn` turns into the values (…), fp32."""
+def within(chances: Tensor, values: Tensor, place: Tensor) -> Tensor:
+    """Noise (…) of the interval that `drawn` turns into the values (…), fp32; `place` is where in it, 0 to 1.
+
+    Not quite at its ends, and of a narrow one the middle, so that rounding leads to no other value.
+    """
     ends = chances.cumsum(-1)
+    width = chances.gather(-1, values.unsqueeze(-1)).squeeze(-1)
     upper = ends.gather(-1, values.unsqueeze(-1)).squeeze(-1)
-    share = upper - chances.gather(-1, values.unsqueeze(-1)).squeeze(-1) / 2
-    noise: Tensor = torch.special.ndtri(share.clamp(1e-7, 1 - 1e-7))
+    inside = torch.where(width > NARROW, EDGE + (1 - 2 * EDGE) * place.to(width), 0.5)
+    edge = torch.finfo(width.dtype).eps
+    noise: Tensor = torch.special.ndtri((upper - width * inside).clamp(edge, 1 - edge))
     return noise.float()
 
 
@@ -105,7 +111,8 @@ def walk(
 ) -> Walk:
     """Go through the groups of `plan`, drawing from `noise` (B, side², d) where a place is not `given` in `known`.
 
-    Without noise all must be given, and the noise that draws them is worked out. A group is given as a whole or not.
+    Without noise all must be given, and noise that draws them is worked out: of all such noise what chance would have
+    it, the same chance for every row, so that it is normal noise like any other. A group is given as a whole or not.
     `order` are the plan's places one after another, for who has them where the noise is: then nothing is sent to the
     device or read back.
 
@@ -121,6 +128,8 @@ def walk(
     tokens = known[:, order] if known is not None else torch.zeros_like(source, dtype=torch.int64)
     share = None if noise is None else shares(noise[:, order])
     found = torch.zeros(source.shape, device=source.device)
+    places = torch.rand(source.shape[1:], generator=torch.Generator().manual_seed(0)) if share is None else found[0]
+    places = places.to(source.device)
     start = 0
     for number, group in enumerate(plan):
         there = slice(start, start + len(group))
@@ -132,7 +141,7 @@ def walk(
                 logits = _guided(prior, state, channel, here, settings.guidance if guided else 1.0)
                 chances = probabilities(logits, settings)
                 if share is None:
-                    found[:, there, channel] = middle(chances, here[..., channel])
+                    found[:, there, channel] = within(chances, here[..., channel], places[there, channel])
                 else:
                     here[..., channel] = drawn(chances, share[:, there, channel], plain=settings.plain)
         if number + 1 < len(plan):

@@ -81,11 +81,6 @@ class Config(FamilyConfig):
             self.check(self.size % self.patch == 0, f"patch must divide {self.size}")
             self.check(bool(self.stages), "the architecture has no stages")
 
-    @property
-    def cpu_batch(self) -> int | None:
-        """The more steps the better: in short runs on a CPU 32 pictures a step learn sooner than 64."""
-        return 32 if self.preset == "tiny" else None
-
     @cached_property
     def stages(self) -> tuple[Stage, ...]:
         """Resolutions from the coarsest to the finest, for this size. Raises UsageError."""

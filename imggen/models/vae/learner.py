@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from imggen.models.base import Learner as BaseLearner
 from imggen.models.base import NonFiniteError
-from imggen.models.layers import Average, micro_batches
+from imggen.models.layers import Average, cosine, micro_batches
 from imggen.models.muon import adam_and_muon
 from imggen.models.vae.backend import Backend
 from imggen.models.vae.config import Config
@@ -100,7 +100,7 @@ class Learner(BaseLearner):
     def _rate(self, progress: float) -> float:
         rate = self.config.learning_rate * min(1.0, 0.1 + progress / WARM_UP)
         if self.config.cosine:
-            rate *= LAST_RATE + (1 - LAST_RATE) * (1 + math.cos(math.pi * progress)) / 2
+            rate *= cosine(progress, LAST_RATE)
         return rate
 
     def _model(self, images: Tensor, labels: Tensor | None, progress: float, images_seen: int) -> dict[str, Tensor]:
