@@ -54,7 +54,7 @@ def call(*words: object) -> int:
     return int(caught.value.code or 0)
 
 
-def again(name: str, flag: str) -> None:
+def redrawn(name: str, flag: str) -> None:
     """The command that a file carries makes it again, byte for byte."""
     info, first = read_info(Path(name)), Path(name).read_bytes()
     assert info is not None and flag in info["command"]
@@ -74,7 +74,7 @@ def test_pictures_beside_the_models_own(make: Make, pictures: Path) -> None:
     images = torch.from_numpy(original.copy()).permute(2, 0, 1)[None].float() / 127.5 - 1
     levels = backend.reconstruct(images).add(1).mul(127.5).round().to(torch.uint8)[0].permute(1, 2, 0)
     assert np.abs(found[2:18, 20:36].astype(int) - levels.numpy().astype(int)).max() <= 1
-    again("side.png", "--from")
+    redrawn("side.png", "--from")
 
 
 def test_pictures_near_a_picture(make: Make, pictures: Path) -> None:
@@ -96,9 +96,9 @@ def test_pictures_near_a_picture(make: Make, pictures: Path) -> None:
     assert len({tile.tobytes() for tile in tiles}) == 9
     info = read_info(Path("near.png"))
     assert info is not None and info["temperature"] == 0.5 and info["seeds"] == "5-12"
-    again("near.png", "--near")
+    redrawn("near.png", "--near")
     assert call(*words, "--temperature", 1, "--columns", 9, "-o", "far.png") == 0
-    again("far.png", "--near")
+    redrawn("far.png", "--near")
 
 
 def test_any_family_looks_at_pictures(make: Make, pictures: Path) -> None:
