@@ -281,6 +281,8 @@ class Backend(BaseBackend):
     @cached_property
     def rows(self) -> int:
         """See the contract: rows of a block, a power of two."""
+        if self.config.raster:
+            return MOST_ROWS  # of one token a row and step: reading the weights takes as long as working with them
         cost = self.prior.length * sum(weight.numel() for weight in self.prior.parameters())
         return 1 << min(MOST_ROWS, max(1, int(BLOCK_COST / cost))).bit_length() - 1
 
