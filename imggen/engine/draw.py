@@ -93,6 +93,12 @@ class _Painter(Generic[Thing]):
             return to_bytes(self.render(items))
 
 
+def usual_batch(backend: Backend) -> int:
+    """Pictures at a time, where nothing else is asked for."""
+    pixels = CPU_PIXELS if next(backend.parameters()).device.type == "cpu" else GPU_PIXELS
+    return max(backend.rows, pixels // math.prod(backend.image_shape[1:]))
+
+
 def draw(
     backend: Backend,
     items: Iterable[Item],
@@ -133,7 +139,7 @@ def paint(
     """
     device = next(backend.parameters()).device
     cpu = device.type == "cpu"
-    size = batch or max(backend.rows, (CPU_PIXELS if cpu else GPU_PIXELS) // math.prod(backend.image_shape[1:]))
+    size = batch or usual_batch(backend)
     painter = _Painter(render, device, size, precision)
     painter.on_smaller = on_smaller
     drawing, finishing = nullcontext() if cpu else threading.Lock(), threading.Lock()

@@ -15,7 +15,7 @@ from imggen.data.dataset import default_cache_dir
 from imggen.data.decode import UnreadableError, fit, load_picture
 from imggen.data.readers import FolderReader, Source
 from imggen.data.scan import open_source
-from imggen.engine.draw import CPU_PIXELS, Item, noise_of, to_bytes
+from imggen.engine.draw import Item, noise_of, to_bytes, usual_batch
 from imggen.engine.options import SampleOptions
 from imggen.engine.run import check_sample_output, output_kind
 from imggen.engine.sample import Plan, choose_label, command_of, prepared, settings_of
@@ -101,7 +101,7 @@ def read_pictures(path: Path, count: int, backend: Backend, reporter: Reporter) 
 
 def _beside(backend: Backend, pictures: Bytes, options: SampleOptions, reporter: Reporter) -> tuple[Bytes, int]:
     """Each picture, then its reconstruction."""
-    size = options.batch or max(1, CPU_PIXELS // math.prod(backend.image_shape[1:]))
+    size = options.batch or usual_batch(backend)
     found: list[Bytes] = []
     with reporter.task("looking", len(pictures)) as task:
         for start in range(0, len(pictures), size):
@@ -116,7 +116,7 @@ def _near(backend: Backend, pictures: Bytes, plan: Plan, options: SampleOptions)
     """The picture, then those near it: its noise and other noise, mixed so that the variance stays."""
     images = _images(pictures, backend)
     own, labels = backend.locate(images, _asked(backend, options, images))
-    size = options.batch or max(1, CPU_PIXELS // math.prod(backend.image_shape[1:]))
+    size = options.batch or usual_batch(backend)
     share = min(options.temperature, 1.0)
     found = [pictures]
     for start in range(0, len(plan), size):
