@@ -13,7 +13,7 @@ import typer
 from imggen.cli.commands import Command, Group
 from imggen.cli.console import Console
 from imggen.cli.invocation import typed_command
-from imggen.cli.options import Batch, Device, DryRun, Force, Precision, with_parameters
+from imggen.cli.options import MACHINE, Batch, Device, DryRun, Force, with_parameters
 from imggen.errors import UsageError
 from imggen.models import FAMILIES, describe, family_config, presets
 
@@ -64,7 +64,7 @@ RUN_OPTIONS: dict[str, tuple[Any, Any]] = {
     "tensorboard": _option(bool, RUN, "Write its logs too (extra: log).", False, "--tensorboard"),
     "batch": (Batch, None),
     "device": (Device, "auto"),
-    "precision": (Precision, "auto"),
+    "precision": _option(str, MACHINE, "auto, fp32 or bf16.", "auto", "--precision", metavar="NAME"),
     "force": (Force, False),
     "dry_run": (DryRun, False),
 }

@@ -7,6 +7,7 @@ import io
 import json
 import multiprocessing
 import os
+import pickle
 import shutil
 import signal
 import tempfile
@@ -203,7 +204,7 @@ def _build(
     chunks = {(start, min(start + step, len(source))) for start in range(0, len(source), step)}
     bad: dict[int, str] = {}
     with reporter.task("decoding", len(source)) as task:
-        for executor in _executors(job):
+        for executor in _executors(job, folder / "job.pickle"):
             try:
                 for done, found in _run(executor, job, sorted(chunks)):
                     chunks.discard(done)
@@ -212,6 +213,7 @@ def _build(
                 break
             except BrokenProcessPool:
                 reporter.warn("the worker processes ended early; decoding goes on in this process")
+    (folder / "job.pickle").unlink(missing_ok=True)
     skipped = tuple((source.names[i], bad[i]) for i in sorted(bad))
     check_skipped(skipped, len(source), strict)
     if bad:
@@ -219,13 +221,18 @@ def _build(
     return bad
 
 
-def _executors(job: Job) -> Iterator[Executor]:
-    """Processes for large sets, and threads for small ones or when the processes cannot start."""
+def _executors(job: Job, note: Path) -> Iterator[Executor]:
+    """Processes for large sets, and threads for small ones or when the processes cannot start.
+
+    Processes find the job in the file `note`: what they are started with goes through a pipe, and a process that dies
+    before it has read all of that would be waited for, for ever.
+    """
     workers = min(usable_cores(), 32)
     if job.source.parallel and workers > 1 and len(job.source) > POOL_THRESHOLD:
         # "spawn" works everywhere; a fork of a process that runs torch's threads can hang.
         context = multiprocessing.get_context("spawn")
-        yield ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(job,))
+        note.write_bytes(pickle.dumps(job))
+        yield ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(str(note),))
     yield ThreadPoolExecutor(workers)
 
 
@@ -249,11 +256,11 @@ def _run(
 _worker_job: list[Job] = []
 
 
-def _start_worker(job: Job) -> None:
-    """Keep the job; leave Ctrl-C to the parent, which ends the pool and cleans up."""
+def _start_worker(note: str) -> None:
+    """Keep the job of this file; leave Ctrl-C to the parent, which ends the pool and cleans up."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     warnings.simplefilter("ignore")
-    _worker_job[:] = [job]
+    _worker_job[:] = [pickle.loads(Path(note).read_bytes())]
 
 
 def _work(start: int, stop: int) -> dict[int, str]:

@@ -159,6 +159,8 @@ def _model(options: InpaintOptions, reporter: Reporter) -> Loaded | None:
     if options.label is not None:
         choose_label(loaded.backend, options.label)
     reporter.info(f"model {loaded.path} ({loaded.origin}, {loaded.hash}) on {device}")
+    if loaded.backend.makeshift:
+        reporter.warn(f"this model fills less well than others of its family: {loaded.backend.makeshift}")
     return loaded
 
 

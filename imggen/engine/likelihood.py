@@ -18,7 +18,7 @@ from imggen.models.base import Backend
 from imggen.reporting import Reporter
 
 COUNT = 1_000
-BATCH = 50
+BATCH, AT_ONCE = 50, 32**2  # pictures of 32 pixels
 UNUSED = 0.1  # nats a picture: a layer that carries less might as well not be there
 
 
@@ -65,14 +65,16 @@ def own_measures(
     found: dict[str, list[Tensor]] = {}
     chosen = rows[evenly(len(rows), COUNT)]
     with reporter.task("measuring", len(chosen)) as task:
-        for number, part in enumerate(torch.split(chosen, BATCH)):
+        done = 0
+        for part in torch.split(chosen, _batch(backend)):
             levels, labels = dataset.batch(part.numpy())
             images = levels.to(device).float().div(127.5).sub(1)
             for name, values in backend.measures(images, labels.to(device) if backend.classes else None).items():
                 found.setdefault(name, []).append(values.cpu().double())
             if not found:
                 return {}
-            task.update(min(len(chosen), (number + 1) * BATCH))
+            done += len(part)
+            task.update(done)
     return {name: measure.mean(name, torch.cat(values)) for name, values in found.items()}
 
 
@@ -92,13 +94,18 @@ def layers_of(backend: Backend, dataset: Dataset, rows: Tensor, seed: int) -> li
     return [{"name": name, "nats": round(value, 4), "used": value >= UNUSED} for name, value in means.items()]
 
 
+def _batch(backend: Backend) -> int:
+    """Pictures at a time: fewer of large ones."""
+    return max(1, min(BATCH, BATCH * AT_ONCE // math.prod(backend.image_shape[1:])))
+
+
 def _batches(
     backend: Backend, dataset: Dataset, rows: Tensor, seed: int
 ) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
     """Rows, pictures as the likelihood takes them, and labels; all draws follow from `seed`."""
     device = next(backend.parameters()).device
     with _seeded(seed, device):
-        for part in torch.split(rows, BATCH):
+        for part in torch.split(rows, _batch(backend)):
             levels, labels = dataset.batch(part.numpy())
             images = levels.to(device).float().div(127.5).sub(1)
             if backend.binary:

@@ -125,6 +125,11 @@ class Backend(nn.Module, ABC):
         return None
 
     @property
+    def makeshift(self) -> str:
+        """Why this model fills holes less well than its family can, for people to read; empty where it does not."""
+        return ""
+
+    @property
     def withheld(self) -> str:
         """Why a family that has a likelihood does not tell it of this model; empty where it does."""
         return ""
@@ -283,6 +288,12 @@ class Learner(ABC):
         several = _several(optimisers)
         groups = [group for optimiser in several for group in optimiser.param_groups]
         parameters = [p for group in groups for p in group["params"] if p.grad is not None]
+        if self.processes > 1 and parameters:
+            # A loss that is finite in all processes but one is to stop all: nothing times infinity is no number.
+            first = parameters[0].grad
+            assert first is not None
+            for loss in losses:
+                first.add_(loss.detach().to(first) * 0)
         self.reduce_gradients(parameters)
         norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         if not torch.isfinite(torch.stack([norm, *(loss.detach().to(norm) for loss in losses)])).all():

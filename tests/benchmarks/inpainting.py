@@ -8,7 +8,9 @@ thin, medium and thick sets, drawn at 256 px and scaled down, two centred square
 holes alone, in dB, of the mean squared error over all pictures (the mean of the pictures' own PSNRs would be about 1 dB
 more): of the mean of 16 fills, and of the best of 8. FD is of single fills, against all held-out pictures.
 Diversity is the mean distance of 8 fills in the hole, as a share of that between real pictures. `mean` fills with the
-mean of what is known; `real` puts the pixels back, so its FD is what a perfect fill would have.
+mean of what is known; `real` puts the pixels back, so its FD is what a perfect fill would have. Where pictures have
+classes, `right` is the share of single fills that are taken for their picture's class, by a linear classifier of whole
+pictures; of one mask for all there is also the share that such a classifier of the known pixels alone gets right.
 """
 
 from __future__ import annotations
@@ -26,8 +28,8 @@ from torch import Tensor
 
 from imggen.data.dataset import DataOptions, load_dataset
 from imggen.engine.load import load_backend
-from imggen.metrics.distances import frechet, moments_of
-from imggen.metrics.extract import load_features
+from imggen.metrics.distances import Discriminant, frechet, moments_of
+from imggen.metrics.extract import Features, load_features
 from imggen.models.base import Backend
 from imggen.reporting import Silent
 
@@ -144,6 +146,28 @@ def apart(several: npt.NDArray[np.uint8], masks: list[Mask]) -> float:
     return float(np.mean(total))
 
 
+class Judges:
+    """Which class is a picture of? Learnt from the pictures that are not filled."""
+
+    def __init__(self, features: Features, everything: Bytes, labels: Tensor, chosen: npt.NDArray[np.int64]) -> None:
+        self.features, self.labels, self.classes = features, labels[chosen], int(labels.max()) + 1
+        others = np.setdiff1d(np.arange(len(everything)), chosen)
+        self.others, self.their_labels = everything[others], labels[others]
+        self.whole = self._learnt(self.others)
+
+    def _learnt(self, pictures: Bytes) -> Discriminant:
+        return Discriminant(self.features.extract(pictures), self.their_labels, self.classes)
+
+    def right(self, filled: Bytes) -> float:
+        """The share of these that are taken for their own class."""
+        return float(self.whole.right(self.features.extract(filled), self.labels).mean())
+
+    def right_by_known(self, pictures: Bytes, mask: Mask) -> float:
+        """The share that the best linear classifier of pictures without the hole's pixels gets right."""
+        judge = self._learnt(self.others * ~mask[..., None])
+        return float(judge.right(self.features.extract(pictures * ~mask[..., None]), self.labels).mean())
+
+
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -161,17 +185,22 @@ def main() -> None:
     features = load_features(None, torch.device("cpu"))
     everything = np.asarray(dataset.images)
     reference = moments_of(features.extract(everything))
-    pictures = everything[np.linspace(0, len(everything) - 1, given.count).astype(int)]
+    chosen = np.linspace(0, len(everything) - 1, given.count).astype(int)
+    pictures = everything[chosen]
+    judges = None
+    if len(dataset.classes) > 1:
+        judges = Judges(features, everything, torch.from_numpy(np.array(dataset.labels)).long(), chosen)
     swapped = np.stack([np.roll(pictures, shift, 0) for shift in range(1, DIVERSE + 1)])
     for kind in given.masks.split(","):
         random = np.random.default_rng(0)
         masks = [mask_of(kind, size, random) for _ in pictures]
         holes = float(np.mean([mask.mean() for mask in masks]))
-        print(f"\n{kind}, {holes:.0%} hole: PSNR of the mean, best of {DIVERSE}, FD, diversity, seconds", flush=True)
+        print(f"\n{kind}, {holes:.0%} hole: PSNR of mean, best of {DIVERSE}, FD, diversity, seconds, right", flush=True)
 
         def line(name: str, mean: float, best: float, single: Bytes, diverse: float, seconds: float) -> None:
             fd = frechet(reference, moments_of(features.extract(single)))
-            print(f"{name:14} {mean:6.2f} {best:6.2f} {fd:8.2f} {diverse:6.2f} {seconds:8.3f}", flush=True)
+            right = "" if judges is None else f"{judges.right(single):8.1%}"
+            print(f"{name:14} {mean:6.2f} {best:6.2f} {fd:8.2f} {diverse:6.2f} {seconds:8.3f}{right}", flush=True)
 
         for name in ("real", "mean", "telea", "navier-stokes", "biharmonic"):
             began = time.perf_counter()
@@ -185,6 +214,8 @@ def main() -> None:
             best = psnr(np.min([errors(fill, pictures, masks) for fill in fills[:DIVERSE]], 0))
             diverse = apart(fills[:DIVERSE], masks) / apart(swapped, masks)
             line(name, mean, best, fills[0], diverse, seconds)
+        if judges is not None and all((mask == masks[0]).all() for mask in masks):
+            print(f"a classifier of the known pixels alone: {judges.right_by_known(pictures, masks[0]):.1%} right")
 
 
 if __name__ == "__main__":

@@ -238,10 +238,17 @@ def test_a_bar_on_a_terminal_and_plain_lines_elsewhere(pictures: Path, imggen: R
 
 
 def test_a_script_without_a_main_guard_still_ends(pictures: Path) -> None:
-    """Worker processes import the script that started them: then they fail at once, and threads take over."""
+    """Worker processes import the script that started them: then they fail at once, and threads take over.
+
+    Names that are more than a pipe holds: nobody would be left to read them out of it.
+    """
+    one = (pictures / "disc" / "000.png").read_bytes()
+    for index in range(500):
+        (pictures / "disc" / f"{index:03d}{'long' * 50}.png").write_bytes(one)
     Path("script.py").write_text(NO_GUARD, encoding="utf-8")
     done = subprocess.run([sys.executable, "script.py"], capture_output=True, text=True, check=False, timeout=60)
-    assert done.stdout == "120\n"
+    assert done.stdout == "620\n"
+    assert not list(Path("own").rglob("*.pickle"))
 
 
 def test_two_processes_train_one_model_and_share_the_drawing(pictures: Path) -> None:

@@ -7,14 +7,17 @@ import torch
 
 from imggen.models import build_backend, build_learner, presets
 from imggen.models.base import NonFiniteError
-from imggen.models.vae.backend import Backend, _luck
+from imggen.models.vae.backend import Backend
+from imggen.models.vae.candidates import LEAST, MOST, alike, count_of, luck
 from imggen.models.vae.config import Config
 from imggen.models.vae.learner import Learner
 from imggen.models.vae.networks import Hierarchy
 
 SMALL = {"size": 16, "channels": 1, "width": 8, "max_width": 16, "z": 3, "depth": 0.01, "mixtures": 3}
+# Adam alone, which is what needs no more than these few steps.
+ADAM = {"muon_rate": 0.0, "weight_decay": 0.0}
 # Learns bars in seconds.
-QUICK = {"width": 24, "max_width": 24, "z": 4, "likelihood": "gaussian", "learning_rate": 6e-3, "warm_up": 0.5}
+QUICK = {"width": 24, "max_width": 24, "z": 4, "likelihood": "gaussian", "learning_rate": 6e-3, "warm_up": 0.5, **ADAM}
 
 
 def config(**values: object) -> Config:
@@ -161,6 +164,13 @@ def test_the_partial_posterior_comes_nearer_with_more_to_see(model: Backend) -> 
     assert gaps[0] > gaps[1] > gaps[2] >= 0
 
 
+@pytest.fixture(scope="module")
+def both() -> Backend:
+    """Has classes, and has learnt to fill."""
+    settings = config(**QUICK, filling=0.4, classes=("upright", "level"), class_counts=(1, 1))
+    return trained(settings, 450, labelled=True).backend
+
+
 def test_the_class_is_found_by_likelihood(labelled: Backend) -> None:
     images, labels = bars(60, seed=906)
     assert (labelled.likely_labels(images) == labels).float().mean() > 0.9
@@ -266,26 +276,62 @@ def test_a_model_that_has_not_learnt_to_fill_does_without() -> None:
     noise = torch.randn(6, *learner.backend.noise_shape)
     before = learner.backend.inpaint(images, mask, noise)
     partial = learner.backend.partial
-    assert partial is not None and not partial.ready
+    assert partial is not None and not partial.ready and learner.backend.makeshift
     with torch.no_grad():
         for weight in partial.parameters():
             weight.add_(1.0)
     assert torch.equal(learner.backend.inpaint(images, mask, noise), before)
     steps(learner, 8, 9)
-    assert partial.ready and learner.filling
+    assert partial.ready and learner.filling and not learner.backend.makeshift
     # A larger budget: the model learns on, and what was learnt of holes no longer belongs to it.
+    assert any(learner.optimisers["adam_partial"].state.values())
     steps(learner, 4, 5)
     assert not partial.ready and not learner.filling
+    assert not learner.optimisers["adam_partial"].state
 
 
 def test_the_choice_among_fills_is_not_made_by_a_latent() -> None:
     noise = torch.randn(20_000, 200, generator=torch.Generator().manual_seed(0))
-    luck = torch.stack(list(_luck(noise)))
-    assert luck.shape == (8, 20_000) and torch.corrcoef(luck).fill_diagonal_(0).abs().max() < 0.05
-    assert abs(float(luck.mean()) - 0.5772) < 0.02  # Gumbel's mean
-    chosen = luck.argmax(0) == 0
+    chances = luck(noise, 8)
+    assert chances.shape == (20_000, 8) and torch.corrcoef(chances.T).fill_diagonal_(0).abs().max() < 0.05
+    assert abs(float(chances.mean()) - 0.5772) < 0.02  # Gumbel's mean
+    chosen = chances.argmax(1) == 0
     assert abs(float(chosen.float().mean()) - 1 / 8) < 0.02
     assert float(noise[chosen].mean(0).abs().max()) < 0.45 and abs(float(noise[:, 0].mean())) < 0.05
+
+
+def test_small_models_choose_among_many_fills() -> None:
+    cpu = torch.device("cpu")
+    assert count_of(1_800_000, 32, cpu, 2600) == MOST
+    assert LEAST < count_of(1_800_000, 64, cpu, 10_000) < MOST
+    assert count_of(39_000_000, 256, cpu, 100_000) == LEAST
+    assert count_of(39_000_000, 256, torch.device("cuda"), 100_000) == MOST
+    assert count_of(100_000, 16, cpu, 32) == 8  # luck is made of four numbers at least
+
+
+def test_rows_that_are_alike_are_looked_at_once() -> None:
+    rows = torch.tensor([[3.0, 1.0], [2.0, 2.0], [3.0, 1.0], [0.0, 5.0], [2.0, 2.0]])
+    first, like = alike(rows)
+    assert sorted(first.tolist()) == [0, 1, 3]
+    assert torch.equal(rows[first][like], rows)
+
+
+def test_fills_take_a_class_that_what_is_known_allows(both: Backend) -> None:
+    images, labels = bars(60, seed=908)
+    mask = torch.zeros(60, 1, 16, 16)
+    mask[..., 8:] = 1
+    noise = torch.randn(60, *both.noise_shape, generator=torch.Generator().manual_seed(0))
+    assert (both.likely_labels(images, mask) == labels).float().mean() > 0.65
+    filled = both.inpaint(images, mask, noise)
+    assert (both.likely_labels(filled) == labels).float().mean() > 0.7
+    # Nothing to go by: both classes come up, and at temperature 0 the likelier alone.
+    mask[:] = 1
+    mask[..., :2, :2] = 0
+    one = images[:1].expand(60, -1, -1, -1)
+    upright = 1 - both.likely_labels(both.inpaint(one, mask, noise)).float().mean()
+    assert 0.1 < upright < 0.9
+    cold = both.inpaint(one, mask, noise, temperature=0.0)
+    assert (cold - cold[:1]).abs().max() < 1e-4
 
 
 def test_the_partial_encoder_begins_as_the_whole_one() -> None:

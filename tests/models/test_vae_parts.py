@@ -9,11 +9,13 @@ import torch
 from imggen.errors import UsageError
 from imggen.models import build_backend, presets
 from imggen.models.vae.architecture import fit, parse
+from imggen.models.vae.backend import Backend
 from imggen.models.vae.config import Config
 from imggen.models.vae.guard import FIRST, MOST_IN_A_ROW, WINDOW, Guard
 from imggen.models.vae.likelihoods import Bernoulli, Gaussian, MixtureOfLogistics, build_likelihood
 from imggen.models.vae.masks import random_masks
-from imggen.models.vae.networks import Encoder
+from imggen.models.vae.networks import Encoder, Hierarchy, Normal, halve
+from imggen.models.vae.passes import Descent, between, descend, look_at
 
 
 def config(**values: object) -> Config:
@@ -57,14 +59,17 @@ def test_a_wrong_string_is_a_clear_word(encoder: str, decoder: str, word: str) -
 
 
 def test_sizes() -> None:
-    for size in (0, 8, 15, 18, 260, 512):
+    for size in (0, 8, 15, 257, 512):
         with pytest.raises(UsageError, match="size"):
             config(size=size)
     for preset in presets("vae").values():
-        for size in (16, 20, 28, 32, 100, 256):
+        for size in (16, 18, 20, 28, 30, 32, 50, 100, 254, 256):
             assert preset.with_overrides(size=size).size == size
     with pytest.raises(UsageError, match="patch"):
         config(size=20, patch=8)
+    with pytest.raises(UsageError, match="as 1 does"):
+        config(size=17)
+    assert config(size=17, patch=1).size == 17
     with pytest.raises(UsageError, match="does not fit"):
         config(encoder="64x1,64d2,32x1", decoder="32x1,64m32")
     with pytest.raises(UsageError, match="likelihood"):
@@ -225,3 +230,69 @@ def test_the_guard_survives_a_checkpoint() -> None:
 def test_the_encoder_takes_a_mask_beside_the_picture() -> None:
     found = Encoder(config(size=28), 4)(torch.zeros(2, 4, 28, 28))
     assert [tuple(part.shape) for part in found] == [(2, 16, 1, 1), (2, 16, 4, 4), (2, 16, 7, 7), (2, 8, 14, 14)]
+
+
+def test_half_seen_colours_are_not_paled_by_what_is_clear() -> None:
+    """Opaque red or clear white, as likely: half-seen red, not half-seen pink."""
+    likelihood = MixtureOfLogistics(config(channels=4, mixtures=2))
+    output = torch.zeros(1, likelihood.outputs, 1, 1)
+    means = output[:, 2:10].view(1, 4, 2, 1, 1)  # alpha first, then the colours; two logistics each
+    means[0, :, :, 0, 0] = torch.tensor([[1.0, -1.0], [1.0, 1.0], [-1.0, 1.0], [-1.0, 1.0]])
+    output[:, 10:18] = -20.0  # narrow
+    red, green, blue, alpha = ((likelihood.mean(output)[0, :, 0, 0] + 1) * 127.5).tolist()
+    assert red > 250 and green < 5 and blue < 5 and alpha == pytest.approx(127.5, abs=2)
+
+
+def test_divergences_and_ratios_are_the_textbooks() -> None:
+    torch.manual_seed(0)
+    shapes = [(6, 3, 1, 1), (6, 3, 4, 4)]
+    posteriors = [Normal(torch.randn(shape), torch.rand(shape) + 0.2) for shape in shapes]
+    others = [Normal(torch.randn(shape), torch.rand(shape) + 0.2) for shape in shapes]
+    draws = [torch.randn(shape) for shape in shapes]
+    noise = [q.mean + q.scale * draw for q, draw in zip(posteriors, draws, strict=True)]
+    descent = Descent(torch.zeros(6, 1, 1, 1), posteriors, noise)
+    standard = torch.distributions.Normal(0.0, 1.0)
+    known = [torch.distributions.Normal(q.mean, q.scale) for q in posteriors]
+    for found, q in zip(descent.divergences, known, strict=True):
+        expected = torch.distributions.kl_divergence(q, standard).flatten(1).sum(1)
+        torch.testing.assert_close(found, expected)
+    ratios = [standard.log_prob(x) - q.log_prob(x) for x, q in zip(noise, known, strict=True)]
+    expected = torch.stack([ratio.flatten(1).sum(1) for ratio in ratios]).sum(0)
+    torch.testing.assert_close(descent.log_ratio, expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(Backend._prior_share(descent, draws), expected, rtol=1e-4, atol=1e-4)
+    for q, p, one, other in zip(
+        posteriors, others, known, (torch.distributions.Normal(*p) for p in others), strict=True
+    ):
+        torch.testing.assert_close(between(q, p), torch.distributions.kl_divergence(one, other).flatten(1).sum(1))
+
+
+def test_the_guard_takes_steps_where_gradients_have_vanished() -> None:
+    guard = Guard(3.0)
+    for _ in range(40):
+        guard.judge(0.0)
+    assert guard.judge(1.0) == 1.0
+
+
+@pytest.mark.parametrize(("side", "factor"), [(7, 2), (5, 2), (3, 4), (8, 2)])
+def test_maps_of_odd_sides_are_halved_by_whole_squares(side: int, factor: int) -> None:
+    x = torch.arange(float(side * side)).view(1, 1, side, side).requires_grad_()
+    small = -(-side // factor)
+    found = halve(x, factor, small)
+    assert found.shape == (1, 1, small, small)
+    if side >= factor:
+        torch.testing.assert_close(found[0, 0, 0, 0], x[0, 0, :factor, :factor].mean())
+    if side == 7:
+        assert found[0, 0, 3, 3].item() == 48.0  # the corner, four times over
+    torch.autograd.backward(found.sum())
+    assert x.grad is not None and bool((x.grad > 0).all())
+
+
+def test_what_distributions_are_made_of_is_in_float32() -> None:
+    torch.manual_seed(0)
+    core = Hierarchy(config(channels=1, size=16))
+    images = torch.randn(2, 1, 16, 16)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        found = descend(core, 2, None, look_at(core, images))
+    for numbers in (found.output, *(q.mean for q in found.posteriors), *(q.scale for q in found.posteriors)):
+        assert numbers.dtype == torch.float32
+        assert float((numbers.bfloat16().float() != numbers).float().mean()) > 0.5

@@ -13,6 +13,7 @@ from imggen.models.vae.sharpen import Sharpener
 from tests.models.test_vae import SMALL, config
 
 GRAINY = {**SMALL, "z": 1, "width": 16, "likelihood": "gaussian", "learning_rate": 4e-3}
+GRAINY |= {"muon_rate": 0.0, "weight_decay": 0.0}
 
 
 def grain(count: int, seed: int, channels: int = 1) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from imggen.models.base import Backend as BaseBackend
+from imggen.models.vae.candidates import alike, count_of, luck, others
 from imggen.models.vae.config import Config
 from imggen.models.vae.dense import Dense
 from imggen.models.vae.networks import Core, Hierarchy, Normal
@@ -16,8 +17,7 @@ from imggen.models.vae.partial import Partial
 from imggen.models.vae.passes import Descent, descend, look_at, mean, summed
 from imggen.models.vae.sharpen import Sharpener
 
-CANDIDATES = 8  # fills to choose from
-HEAVY = 30_000_000  # weights of a model that chooses from half as many on a CPU: two seconds a picture are enough
+PIXELS = 1 / 8  # what the pixels' likelihood counts where classes are compared
 ROUNDS = 12  # of the search without a partial encoder
 
 
@@ -52,6 +52,11 @@ class Backend(BaseBackend):
         return torch.cat([torch.full((math.prod(shape),), one) for shape, one in zip(shapes, fine, strict=True)])
 
     @property
+    def makeshift(self) -> str:
+        """See the contract."""
+        return "" if self._ready_partial() is not None else "it has not learnt to fill holes, so it searches for fills"
+
+    @property
     def withheld(self) -> str:
         """See the contract."""
         return (
@@ -81,18 +86,24 @@ class Backend(BaseBackend):
     ) -> Tensor:
         """One of several candidate fills, drawn by p(known | latents) p(latents) / q(latents | known).
 
-        Candidates, and the choice among them, are functions of `noise`. `temperature` scales the posterior's deviation.
+        Without labels each fill has a class of its own, drawn by how likely the known pixels make it. Class,
+        candidates, and the choice among them, are functions of `noise`. `temperature` scales the posterior's deviation,
+        and the luck that the class is drawn with.
         """
         known = 1 - mask
-        labels = self._some_labels(images, labels, mask)
+        if labels is None and self.classes:
+            scores = self.class_scores(images, mask)
+            labels = (scores + temperature * luck(noise, scores.shape[1])).argmax(1)
+        labels = self.checked_labels(labels, len(images))
         with torch.no_grad():
             partial = self._ready_partial()
             candidates = self._partial_fills if partial is not None else self._prior_fills
             chosen, best = images, torch.full_like(noise[:, 0], -math.inf)
-            for (filled, weight), luck in zip(
-                candidates(images, known, noise, labels, temperature), _luck(noise), strict=False
+            chances = luck(noise, self._candidates()).unbind(1)
+            for (filled, weight), chance in zip(
+                candidates(images, known, noise, labels, temperature), chances, strict=True
             ):
-                score = weight + luck
+                score = weight + chance
                 chosen = torch.where((score > best).view(-1, 1, 1, 1), filled, chosen)
                 best = torch.maximum(score, best)
             if partial is None:
@@ -100,29 +111,33 @@ class Backend(BaseBackend):
         return images * known + chosen * mask
 
     def likely_labels(self, images: Tensor, mask: Tensor | None = None) -> Tensor | None:
-        """See the contract: the class with the highest bound, each layer's latents at the posterior's mean."""
-        if not self.classes:
-            return None
-        known = torch.ones_like(images[:, :1]) if mask is None else 1 - mask
-        seen = self._seen(images)
+        """See the contract."""
+        return self.class_scores(images, mask).argmax(1) if self.classes else None
+
+    @torch.no_grad()
+    def class_scores(self, images: Tensor, mask: Tensor | None = None) -> Tensor:
+        """About the logarithm of each class's probability (B, classes), but for a constant, where `mask` is 0.
+
+        It is the divergence of the posterior from the class's prior, each layer's latents at their means, and a little
+        of the other half of the bound: how well the pixels are drawn from those is much the same in every class but
+        for noise. Of shipped digits with a half hidden 90 in 100 are right so, 73 by the bound.
+        """
+        hidden = torch.zeros_like(images[:, :1]) if mask is None else mask
+        first, like = alike(torch.cat([images * (1 - hidden), hidden], 1).flatten(1))
+        images, hidden = images[first], hidden[first]
+        known, seen = 1 - hidden, self._seen(images)
         partial = None if mask is None else self._ready_partial()
-        if mask is not None and partial is None:
+        if partial is not None:
+            look = partial.look_at(seen, known)
+        else:
             middle = (seen * known).sum((2, 3), keepdim=True) / known.sum((2, 3), keepdim=True).clamp(min=1)
-            seen = seen * known + middle * mask
-        best, found = None, torch.zeros(len(images), dtype=torch.int64, device=images.device)
-        with torch.no_grad():
-            look = look_at(self.core, seen)
-            if partial is not None:
-                look = partial.look_at(seen, known)
-            for label in range(len(self.classes)):
-                labels = torch.full_like(found, label)
-                descent = descend(self.core, len(images), labels, look, mean)
-                bound = self._observed(descent.output, seen, known) - descent.divergence
-                if best is None:
-                    best = bound
-                found = torch.where(bound > best, labels, found)
-                best = torch.maximum(bound, best)
-        return found
+            look = look_at(self.core, self._seen(seen * known + middle * hidden))
+        scores = []
+        for label in range(len(self.classes)):
+            labels = torch.full_like(first, label)
+            descent = descend(self.core, len(images), labels, look, mean)
+            scores.append(PIXELS * self._observed(descent.output, seen, known) - descent.divergence)
+        return torch.stack(scores, 1)[like]
 
     def log_likelihood(self, images: Tensor, labels: Tensor | None = None) -> Tensor | None:
         """See the contract: the evidence lower bound, by one draw a picture from torch's global generator."""
@@ -163,17 +178,15 @@ class Backend(BaseBackend):
         return self.partial if self.partial is not None and bool(self.partial.ready > 0) else None
 
     def _candidates(self) -> int:
-        heavy = sum(weight.numel() for weight in self.core.parameters()) > HEAVY
-        return CANDIDATES // 2 if heavy and next(self.parameters()).device.type == "cpu" else CANDIDATES
+        weights = sum(weight.numel() for weight in self.core.parameters())
+        return count_of(weights, self.config.size, next(self.parameters()).device, self.noise_shape[0])
 
     def _seen(self, images: Tensor) -> Tensor:
         """A model of binarised pictures has seen no grey."""
         return torch.where(images > 0, 1.0, -1.0) if self.binary else images
 
-    def _some_labels(self, images: Tensor, labels: Tensor | None, mask: Tensor | None = None) -> Tensor | None:
-        if labels is None and self.classes:
-            labels = self.likely_labels(images, mask)
-        return self.checked_labels(labels, len(images))
+    def _some_labels(self, images: Tensor, labels: Tensor | None) -> Tensor | None:
+        return self.checked_labels(self.likely_labels(images) if labels is None else labels, len(images))
 
     def _parts(self, noise: Tensor) -> list[Tensor]:
         shapes = [layer.shape for layer in self.core.layers]
@@ -198,7 +211,7 @@ class Backend(BaseBackend):
         assert partial is not None
         seen = self._seen(images)
         look = partial.look_at(seen, known)
-        for other in _others(noise, self._candidates()):
+        for other in others(noise, self._candidates()):
             parts = self._parts(other)
 
             def take(index: int, posterior: Normal, parts: list[Tensor] = parts) -> Tensor:
@@ -219,7 +232,7 @@ class Backend(BaseBackend):
         self, images: Tensor, known: Tensor, noise: Tensor, labels: Tensor | None, temperature: float
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Draws from the prior: a start for `_settled`."""
-        for other in _others(noise, self._candidates()):
+        for other in others(noise, self._candidates()):
             output = self._output(other * temperature, labels)
             yield self.shown(output), self._observed(output, self._seen(images), known)
 
@@ -236,7 +249,7 @@ class Backend(BaseBackend):
 
         The posterior's deviation grows from 0.3 to 0.8 of its own, as in PnP-HVAE (arXiv 2301.06325).
         """
-        for round_, other in enumerate(_others(noise, ROUNDS)):
+        for round_, other in enumerate(others(noise, ROUNDS)):
             parts = self._parts(other)
             warmth = temperature * (0.3 + 0.5 * round_ / (ROUNDS - 1))
             whole = self._seen(images * known + filled * (1 - known))
@@ -251,22 +264,3 @@ class Backend(BaseBackend):
 
 def _joined(parts: list[Tensor]) -> Tensor:
     return torch.cat([part.flatten(1) for part in parts], 1)
-
-
-def _others(noise: Tensor, count: int) -> Iterator[Tensor]:
-    """`noise` (B, N), and the same numbers in other places: as good as drawn anew."""
-    step = max(1, noise.shape[1] // count)
-    for index in range(count):
-        yield noise.roll(index * step, 1)
-
-
-def _luck(noise: Tensor) -> Iterator[Tensor]:
-    """Gumbel variables (B,): the largest of score plus luck is a draw by the scores.
-
-    Each is made of an eighth of all the noise, so that it says next to nothing of any latent: luck that were a
-    latent itself would choose by it.
-    """
-    for index in range(min(CANDIDATES, noise.shape[1])):
-        part = noise[:, index::CANDIDATES]
-        share = torch.special.ndtr(part.sum(1) / part.shape[1] ** 0.5).clamp(1e-6, 1 - 1e-6)
-        yield -torch.log(-torch.log(share))

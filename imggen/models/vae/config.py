@@ -39,13 +39,13 @@ class Config(FamilyConfig):
     convolutions: int = option(1, "3x3 convolutions in a block", low=1, high=4)
     z: int = option(8, "channels of a layer's latents; of a dense network all there are", low=1, high=1024)
     hidden: int = option(0, "units of the textbook's dense layers; 0 is a hierarchy", low=0, high=65536)
-    likelihood: str = option("dmol", "dmol (a mixture of logistics), bernoulli (of binarised pictures) or gaussian")
+    likelihood: str = option("dmol", "of pixels: dmol (a mixture of logistics), bernoulli (binarised) or gaussian")
     mixtures: int = option(5, "logistics in a pixel's mixture", low=1, high=100)
     learning_rate: float = option(3e-3, "Adam's learning rate at its height", low=1e-8, high=1.0)
     muon_rate: float = option(
-        0.0, "Muon's learning rate for a ladder's hidden layers, in units of Adam's; 0: Adam for all", low=0.0, high=1e3
+        2.0, "Muon's learning rate for a ladder's hidden layers, in units of Adam's; 0: Adam for all", low=0.0, high=1e3
     )
-    weight_decay: float = option(0.0, "weight decay", low=0.0, high=1.0)
+    weight_decay: float = option(0.1, "weight decay", low=0.0, high=1.0)
     cosine: bool = option(True, "let the learning rate fall along a cosine")
     warm_up: float = option(0.05, "share of the training in which the KL's weight rises to 1", low=0.0, high=1.0)
     free: float = option(
@@ -66,9 +66,9 @@ class Config(FamilyConfig):
     )
 
     def __post_init__(self) -> None:
-        """Sizes are multiples of 4 from 16 to 256; the architecture must fit them."""
+        """Sizes from 16 to 256 that the patch divides; the architecture must fit them."""
         super().__post_init__()
-        self.check(16 <= self.size <= 256 and self.size % 4 == 0, f"vae draws sizes 16, 20, 24 … 256, not {self.size}")
+        self.check(16 <= self.size <= 256, f"vae draws sizes from 16 to 256, not {self.size}")
         self.check(self.likelihood in LIKELIHOODS, f"likelihood must be one of {', '.join(LIKELIHOODS)}")
         self.check(self.sharpen + self.filling <= 0.95, "sharpen and filling leave no training for the model itself")
         self.check(not self.sharpen or self.size % 8 == 0, f"sharpen works on sizes that 8 divides, not {self.size}")
@@ -78,7 +78,7 @@ class Config(FamilyConfig):
         if self.hidden:
             self.check(self.filling == 0, "filling needs a hierarchy: --filling 0 goes with --hidden")
         else:
-            self.check(self.size % self.patch == 0, f"patch must divide {self.size}")
+            self.check(self.size % self.patch == 0, f"patch must divide {self.size}, as 1 does")
             self.check(bool(self.stages), "the architecture has no stages")
 
     @cached_property
@@ -101,16 +101,16 @@ PRESETS = {
     "tiny": Config(preset="tiny"),
     "base": Config(
         preset="base", encoder=BASE[0], decoder=BASE[1], patch=1, width=256, max_width=256, bottleneck=0.25,
-        convolutions=2, z=16, mixtures=10, learning_rate=6e-4, weight_decay=0.01, ema_images=50_000,
+        convolutions=2, z=16, mixtures=10, learning_rate=6e-4, muon_rate=0.0, weight_decay=0.01, ema_images=50_000,
     ),
     "large": Config(
         preset="large", encoder=LARGE[0], decoder=LARGE[1], patch=1, width=384, max_width=384, bottleneck=0.25,
-        convolutions=2, z=16, mixtures=10, learning_rate=2e-4, weight_decay=0.01, cosine=False, warm_up=0.0,
-        free=0.0, ema_images=220_000, filling=0.1,
+        convolutions=2, z=16, mixtures=10, learning_rate=2e-4, muon_rate=0.0, weight_decay=0.01, cosine=False,
+        warm_up=0.0, free=0.0, ema_images=220_000, filling=0.1,
     ),
     "dense": Config(
-        preset="dense", hidden=128, z=32, likelihood="gaussian", learning_rate=1e-3, cosine=False, warm_up=0.0,
-        free=0.0, skip=0.0, ema_images=0, filling=0.0,
+        preset="dense", hidden=128, z=32, likelihood="gaussian", learning_rate=1e-3, muon_rate=0.0, weight_decay=0.0,
+        cosine=False, warm_up=0.0, free=0.0, skip=0.0, ema_images=0, filling=0.0,
     ),
 }  # fmt: skip
 DESCRIPTIONS = {

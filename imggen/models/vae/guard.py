@@ -29,7 +29,7 @@ class Guard:
         """What to multiply the gradient by: 1, or less to shorten it, or 0 to skip the step."""
         limit = self.factor * self._usual() if self.factor and len(self.norms) >= FIRST else math.inf
         self.norms = [*self.norms, norm][-WINDOW:]
-        if norm <= limit:
+        if norm <= limit or limit == 0:
             self.skipped = 0
             return 1.0
         if self.skipped < MOST_IN_A_ROW:

@@ -109,6 +109,8 @@ class Learner(BaseLearner):
             # A larger budget on --resume: the model learns on, and what was learnt of holes is begun again later.
             self.filling, self.guard = False, Guard(self.config.skip)
             self.shown.partial.ready.zero_()
+            for optimiser in self.filler.values():
+                optimiser.state.clear()
         if self.sharpening is not None and self.sharpening.steps:
             self.sharpening.forget()
         weight = min(1.0, progress / self.config.warm_up) if self.config.warm_up else 1.0

@@ -13,6 +13,7 @@ from imggen.models.vae.config import Config
 
 HALF_BIN = 1 / 255
 SMALLEST_SCALE = 1e-3
+FAINT = 1e-4  # of an opaque colour: what a clear one counts
 _ONE = math.log(math.e - 1)  # softplus of it is 1
 
 
@@ -116,7 +117,12 @@ class MixtureOfLogistics(Likelihood):
             # The mean of a variable cut to [-1, 1] is the integral of its upper tail, less 1.
             found.append(scale * (softplus((centre + 1) / scale) - softplus((centre - 1) / scale)) - 1)
         shares = weights.exp()
-        drawn = torch.stack([(shares * part).sum(1) for part in found], 1)
+        of_colours = shares
+        if self.channels == 4:
+            # A colour counts as much as it is seen: what is clear is white in training, and is not to fade an edge.
+            opaque = shares * ((found[0] + 1) / 2 + FAINT)
+            of_colours = opaque / opaque.sum(1, keepdim=True)
+        drawn = torch.stack([((of_colours if index else shares) * part).sum(1) for index, part in enumerate(found)], 1)
         back = sorted(range(self.channels), key=self.order.__getitem__)
         return drawn[:, back].clamp(-1, 1)
 

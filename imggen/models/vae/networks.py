@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import adaptive_avg_pool2d, avg_pool2d, interpolate, silu
+from torch.nn.functional import avg_pool2d, interpolate, pad, silu
 
 from imggen.models.muon import inner_weights
 from imggen.models.vae.architecture import Stage
@@ -67,10 +67,16 @@ class Core(nn.Module, ABC):
 
 
 class Block(nn.Module):
-    """SiLU and convolution in turn: 1x1 to a bottleneck, 3x3s there (1x1s on maps below 3 px), 1x1 out."""
+    """SiLU and convolution in turn: 1x1 to a bottleneck, 3x3s there (1x1s on maps below 3 px), 1x1 out.
 
-    def __init__(self, inputs: int, outputs: int, side: int, config: Config, scale: float = 1.0) -> None:
+    The last one of an `exact` block is in float32.
+    """
+
+    def __init__(
+        self, inputs: int, outputs: int, side: int, config: Config, scale: float = 1.0, *, exact: bool = False
+    ) -> None:
         super().__init__()
+        self.exact = exact
         inner = max(4, round(inputs * config.bottleneck))
         size = 3 if side > 2 else 1
         self.enter = nn.Conv2d(inputs, inner, 1)
@@ -86,8 +92,19 @@ class Block(nn.Module):
         x = self.enter(active)
         for layer in self.middle:
             x = layer(silu(x))
-        out: Tensor = self.leave(silu(x))
-        return out
+        return in_full(self.leave, x) if self.exact else plain(self.leave, x)
+
+
+def plain(layer: nn.Module, x: Tensor) -> Tensor:
+    """A last layer, after its SiLU."""
+    out: Tensor = layer(silu(x))
+    return out
+
+
+def in_full(layer: nn.Module, x: Tensor) -> Tensor:
+    """The same in float32 whatever the rest is in: a bf16 number near 1 is as coarse as half a step of 256 values."""
+    with torch.autocast(x.device.type, enabled=False):
+        return plain(layer, x.float())
 
 
 class Posterior(nn.Module):
@@ -96,11 +113,11 @@ class Posterior(nn.Module):
     def __init__(self, width: int, side: int, config: Config) -> None:
         super().__init__()
         self.beside = nn.Conv2d(width, width, 1)
-        self.block = Block(width, 2 * config.z, side, config)
+        self.block = Block(width, 2 * config.z, side, config, exact=True)
 
     def forward(self, state: Tensor, encoded: Tensor) -> Normal:
         """Both have been through a SiLU."""
-        mean, raw = self.block(silu(state + self.beside(encoded))).float().chunk(2, 1)
+        mean, raw = self.block(silu(state + self.beside(encoded))).chunk(2, 1)
         return Normal(mean, scale_of(raw))
 
 
@@ -141,9 +158,9 @@ def join(before: int, after: int) -> nn.Module:
 
 
 def halve(x: Tensor, factor: int, side: int) -> Tensor:
-    """Average pooling to `side`, by `factor` where that is exact."""
-    exact = x.shape[-1] == factor * side
-    return avg_pool2d(x, factor) if exact else adaptive_avg_pool2d(x, side)
+    """Average pooling by `factor` to `side`; where a map is too small for that, its last row and column count again."""
+    missing = factor * side - x.shape[-1]
+    return avg_pool2d(pad(x, (0, missing, 0, missing), "replicate") if missing else x, factor)
 
 
 class Layer(nn.Module):
@@ -244,7 +261,7 @@ class Hierarchy(Core):
                 x = rung(x, _numbered(choose, number))
                 number += 1
         assert x is not None
-        out: Tensor = self.unpatch(self.head(silu(x)))
+        out: Tensor = self.unpatch(in_full(self.head, x))
         return out
 
 

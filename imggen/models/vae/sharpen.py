@@ -38,6 +38,11 @@ class Sharpener(nn.Module):
         )
         self.leave = nn.Conv2d(width, PATCH**2 * config.channels, 3, 1, 1)
         self.register_buffer("ready", torch.zeros(()))
+        self.restart()
+
+    def restart(self) -> None:
+        """Give the means back."""
+        self.ready.zero_()
         nn.init.zeros_(self.leave.weight)
         assert self.leave.bias is not None
         nn.init.zeros_(self.leave.bias)

@@ -44,10 +44,12 @@ class Sharpening(Judge):
         return {"adam_sharpener": self.adam, "adam_critic": self.adam_critic}
 
     def forget(self) -> None:
-        """The ladder learns on: what was learnt of its means is begun again later."""
+        """The ladder learns on: its means are given back as they are; what was learnt of them begins anew later."""
         self.steps = 0
         for network in (self.network, self.shown):
-            network.ready.zero_()
+            network.restart()
+        for optimiser in self.optimisers.values():
+            optimiser.state.clear()
 
     def step(
         self,
