@@ -12,13 +12,14 @@ import torch
 from torch import Tensor
 
 from imggen.data.dataset import Dataset
+from imggen.engine.draw import usual_batch
 from imggen.io.image import encode
 from imggen.metrics.figures import Figure, Measure, evenly
 from imggen.models.base import Backend
 from imggen.reporting import Reporter
 
 COUNT = 1_000
-BATCH, AT_ONCE = 50, 32**2  # pictures of 32 pixels
+BATCH = 50  # at most
 UNUSED = 0.1  # nats a picture: a layer that carries less might as well not be there
 
 
@@ -96,7 +97,7 @@ def layers_of(backend: Backend, dataset: Dataset, rows: Tensor, seed: int) -> li
 
 def _batch(backend: Backend) -> int:
     """Pictures at a time: fewer of large ones."""
-    return max(1, min(BATCH, BATCH * AT_ONCE // math.prod(backend.image_shape[1:])))
+    return max(1, min(BATCH, usual_batch(backend)))
 
 
 def _batches(
