@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import signal
 import sys
@@ -71,6 +72,8 @@ def _terminate(number: int, frame: FrameType | None) -> None:
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Run a command line and exit with its code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="surrogateescape")  # names of files are bytes, and come out as they went in
     remember(arguments)
     signal.signal(signal.SIGTERM, _terminate)
     try:
@@ -93,7 +96,7 @@ def _ended(error: BaseException, arguments: list[str]) -> int:
     """Say what went wrong, in a line and a hint; returns the exit code."""
     if isinstance(error, BrokenPipeError) or isinstance(error.__context__, BrokenPipeError):
         # Whoever read us went away (Typer makes a SystemExit of it); flushing again at exit must not complain.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _hush()
         return 141
     if isinstance(error, SystemExit):
         return error.code if isinstance(error.code, int) else 1
@@ -102,7 +105,16 @@ def _ended(error: BaseException, arguments: list[str]) -> int:
         traceback.print_exception(error, file=sys.stderr)
     told = _told(error, arguments)
     console.error(told)
+    try:
+        sys.stdout.flush()
+    except OSError:
+        _hush()  # flushing again at exit must not complain
     return told.exit_code
+
+
+def _hush() -> None:
+    """What is left to say on stdout goes nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _told(error: BaseException, arguments: list[str]) -> ImggenError:

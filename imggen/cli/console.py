@@ -53,6 +53,15 @@ class Lines:
             self.console.info(f"{self.description} {share:4.0%}  {note}".rstrip())
 
 
+class Unheard(RichConsole):
+    """Whoever read stderr may go away: then nothing more is said, and what is being done goes on."""
+
+    def on_broken_pipe(self) -> None:
+        """Instead of Rich's exit."""
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+
+
 class Console:
     """`imggen.reporting.Reporter` on stderr; `result` on stdout."""
 
@@ -63,7 +72,7 @@ class Console:
         self.leader = os.environ.get("RANK", "0") == "0"
         self.quiet, self.as_json, self.debug = quiet or not self.leader, as_json, debug
         # Rich knows NO_COLOR and TERM=dumb by itself.
-        self.rich = RichConsole(stderr=True, no_color=no_color or None, highlight=False, soft_wrap=True)
+        self.rich = Unheard(stderr=True, no_color=no_color or None, highlight=False, soft_wrap=True)
 
     def _line(self, text: Text) -> None:
         text.plain = printable(text.plain)

@@ -106,7 +106,7 @@ def grey_range(picture: Image.Image) -> tuple[float, float]:
         for white in (1.0,) * (picture.mode == "F") + (255.0, 65535.0):
             if high <= white:
                 return 0.0, white
-    return low, max(high, low + 1e-300)
+    return low, high if high > low else low + 1.0
 
 
 def _deep_grey(picture: Image.Image) -> Image.Image:

@@ -63,6 +63,11 @@ def open_source(spec: str, *, split: str = "train", use_classes: bool = True, ca
     raise DataError(f"{spec} is neither a folder nor an archive", hint)
 
 
+def is_archive(path: Path) -> bool:
+    """Whether a file's name says that it holds files."""
+    return path.name.lower().endswith((".zip", *TAR_SUFFIXES))
+
+
 def _missing(spec: str, path: Path) -> DataError:
     """The error for a path that is not there, with the nearest name that is."""
     siblings: list[str] = []
@@ -121,7 +126,8 @@ def _walk(root: Path) -> Iterable[os.DirEntry[str]]:
     folders, links = [str(root)], list[str]()
     while folders or links:
         folder = folders.pop() if folders else links.pop(0)
-        if (Path(folder) / "metrics.jsonl").exists() and (Path(folder) / "config.toml").exists():
+        run = (Path(folder) / "metrics.jsonl").exists() and (Path(folder) / "config.toml").exists()
+        if run and folder != str(root):
             continue  # a run of our own: its previews are not data
         status = Path(folder).stat()
         if (status.st_dev, status.st_ino) in seen:
@@ -129,7 +135,7 @@ def _walk(root: Path) -> Iterable[os.DirEntry[str]]:
         seen.add((status.st_dev, status.st_ino))
         with os.scandir(folder) as found:
             for entry in sorted(found, key=lambda e: e.name):
-                if is_hidden(entry.name):
+                if is_hidden(entry.name) or (run and entry.name == "samples"):
                     continue
                 if entry.is_dir():
                     (links if entry.is_symlink() else folders).append(entry.path)

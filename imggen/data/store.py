@@ -8,6 +8,7 @@ import json
 import multiprocessing
 import os
 import pickle
+import re
 import shutil
 import signal
 import tempfile
@@ -33,6 +34,7 @@ FORMAT_VERSION = 1
 POOL_THRESHOLD = 3_000
 MAX_BAD_SHARE = 0.05
 _CHUNK_PICTURES = 32
+HALF_MADE = re.compile(r"\.[0-9a-f]{32}-[^.]+")
 
 Skipped = tuple[tuple[str, str], ...]
 
@@ -109,7 +111,7 @@ def check_skipped(skipped: Skipped, total: int, strict: bool) -> None:
     """Raise when too much of a source cannot be read: any with `strict`, else more than 5 %, or all."""
     if not skipped:
         return
-    examples = listed(skipped)
+    examples = listed(skipped, 20)
     if len(skipped) == total:
         raise DataError(f"none of {total:,} pictures can be read: {examples}", "are they really pictures?")
     share = len(skipped) / total
@@ -120,10 +122,10 @@ def check_skipped(skipped: Skipped, total: int, strict: bool) -> None:
         )
 
 
-def listed(skipped: Skipped) -> str:
-    """The first five unreadable pictures with their reasons."""
-    more = ", …" if len(skipped) > 5 else ""
-    return ", ".join(f"{name} ({reason})" for name, reason in skipped[:5]) + more
+def listed(skipped: Skipped, most: int = 5) -> str:
+    """The first unreadable pictures with their reasons."""
+    more = ", …" if len(skipped) > most else ""
+    return ", ".join(f"{name} ({reason})" for name, reason in skipped[:most]) + more
 
 
 def usable_cores() -> int:
@@ -146,9 +148,10 @@ def _disk_errors(cache_dir: Path) -> Iterator[None]:
 
 
 def _sweep(cache_dir: Path) -> None:
-    """Remove what killed processes left half-made, once it is a day old."""
-    for left in cache_dir.glob(".*-*"):
-        if left.is_dir() and time.time() - left.stat().st_mtime > 86_400:
+    """Remove what killed processes left half-made, once it is a day old; nothing else that may lie there."""
+    for left in cache_dir.iterdir():
+        ours = HALF_MADE.fullmatch(left.name) and left.is_dir() and not left.is_symlink()
+        if ours and time.time() - left.stat().st_mtime > 86_400:
             shutil.rmtree(left, ignore_errors=True)
 
 

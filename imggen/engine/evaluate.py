@@ -15,6 +15,7 @@ from torch import Tensor
 
 from imggen.data.dataset import DataOptions, Dataset, default_cache_dir, load_dataset
 from imggen.data.layout import NoSplitError
+from imggen.data.scan import is_archive
 from imggen.engine.device import find_device, prepare
 from imggen.engine.draw import Item, draw, noise_of
 from imggen.engine.likelihood import bits_per_dimension, layers_of, own_measures
@@ -25,6 +26,7 @@ from imggen.engine.run import FEWEST, RunFolder, check_report
 from imggen.errors import DataError, UsageError
 from imggen.io.files import atomic_path
 from imggen.io.image import Bytes
+from imggen.io.weights import holds_weights, shipped_weights
 from imggen.metrics.extract import Features, load_features
 from imggen.metrics.figures import Comparison, Figure, Measure, Sample, compare, evenly
 from imggen.models import FAMILIES
@@ -136,9 +138,9 @@ def evaluate(options: EvaluateOptions, reporter: Reporter) -> dict[str, Any]:
 def is_pictures(options: EvaluateOptions) -> bool:
     """Whether MODEL is a folder or an archive of pictures rather than a model."""
     path = Path(options.model)
-    if options.weights is not None or options.model in FAMILIES or not path.exists():
+    if options.weights is not None or options.model in {*FAMILIES, *shipped_weights()} or not path.exists():
         return False
-    return path.suffix != ".safetensors" and not (path / "weights.safetensors").is_file()
+    return not holds_weights(path) if path.is_dir() else is_archive(path)
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from imggen.models.base import Backend
 from imggen.reporting import Reporter
 
 CLOSINGS = 17  # places that the last frame of a loop may take
-STALE = re.compile(r"\d{5,}\.png")
+STALE = re.compile(r"\d{5}\.png")
 
 
 @dataclass(frozen=True)

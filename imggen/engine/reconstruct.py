@@ -18,7 +18,7 @@ from imggen.data.scan import open_source
 from imggen.engine.draw import Item, noise_of, to_bytes, usual_batch
 from imggen.engine.options import SampleOptions
 from imggen.engine.run import check_sample_output, output_kind
-from imggen.engine.sample import Plan, choose_label, command_of, prepared, settings_of
+from imggen.engine.sample import Plan, check_grid, choose_label, command_of, prepared, settings_of
 from imggen.errors import DataError, UsageError
 from imggen.io.files import atomic_write
 from imggen.io.image import Bytes, encode, format_of, grid
@@ -52,8 +52,11 @@ def reconstruct(options: SampleOptions, reporter: Reporter) -> dict[str, Any]:
     path = options.near or options.source
     assert path is not None
     pictures = read_pictures(path, options.count if options.near is None else 1, backend, reporter)
+    shown = 2 * len(pictures) if options.near is None else 1 + len(plan)
+    columns = sheet_columns(options, shown)
+    check_grid(shown, columns, backend)
     with torch.no_grad(), torch.autocast(_device(backend).type, dtype, enabled=dtype != torch.float32):
-        sheet, columns = (
+        sheet = (
             _near(backend, pictures, plan, options)
             if options.near is not None
             else _beside(backend, pictures, options, reporter)
@@ -74,6 +77,14 @@ def reconstruct(options: SampleOptions, reporter: Reporter) -> dict[str, Any]:
         result["paths"] = [options.output]
     result["seconds"] = round(time.monotonic() - began, 3)
     return result
+
+
+def sheet_columns(options: SampleOptions, shown: int) -> int:
+    """As asked for, else about a square; beside each other stays what is a pair."""
+    if options.near is not None:
+        return options.columns or math.ceil(math.sqrt(shown))
+    asked = None if options.columns is None else options.columns + options.columns % 2
+    return asked or 2 * max(1, round(math.sqrt(shown) / 2))
 
 
 def read_pictures(path: Path, count: int, backend: Backend, reporter: Reporter) -> Bytes:
@@ -99,7 +110,7 @@ def read_pictures(path: Path, count: int, backend: Backend, reporter: Reporter) 
     return np.stack(found)
 
 
-def _beside(backend: Backend, pictures: Bytes, options: SampleOptions, reporter: Reporter) -> tuple[Bytes, int]:
+def _beside(backend: Backend, pictures: Bytes, options: SampleOptions, reporter: Reporter) -> Bytes:
     """Each picture, then its reconstruction."""
     size = options.batch or usual_batch(backend)
     found: list[Bytes] = []
@@ -108,11 +119,10 @@ def _beside(backend: Backend, pictures: Bytes, options: SampleOptions, reporter:
             images = _images(pictures[start : start + size], backend)
             found.append(to_bytes(backend.reconstruct(images, _asked(backend, options, images))))
             task.update(start + len(images))
-    pairs = np.stack([pictures, np.concatenate(found)], 1).reshape(-1, *pictures.shape[1:])
-    return pairs, options.columns or 2 * max(1, round(math.sqrt(len(pictures) / 2)))
+    return np.stack([pictures, np.concatenate(found)], 1).reshape(-1, *pictures.shape[1:])
 
 
-def _near(backend: Backend, pictures: Bytes, plan: Plan, options: SampleOptions) -> tuple[Bytes, int]:
+def _near(backend: Backend, pictures: Bytes, plan: Plan, options: SampleOptions) -> Bytes:
     """The picture, then those near it: its noise and other noise, mixed so that the variance stays."""
     images = _images(pictures, backend)
     own, labels = backend.locate(images, _asked(backend, options, images))
@@ -125,8 +135,7 @@ def _near(backend: Backend, pictures: Bytes, plan: Plan, options: SampleOptions)
         of_items = None if labels is None else labels.expand(len(items))
         mixed = math.sqrt(1 - share**2) * own + share * noise.to(images.device)
         found.append(to_bytes(backend.generate(mixed, of_items)))
-    sheet = np.concatenate(found)
-    return sheet, options.columns or math.ceil(math.sqrt(len(sheet)))
+    return np.concatenate(found)
 
 
 def _asked(backend: Backend, options: SampleOptions, images: Tensor) -> Tensor | None:

@@ -98,10 +98,14 @@ def _plan(options: InterpolateOptions, pictures: list[Path], backend: Backend) -
     if count < 2 * cells:
         raise UsageError("a walk goes from one key to another", f"give {2 * cells} {what} or more")
     each = count // cells
+    if options.path == "circle" and each != 2:
+        raise UsageError(f"a circle goes through two keys, not {each}", "--path spline --loop takes any number")
     parts = 2 if options.path == "circle" else each if loop else each - 1
     frames = options.frames or parts * (A_SEGMENT_OF_A_STRIP if options.strip else A_SEGMENT) + (0 if loop else 1)
     if frames > MOST_FRAMES:
         raise UsageError(f"{frames:,} frames are too many", f"--frames {MOST_FRAMES} or fewer")
+    if frames - (not loop) < parts:
+        raise UsageError("there are more keys than frames", f"--frames {parts + (not loop)} or more")
     labels = _labels(options, backend)
     # The closed spline slows down where it closes, so that the closing step is not the one that is seen.
     path = options.path or ("spline" if loop else "slerp")

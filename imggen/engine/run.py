@@ -20,6 +20,8 @@ from imggen.io.files import atomic_write
 from imggen.io.image import format_of
 
 FEWEST = 10  # pictures that can be compared
+PREVIEW = re.compile(r"\d{6,}\.png")
+HALF = re.compile(r"\.(weights|state|best)\.safetensors\.[0-9a-f]+\.part")
 PATTERN = re.compile(r"[^%]*%(0\d{1,2})?d[^%]*")
 
 
@@ -61,9 +63,21 @@ class RunFolder:
     def clear_logs(self) -> None:
         """Remove an old run's logs and previews; its weights and state stay until they are replaced."""
         self.metrics.unlink(missing_ok=True)
-        for preview in self.samples.glob("[0-9]*.png") if self.samples.is_dir() else ():
-            preview.unlink()
+        for preview in self.samples.iterdir() if self.samples.is_dir() else ():
+            if PREVIEW.fullmatch(preview.name):
+                preview.unlink()
         shutil.rmtree(self.path / "tensorboard", ignore_errors=True)
+
+    def clear_halves(self) -> None:
+        """Remove what a killed process left of the files it was writing."""
+        for left in self.path.glob(".*.part"):
+            if HALF.fullmatch(left.name):
+                left.unlink(missing_ok=True)
+
+    def taken(self) -> Path | None:
+        """A folder that a run would write into, and that holds something of somebody else's."""
+        mine = (self.samples, self.path / "tensorboard")
+        return next((path for path in mine if path.is_dir() and any(path.iterdir())), None)
 
     def write_config(self, settings: dict[str, Any]) -> None:
         """The resolved settings as TOML, in the names that --config takes."""
@@ -111,6 +125,8 @@ def check_output(options: TrainOptions) -> None:
             f"{options.run} already holds a run",
             "--resume continues it, --force replaces it, -o FOLDER keeps both",
         )
+    elif (taken := folder.taken()) is not None and not folder.exists() and not options.force:
+        raise UsageError(f"{taken} already holds something, and a run writes there", "-o FOLDER names another folder")
 
 
 def check_writable(folder: Path) -> None:
@@ -159,13 +175,18 @@ def check_sample_output(options: SampleOptions) -> None:
     else:
         if path.exists() and not path.is_dir():
             raise UsageError(f"{path} is a file, not a folder", "give a picture's name or another folder")
-        taken = path if path.is_dir() and any(path.iterdir()) else None
+        taken = path if path.is_dir() and any(map(_seen, path.iterdir())) else None
     check_writable(path if kind == "folder" else path.parent)
     if kind == "grid":
         check_parent(path)
     if taken is not None and not options.force and not (options.resume and kind != "grid"):
         more = ", --resume draws what is missing" if kind != "grid" else ""
         raise UsageError(f"{taken} already exists", f"--force overwrites it{more}")
+
+
+def _seen(path: Path) -> bool:
+    """What a killed process left half-written takes no place."""
+    return not (path.name.startswith(".") and path.name.endswith(".part"))
 
 
 def _taken_by(pattern: Path) -> Path | None:
@@ -231,5 +252,5 @@ def refuse_folder(path: Path, force: bool) -> None:
     if path.exists() and not path.is_dir():
         raise UsageError(f"{path} is a file, not a folder", "give a file's name with an ending, or another folder")
     check_writable(path)
-    if path.is_dir() and any(path.iterdir()) and not force:
+    if path.is_dir() and any(map(_seen, path.iterdir())) and not force:
         raise UsageError(f"{path} already exists", "--force writes into it")

@@ -173,11 +173,16 @@ def sample(options: SampleOptions, reporter: Reporter) -> dict[str, Any]:
     return result
 
 
-def _sheet(plan: Plan, columns: int, backend: Backend, paint: Callable[..., Any], reporter: Reporter) -> Bytes:
+def check_grid(count: int, columns: int, backend: Backend) -> None:
+    """Refuse a grid that no file holds. Raises UsageError."""
     height, width = backend.image_shape[1:]
-    rows = math.ceil(len(plan) / columns)
+    rows = math.ceil(count / columns)
     if max(columns * (width + 2), rows * (height + 2)) > LONGEST_SIDE:
-        raise UsageError(f"a grid of {len(plan):,} pictures is too large for one file", "-o folder/ writes files")
+        raise UsageError(f"a grid of {count:,} pictures is too large for one file", "fewer pictures, or -o folder/")
+
+
+def _sheet(plan: Plan, columns: int, backend: Backend, paint: Callable[..., Any], reporter: Reporter) -> Bytes:
+    check_grid(len(plan), columns, backend)
     pieces: list[Bytes] = []
     with reporter.task("drawing", len(plan)) as task:
         for pictures in paint((plan[index] for index in range(len(plan))), lambda _, pictures: pictures):

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM while training: the first asks to save and stop, the second stops now."""
+"""Ctrl-C, SIGTERM and a lost terminal while training: the first asks to save and stop, the second stops now."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class StopRequest:
 
     def error(self, saved: str) -> InterruptedRun:
         """What to raise once everything is saved."""
-        name = "SIGTERM" if self.signal == signal.SIGTERM else "Ctrl-C"
+        name = "Ctrl-C" if self.signal == signal.SIGINT else signal.Signals(self.signal).name
         return InterruptedRun(f"stopped by {name}; {saved}", "the same command with --resume continues", self.exit_code)
 
     @property
@@ -33,7 +33,10 @@ class StopRequest:
 
 @contextmanager
 def stop_requests() -> Iterator[StopRequest]:
-    """Catch the two signals inside the block; outside the main thread they cannot be caught and are left alone."""
+    """Catch the signals inside the block; one that is ignored, as nohup does SIGHUP, stays so.
+
+    Outside the main thread they cannot be caught and are left alone.
+    """
     request = StopRequest()
 
     def note(number: int, frame: FrameType | None) -> None:
@@ -44,7 +47,8 @@ def stop_requests() -> Iterator[StopRequest]:
     if threading.current_thread() is not threading.main_thread():
         yield request
         return
-    numbers = (signal.SIGINT, signal.SIGTERM)
+    numbers = [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
+    numbers = [number for number in numbers if number == signal.SIGINT or signal.getsignal(number) != signal.SIG_IGN]
     before = [signal.signal(number, note) for number in numbers]
     try:
         yield request

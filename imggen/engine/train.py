@@ -27,7 +27,7 @@ from imggen.engine.variety import Variety
 from imggen.engine.watch import Watch
 from imggen.errors import CheckpointError, DeviceError, DivergedError, ImggenError
 from imggen.io.checkpoint import read_header, read_tensors, weights_hash, write_checkpoint
-from imggen.io.files import atomic_write
+from imggen.io.files import alone, atomic_write
 from imggen.io.image import encode, grid
 from imggen.metrics.extract import load_features
 from imggen.models import build_learner
@@ -270,12 +270,13 @@ def train(options: TrainOptions, reporter: Reporter) -> dict[str, Any]:
     check_output(options)
     setup = set_up(options, reporter)
     try:
-        return _train(setup, reporter)
+        with ExitStack() as stack:
+            return _train(setup, reporter, stack)
     finally:
         setup.world.stop()
 
 
-def _train(setup: Setup, reporter: Reporter) -> dict[str, Any]:
+def _train(setup: Setup, reporter: Reporter, stack: ExitStack) -> dict[str, Any]:
     training = Training(setup, reporter)
     folder, world = training.folder, setup.world
     announce(setup, training.learner, reporter)
@@ -283,21 +284,24 @@ def _train(setup: Setup, reporter: Reporter) -> dict[str, Any]:
         setup.dataset.to(setup.device)
     if world.leader:
         folder.path.mkdir(parents=True, exist_ok=True)
-        if setup.state is None:
+        stack.enter_context(alone(folder.path))
+        check_output(setup.options)  # once more: another training may have ended here since
+        folder.clear_halves()
+        if setup.state is None and folder.exists():
             folder.clear_logs()
         folder.write_config(setup.settings())
     training.save()
     if world.leader and setup.state is None:
         folder.best.unlink(missing_ok=True)
-    with ExitStack() as stack:
-        stop = stack.enter_context(stop_requests())
+    with ExitStack() as inner:
+        stop = inner.enter_context(stop_requests())
         watch = None
         if setup.options.evaluate_every is not None and world.leader:
             watch = Watch(setup, folder, setup.options.evaluate_every * 60, reporter)
         world.wait()
-        task = stack.enter_context(reporter.task("training", 1.0))
+        task = inner.enter_context(reporter.task("training", 1.0))
         if setup.options.tensorboard and world.leader:
-            training.writer = _tensorboard(folder, stack)
+            training.writer = _tensorboard(folder, inner)
         _loop(training, stop, task, watch)
         training.save()
         if watch is not None and not stop:
@@ -325,6 +329,8 @@ def _loop(training: Training, stop: StopRequest, task: Task, watch: Watch | None
     before = training.seconds
     began = line = saved = time.monotonic()
     images_then, told = training.images, False
+    if setup.state is not None and budget.progress(training.images, before) >= 1:
+        training.reporter.warn("the budget is spent: give a larger one to train on, such as --minutes or --images")
     while True:
         training.seconds = before + time.monotonic() - began
         looking = watch is not None and watch.due()

@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from imggen.errors import UsageError
 
 Floats = NDArray[np.float64]
-PATHS = ("slerp", "spline", "circle")
 EASES: dict[str, Callable[[Floats], Floats]] = {
     "none": lambda u: u,
     "sine": lambda u: (1 - np.cos(np.pi * u)) / 2,

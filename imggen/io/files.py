@@ -12,7 +12,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from imggen.errors import DataError
+from imggen.errors import DataError, UsageError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 _HINTS = {
     errno.ENOSPC: "no space is left on the disk: free some, or write elsewhere",
@@ -72,6 +77,28 @@ def atomic_folder(path: Path, stale: re.Pattern[str]) -> Iterator[Path]:
         shutil.rmtree(sibling, ignore_errors=True)
         _give_up(path, sibling, error)
         raise
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Hold a folder for this process; where the system or the disk knows no such thing, nothing is held.
+
+    Raises UsageError where another process holds it.
+    """
+    if fcntl is None:
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UsageError(f"another training is at work in {folder}", "-o FOLDER names another folder") from error
+        except OSError:
+            pass
+        yield
+    finally:
+        os.close(handle)
 
 
 def _names(path: Path) -> tuple[str, str]:

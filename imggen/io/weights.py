@@ -34,21 +34,26 @@ def find_weights(
     """
     if weights is not None:
         return _of_path(weights), "given"
-    if model in families:
-        own = runs / model / "weights.safetensors"
-        if own.is_file():
-            return own, f"your run {own.parent}"
+    own = runs / model / "weights.safetensors"
+    named = Path(model).name == model != ".." and own.is_file()
+    if named and (model in families or not holds_weights(Path(model))):
+        return own, f"your run {own.parent}"
     shipped = shipped_weights()
     if model in shipped:
         return shipped[model], "shipped"
     if Path(model).exists():
         return _of_path(Path(model)), "given"
-    known = sorted({*families, *shipped})
+    known = sorted({*families, *shipped, *(path.parent.name for path in runs.glob("*/weights.safetensors"))})
     near = difflib.get_close_matches(model, known, 1)
     if near and near[0] != model:
         raise CheckpointError(f"there is no model '{model}'", f"did you mean '{near[0]}'?")
     train = model if model in families else families[0]
     raise CheckpointError(f"there is no model '{model}'", f"train one: imggen train {train} --data FOLDER")
+
+
+def holds_weights(path: Path) -> bool:
+    """Whether a path may be a checkpoint, or is a run's folder."""
+    return path.is_file() or (path / "weights.safetensors").is_file()
 
 
 def _of_path(path: Path) -> Path:

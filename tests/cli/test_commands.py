@@ -50,15 +50,22 @@ def test_the_command_line_is_frozen(call: Call) -> None:
     """Scripts rest on these names: to take one away is a change that breaks them."""
     expected = {
         "sample": "--count -n --seed --seeds --class --temperature --steps --guidance --top-k --top-p --weights "
-        "--output -o --columns --format --resume",
+        "--output -o --columns --format --resume --from --near",
         "train gan": "--data --size --channels --crop --split --no-classes --strict --mirror --images --epochs "
         "--minutes --output -o --resume --seed --save-minutes --tensorboard --preset --z-dim --width --learning-rate",
         "train transformer": "--data --preset --factor --codes --tokenizer-width --tokenizer-share --edges --raster "
-        "--width --depth --heads --dropout --drop-label --learning-rate --weight-decay --ema-images",
+        "--width --depth --heads --dropout --drop-label --learning-rate --weight-decay --ema-images --adversarial",
+        "train vae": "--data --evaluate-every --preset --encoder --decoder --depth --patch --width --max-width "
+        "--bottleneck --convolutions --z --hidden --likelihood --mixtures --learning-rate --muon-rate --weight-decay "
+        "--cosine --no-cosine --warm-up --free --skip --ema-images --filling --sharpen",
+        "evaluate": "--data --count -n --seed --size --crop --features --iw --temperature --steps --guidance --top-k "
+        "--top-p --weights --output -o",
         "interpolate": "--seeds --seed --from --to --class --class-from --class-to --temperature --weights --path "
-        "--loop --ease --pace --frames --output -o --fps --grid --strip --zoom",
+        "--loop --ease --pace --frames --output -o --fps --grid --strip --zoom --steady --steps --guidance --top-k "
+        "--top-p",
         "inpaint": "--image --count -n --seed --class --temperature --weights --mask --box --mask-from-alpha --expand "
-        "--invert-mask --resize-mask --grow --feather --method --context --output -o --sheet --format",
+        "--invert-mask --resize-mask --grow --feather --method --context --output -o --sheet --format --steps "
+        "--guidance --top-k --top-p",
         "info": "",
         "models": "",
     }
@@ -66,8 +73,9 @@ def test_the_command_line_is_frozen(call: Call) -> None:
         _, out, _ = call(*verb.split(), "-h")
         found = set(re.findall(r"(?<![\w-])--?[a-z][a-z-]*", out))
         common = {"--config", "--quiet", "-q", "--json", "--debug", "--no-color", "--help", "-h"}
-        machine = {"--device", "--batch", "--force", "--dry-run"} if names else set()
-        machine |= {"--precision"} if names and verb != "inpaint" else set()
+        machine = {"--device", "--batch", "--force"} if names else set()
+        machine |= {"--dry-run"} if names and verb != "evaluate" else set()
+        machine |= {"--precision"} if names and verb not in ("inpaint", "evaluate") else set()
         assert found >= {*names.split(), *common, *machine}, verb
 
 

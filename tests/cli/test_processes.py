@@ -154,7 +154,7 @@ def test_a_second_ctrl_c_quits_at_once_and_a_kill_leaves_whole_files(pictures: P
     process.send_signal(signal.SIGINT)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
-    assert process.returncode == 130 and "Traceback" not in err
+    assert process.returncode == 130 and "stopped" in err and "Traceback" not in err
     assert imggen("sample", "two", "-n", 1, "-o", "y.png").returncode == 0
 
 
@@ -205,6 +205,27 @@ def test_whoever_reads_us_may_go_away() -> None:
     err = process.stderr.read()
     process.stderr.close()
     assert process.wait(timeout=60) == 141 and "Traceback" not in err and "Exception" not in err
+
+
+def test_a_training_that_nobody_listens_to_goes_on(pictures: Path) -> None:
+    """Nor does an error lose its code."""
+    process = start(*train_words(pictures, "run", 400))
+    assert process.stderr is not None
+    process.stderr.close()
+    assert process.stdout is not None and "weights" in process.stdout.read()
+    assert process.wait(timeout=60) == 0 and Path("run/weights.safetensors").exists()
+    process = start("sample", "gan", "--seeds", "5-2")
+    assert process.stderr is not None
+    process.stderr.close()
+    assert process.wait(timeout=60) == 2
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has a disk that is always full")
+def test_a_full_disk_behind_stdout_ends_with_3() -> None:
+    with Path("/dev/full").open("wb") as full:
+        command = [sys.executable, "-m", "imggen", "models"]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
+    assert done.returncode == 3 and "No space" in done.stderr and "Exception" not in done.stderr
 
 
 def test_bytes_never_fill_a_terminal() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -87,6 +88,19 @@ def test_interrupt_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     with pytest.raises(KeyboardInterrupt):
         load(tmp_path)
     assert [p.name for p in (tmp_path / "cache").iterdir()] == ["surveys"]
+
+
+def test_only_our_own_left_overs_are_swept_away(tmp_path: Path) -> None:
+    """The cache may be any folder, a home for one."""
+    pictures(tmp_path / "d")
+    key = load(tmp_path).key
+    names = (f".{key}-ab_1cd", ".vscode-server", ".npm-global", f".{key}")
+    for name in names:
+        (tmp_path / "cache" / name).mkdir()
+        os.utime(tmp_path / "cache" / name, (0, 0))
+    (tmp_path / "d" / "a" / "000.png").unlink()
+    load(tmp_path)
+    assert [name for name in names if (tmp_path / "cache" / name).exists()] == list(names[1:])
 
 
 def test_no_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,6 +30,12 @@ def test_sixteen_bits_are_rescaled(kind: str) -> None:
     assert np.asarray(decode_image(encoded(deep, kind))).tolist() == [[0, 1, 128, 255]]
 
 
+@pytest.mark.parametrize("value", [70_000, -5])
+def test_flat_grey_of_any_number_is_a_picture(value: int) -> None:
+    flat = Image.fromarray(np.full((4, 5), value, np.int32))
+    assert decode_image(encoded(flat, "TIFF")).getextrema() == (0, 0)
+
+
 @pytest.mark.parametrize("mode", ["L", "RGB", "P"])
 def test_transparent_colour(mode: str) -> None:
     hidden: object = (0, 0, 0) if mode == "RGB" else 0

@@ -200,6 +200,9 @@ def test_what_cannot_be_is_refused(model: str, output: str, more: dict[str, Any]
 
 
 def test_plan_draws_nothing(model: str) -> None:
+    for more, word in (({"frames": 2}, "more keys than frames"), ({"path": "circle"}, "two keys, not 3")):
+        with pytest.raises(UsageError, match=word):
+            plan(InterpolateOptions(model=model, output="w.gif", seeds="1-3", **more), Silent())
     found = plan(InterpolateOptions(model=model, output="w.gif", seed=4, loop=True), Silent())
     assert (found["seeds"], found["frames"], found["path"], found["loop"]) == ("4-7", 160, "spline", True)
     assert not Path("w.gif").exists()

@@ -111,9 +111,11 @@ def test_a_folder_of_frames_is_whole(model: str, monkeypatch: pytest.MonkeyPatch
     assert describe_file(Path("f/00008.png"))["frame"] == 8
     with pytest.raises(UsageError, match="already exists"):
         walk(model, "f/", frames=4)
-    Path("f/notes.txt").write_text("mine", encoding="utf-8")
+    for name in ("notes.txt", "00000007.png"):  # a picture as `sample` numbers them is no frame
+        Path("f", name).write_text("mine", encoding="utf-8")
     walk(model, "f/", frames=4, force=True)
-    assert sorted(path.name for path in Path("f").iterdir()) == [*(f"0000{k}.png" for k in range(4)), "notes.txt"]
+    left = sorted(path.name for path in Path("f").iterdir())
+    assert left == ["00000.png", "00000007.png", *(f"0000{k}.png" for k in range(1, 4)), "notes.txt"]
 
     def broken(*_: Any, **__: Any) -> bytes:
         raise OSError(28, "No space left on device")

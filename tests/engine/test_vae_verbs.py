@@ -124,6 +124,7 @@ def test_what_cannot_be_is_one_clear_line(make: Make, pictures: Path, capfd: pyt
         (("vae.safetensors", "--from", "text.png"), 3, "can be read"),
         (("vae.safetensors", "--from", "nowhere"), 3, "there is no"),
         (("vae.safetensors", "--near", picture, "--class", "cat"), 2, "no classes"),
+        (("vae.safetensors", "--near", picture, "-n", 1000, "--columns", 1001), 2, "too large"),
     ):
         more = () if "-o" in words else ("-o", "out.png")
         assert call("sample", *words, *more) == code, words

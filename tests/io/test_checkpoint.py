@@ -236,6 +236,12 @@ def test_which_weights_a_name_means(tmp_path: Path) -> None:
     assert find_weights("gan", weights=None, families=("gan",))[1] == "your run runs/gan"
     for model in (str(run), str(run / "weights.safetensors")):
         assert find_weights(model, weights=None, families=("gan",)) == (run / "weights.safetensors", "given")
+    (tmp_path / "runs" / "cats").mkdir()
+    written(tmp_path / "runs" / "cats" / "weights.safetensors")
+    assert find_weights("cats", weights=None, families=("gan",))[1] == "your run runs/cats"
+    with pytest.raises(CheckpointError) as caught:
+        find_weights("ctas", weights=None, families=("gan",))
+    assert caught.value.hint == "did you mean 'cats'?"
     with pytest.raises(CheckpointError) as caught:
         find_weights("gna", weights=None, families=("gan",))
     assert caught.value.hint == "did you mean 'gan'?"

@@ -15,6 +15,12 @@ def test_the_choice_among_fills_is_not_made_by_a_latent() -> None:
     assert float(noise[chosen].mean(0).abs().max()) < 0.45 and abs(float(noise[:, 0].mean())) < 0.05
 
 
+def test_luck_of_less_noise_than_there_are_classes() -> None:
+    chances = luck(torch.randn(4000, 2, generator=torch.Generator().manual_seed(0)), 10)
+    assert torch.isfinite(chances).all() and len(chances.argmax(1).unique()) > 3
+    assert abs(float(chances.mean()) - 0.5772) < 0.1
+
+
 def test_small_models_choose_among_many_fills() -> None:
     cpu = torch.device("cpu")
     assert count_of(1_800_000, 32, cpu, 2600) == MOST

@@ -172,9 +172,12 @@ class Backend(BaseBackend):
         """Masks (B, 1, H, W) → which tokens (B, side²) are to be drawn.
 
         Not those of which little is hidden: what is known of the patch, carried on into the hole, says more of them
-        than all other tokens do.
+        than all other tokens do. Of a hole that hides no patch that far, those of which most is hidden are drawn: one
+        fill is not to be like the other.
         """
-        return self._hidden(mask) > MOST_HIDDEN
+        hidden = self._hidden(mask)
+        most = hidden.amax(1, keepdim=True)
+        return (hidden > MOST_HIDDEN) | ((hidden > most / 2) & (most <= MOST_HIDDEN))
 
     def _hidden(self, mask: Tensor) -> Tensor:
         return avg_pool2d((mask > 0.5).float(), self.tokenizer.patch).flatten(1)

@@ -33,8 +33,14 @@ def luck(noise: Tensor, count: int) -> Tensor:
     Each is made of a share of all the noise, so that it says next to nothing of any latent: luck that were a latent
     itself would choose by it.
     """
-    sums = [part.sum(1) / part.shape[1] ** 0.5 for part in (noise[:, index::count] for index in range(count))]
-    shares = torch.special.ndtr(torch.stack(sums, 1)).clamp(1e-6, 1 - 1e-6)
+    if count > noise.shape[1]:
+        # Fewer numbers than are wanted: sums of all of them, each with signs and weights of its own.
+        ways = torch.randn(noise.shape[1], count, generator=torch.Generator().manual_seed(0)).to(noise)
+        sums = noise @ (ways / ways.norm(dim=0))
+    else:
+        parts = (noise[:, index::count] for index in range(count))
+        sums = torch.stack([part.sum(1) / part.shape[1] ** 0.5 for part in parts], 1)
+    shares = torch.special.ndtr(sums).clamp(1e-6, 1 - 1e-6)
     return -torch.log(-torch.log(shares))
 
 
