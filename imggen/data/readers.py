@@ -1,6 +1,6 @@
 """Where the bytes of the pictures come from: a folder, a zip, a tar, or an array in memory.
 
-Readers are small and picklable, so that worker processes can reopen a source cheaply.
+Those of files are made of names and places alone, so that worker processes can reopen a source cheaply.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class ZipReader:
 
     path: str
     members: list[str]
-    _archive: zipfile.ZipFile | None = field(default=None, repr=False)
+    _archive: zipfile.ZipFile | None = field(default=None, init=False, repr=False)
 
     def image(self, index: int) -> bytes:
         """The member's bytes, its checksum verified by zipfile."""
@@ -63,9 +63,8 @@ class ZipReader:
             self._archive = zipfile.ZipFile(self.path)
         return self._archive.read(self.members[index])
 
-    def __getstate__(self) -> dict[str, object]:
-        """An open file cannot travel to another process."""
-        return {"path": self.path, "members": self.members, "_archive": None}
+
+FILE_READERS = {"folder": FolderReader, "tar": TarReader, "zip": ZipReader}
 
 
 @dataclass

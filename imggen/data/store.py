@@ -7,7 +7,6 @@ import io
 import json
 import multiprocessing
 import os
-import pickle
 import re
 import shutil
 import signal
@@ -25,7 +24,7 @@ import numpy as np
 
 from imggen.data import decode
 from imggen.data.decode import Survey, UnreadableError
-from imggen.data.readers import Source
+from imggen.data.readers import FILE_READERS, Source
 from imggen.data.scan import digest
 from imggen.errors import DataError
 from imggen.reporting import Reporter
@@ -207,7 +206,7 @@ def _build(
     chunks = {(start, min(start + step, len(source))) for start in range(0, len(source), step)}
     bad: dict[int, str] = {}
     with reporter.task("decoding", len(source)) as task:
-        for executor in _executors(job, folder / "job.pickle"):
+        for executor in _executors(job, folder / "job.json"):
             try:
                 for done, found in _run(executor, job, sorted(chunks)):
                     chunks.discard(done)
@@ -216,7 +215,7 @@ def _build(
                 break
             except BrokenProcessPool:
                 reporter.warn("the worker processes ended early; decoding goes on in this process")
-    (folder / "job.pickle").unlink(missing_ok=True)
+    (folder / "job.json").unlink(missing_ok=True)
     skipped = tuple((source.names[i], bad[i]) for i in sorted(bad))
     check_skipped(skipped, len(source), strict)
     if bad:
@@ -234,7 +233,7 @@ def _executors(job: Job, note: Path) -> Iterator[Executor]:
     if job.source.parallel and workers > 1 and len(job.source) > POOL_THRESHOLD:
         # "spawn" works everywhere; a fork of a process that runs torch's threads can hang.
         context = multiprocessing.get_context("spawn")
-        note.write_bytes(pickle.dumps(job))
+        note.write_text(written(job), encoding="utf-8")
         yield ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(str(note),))
     yield ThreadPoolExecutor(workers)
 
@@ -256,6 +255,24 @@ def _run(
         executor.shutdown(wait=True, cancel_futures=True)
 
 
+def written(job: Job) -> str:
+    """A job as JSON: what decoding needs of it. Readers are told by their kind and what they are made of."""
+    reader = job.source.reader
+    kind = next(name for name, known in FILE_READERS.items() if isinstance(reader, known))
+    made_of = {
+        field.name: getattr(reader, field.name) for field in dataclasses.fields(FILE_READERS[kind]) if field.init
+    }
+    form = {"size": job.size, "channels": job.channels, "crop": job.crop, "target": job.target, "offset": job.offset}
+    return json.dumps({"reader": kind, "made_of": made_of, "names": job.source.names, "form": form})
+
+
+def read_job(text: str) -> Job:
+    """What `written` told; of the source, what decoding needs."""
+    found = json.loads(text)
+    reader, names = FILE_READERS[found["reader"]](**found["made_of"]), found["names"]
+    return Job(Source("", (), names, np.zeros(len(names), np.int64), "", 0, reader), **found["form"])
+
+
 _worker_job: list[Job] = []
 
 
@@ -263,7 +280,7 @@ def _start_worker(note: str) -> None:
     """Keep the job of this file; leave Ctrl-C to the parent, which ends the pool and cleans up."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     warnings.simplefilter("ignore")
-    _worker_job[:] = [pickle.loads(Path(note).read_bytes())]
+    _worker_job[:] = [read_job(Path(note).read_text(encoding="utf-8"))]
 
 
 def _work(start: int, stop: int) -> dict[int, str]:

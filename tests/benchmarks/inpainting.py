@@ -212,7 +212,7 @@ def main() -> None:
             fills, seconds = by_model(backend, pictures, masks, given.fills)
             mean = psnr(errors(fills.mean(0).round().astype(np.uint8), pictures, masks))
             best = psnr(np.min([errors(fill, pictures, masks) for fill in fills[:DIVERSE]], 0))
-            diverse = apart(fills[:DIVERSE], masks) / apart(swapped, masks)
+            diverse = apart(fills[:DIVERSE], masks) / apart(swapped, masks) if len(fills) > 1 else float("nan")
             line(name, mean, best, fills[0], diverse, seconds)
         if judges is not None and all((mask == masks[0]).all() for mask in masks):
             print(f"a classifier of the known pixels alone: {judges.right_by_known(pictures, masks[0]):.1%} right")

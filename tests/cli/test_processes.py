@@ -269,7 +269,7 @@ def test_a_script_without_a_main_guard_still_ends(pictures: Path) -> None:
     Path("script.py").write_text(NO_GUARD, encoding="utf-8")
     done = subprocess.run([sys.executable, "script.py"], capture_output=True, text=True, check=False, timeout=60)
     assert done.stdout == "620\n"
-    assert not list(Path("own").rglob("*.pickle"))
+    assert not list(Path("own").rglob("job.*"))
 
 
 def test_two_processes_train_one_model_and_share_the_drawing(pictures: Path) -> None:

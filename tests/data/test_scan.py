@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import io
-import pickle
 import tarfile
 import zipfile
 from pathlib import Path
@@ -9,6 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from imggen.data import store
 from imggen.data.scan import open_source
 from imggen.errors import DataError
 
@@ -53,7 +53,10 @@ def test_every_container_gives_the_same(tmp_path: Path, kind: str) -> None:
     assert source.names == ["w/train/0/a.png", "w/train/10/c.png", "w/train/2/b.PNG"]
     assert source.labels.tolist() == [0, 2, 1]
     assert source.ignored == 1
-    again = pickle.loads(pickle.dumps(source))
+    job = store.Job(source, 16, 3, "center", "target", 128)
+    told = store.read_job(store.written(job))
+    again = told.source
+    assert (again.names, told.row_bytes, told.crop, told.offset) == (source.names, 768, "center", 128)
     for i, name in enumerate(source.names):
         assert again.image(i) == source.image(i) == (root / name).read_bytes()
     assert source.key == open_source(str(spec), cache_dir=tmp_path / "cache").key
