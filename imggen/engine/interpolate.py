@@ -290,15 +290,15 @@ def _closing(walks: list[Walk], options: InterpolateOptions, studio: Studio, ste
     A pace that is even in noise is not even to the eye, and where a loop closes everybody looks. At the very last it is
     the first frame once more, where nothing before is near enough (tokens flip, or nothing moves).
     """
-    assert steps.first is not None
-    most = float(np.median(steps.far))
+    assert steps.first is not None and steps.last is not None
     for share in np.linspace(0, 1, CLOSINGS).tolist():
         places = [
             replace(walk.places[-1], share=np.interp(share, [0, 1], [walk.places[-1].share, 1])) for walk in walks
         ]
         drawn = studio.stream(Spot(walk, place) for walk, place in zip(walks, places, strict=True))
         sheet = _sheet(list(drawn), options)
-        if distance(sheet, steps.first) <= most:
+        # Of all steps, the one to this frame among them: it, too, has a say in what most are.
+        if distance(sheet, steps.first) <= float(np.median([*steps.far, distance(steps.last, sheet)])):
             break
     return sheet
 

@@ -209,15 +209,14 @@ def test_whoever_reads_us_may_go_away() -> None:
 
 def test_a_training_that_nobody_listens_to_goes_on(pictures: Path) -> None:
     """Nor does an error lose its code."""
-    process = start(*train_words(pictures, "run", 400))
-    assert process.stderr is not None
-    process.stderr.close()
-    assert process.stdout is not None and "weights" in process.stdout.read()
-    assert process.wait(timeout=60) == 0 and Path("run/weights.safetensors").exists()
-    process = start("sample", "gan", "--seeds", "5-2")
-    assert process.stderr is not None
-    process.stderr.close()
-    assert process.wait(timeout=60) == 2
+    for words, code in ((train_words(pictures, "run", 400), 0), (("sample", "gan", "--seeds", "5-2"), 2)):
+        process = start(*words)
+        assert process.stderr is not None and process.stdout is not None
+        process.stderr.close()
+        assert ("weights" in process.stdout.read()) == (code == 0)
+        process.stdout.close()
+        assert process.wait(timeout=60) == code
+    assert Path("run/weights.safetensors").exists()
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has a disk that is always full")
