@@ -90,12 +90,12 @@ def alone(folder: Path) -> Iterator[None]:
         return
     handle = os.open(folder, os.O_RDONLY)
     try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UsageError(f"another training is at work in {folder}", "-o FOLDER names another folder") from error
-        except OSError:
-            pass
+        with suppress(OSError):  # a disk of a network may know no locks
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                hint = "wait for it, or name another folder by -o"
+                raise UsageError(f"another training is at work in {folder}", hint) from error
         yield
     finally:
         os.close(handle)
