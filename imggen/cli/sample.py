@@ -154,7 +154,7 @@ def sample(
     if beside:
         reconstruct.check(options)
     if dry_run:
-        plan = engine.plan(options, console)
+        plan = (reconstruct if beside else engine).plan(options, console)
         console.result(plan, [f"{name:12} {value}" for name, value in plan.items()])
         return
     result = reconstruct.reconstruct(options, console) if beside else engine.sample(options, console)

@@ -103,15 +103,25 @@ def _batch(backend: Backend) -> int:
 def _batches(
     backend: Backend, dataset: Dataset, rows: Tensor, seed: int
 ) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
-    """Rows, pictures as the likelihood takes them, and labels; all draws follow from `seed`."""
+    """Rows, pictures as the likelihood takes them, and labels.
+
+    All draws follow from `seed` and a picture's row, and those of one batch not from what was drawn for another.
+    """
     device = next(backend.parameters()).device
     with _seeded(seed, device):
         for part in torch.split(rows, _batch(backend)):
             levels, labels = dataset.batch(part.numpy())
-            images = levels.to(device).float().div(127.5).sub(1)
+            images = levels.float().div(127.5).sub(1)
             if backend.binary:
-                images = torch.where(torch.rand_like(images) < (images + 1) / 2, 1.0, -1.0)
-            yield part, images, labels.to(device) if backend.classes else None
+                images = torch.where(_chances(part, seed, images.shape[1:]) < (images + 1) / 2, 1.0, -1.0)
+            torch.manual_seed(seed + int(part[0]))
+            yield part, images.to(device), labels.to(device) if backend.classes else None
+
+
+def _chances(rows: Tensor, seed: int, shape: torch.Size) -> Tensor:
+    """Uniform numbers (rows, *shape): each row's own, whatever the others are."""
+    generator = torch.Generator()
+    return torch.stack([torch.rand(shape, generator=generator.manual_seed(seed + row)) for row in rows.tolist()])
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from imggen.data.dataset import default_cache_dir
 from imggen.data.decode import UnreadableError, fit, load_picture
 from imggen.data.readers import FolderReader, Source
 from imggen.data.scan import open_source
+from imggen.engine import sample
 from imggen.engine.draw import Item, noise_of, to_bytes, usual_batch
 from imggen.engine.options import SampleOptions
 from imggen.engine.run import check_sample_output, output_kind
@@ -37,6 +38,24 @@ def check(options: SampleOptions) -> None:
     if options.near is not None and not options.near.is_file():
         hint = "--from takes a folder" if options.near.is_dir() else None
         raise DataError(f"{options.near} is not a picture's file", hint)
+    if options.near is not None and options.temperature > 1:
+        raise UsageError(
+            f"--near takes temperatures from 0 to 1, not {options.temperature:g}",
+            "1 draws as if the picture were not there",
+        )
+
+
+def plan(options: SampleOptions, reporter: Reporter) -> dict[str, Any]:
+    """What `reconstruct` would do, resolved, without looking at a picture. Raises as it does."""
+    check(options)
+    found = sample.plan(options, reporter)
+    if options.near is not None:
+        return {**found, "columns": sheet_columns(options, 1 + found["count"]), "near": str(options.near)}
+    assert options.source is not None
+    count = min(options.count, len(_source_of(options.source)))
+    for name in ("seeds", "temperature"):
+        del found[name]
+    return {**found, "count": count, "columns": sheet_columns(options, 2 * count), "from": str(options.source)}
 
 
 def reconstruct(options: SampleOptions, reporter: Reporter) -> dict[str, Any]:
@@ -89,13 +108,7 @@ def sheet_columns(options: SampleOptions, shown: int) -> int:
 
 def read_pictures(path: Path, count: int, backend: Backend, reporter: Reporter) -> Bytes:
     """At most `count` pictures (N, H, W, C), uint8, of a file, a folder or an archive, as the model takes them."""
-    try:
-        source = open_source(str(path), split="all", use_classes=False, cache_dir=default_cache_dir())
-    except DataError:
-        if not path.is_file():
-            raise
-        reader = FolderReader(str(path.parent), [path.name])
-        source = Source(path.name, (), [path.name], np.zeros(1, np.int64), "", 0, reader)
+    source = _source_of(path)
     channels, size, _ = backend.image_shape
     found: list[Bytes] = []
     for index in range(len(source)):
@@ -107,7 +120,19 @@ def read_pictures(path: Path, count: int, backend: Backend, reporter: Reporter) 
             reporter.warn(f"skipped {source.names[index]}: {error}")
     if not found:
         raise DataError(f"no picture of {path} can be read", "PNG, JPEG, WebP, GIF, BMP and TIFF can")
+    if count == len(found) < len(source) and count > 1:
+        reporter.info(f"the first {count} of {len(source)} pictures; -n takes more")
     return np.stack(found)
+
+
+def _source_of(path: Path) -> Source:
+    try:
+        return open_source(str(path), split="all", use_classes=False, cache_dir=default_cache_dir())
+    except DataError:
+        if not path.is_file():
+            raise
+        reader = FolderReader(str(path.parent), [path.name])
+        return Source(path.name, (), [path.name], np.zeros(1, np.int64), "", 0, reader)
 
 
 def _beside(backend: Backend, pictures: Bytes, options: SampleOptions, reporter: Reporter) -> Bytes:
@@ -127,7 +152,7 @@ def _near(backend: Backend, pictures: Bytes, plan: Plan, options: SampleOptions)
     images = _images(pictures, backend)
     own, labels = backend.locate(images, _asked(backend, options, images))
     size = options.batch or usual_batch(backend)
-    share = min(options.temperature, 1.0)
+    share = options.temperature
     found = [pictures]
     for start in range(0, len(plan), size):
         items = [Item(plan[index].seed) for index in range(start, min(len(plan), start + size))]

@@ -191,11 +191,12 @@ def _configure(
 def _as_before(options: TrainOptions, state: Header) -> TrainOptions:
     """The options with what the run was started with; a flag that says otherwise is an error."""
     saved = state.document.get("fixed")
-    config = state.document.get("config")
-    if not isinstance(saved, dict) or not isinstance(config, dict) or set(saved) != set(FIXED):
-        raise CheckpointError(f"{RunFolder(options.run).state} is damaged", "--force starts afresh")
-    if config.get("family") != options.family:
-        raise UsageError(f"{options.run} holds a run of {config.get('family')}, not {options.family}")
+    path = RunFolder(options.run).state
+    if not isinstance(saved, dict) or not isinstance(state.document.get("config"), dict) or set(saved) != set(FIXED):
+        raise CheckpointError(f"{path} is damaged", "--force starts afresh")
+    config = read_config(state.document, path).to_json()
+    if config["family"] != options.family:
+        raise UsageError(f"{options.run} holds a run of {config['family']}, not {options.family}")
     defaults = TrainOptions(family=options.family, data=options.data)
     for name, value in saved.items():
         given = getattr(options, name)

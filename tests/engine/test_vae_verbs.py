@@ -4,6 +4,7 @@ import json
 import shlex
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,9 @@ from imggen.cli.app import main
 from imggen.engine.evaluate import evaluate
 from imggen.engine.load import save_backend
 from imggen.engine.options import EvaluateOptions
+from imggen.engine.run import RunFolder
 from imggen.errors import UsageError
+from imggen.io.checkpoint import read_header, read_tensors, write_checkpoint
 from imggen.io.image import read_info
 from imggen.models import build_backend, presets
 from imggen.models.base import Backend
@@ -124,11 +127,26 @@ def test_what_cannot_be_is_one_clear_line(make: Make, pictures: Path, capfd: pyt
         (("vae.safetensors", "--from", "text.png"), 3, "can be read"),
         (("vae.safetensors", "--from", "nowhere"), 3, "there is no"),
         (("vae.safetensors", "--near", picture, "--class", "cat"), 2, "no classes"),
+        (("vae.safetensors", "--near", picture, "--temperature", 1.7), 2, "from 0 to 1"),
         (("vae.safetensors", "--near", picture, "-n", 1000, "--columns", 1001), 2, "too large"),
     ):
         more = () if "-o" in words else ("-o", "out.png")
         assert call("sample", *words, *more) == code, words
         assert text in capfd.readouterr().err, words
+    assert not Path("out.png").exists()
+
+
+def test_a_plan_of_a_sheet_says_what_is_on_it(make: Make, pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make()
+    words = ("sample", "vae.safetensors", "-n", 5, "-o", "out.png", "--json", "--dry-run")
+    assert call(*words, "--from", pictures) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert plan["count"] == 5 and plan["from"] == str(pictures) and "seeds" not in plan and plan["columns"] % 2 == 0
+    assert call(*words, "--from", "nowhere") == 3 and not capsys.readouterr().out
+    picture = sorted((pictures / "disc").glob("*.png"))[0]
+    assert call(*words, "--near", picture, "--seed", 3) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert plan["near"] == str(picture) and plan["seeds"] == "3-7" and plan["columns"] == 3
     assert not Path("out.png").exists()
 
 
@@ -149,7 +167,13 @@ def test_bits_bounds_and_layers(make: Make, divided: Path, capsys: pytest.Captur
     out = capsys.readouterr().out
     assert "unused layers:" in out and "bits_webp" in out
     assert call("evaluate", "vae.safetensors", "--data", divided, "-n", 20, "--json", "--iw", 3) == 0
-    assert json.loads(capsys.readouterr().out)["iw"] == 3
+    again = json.loads(capsys.readouterr().out)
+    assert again["iw"] == 3
+    # What else is asked for changes no figure beside it.
+    options = EvaluateOptions(model="vae.safetensors", data=str(divided), count=20, device="cpu", seed=1)
+    plain = evaluate(options, Silent())
+    assert plain["figures"]["bits"]["value"] == pytest.approx(figures["bits"]["value"], abs=1e-9)
+    assert plain["layers"] == document["layers"]
 
 
 def test_nats_of_binarised_pictures(make: Make, divided: Path) -> None:
@@ -164,6 +188,9 @@ def test_nats_of_binarised_pictures(make: Make, divided: Path) -> None:
     figures = evaluate(options, Silent())["figures"]
     assert figures["nats"]["value"] == pytest.approx(256 * np.log(2), abs=0.1)
     assert figures["nats_iw"]["value"] == pytest.approx(256 * np.log(2), abs=0.1)
+    make(likelihood="bernoulli", channels=1)  # one that says something of them
+    one, other = (evaluate(replace(options, iw=iw), Silent())["figures"]["nats"]["value"] for iw in (None, 3))
+    assert one == pytest.approx(other, abs=1e-6)
     assert not any(name.startswith("bits") for name in figures)
 
 
@@ -180,3 +207,19 @@ def test_binarised_pictures_of_28_pixels_train(pictures: Path) -> None:
     assert call("train", "vae", *words, *small) == 0
     assert "nats" in Path("run/metrics.jsonl").read_text(encoding="utf-8")
     assert call("train", "vae", *words, *small, "--force", "--encoder", "16x2,16d3") == 2
+
+
+def test_a_run_of_before_an_option_was_there_goes_on(pictures: Path) -> None:
+    """Its files say nothing of `around`, which it had none of."""
+    small = ["--width", 8, "--max-width", 8, "--depth", 0.1, "--mixtures", 2, "--around", 0, "--batch", 16]
+    words = ["train", "vae", "--data", pictures, "-o", "run"]
+    assert call(*words, *small, "--images", 32) == 0
+    path = RunFolder(Path("run")).state
+    header = read_header(path)
+    tensors = read_tensors(path, header, None)
+    document = json.loads(json.dumps(header.document))
+    del document["config"]["around"]
+    write_checkpoint(path, tensors, document, kind="state")
+    assert call(*words, "--resume", "--images", 64, "--around", 1) == 2
+    assert call(*words, "--resume", "--images", 64) == 0
+    assert read_header(RunFolder(Path("run")).weights).document["config"]["around"] == 0

@@ -105,6 +105,7 @@ def test_every_parameter_learns(family: str, preset: str, classes: bool) -> None
     run(learner, 0, 20, every=3)
     run(learner, 0, 3)
     run(learner, 18, 20)  # the last stage, where there are stages
+    run(learner, 18, 20)  # and on: a layer after one that begins at zero learns a step later
     after = learner.state()[0]
     frozen = {name for name, _ in learner.backend.named_buffers()}
     for name, value in before.items():

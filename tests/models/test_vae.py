@@ -307,18 +307,6 @@ def test_fills_take_a_class_that_what_is_known_allows(both: Backend) -> None:
     assert (cold - cold[:1]).abs().max() < 1e-4
 
 
-def test_the_partial_encoder_begins_as_the_whole_one() -> None:
-    """With all known and before a step of its own, it says what the model's posterior says."""
-    torch.manual_seed(0)
-    backend = build_backend(config())
-    assert isinstance(backend, Backend) and backend.partial is not None
-    backend.partial.begin_as(backend.core)
-    images, _ = bars(4)
-    with torch.no_grad():
-        gaps = backend.partial.gaps(backend.core, images, torch.ones(4, 1, 16, 16), None)
-    assert all(float(gap.abs().max()) < 1e-3 for gap in gaps)
-
-
 def test_gradients_out_of_the_ordinary_are_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     learner = build_learner(config())

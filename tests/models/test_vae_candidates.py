@@ -27,6 +27,8 @@ def test_small_models_choose_among_many_fills() -> None:
     assert LEAST < count_of(1_800_000, 64, cpu, 10_000) < MOST
     assert count_of(39_000_000, 256, cpu, 100_000) == LEAST
     assert count_of(39_000_000, 256, torch.device("cuda"), 100_000) == MOST
+    # Trying a hundred classes takes its share of the time.
+    assert count_of(1_800_000, 32, cpu, 2600, 100) == LEAST == count_of(13_500_000, 32, cpu, 20_000, 10)
     assert count_of(100_000, 16, cpu, 32) == 8  # luck is made of four numbers at least
 
 

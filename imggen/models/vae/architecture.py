@@ -99,7 +99,10 @@ def fit(stages: Sequence[Stage], side: int, depth: float = 1.0) -> tuple[Stage, 
         last = fitted[-1]
         fitted.append(Stage(2 * last.nominal, max(1, last.encoder // 2), max(1, last.decoder // 2)))
     if len(fitted) < 2 or fitted[-1].nominal != canvas:
-        raise UsageError(f"this architecture does not fit maps of {side} pixels", "other --encoder, --decoder, --patch")
+        raise UsageError(
+            f"this architecture does not fit maps of {side} pixels",
+            f"its sides are powers of two, and {side} is written {canvas}: other --encoder, --decoder or --patch",
+        )
 
     def kept(count: int) -> int:
         return max(1, round(count * depth)) if count else 0

@@ -104,8 +104,9 @@ class Backend(BaseBackend):
                 candidates(images, known, noise, labels, temperature), chances, strict=True
             ):
                 score = weight + chance
-                chosen = torch.where((score > best).view(-1, 1, 1, 1), filled, chosen)
-                best = torch.maximum(score, best)
+                better = score > best  # a candidate beyond what fp32 holds never is
+                chosen = torch.where(better.view(-1, 1, 1, 1), filled, chosen)
+                best = torch.where(better, score, best)
             if partial is None:
                 chosen = self._settled(images, known, chosen, noise, labels, temperature)
         return images * known + chosen * mask
@@ -137,7 +138,7 @@ class Backend(BaseBackend):
             labels = torch.full_like(first, label)
             descent = descend(self.core, len(images), labels, look, mean)
             scores.append(PIXELS * self._observed(descent.output, seen, known) - descent.divergence)
-        return torch.stack(scores, 1)[like]
+        return torch.stack(scores, 1)[like] + self._shares_of_classes()
 
     def log_likelihood(self, images: Tensor, labels: Tensor | None = None) -> Tensor | None:
         """See the contract: the evidence lower bound, by one draw a picture from torch's global generator."""
@@ -179,11 +180,18 @@ class Backend(BaseBackend):
 
     def _candidates(self) -> int:
         weights = sum(weight.numel() for weight in self.core.parameters())
-        return count_of(weights, self.config.size, next(self.parameters()).device, self.noise_shape[0])
+        device = next(self.parameters()).device
+        return count_of(weights, self.config.size, device, self.noise_shape[0], len(self.classes))
 
     def _seen(self, images: Tensor) -> Tensor:
         """A model of binarised pictures has seen no grey."""
         return torch.where(images > 0, 1.0, -1.0) if self.binary else images
+
+    def _shares_of_classes(self) -> Tensor:
+        """Logarithms (classes,), or zero where no class has pictures that were counted."""
+        counts = torch.tensor(self.config.class_counts, dtype=torch.float64)
+        shares = (counts.clamp(min=0.5) / counts.sum()).log() if counts.sum() else torch.zeros(len(counts))
+        return shares.to(next(self.parameters()))
 
     def _some_labels(self, images: Tensor, labels: Tensor | None) -> Tensor | None:
         return self.checked_labels(self.likely_labels(images) if labels is None else labels, len(images))

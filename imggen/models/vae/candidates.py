@@ -12,11 +12,14 @@ ON_A_CPU = 110e6  # weights times pixels, in units of 32x32, for all candidates:
 A_PART = 4  # numbers at least of which one piece of luck is made
 
 
-def count_of(weights: int, size: int, device: torch.device, numbers: int) -> int:
-    """Fills to choose from, by a core of so many weights, at `size` pixels, of noise of so many numbers."""
+def count_of(weights: int, size: int, device: torch.device, numbers: int, classes: int = 0) -> int:
+    """Fills to choose from, by a core of so many weights, at `size` pixels, of noise of so many numbers.
+
+    Each class that is tried first takes as long as a fill.
+    """
     most = MOST
     if device.type == "cpu":
-        most = max(LEAST, min(MOST, int(ON_A_CPU / (weights * (size / 32) ** 2))))
+        most = max(LEAST, min(MOST, int(ON_A_CPU / (weights * (size / 32) ** 2)) - classes))
     return max(1, min(most, numbers // A_PART))
 
 

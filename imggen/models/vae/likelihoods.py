@@ -185,16 +185,23 @@ class Gaussian(Likelihood):
         upper, lower = (images + HALF_BIN - centres) / deviation, (images - HALF_BIN - centres) / deviation
         # In the upper half the same by symmetry, where the difference of two numbers near 1 would cancel.
         flip = lower > 0
-        high = torch.special.log_ndtr(torch.where(flip, -lower, upper))
-        low = torch.special.log_ndtr(torch.where(flip, -upper, lower))
+        high = log_ndtr(torch.where(flip, -lower, upper))
+        low = log_ndtr(torch.where(flip, -upper, lower))
         first, last = images < HALF_BIN - 1, images > 1 - HALF_BIN
         inside = high + torch.log(-torch.expm1((low - high).clamp(max=-1e-6)))
-        ends = torch.where(first, torch.special.log_ndtr(upper), torch.special.log_ndtr(-lower))
+        ends = torch.where(first, log_ndtr(upper), log_ndtr(-lower))
         return torch.where(first | last, ends, inside).sum(1)
 
     def mean(self, output: Tensor) -> Tensor:
         """The means, cut to the range."""
         return output.float().clamp(-1, 1)
+
+
+def log_ndtr(x: Tensor) -> Tensor:
+    """Logarithm of the normal distribution's lower tail; torch has none for Apple's GPUs, so the CPU works it out."""
+    at = x.cpu() if x.device.type == "mps" else x
+    found: Tensor = torch.special.log_ndtr(at)
+    return found.to(x.device)
 
 
 def build_likelihood(config: Config) -> Likelihood:

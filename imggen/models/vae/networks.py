@@ -102,7 +102,10 @@ def plain(layer: nn.Module, x: Tensor) -> Tensor:
 
 
 def in_full(layer: nn.Module, x: Tensor) -> Tensor:
-    """The same in float32 whatever the rest is in: a bf16 number near 1 is as coarse as half a step of 256 values."""
+    """The same in float32 whatever the rest is in: a bf16 number near 1 is as coarse as half a step of 256 values.
+
+    (A GPU may multiply with TF32's ten bits there, an eighth of such a step.)
+    """
     with torch.autocast(x.device.type, enabled=False):
         return plain(layer, x.float())
 
@@ -144,7 +147,7 @@ class Encoder(nn.Module):
         x = self.stem(images)
         found: list[Tensor] = []
         for index in reversed(range(len(self.sides))):
-            for block in _modules(self.blocks[index]):
+            for block in modules_of(self.blocks[index]):
                 x = x + block(silu(x))
             found.append(silu(x))
             if index:
@@ -174,8 +177,7 @@ class Layer(nn.Module):
         self.body = Block(width, width, side, config, scale)
         with torch.no_grad():
             # At first every prior is standard normal, and nothing is added but the latents.
-            self.prior.leave.weight.zero_()
-            nn.init.zeros_(_bias(self.prior.leave))
+            silence(self.prior.leave)
             self.project.weight.mul_(scale)
 
     def forward(self, x: Tensor, choose: Callable[[Tensor], Tensor]) -> Tensor:
@@ -185,6 +187,13 @@ class Layer(nn.Module):
         x = x + drift + self.project(scale_of(raw) * choose(active))
         out: Tensor = x + self.body(silu(x))
         return out
+
+
+@torch.no_grad()
+def silence(layer: nn.Conv2d) -> None:
+    """Let it give nothing but zeros, until it has learnt better."""
+    layer.weight.zero_()
+    _bias(layer).zero_()
 
 
 def _bias(layer: nn.Conv2d) -> Tensor:
@@ -257,7 +266,7 @@ class Hierarchy(Core):
         number = 0
         for start, rungs in zip(self.starts, self.rungs, strict=True):
             x = start(x, count, labels)
-            for rung in _modules(rungs):
+            for rung in modules_of(rungs):
                 x = rung(x, _numbered(choose, number))
                 number += 1
         assert x is not None
@@ -292,9 +301,10 @@ def posterior_of(network: nn.Module, state: Tensor, encoded: Tensor) -> Normal:
     return found
 
 
-def _modules(rungs: nn.Module) -> Sequence[nn.Module]:
-    assert isinstance(rungs, nn.ModuleList)
-    return list(rungs)
+def modules_of(modules: nn.Module) -> Sequence[nn.Module]:
+    """Of a list of modules within another."""
+    assert isinstance(modules, nn.ModuleList)
+    return list(modules)
 
 
 def _numbered(choose: Choose, index: int) -> Callable[[Tensor], Tensor]:

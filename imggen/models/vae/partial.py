@@ -5,12 +5,62 @@ Harvey et al. 2022 (IPA, arXiv 2102.12037); posterior matching, Strauss and Oliv
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import interpolate, silu
 
 from imggen.models.vae.config import Config
-from imggen.models.vae.networks import Encoder, Hierarchy, build_posteriors, posterior_of
+from imggen.models.vae.networks import (
+    Block,
+    Encoder,
+    Hierarchy,
+    Posterior,
+    build_posteriors,
+    modules_of,
+    posterior_of,
+    silence,
+)
 from imggen.models.vae.passes import Look, between
+
+
+class Around(nn.Module):
+    """Carries what the coarse maps of an encoder have seen of the known pixels down into the fine maps.
+
+    A fine map has seen nothing of what is more than a few pixels away, which deep in a hole is nothing at all; and what
+    the decoder brings from above is drawn, and says little of colours. At first it adds nothing.
+    """
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        stages, widths = config.stages, config.widths
+        self.mixes = nn.ModuleList(nn.Conv2d(before, after, 1) for before, after in pairwise(widths))
+        self.blocks = nn.ModuleList()
+        for stage, width in zip(stages, widths, strict=True):
+            blocks = (Block(width, width, stage.side, config) for _ in range(config.around))
+            self.blocks.append(nn.ModuleList(blocks))
+        self.begin()
+
+    def begin(self) -> None:
+        """Add nothing."""
+        for module in self.modules():
+            if isinstance(module, Block):
+                silence(module.leave)
+        for mix in self.mixes:
+            assert isinstance(mix, nn.Conv2d)
+            silence(mix)
+
+    def forward(self, maps: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Of `Encoder`, and as many of the same shapes."""
+        found: list[Tensor] = []
+        for index, (x, blocks) in enumerate(zip(maps, self.blocks, strict=True)):
+            if index:
+                x = x + interpolate(self.mixes[index - 1](found[-1]), size=x.shape[-2:])
+            for block in modules_of(blocks):
+                x = x + block(silu(x))
+            found.append(x)
+        return tuple(found)
 
 
 class Partial(nn.Module):
@@ -24,23 +74,35 @@ class Partial(nn.Module):
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.encoder = Encoder(config, config.channels + 1)
+        self.around = Around(config) if config.around else None
         self.posteriors = build_posteriors(config)
         self.stage_of = [index for index, stage in enumerate(config.stages) for _ in range(stage.decoder)]
         self.register_buffer("ready", torch.zeros(()))
 
     @torch.no_grad()
     def begin_as(self, core: Hierarchy) -> None:
-        """Take over the whole picture's encoder and posteriors; the mask is not looked at yet."""
+        """Take over what the whole picture's encoder and posteriors see, and say of all of it what the prior says.
+
+        Were it to begin with what those say, it would be sure of what is wrong in every hole: divergences of millions
+        of nats, which training does not come down from. The mask is not looked at yet.
+        """
         self.posteriors.load_state_dict(core.posteriors.state_dict())
+        for posterior in modules_of(self.posteriors):
+            assert isinstance(posterior, Posterior)
+            silence(posterior.block.leave)
         whole = core.encoder.state_dict()
         stem = torch.zeros_like(self.encoder.stem.weight)
         stem[:, : whole["stem.weight"].shape[1]] = whole["stem.weight"]
         self.encoder.load_state_dict({**whole, "stem.weight": stem})
+        if self.around is not None:
+            self.around.begin()
         self.ready.fill_(1)
 
     def look_at(self, images: Tensor, known: Tensor) -> Look:
         """Pictures (B, C, H, W) where `known` (B, 1, H, W) is 1; what is elsewhere is not looked at."""
         encoded = self.encoder(torch.cat([images * known, known], 1))
+        if self.around is not None:
+            encoded = self.around(encoded)
         return lambda index, state: posterior_of(self.posteriors[index], state, encoded[self.stage_of[index]])
 
     def gaps(self, core: Hierarchy, images: Tensor, known: Tensor, labels: Tensor | None) -> list[Tensor]:
