@@ -29,7 +29,7 @@ class Around(nn.Module):
     """Carries what the coarse maps of an encoder have seen of the known pixels down into the fine maps.
 
     A fine map has seen nothing of what is more than a few pixels away, which deep in a hole is nothing at all; and what
-    the decoder brings from above is drawn, and says little of colours. At first it adds nothing.
+    the decoder brings from above is drawn, and says little of colours.
     """
 
     def __init__(self, config: Config) -> None:
@@ -37,19 +37,10 @@ class Around(nn.Module):
         stages, widths = config.stages, config.widths
         self.mixes = nn.ModuleList(nn.Conv2d(before, after, 1) for before, after in pairwise(widths))
         self.blocks = nn.ModuleList()
+        scale = (len(stages) * config.around) ** -0.5
         for stage, width in zip(stages, widths, strict=True):
-            blocks = (Block(width, width, stage.side, config) for _ in range(config.around))
+            blocks = (Block(width, width, stage.side, config, scale) for _ in range(config.around))
             self.blocks.append(nn.ModuleList(blocks))
-        self.begin()
-
-    def begin(self) -> None:
-        """Add nothing."""
-        for module in self.modules():
-            if isinstance(module, Block):
-                silence(module.leave)
-        for mix in self.mixes:
-            assert isinstance(mix, nn.Conv2d)
-            silence(mix)
 
     def forward(self, maps: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Of `Encoder`, and as many of the same shapes."""
@@ -94,8 +85,6 @@ class Partial(nn.Module):
         stem = torch.zeros_like(self.encoder.stem.weight)
         stem[:, : whole["stem.weight"].shape[1]] = whole["stem.weight"]
         self.encoder.load_state_dict({**whole, "stem.weight": stem})
-        if self.around is not None:
-            self.around.begin()
         self.ready.fill_(1)
 
     def look_at(self, images: Tensor, known: Tensor) -> Look:
