@@ -58,7 +58,7 @@ def evaluate(
         int | None,
         typer.Option("--iw", min=1, help="Draws of an importance-weighted bound on the bits.", rich_help_panel=WHAT),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="The first seed.", rich_help_panel=WHAT)] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="The first seed.", rich_help_panel=WHAT)] = 0,
     weights: Weights = None,
     output: Annotated[
         Path | None,

@@ -114,14 +114,19 @@ def _batches(
             images = levels.float().div(127.5).sub(1)
             if backend.binary:
                 images = torch.where(_chances(part, seed, images.shape[1:]) < (images + 1) / 2, 1.0, -1.0)
-            torch.manual_seed(seed + int(part[0]))
+            torch.manual_seed(_seed_of(seed, int(part[0])))
             yield part, images.to(device), labels.to(device) if backend.classes else None
 
 
 def _chances(rows: Tensor, seed: int, shape: torch.Size) -> Tensor:
     """Uniform numbers (rows, *shape): each row's own, whatever the others are."""
     generator = torch.Generator()
-    return torch.stack([torch.rand(shape, generator=generator.manual_seed(seed + row)) for row in rows.tolist()])
+    seeds = [_seed_of(seed, row) for row in rows.tolist()]
+    return torch.stack([torch.rand(shape, generator=generator.manual_seed(one)) for one in seeds])
+
+
+def _seed_of(seed: int, row: int) -> int:
+    return (seed + row) % 2**63
 
 
 @contextmanager

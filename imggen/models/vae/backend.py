@@ -189,7 +189,7 @@ class Backend(BaseBackend):
 
     def _shares_of_classes(self) -> Tensor:
         """Logarithms (classes,), or zero where no class has pictures that were counted."""
-        counts = torch.tensor(self.config.class_counts, dtype=torch.float64)
+        counts = torch.tensor(self.config.class_counts, dtype=torch.float32)
         shares = (counts.clamp(min=0.5) / counts.sum()).log() if counts.sum() else torch.zeros(len(counts))
         return shares.to(next(self.parameters()))
 
