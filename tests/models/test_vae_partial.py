@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -55,7 +56,8 @@ def test_deep_in_a_hole_fine_maps_have_seen_what_is_known(around: int) -> None:
 @pytest.mark.parametrize("size", [17, 31, 64])
 def test_any_size(size: int) -> None:
     backend, partial = partial_of(size=size, patch=1, width=8, max_width=8)
-    partial.begin_as(backend.core)  # type: ignore[arg-type]
+    assert isinstance(backend.core, Hierarchy)
+    partial.begin_as(backend.core)
     images = torch.zeros(2, 1, size, size)
     mask = torch.ones(2, 1, size, size)
     mask[..., :4] = 0
@@ -122,8 +124,8 @@ def test_a_fill_beyond_fp32_is_not_chosen(monkeypatch: pytest.MonkeyPatch) -> No
     noise = torch.randn(2, *backend.noise_shape)
     honest = backend._partial_fills
 
-    def poisoned(*given: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        for index, (filled, weight) in enumerate(honest(*given)):  # type: ignore[arg-type]
+    def poisoned(*given: Any) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        for index, (filled, weight) in enumerate(honest(*given)):
             yield (filled * torch.nan, weight * torch.nan) if index == 0 else (filled, weight)
 
     monkeypatch.setattr(backend, "_partial_fills", poisoned)
