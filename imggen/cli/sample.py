@@ -151,8 +151,6 @@ def sample(
     from imggen.engine import sample as engine
 
     beside = source is not None or near is not None
-    if beside:
-        reconstruct.check(options)
     if dry_run:
         plan = (reconstruct if beside else engine).plan(options, console)
         console.result(plan, [f"{name:12} {value}" for name, value in plan.items()])

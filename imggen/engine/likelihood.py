@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from imggen.data.dataset import Dataset
+from imggen.engine.budget import mixed
 from imggen.engine.draw import usual_batch
 from imggen.io.image import encode
 from imggen.metrics.figures import Figure, Measure, evenly
@@ -114,19 +115,15 @@ def _batches(
             images = levels.float().div(127.5).sub(1)
             if backend.binary:
                 images = torch.where(_chances(part, seed, images.shape[1:]) < (images + 1) / 2, 1.0, -1.0)
-            torch.manual_seed(_seed_of(seed, int(part[0])))
+            torch.manual_seed(mixed(seed, int(part[0])))
             yield part, images.to(device), labels.to(device) if backend.classes else None
 
 
 def _chances(rows: Tensor, seed: int, shape: torch.Size) -> Tensor:
     """Uniform numbers (rows, *shape): each row's own, whatever the others are."""
     generator = torch.Generator()
-    seeds = [_seed_of(seed, row) for row in rows.tolist()]
+    seeds = [mixed(seed, row) for row in rows.tolist()]
     return torch.stack([torch.rand(shape, generator=generator.manual_seed(one)) for one in seeds])
-
-
-def _seed_of(seed: int, row: int) -> int:
-    return (seed + row) % 2**63
 
 
 @contextmanager

@@ -94,6 +94,11 @@ class Backend(nn.Module, ABC):
         With classes and no labels the family chooses the class.
         """
 
+    def log_counts(self, device: torch.device) -> Tensor:
+        """Logarithms (classes,) of how many pictures of each class the data has, float32; all equal where unknown."""
+        counts = torch.tensor(self.config.class_counts, dtype=torch.float32, device=device)
+        return counts.clamp(min=1e-9).log()
+
     def likely_labels(self, images: Tensor, mask: Tensor | None = None) -> Tensor | None:
         """The class (B,) that each picture most likely has where `mask` (B, 1, H, W) is 0; none without classes."""
         return None

@@ -8,9 +8,12 @@ from typing import Any, ClassVar, Self
 from imggen.errors import CheckpointError, UsageError
 
 
-def option(default: Any, text: str, *, low: float | None = None, high: float | None = None) -> Any:
-    """A field that is an option of `imggen train FAMILY`, with its help text and its range."""
-    return field(default=default, metadata={"help": text, "panel": "Model", "low": low, "high": high})
+def option(default: Any, text: str, *, low: float | None = None, high: float | None = None, before: Any = None) -> Any:
+    """A field that is an option of `imggen train FAMILY`, with its help text and its range.
+
+    `before` is what checkpoints older than the field have, where that is not the default.
+    """
+    return field(default=default, metadata={"help": text, "panel": "Model", "low": low, "high": high, "before": before})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +84,8 @@ class FamilyConfig:
                 f"the checkpoint's configuration has unknown fields: {', '.join(unknown)}",
                 "made by a newer imggen? pip install -U imggen",
             )
-        values: dict[str, Any] = {}
+        older = {name: item.metadata.get("before") for name, item in known.items() if name not in given}
+        values: dict[str, Any] = {name: value for name, value in older.items() if value is not None}
         for key, value in given.items():
             default = known[key].default
             if key in ("classes", "class_counts"):

@@ -57,7 +57,7 @@ def test_deep_in_a_hole_fine_maps_have_seen_what_is_known(around: int) -> None:
 def test_any_size(size: int) -> None:
     backend, partial = partial_of(size=size, patch=1, width=8, max_width=8)
     assert isinstance(backend.core, Hierarchy)
-    partial.begin_as(backend.core)
+    partial.begin(backend.core)
     images = torch.zeros(2, 1, size, size)
     mask = torch.ones(2, 1, size, size)
     mask[..., :4] = 0
@@ -72,7 +72,7 @@ def test_it_begins_as_the_prior() -> None:
     with torch.no_grad():
         for weight in backend.core.parameters():
             weight.add_(torch.randn(weight.shape) * 0.05)
-        partial.begin_as(backend.core)
+        partial.begin(backend.core)
         torch.manual_seed(0)
         gaps = partial.gaps(backend.core, pictures(), torch.ones(4, 1, 32, 32), None)
         torch.manual_seed(0)
@@ -118,7 +118,7 @@ def test_micro_batches_are_the_same_step(monkeypatch: pytest.MonkeyPatch, progre
 def test_a_fill_beyond_fp32_is_not_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     backend, partial = partial_of()
     assert isinstance(backend.core, Hierarchy)
-    partial.begin_as(backend.core)
+    partial.begin(backend.core)
     images, mask = pictures(2), torch.zeros(2, 1, 32, 32)
     mask[..., 16:] = 1
     noise = torch.randn(2, *backend.noise_shape)

@@ -206,7 +206,6 @@ class Backend(BaseBackend):
         if not self.classes:
             return None
         tokens = self.tokenizer.encode(images)
-        counts = torch.tensor(self.config.class_counts, dtype=torch.float32, device=images.device)
         groups = groups_of(self._plan(steps=self.steps), self.prior.length, tokens.device).expand(len(tokens), -1)
         known = torch.ones_like(groups, dtype=torch.bool) if mask is None else ~self.touched(mask)
         if not self.config.raster:  # the textbook's order cannot be changed
@@ -217,7 +216,7 @@ class Backend(BaseBackend):
             labels = torch.full_like(tokens[:, 0, 0], label)
             nats = self.prior.log_probabilities(self.values(tokens), labels, groups).sum(-1)
             found.append((nats * known).sum(1))
-        return (torch.stack(found, 1) + counts.clamp(min=1e-9).log()).argmax(1)
+        return (torch.stack(found, 1) + self.log_counts(images.device)).argmax(1)
 
     def measures(self, images: Tensor, labels: Tensor | None = None) -> dict[str, Tensor]:
         """See the contract: nats a token by steps and by frequency alone, how good tokens are, and the codes in use."""

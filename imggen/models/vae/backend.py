@@ -138,7 +138,7 @@ class Backend(BaseBackend):
             labels = torch.full_like(first, label)
             descent = descend(self.core, len(images), labels, look, mean)
             scores.append(PIXELS * self._observed(descent.output, seen, known) - descent.divergence)
-        return torch.stack(scores, 1)[like] + self._shares_of_classes()
+        return torch.stack(scores, 1)[like] + self.log_counts(images.device)
 
     def log_likelihood(self, images: Tensor, labels: Tensor | None = None) -> Tensor | None:
         """See the contract: the evidence lower bound, by one draw a picture from torch's global generator."""
@@ -186,12 +186,6 @@ class Backend(BaseBackend):
     def _seen(self, images: Tensor) -> Tensor:
         """A model of binarised pictures has seen no grey."""
         return torch.where(images > 0, 1.0, -1.0) if self.binary else images
-
-    def _shares_of_classes(self) -> Tensor:
-        """Logarithms (classes,), or zero where no class has pictures that were counted."""
-        counts = torch.tensor(self.config.class_counts, dtype=torch.float32)
-        shares = (counts.clamp(min=0.5) / counts.sum()).log() if counts.sum() else torch.zeros(len(counts))
-        return shares.to(next(self.parameters()))
 
     def _some_labels(self, images: Tensor, labels: Tensor | None) -> Tensor | None:
         return self.checked_labels(self.likely_labels(images) if labels is None else labels, len(images))

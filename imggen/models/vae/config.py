@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar, Self
+from typing import ClassVar
 
 from imggen.models.config import FamilyConfig, option
 from imggen.models.vae.architecture import Stage, fit, parse
@@ -61,6 +61,7 @@ class Config(FamilyConfig):
         "blocks a stage by which the encoder of pictures with holes carries what is known into them; 0 is none",
         low=0,
         high=16,
+        before=0,
     )
 
     sharpen: float = option(
@@ -86,11 +87,6 @@ class Config(FamilyConfig):
         else:
             self.check(self.size % self.patch == 0, f"patch must divide {self.size}, as 1 does")
             self.check(bool(self.stages), "the architecture has no stages")
-
-    @classmethod
-    def from_json(cls, document: dict[str, Any]) -> Self:
-        """See the base class; a checkpoint of before `around` has none of it."""
-        return super().from_json({"around": 0, **document})
 
     @cached_property
     def stages(self) -> tuple[Stage, ...]:

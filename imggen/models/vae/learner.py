@@ -146,7 +146,7 @@ class Learner(BaseLearner):
         partial, core = self.shown.partial, self.shown.core
         assert partial is not None and isinstance(core, Hierarchy)
         if not self.filling:
-            partial.begin_as(core)
+            partial.begin(core)
             self.guard = Guard(self.config.skip)
             self.filling = True
         loss = images.new_zeros(())

@@ -71,7 +71,7 @@ class Partial(nn.Module):
         self.register_buffer("ready", torch.zeros(()))
 
     @torch.no_grad()
-    def begin_as(self, core: Hierarchy) -> None:
+    def begin(self, core: Hierarchy) -> None:
         """Take over what the whole picture's encoder and posteriors see, and say of all of it what the prior says.
 
         Were it to begin with what those say, it would be sure of what is wrong in every hole: divergences of millions
