@@ -20,6 +20,6 @@ def load(model: str | Path, *, device: str = "auto") -> Backend:
     shipped weights. Returns the backend in eval mode on `device` ("auto", "cpu", "cuda", "mps").
     Raises `imggen.errors.CheckpointError` when there is no such model or it cannot be read.
     """
-    from imggen.engine.load import load_backend
+    from imggen.engine.checkpoints import load_backend
 
     return load_backend(model, device=device).backend

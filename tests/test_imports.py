@@ -10,13 +10,15 @@ from imggen.models import FAMILIES
 
 PACKAGE = Path(imggen.__file__).parent
 BASE = ("imggen", "imggen.errors", "imggen.reporting")
-SHARED = ("base", "config", "critic", "layers", "muon")
-FAMILY = (*(f"imggen.models.{name}" for name in SHARED), "imggen.data.augment")
+SHARED = ("augment", "base", "config", "muon", "patch_gan", "training")
+FAMILY = tuple(f"imggen.models.{name}" for name in SHARED)
+VERBS = ("training", "sampling", "interpolation", "inpainting", "evaluation")
+ACROSS = {("training", "imggen.engine.evaluation.samples")}
 ALLOWED: dict[str, tuple[str, ...]] = {
     "cli": ("imggen.cli", "imggen.engine", "imggen.models", "imggen.io"),
     "engine": ("imggen.engine", "imggen.metrics", "imggen.models", "imggen.data", "imggen.io"),
     "metrics": ("imggen.metrics", "imggen.io"),
-    "models": ("imggen.models", "imggen.data.augment"),
+    "models": ("imggen.models",),
     "data": ("imggen.data",),
     "io": ("imggen.io",),
 }
@@ -44,6 +46,15 @@ def test_imports_run_downwards(path: Path) -> None:
         allowed = (*FAMILY, f"imggen.models.{parts[1]}")
     for name in imports_of(path):
         assert name in BASE or any(name == good or name.startswith(good + ".") for good in allowed), name
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_verb_packages_stand_apart(verb: str) -> None:
+    others = [f"imggen.engine.{other}" for other in VERBS if other != verb]
+    for path in sorted((PACKAGE / "engine" / verb).rglob("*.py")):
+        for name in imports_of(path):
+            if (verb, name) not in ACROSS:
+                assert not any(name == other or name.startswith(other + ".") for other in others), f"{path}: {name}"
 
 
 def test_no_file_is_long() -> None:

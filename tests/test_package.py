@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import imggen
-from imggen.io.weights import shipped_weights
+from imggen.io.model_paths import shipped_weights
 
 ROOT = Path(__file__).parents[1]
 

@@ -79,7 +79,7 @@ def evaluate(
     Example: imggen evaluate ./drawn --data ./imgs --json
     """
     from imggen.engine.options import EvaluateOptions
-    from imggen.engine.run import check_report
+    from imggen.engine.outputs import check_report
 
     options = EvaluateOptions(
         model=model,
@@ -99,7 +99,7 @@ def evaluate(
         force=force,
     )
     check_report(options)
-    from imggen.engine import evaluate as engine
+    from imggen.engine.evaluation import evaluate as engine
 
     found = engine.evaluate(options, console)
     console.result(found, lines(found))
@@ -107,7 +107,7 @@ def evaluate(
 
 def lines(found: dict[str, Any]) -> list[str]:
     """The figures, one a line, then the report's path."""
-    from imggen.engine.report import number
+    from imggen.engine.evaluation.report import number
 
     head = f"{'':10} {'value':>9}  {'95 % interval':>19}  {'held-out':>9}"
     beside_count = f"beside {found['held_out_count']:,} held-out ones" if found["floor"] else "no held-out ones"
@@ -125,7 +125,7 @@ def layer_lines(layers: list[dict[str, Any]]) -> list[str]:
     """What each layer of latents carries, and which carry nothing."""
     if not layers:
         return []
-    from imggen.engine.report import number
+    from imggen.engine.evaluation.report import number
 
     table = [f"{layer['name']:18} {number(layer['nats']):>9} nats" for layer in layers]
     unused = [layer["name"] for layer in layers if not layer["used"]]

@@ -140,8 +140,8 @@ def inpaint(
 
     Example: imggen inpaint --method classical --image scan.tif --mask scratches.png -o clean.tif
     """
+    from imggen.engine.inpainting.inputs import check_fill_output, find_pairs
     from imggen.engine.options import InpaintOptions
-    from imggen.engine.pairs import check_fill_output, find_pairs
 
     if method not in ("model", "classical"):
         raise UsageError(f"there is no method '{method}'", "methods: model, classical")
@@ -189,7 +189,7 @@ def inpaint(
     find_pairs(options)
     if drawn:
         console.info(f"seed {options.seed}")
-    from imggen.engine import inpaint as engine
+    from imggen.engine.inpainting import inpaint as engine
 
     if dry_run:
         plan = engine.plan(options, console)

@@ -128,8 +128,8 @@ def interpolate(
     Example: imggen interpolate gan --class-from 3 --class-to 8 --strip -o strip.png
     """
     from imggen.engine.options import InterpolateOptions
-    from imggen.engine.run import check_walk_output
-    from imggen.io.seeds import parse_seeds
+    from imggen.engine.outputs import check_walk_output
+    from imggen.engine.seeds import parse_seeds
 
     if seeds is not None:
         if seed is not None:
@@ -177,7 +177,7 @@ def interpolate(
     check_walk_output(options)
     if drawn:
         console.info(f"seed {options.seed}")
-    from imggen.engine import interpolate as engine
+    from imggen.engine.interpolation import interpolate as engine
 
     if dry_run:
         plan = engine.plan(options, console)

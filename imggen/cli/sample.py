@@ -106,8 +106,8 @@ def sample(
     Example: imggen sample vae --near x.png --temperature 0.5 -n 16 -o near.png
     """
     from imggen.engine.options import SampleOptions
-    from imggen.engine.run import check_sample_output
-    from imggen.io.seeds import parse_seeds
+    from imggen.engine.outputs import check_sample_output
+    from imggen.engine.seeds import parse_seeds
 
     if seeds is not None:
         if seed is not None or count is not None:
@@ -147,8 +147,8 @@ def sample(
     check_sample_output(options)
     if drawn:
         console.info(f"seed {options.seed}")
-    from imggen.engine import reconstruct
-    from imggen.engine import sample as engine
+    from imggen.engine.sampling import reconstruct
+    from imggen.engine.sampling import sample as engine
 
     beside = source is not None or near is not None
     if dry_run:

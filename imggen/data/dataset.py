@@ -13,10 +13,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from imggen.data.cache import Skipped, listed, stored, surveyed
 from imggen.data.decode import CROPS, Survey
 from imggen.data.readers import Source
 from imggen.data.scan import open_source
-from imggen.data.store import Skipped, listed, stored, surveyed
 from imggen.errors import DataError, UsageError
 from imggen.reporting import Reporter
 
@@ -221,3 +221,12 @@ def outline(spec: str, options: DataOptions, *, max_size: int, reporter: Reporte
 def load_dataset(spec: str, options: DataOptions, *, max_size: int, reporter: Reporter) -> Dataset:
     """`outline`, then decode and open."""
     return outline(spec, options, max_size=max_size, reporter=reporter).load(reporter)
+
+
+def mirror(images: Tensor, probability: float = 0.5) -> Tensor:
+    """Flip each picture of a (B, C, H, W) batch left to right with the given probability.
+
+    Draws from torch's global generator, which the engine seeds before every step.
+    """
+    flipped = torch.rand(len(images)).to(images.device) < probability
+    return torch.where(flipped[:, None, None, None], images.flip(3), images)

@@ -42,7 +42,7 @@ def open_source(spec: str, *, split: str = "train", use_classes: bool = True, ca
     try:
         if not path.exists():
             if spec.lower() in KNOWN_SETS:
-                from imggen.data.known import open_known
+                from imggen.data.torchvision_sets import open_known
 
                 return open_known(spec.lower(), split, use_classes, cache_dir)
             if spec.lower().startswith("imagenet:"):

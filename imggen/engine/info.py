@@ -6,12 +6,12 @@ import math
 from pathlib import Path
 from typing import Any
 
-from imggen.engine.run import RunFolder
+from imggen.engine.run_dir import RunFolder
 from imggen.errors import CheckpointError, DataError
 from imggen.io.animation import ENDINGS, animation_text
 from imggen.io.checkpoint import Header, read_header, weights_hash
 from imggen.io.image import FORMATS, read_info, settings_in
-from imggen.io.weights import shipped_weights
+from imggen.io.model_paths import shipped_weights
 from imggen.models import FAMILIES, describe, presets
 
 CARRIERS = {*FORMATS, *ENDINGS, ".tif", ".tiff"}

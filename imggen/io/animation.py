@@ -22,7 +22,7 @@ import numpy as np
 from PIL import ExifTags, Image
 
 from imggen.errors import UsageError
-from imggen.io.files import atomic_path
+from imggen.io.atomic import atomic_path
 from imggen.io.image import KEY, Bytes, as_image
 
 ENDINGS = {".gif": "gif", ".webp": "webp", ".png": "apng", ".apng": "apng", ".mp4": "mp4"}

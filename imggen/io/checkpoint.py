@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from imggen.errors import CheckpointError
-from imggen.io.files import atomic_path
+from imggen.io.atomic import atomic_path
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -6,6 +6,7 @@ evaluate know nothing else of it. A learner is what train drives.
 
 from __future__ import annotations
 
+import difflib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar
@@ -317,3 +318,17 @@ class Learner(ABC):
 
 def _several(optimisers: Optimisers) -> Sequence[torch.optim.Optimizer]:
     return (optimisers,) if isinstance(optimisers, torch.optim.Optimizer) else optimisers
+
+
+def choose_label(backend: Backend, name: str) -> int:
+    """The index of a class by its name. Raises UsageError with the names that are near."""
+    if name in backend.classes:
+        return backend.classes.index(name)
+    if not backend.classes:
+        raise UsageError("this model has no classes", "leave --class out")
+    near = difflib.get_close_matches(name, backend.classes, 1)
+    known = ", ".join(backend.classes[:12]) + (", …" if len(backend.classes) > 12 else "")
+    raise UsageError(
+        f"the model has no class '{name}'",
+        f"did you mean '{near[0]}'? classes: {known}" if near else f"classes: {known}",
+    )

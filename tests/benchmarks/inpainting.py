@@ -27,9 +27,9 @@ from skimage.restoration import inpaint_biharmonic
 from torch import Tensor
 
 from imggen.data.dataset import DataOptions, load_dataset
-from imggen.engine.load import load_backend
+from imggen.engine.checkpoints import load_backend
 from imggen.metrics.distances import Discriminant, frechet, moments_of
-from imggen.metrics.extract import Features, load_features
+from imggen.metrics.features import Features, load_features
 from imggen.models.base import Backend
 from imggen.reporting import Silent
 

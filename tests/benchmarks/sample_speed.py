@@ -20,11 +20,12 @@ from pathlib import Path
 
 import torch
 
+from imggen.engine.checkpoints import save_backend
 from imggen.engine.device import prepare
-from imggen.engine.draw import Item, draw
-from imggen.engine.load import save_backend
+from imggen.engine.noise import Item
 from imggen.engine.options import SampleOptions
-from imggen.engine.sample import sample
+from imggen.engine.render import draw
+from imggen.engine.sampling.sample import sample
 from imggen.models import build_backend, presets
 from imggen.models.base import Backend
 from imggen.reporting import Silent

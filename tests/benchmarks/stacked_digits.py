@@ -22,11 +22,12 @@ from PIL import Image
 from torch import Tensor
 
 from imggen.data.dataset import DataOptions, Dataset, load_dataset
-from imggen.engine.draw import Item, draw
-from imggen.engine.load import load_backend
+from imggen.engine.checkpoints import load_backend
+from imggen.engine.noise import Item
+from imggen.engine.render import draw
 from imggen.io.image import Bytes
 from imggen.metrics.distances import Discriminant
-from imggen.metrics.extract import Features, load_features
+from imggen.metrics.features import Features, load_features
 from imggen.reporting import Silent
 
 COUNT = 26_000

@@ -29,7 +29,7 @@ from torchvision import transforms
 from imggen.data.dataset import DataOptions, Order, load_dataset
 from imggen.engine.device import prepare
 from imggen.models import build_learner, presets
-from imggen.models.gan.networks import Discriminator, Generator
+from imggen.models.gan.dcgan import Discriminator, Generator
 from imggen.reporting import Silent
 
 

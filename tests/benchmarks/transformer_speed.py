@@ -24,9 +24,9 @@ from torch import Tensor
 
 from imggen.engine.device import prepare
 from imggen.models import build_backend, presets
+from imggen.models.transformer.any_order_prior import AnyOrder
 from imggen.models.transformer.backend import Backend
-from imggen.models.transformer.orders import halton
-from imggen.models.transformer.prior import AnyOrder
+from imggen.models.transformer.generation_order import halton
 from imggen.models.transformer.sampling import Settings, drawn, probabilities, shares
 
 

@@ -25,14 +25,15 @@ import torch
 from torch import Tensor
 
 from imggen.data.dataset import DataOptions, load_dataset
-from imggen.engine.draw import Item, noise_of, to_bytes
-from imggen.engine.interpolate import interpolate
-from imggen.engine.load import load_backend
+from imggen.engine.checkpoints import load_backend
+from imggen.engine.interpolation.interpolate import interpolate
+from imggen.engine.interpolation.latent_path import segments
+from imggen.engine.noise import Item, noise_of
 from imggen.engine.options import InterpolateOptions
-from imggen.engine.walk import segments
+from imggen.engine.render import to_bytes
 from imggen.io.image import Bytes
 from imggen.metrics.distances import frechet, moments_of
-from imggen.metrics.extract import load_features
+from imggen.metrics.features import load_features
 from imggen.models.base import Backend
 from imggen.reporting import Silent
 

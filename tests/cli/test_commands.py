@@ -162,7 +162,7 @@ def test_faults_of_our_own_say_so(call: Call, monkeypatch: pytest.MonkeyPatch) -
     def broken(*_: object) -> None:
         raise ValueError("odd")
 
-    monkeypatch.setattr("imggen.engine.sample.sample", broken)
+    monkeypatch.setattr("imggen.engine.sampling.sample.sample", broken)
     code, _, err = call("sample", "gan")
     assert code == 1 and "internal: ValueError: odd" in err and "--debug" in err
     for error, number in ((MemoryError(), 4), (KeyboardInterrupt(), 130), (OSError(28, "full"), 3)):
@@ -170,7 +170,7 @@ def test_faults_of_our_own_say_so(call: Call, monkeypatch: pytest.MonkeyPatch) -
         def fails(*_: object, error: BaseException = error) -> None:
             raise error
 
-        monkeypatch.setattr("imggen.engine.sample.sample", fails)
+        monkeypatch.setattr("imggen.engine.sampling.sample.sample", fails)
         assert call("sample", "gan")[0] == number
 
 

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from imggen.cli.app import main
-from imggen.engine.load import save_backend
+from imggen.engine.checkpoints import save_backend
 from imggen.io.image import read_info
 from imggen.models import build_backend, presets
 

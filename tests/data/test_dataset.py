@@ -10,9 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
-from imggen.data import decode, store
-from imggen.data.augment import mirror
-from imggen.data.dataset import DataOptions, Dataset, Order, load_dataset
+from imggen.data import cache as store
+from imggen.data import decode
+from imggen.data.dataset import DataOptions, Dataset, Order, load_dataset, mirror
 from imggen.errors import DataError
 from imggen.reporting import Silent
 
@@ -147,7 +147,7 @@ def test_mirror() -> None:
 
 
 def test_workers_do_not_import_torch() -> None:
-    check = "import sys, imggen.data.store; sys.exit('torch' in sys.modules)"
+    check = "import sys, imggen.data.cache; sys.exit('torch' in sys.modules)"
     assert (
         subprocess.run([sys.executable, "-c", check], check=False, cwd=Path(decode.__file__).parents[2]).returncode == 0
     )

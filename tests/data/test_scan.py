@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from imggen.data import store
+from imggen.data import cache as store
 from imggen.data.scan import open_source
 from imggen.errors import DataError
 

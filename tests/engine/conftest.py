@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from imggen.engine.inpaint import inpaint
-from imggen.engine.load import save_backend
+from imggen.engine.checkpoints import save_backend
+from imggen.engine.inpainting.inpaint import inpaint
 from imggen.engine.options import InpaintOptions
 from imggen.models import build_backend, presets
 from imggen.models.gan.backend import Backend as GanBackend

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from imggen.engine.interpolate import interpolate
+from imggen.engine.interpolation.interpolate import interpolate
 from imggen.engine.options import InterpolateOptions, SampleOptions
-from imggen.engine.sample import sample
+from imggen.engine.sampling.sample import sample
 from imggen.io.image import Bytes
 from imggen.models import build_backend, presets
 from imggen.models.base import Backend

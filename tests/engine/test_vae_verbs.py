@@ -14,10 +14,10 @@ import torch
 from PIL import Image
 
 from imggen.cli.app import main
-from imggen.engine.evaluate import evaluate
-from imggen.engine.load import save_backend
+from imggen.engine.checkpoints import save_backend
+from imggen.engine.evaluation.evaluate import evaluate
 from imggen.engine.options import EvaluateOptions
-from imggen.engine.run import RunFolder
+from imggen.engine.run_dir import RunFolder
 from imggen.errors import UsageError
 from imggen.io.checkpoint import read_header, read_tensors, write_checkpoint
 from imggen.io.image import read_info

@@ -16,11 +16,11 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from imggen.engine.load import load_backend, save_backend
+from imggen.engine.checkpoints import load_backend, save_backend
 from imggen.errors import CheckpointError, DataError
-from imggen.io import files
+from imggen.io import atomic as files
 from imggen.io.checkpoint import read_header, read_tensors, weights_hash, write_checkpoint
-from imggen.io.weights import find_weights
+from imggen.io.model_paths import find_weights
 from imggen.models import build_backend, presets
 
 

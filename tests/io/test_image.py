@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from imggen.engine.seeds import LARGEST, Seeds, format_seeds, parse_seeds
 from imggen.errors import DataError, UsageError
 from imggen.io import image as module
 from imggen.io.image import encode, format_of, grid, quick_png, read_info
-from imggen.io.seeds import LARGEST, Seeds, format_seeds, parse_seeds
 
 
 def picture(channels: int, side: int = 8) -> Any:

@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 from imggen.models import build_backend, presets
+from imggen.models.transformer.any_order_prior import AnyOrder
 from imggen.models.transformer.backend import Backend
-from imggen.models.transformer.prior import AnyOrder
 
 
 def stirred(network: nn.Module, seed: int = 0, strength: float = 0.15) -> None:

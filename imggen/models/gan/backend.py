@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from imggen.models.base import Backend as BaseBackend
-from imggen.models.gan import networks, residual
+from imggen.models.gan import dcgan as networks
+from imggen.models.gan import r3gan as residual
 from imggen.models.gan.config import Config
-from imggen.models.gan.networks import Overlap, Spread
-from imggen.models.gan.search import GPU, TWO_CORES, Effort, Found, polish, search
+from imggen.models.gan.fused import Overlap, Spread
+from imggen.models.gan.inversion import GPU, TWO_CORES, Effort, Found, polish, search
 
 
 class Backend(BaseBackend):

@@ -9,12 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from imggen.data.augment import Changes, Steering, draw_changes
+from imggen.models.augment import Changes, Steering, draw_changes
 from imggen.models.base import Learner as BaseLearner
-from imggen.models.gan import networks, residual
+from imggen.models.gan import dcgan as networks
+from imggen.models.gan import r3gan as residual
 from imggen.models.gan.backend import Backend
 from imggen.models.gan.config import Config
-from imggen.models.layers import Average, cosine, micro_batches, on_white
+from imggen.models.training import Average, cosine, micro_batches, on_white
 
 STEER_EVERY = 4
 # A set of this many pictures needs no augmentation; a hundredth of it may get all of it.

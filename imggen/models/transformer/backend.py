@@ -15,13 +15,14 @@ from torch.nn.functional import avg_pool2d
 
 from imggen.errors import UsageError
 from imggen.models.base import Backend as BaseBackend
-from imggen.models.transformer.classic import Classic
+from imggen.models.transformer.any_order_prior import AnyOrder
+from imggen.models.transformer.causal_prior import Classic
 from imggen.models.transformer.config import Config
-from imggen.models.transformer.graphs import Recorder
-from imggen.models.transformer.holes import seamless, spread
-from imggen.models.transformer.orders import groups_of, halton, schedule
-from imggen.models.transformer.prior import AnyOrder, Prior
-from imggen.models.transformer.quick import Quick
+from imggen.models.transformer.cuda_graphs import Recorder
+from imggen.models.transformer.fast_prior import Quick
+from imggen.models.transformer.generation_order import groups_of, halton, schedule
+from imggen.models.transformer.hole_edges import seamless, spread
+from imggen.models.transformer.prior import Prior
 from imggen.models.transformer.sampling import Settings, ordered, walk
 from imggen.models.transformer.tokenizer import Tokenizer
 

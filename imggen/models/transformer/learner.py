@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from imggen.models.base import Learner as BaseLearner
-from imggen.models.layers import Average, cosine, micro_batches
 from imggen.models.muon import adam_and_muon
-from imggen.models.transformer.adversary import Adversary
+from imggen.models.training import Average, cosine, micro_batches
+from imggen.models.transformer.adversarial import Adversary
 from imggen.models.transformer.backend import Backend
 from imggen.models.transformer.config import Config
-from imggen.models.transformer.orders import training_groups
+from imggen.models.transformer.generation_order import training_groups
 from imggen.models.transformer.prior import Prior
 from imggen.models.transformer.tokenizer import tokenizer_loss
 

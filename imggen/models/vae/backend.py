@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from imggen.models.base import Backend as BaseBackend
-from imggen.models.vae.candidates import alike, count_of, luck, others
 from imggen.models.vae.config import Config
+from imggen.models.vae.core import Core, Descent, Normal, descend, look_at, mean, summed
 from imggen.models.vae.dense import Dense
-from imggen.models.vae.networks import Core, Hierarchy, Normal
-from imggen.models.vae.partial import Partial
-from imggen.models.vae.passes import Descent, descend, look_at, mean, summed
-from imggen.models.vae.sharpen import Sharpener
+from imggen.models.vae.fill_candidates import alike, count_of, luck, others
+from imggen.models.vae.hierarchy import Hierarchy
+from imggen.models.vae.partial_encoder import Partial
+from imggen.models.vae.refiner import Sharpener
 
 PIXELS = 1 / 8  # what the pixels' likelihood counts where classes are compared
 ROUNDS = 12  # of the search without a partial encoder

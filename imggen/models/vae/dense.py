@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn.functional import one_hot, relu
 
 from imggen.models.vae.config import Config
+from imggen.models.vae.core import Choose, Core, Latents, Normal
 from imggen.models.vae.likelihoods import scale_of
-from imggen.models.vae.networks import Choose, Core, Latents, Normal
 
 
 class Dense(Core):

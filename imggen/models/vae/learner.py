@@ -11,16 +11,16 @@ from torch import Tensor, nn
 
 from imggen.models.base import Learner as BaseLearner
 from imggen.models.base import NonFiniteError
-from imggen.models.layers import Average, cosine, micro_batches
 from imggen.models.muon import adam_and_muon
+from imggen.models.training import Average, cosine, micro_batches
 from imggen.models.vae.backend import Backend
 from imggen.models.vae.config import Config
+from imggen.models.vae.core import Core, descend, look_at, summed
 from imggen.models.vae.dense import Dense
-from imggen.models.vae.guard import Guard
-from imggen.models.vae.masks import random_masks
-from imggen.models.vae.networks import Core, Hierarchy, hidden_weights
-from imggen.models.vae.passes import descend, look_at, summed
-from imggen.models.vae.sharpening import Sharpening
+from imggen.models.vae.gradient_guard import Guard
+from imggen.models.vae.hierarchy import Hierarchy, hidden_weights
+from imggen.models.vae.random_masks import random_masks
+from imggen.models.vae.refiner import Sharpening
 
 WARM_UP = 0.01  # of the learning rate
 LAST_RATE = 0.02

@@ -1,0 +1,89 @@
+"""Checkpoint → backend, and back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.overrides import TorchFunctionMode
+
+from imggen.engine.device import find_device
+from imggen.engine.distributed import World
+from imggen.errors import CheckpointError
+from imggen.io.checkpoint import read_header, read_tensors, weights_hash, write_checkpoint
+from imggen.io.model_paths import find_weights
+from imggen.models import FAMILIES, build_backend, family_config
+from imggen.models.base import Backend
+from imggen.models.config import FamilyConfig
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A backend and where it came from."""
+
+    backend: Backend
+    path: Path
+    origin: str
+    hash: str
+    provenance: dict[str, Any]
+
+
+class _Unfilled(TorchFunctionMode):
+    """Leave new tensors unfilled: random numbers on "meta" would import the compiler, a second's wait for nothing."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if getattr(func, "__module__", None) == "torch.nn.init" or func in _FILLS:
+            return args[0] if args else (kwargs or {})["tensor"]
+        return func(*args, **(kwargs or {}))
+
+
+_FILLS = (torch.Tensor.normal_, torch.Tensor.uniform_)
+
+
+def read_config(document: dict[str, Any], path: Path) -> FamilyConfig:
+    """The configuration in a checkpoint's document. Raises CheckpointError."""
+    config = document.get("config")
+    if not isinstance(config, dict) or config.get("family") not in FAMILIES:
+        family = config.get("family") if isinstance(config, dict) else None
+        raise CheckpointError(
+            f"{path} holds a model of an unknown family: {family}",
+            f"this imggen knows: {', '.join(FAMILIES)}; a newer one may know more: pip install -U imggen",
+        )
+    return family_config(config["family"]).from_json(config)
+
+
+def load_backend(model: str | Path, *, weights: Path | None = None, device: str = "auto") -> Loaded:
+    """Find, check and build a model, in eval mode, ready to draw. Raises CheckpointError and DeviceError."""
+    path, origin = find_weights(str(model), weights=weights, families=FAMILIES)
+    header = read_header(path, kind="weights")
+    config = read_config(header.document, path)
+    # On "meta" a model costs nothing: a small file cannot ask for a large one before its shapes are checked.
+    with torch.device("meta"), _Unfilled():
+        backend = build_backend(config)
+    expected = {name: tuple(tensor.shape) for name, tensor in backend.state_dict().items()}
+    tensors = read_tensors(path, header, expected)
+    backend.load_state_dict(tensors, assign=True)
+    backend.to(find_device(device, World.from_environment().local_rank)).eval().requires_grad_(False)
+    return Loaded(backend, path, origin, weights_hash(header), header.document.get("provenance", {}))
+
+
+def save_backend(
+    path: Path,
+    backend: Backend,
+    provenance: dict[str, Any],
+    *,
+    thumbnail: bytes | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> None:
+    """Write a model that describes itself; `dtype` float16 halves the file. What is no weight (a count) stays whole."""
+    weights = dict(backend.named_parameters())
+    tensors = {
+        name: tensor.to("cpu", dtype if name in weights else tensor.dtype)
+        for name, tensor in backend.state_dict().items()
+    }
+    document = {"config": backend.config.to_json(), "provenance": provenance}
+    write_checkpoint(path, tensors, document, kind="weights", thumbnail=thumbnail)

@@ -1,0 +1,1 @@
+"""imggen inpaint."""

@@ -1,0 +1,152 @@
+"""Noise → pictures, batch by batch: the picture of a seed is the same whatever the batch."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
+from itertools import islice
+from typing import Generic, TypeVar
+
+import numpy as np
+import torch
+
+from imggen.engine.device import out_of_memory, release_memory
+from imggen.engine.noise import Item, noise_of
+from imggen.errors import DeviceError
+from imggen.io.image import Bytes
+from imggen.models.base import Backend
+
+CPU_PIXELS = 128 * 32 * 32  # in a batch: what stays in the caches
+GPU_PIXELS = 512 * 64 * 64
+T = TypeVar("T")
+Thing = TypeVar("Thing")
+Render = Callable[[list[Thing]], torch.Tensor]
+
+
+def to_bytes(pictures: torch.Tensor) -> Bytes:
+    """Pictures (B, C, H, W) in [-1, 1] → (B, H, W, C). Rounded: truncation would shift three bytes in four."""
+    levels = pictures.float().add(1).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8)
+    rows: Bytes = levels.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+    return rows
+
+
+class _Painter(Generic[Thing]):
+    """Pictures of some items; a batch that memory refuses is halved, and stays so."""
+
+    def __init__(self, render: Render[Thing], device: torch.device, size: int, precision: torch.dtype) -> None:
+        self.render, self.device, self.size, self.precision = render, device, size, precision
+        self.on_smaller: Callable[[int], None] = lambda size: None
+
+    def paint(self, items: list[Thing]) -> Bytes:
+        """Pictures (B, H, W, C), uint8."""
+        parts, start = [], 0
+        while start < len(items):
+            now = items[start : start + self.size]
+            try:
+                parts.append(self._once(now))
+            except (RuntimeError, MemoryError) as error:
+                if not out_of_memory(error):
+                    raise
+                if len(now) == 1:
+                    raise DeviceError(
+                        "not enough memory to draw one picture", "--device cpu, or a smaller model"
+                    ) from error
+                self.size = len(now) // 2
+                self.on_smaller(self.size)
+                release_memory(self.device)
+                continue
+            start += len(now)
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    @torch.inference_mode()
+    def _once(self, items: list[Thing]) -> Bytes:
+        with torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32):
+            return to_bytes(self.render(items))
+
+
+def usual_batch(backend: Backend) -> int:
+    """Pictures at a time, where nothing else is asked for."""
+    pixels = CPU_PIXELS if next(backend.parameters()).device.type == "cpu" else GPU_PIXELS
+    return max(backend.rows, pixels // math.prod(backend.image_shape[1:]))
+
+
+def draw(
+    backend: Backend,
+    items: Iterable[Item],
+    finish: Callable[[list[Item], Bytes], T],
+    *,
+    temperature: float = 1.0,
+    batch: int | None = None,
+    precision: torch.dtype = torch.float32,
+    on_smaller: Callable[[int], None] = lambda batch: None,
+) -> Iterator[T]:
+    """Draw the pictures of seeds; see `paint`."""
+    device = next(backend.parameters()).device
+
+    def render(part: list[Item]) -> torch.Tensor:
+        noise, labels = noise_of(part, backend)
+        labels = None if labels is None else labels.to(device)
+        return backend.generate(noise.to(device), labels, temperature=temperature)
+
+    return paint(backend, items, render, finish, batch=batch, precision=precision, on_smaller=on_smaller)
+
+
+def paint(
+    backend: Backend,
+    items: Iterable[Thing],
+    render: Render[Thing],
+    finish: Callable[[list[Thing], Bytes], T],
+    *,
+    batch: int | None = None,
+    precision: torch.dtype = torch.float32,
+    on_smaller: Callable[[int], None] = lambda batch: None,
+) -> Iterator[T]:
+    """Render batch by batch, and give what `finish` makes of each: items and pictures (B, H, W, C), uint8; in order.
+
+    `render` makes pictures (B, C, H, W) in [-1, 1] on the backend's device, each of its own item alone.
+
+    `finish` works beside the drawing of the next batches, in another thread, so it is the place to encode and to
+    write. A batch that memory refuses is halved; `on_smaller` is told.
+    """
+    device = next(backend.parameters()).device
+    cpu = device.type == "cpu"
+    size = batch or usual_batch(backend)
+    painter = _Painter(render, device, size, precision)
+    painter.on_smaller = on_smaller
+    drawing, finishing = nullcontext() if cpu else threading.Lock(), threading.Lock()
+
+    def work(part: list[Thing]) -> T:
+        with drawing:
+            pictures = painter.paint(part)
+        # In turn: two that encode at once only wait for Python's lock, while two that draw at once do not.
+        with finishing:
+            return finish(part, pictures)
+
+    queue = iter(items)
+    cores = torch.get_num_threads()
+    head = list(islice(queue, size * cores))
+    share = min(size, math.ceil(len(head) / cores)) if cpu else size
+    everything = itertools.chain(head, queue)
+    parts = iter(lambda: list(islice(everything, share)), [])
+    return map(work, parts) if len(head) < cores else _side_by_side(work, parts, cores)
+
+
+def _side_by_side(work: Callable[[list[Thing]], T], parts: Iterable[list[Thing]], cores: int) -> Iterator[T]:
+    """One batch a core: cores that draw each their own never wait for one another, as those that share one do."""
+    waiting: deque[Future[T]] = deque()
+    pool = ThreadPoolExecutor(cores, initializer=torch.set_num_threads, initargs=(1,))
+    try:
+        for part in parts:
+            waiting.append(pool.submit(work, part))
+            if len(waiting) > 2 * cores:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(cores)  # threads to come would take over the pool's setting

@@ -1,0 +1,384 @@
+"""The comparison as a whole: models, folders, floors, the report, what cannot be compared."""
+
+import json
+import re
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageFilter
+
+from imggen.cli.app import main
+from imggen.engine.checkpoints import save_backend
+from imggen.engine.evaluation.evaluate import evaluate
+from imggen.engine.evaluation.report import number
+from imggen.engine.evaluation.train_extractor import train as train_features
+from imggen.engine.options import EvaluateOptions, TrainOptions
+from imggen.engine.training.loop import train
+from imggen.errors import CheckpointError, DataError, UsageError
+from imggen.io.checkpoint import write_checkpoint
+from imggen.metrics.compare import Figure, Measure
+from imggen.metrics.distances import moments_of
+from imggen.metrics.features import Extractor, load_extractor, load_features, places
+from imggen.models import build_backend, presets
+from imggen.models.base import Backend
+from imggen.reporting import Silent
+
+Make = Callable[..., Path]
+
+
+def drawing(random: np.random.Generator, kind: int) -> Image.Image:
+    """A smooth little picture: a bright disc or a bar, on a shaded ground."""
+    y, x = np.mgrid[:32, :32] / 31
+    cy, cx, r = random.uniform(0.3, 0.7), random.uniform(0.3, 0.7), random.uniform(0.15, 0.3)
+    shape = np.hypot(y - cy, x - cx) < r if kind == 0 else (abs(y - cy) < r / 2) & (abs(x - cx) < 2 * r)
+    ground = 60 * y + 40 * x * random.uniform(0, 1)
+    pixels = np.where(shape[..., None], random.uniform(120, 255, 3), ground[..., None])
+    return Image.fromarray(pixels.astype(np.uint8)).filter(ImageFilter.GaussianBlur(0.6))
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Make:
+    """Write a folder of such pictures; `change` is done to each."""
+
+    def folder(
+        name: str, count: int, *, seed: int, kinds: tuple[int, ...] = (0, 1), change: Any = None, split: str = ""
+    ) -> Path:
+        random = np.random.default_rng(seed)
+        for index in range(count):
+            kind = kinds[index % len(kinds)]
+            picture = drawing(random, kind)
+            path = tmp_path / name / split / ("disc", "bar")[kind] / f"{index:04d}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            (change(picture) if change else picture).save(path)
+        return tmp_path / name
+
+    return folder
+
+
+def compared(one: Path | str, two: Path | str, **more: Any) -> dict[str, float]:
+    found = evaluate(EvaluateOptions(model=str(one), data=str(two), device="cpu", **more), Silent())
+    return {name: figure["value"] for name, figure in found["figures"].items()}
+
+
+def test_folders_worse_and_worse(make: Make) -> None:
+    """Blur, noise, a dropped class and repetition each show in the figure that they should show in."""
+    data = make("data", 600, seed=0)
+    good = compared(make("good", 250, seed=1), data)
+    blurred = [
+        compared(make(f"blur{r}", 250, seed=1, change=lambda p, r=r: p.filter(ImageFilter.GaussianBlur(r))), data)
+        for r in (1, 2)
+    ]
+    random = np.random.default_rng(5)
+
+    def noise(picture: Image.Image) -> Image.Image:
+        return Image.fromarray((np.asarray(picture) + random.normal(0, 25, (32, 32, 3))).clip(0, 255).astype(np.uint8))
+
+    noisy = compared(make("noise", 250, seed=1, change=noise), data)
+    half = compared(make("half", 250, seed=1, kinds=(0,)), data)
+    kept = drawing(np.random.default_rng(9), 0)
+    same = compared(make("same", 250, seed=1, change=lambda _: kept), data)
+    assert 0 <= good["fd"] < blurred[0]["fd"] < blurred[1]["fd"]
+    assert good["fd"] < noisy["fd"] and good["fd"] < half["fd"] < same["fd"]
+    assert good["kd"] < min(blurred[1]["kd"], noisy["kd"], half["kd"], same["kd"])
+    assert half["recall"] < 0.8 * good["recall"] and half["coverage"] < 0.8 * good["coverage"]
+    assert same["recall"] < 0.1 and same["coverage"] < 0.1
+    assert noisy["precision"] < good["precision"]
+    assert good["accuracy"] > 0.95
+
+
+def test_learnt_by_heart_shows_in_the_nearest_distance(make: Make) -> None:
+    make("data", 300, seed=0, split="train")
+    data = make("data", 100, seed=1, split="test")
+    copies = make("copies", 200, seed=0)
+    found = evaluate(EvaluateOptions(model=str(copies), data=str(data), device="cpu"), Silent())
+    assert found["figures"]["nearest"]["value"] < 0.5 * found["floor"]["nearest"]["value"]
+    assert found["closest"][0]["distance"] == pytest.approx(0, abs=1e-4)
+    assert found["figures"]["copied"]["value"] > 0.9 and found["floor"]["copied"]["value"] <= 0.01
+    # Undivided data: copies of the pictures that were set apart are found too.
+    flat = make("flat", 200, seed=0)
+    apart = evaluate(EvaluateOptions(model=str(flat), data=str(flat), device="cpu", count=200), Silent())
+    assert all(pair["distance"] < 1e-4 for pair in apart["closest"])
+
+
+def test_a_model_against_its_data_with_a_test_split(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    make("data", 400, seed=0, split="train")
+    data = make("data", 150, seed=1, split="test")
+    options = TrainOptions(
+        family="gan", data=str(data), output=Path("run"), device="cpu", images=640, seed=1,
+        overrides={"width": 8, "max_width": 16},
+    )  # fmt: skip
+    monkeypatch.setattr("imggen.engine.training.loop.LINE_SECONDS", 0)
+    train(options, Silent())
+    given = EvaluateOptions(model="run", data=str(data), count=200, device="cpu", output=Path("r.html"))
+    found = evaluate(given, Silent())
+    digest = load_extractor()[1]
+    assert found["held_out"] == "test split, 150 pictures" and found["count"] == 200 and found["reference"] == 400
+    assert set(found["figures"]) == {
+        "fd", "kd", "precision", "recall", "density", "coverage", "nearest", "copied", "accuracy",
+    }  # fmt: skip
+    for figure in (*found["figures"].values(), *found["floor"].values()):
+        assert figure["low"] <= figure["value"] <= figure["high"] and figure["features"] == digest
+    assert all(found["figures"][name]["low"] < found["figures"][name]["high"] for name in ("fd", "kd"))
+    assert found["floor"]["fd"]["value"] < found["figures"]["fd"]["value"]
+    # Once more, from the cache and by the same seeds: the same figures.
+    again = evaluate(EvaluateOptions(model="run", data=str(data), count=200, device="cpu"), Silent())
+    assert again["figures"] == found["figures"] and again["floor"] == found["floor"]
+    with pytest.raises(UsageError, match="already exists"):
+        evaluate(given, Silent())
+    page = Path("r.html").read_text(encoding="utf-8")
+    assert "polyline" in page and "loss_d" in page and page.count("data:image/png;base64,") >= 5
+    assert not re.search(r"""(src|href)=["'](?!data:)""", page)
+
+
+def test_the_report_in_a_real_browser(make: Make) -> None:
+    browser = next((found for name in ("chromium", "google-chrome", "chrome") if (found := shutil.which(name))), None)
+    if browser is None:
+        pytest.skip("no Chromium here: .ci/run installs one")
+    data = make("data", 300, seed=0)
+    given = EvaluateOptions(model=str(make("g", 100, seed=1)), data=str(data), device="cpu", output=Path("r.html"))
+    evaluate(given, Silent())
+    words = [
+        browser, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+        "--disable-background-networking", "--disable-component-update", "--disable-sync",
+        f"--user-data-dir={Path('profile').resolve()}", "--virtual-time-budget=3000",
+    ]  # fmt: skip
+    page = Path("r.html").resolve().as_uri()
+    shot = subprocess.run(
+        [*words, "--window-size=1000,1600", f"--screenshot={Path('r.png').resolve()}", page],
+        capture_output=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert Path("r.png").exists(), shot.stderr.decode(errors="replace")
+    with Image.open("r.png") as image:
+        assert image.size == (1000, 1600) and len(set(image.convert("RGB").resize((200, 320)).tobytes())) > 100
+    probe = Path("probe.html")
+    script = (
+        "<script>addEventListener('load',()=>{const i=[...document.images];document.title="
+        "[i.length,i.filter(x=>x.complete&&x.naturalWidth>0).length,document.querySelectorAll('tr').length,"
+        "document.documentElement.scrollWidth<=innerWidth].join(' ')})</script></body>"
+    )
+    probe.write_text(Path("r.html").read_text(encoding="utf-8").replace("</body>", script), encoding="utf-8")
+    done = subprocess.run(
+        [*words, "--dump-dom", probe.resolve().as_uri()], capture_output=True, text=True, timeout=120, check=False
+    )
+    title = re.search(r"<title>(.*?)</title>", done.stdout)
+    assert title, done.stderr
+    images, shown, rows, fits = title[1].split()
+    assert images == shown and int(images) >= 3 and int(rows) >= 8 and fits == "true"
+
+
+def test_no_network_is_needed(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object) -> None:
+        raise AssertionError("somebody asked the network")
+
+    monkeypatch.setattr(socket.socket, "connect", refused)
+    monkeypatch.setattr(socket, "getaddrinfo", refused)
+    assert compared(make("g", 40, seed=1), make("data", 300, seed=0))["fd"] > 0
+
+
+def test_bits_where_a_family_gives_a_likelihood(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stand-in's uniform likelihood is 8 bits for every channel of every pixel."""
+    data = make("data", 300, seed=0)
+    save_backend(Path("m.safetensors"), build_backend(presets("gan")["tiny"].with_overrides(size=32)), {})
+    given = EvaluateOptions(model="m.safetensors", data=str(data), count=50, device="cpu", output=Path("r.html"))
+    assert "bits" not in evaluate(given, Silent())["figures"]
+    monkeypatch.setattr(
+        Backend, "log_likelihood", lambda self, images, labels=None: -images[:, 0, 0, 0] * 0 - 3072 * np.log(256)
+    )
+    found = evaluate(replace(given, force=True), Silent())["figures"]
+    assert found["bits"]["value"] == pytest.approx(8)
+    for name in ("bits_png", "bits_webp"):
+        assert 0.5 < found[name]["value"] < 8
+    assert "PNG" in Path("r.html").read_text(encoding="utf-8")
+
+
+def test_sizes_and_modes_may_differ(make: Make, tmp_path: Path) -> None:
+    data = make("data", 60, seed=0)
+    for index, path in enumerate(sorted(data.rglob("*.png"))):
+        if index % 3 == 0:
+            with Image.open(path) as image:
+                image.resize((40 + index, 33)).convert("L" if index % 2 else "RGBA").save(path)
+    found = compared(data, data, count=60)
+    assert all(np.isfinite(value) for value in found.values())
+    large = compared(data, data, size=96)
+    assert all(np.isfinite(value) for value in large.values())
+
+
+def test_too_few_pictures_are_a_clear_word(make: Make) -> None:
+    data = make("data", 100, seed=0)
+    for count in (1, 9):
+        with pytest.raises(DataError, match="too few"):
+            compared(make(f"few{count}", count, seed=1), data)
+    with pytest.raises(DataError, match="too few"):
+        compared(data, make("one", 3, seed=1))
+    for count in (1, 5, 9):
+        for model in (data, "gan"):
+            with pytest.raises(UsageError, match="too few"):
+                compared(model, data, count=count)
+    with pytest.raises(UsageError, match="size"):
+        compared("gan", data, size=64)
+    compared(data, data, count=10)
+    found = evaluate(EvaluateOptions(model=str(make("ten", 12, seed=1)), data=str(data), device="cpu"), Silent())
+    assert all(np.isfinite(figure["value"]) for figure in found["figures"].values())
+
+
+def test_without_a_split_some_are_set_apart(make: Make) -> None:
+    found = evaluate(
+        EvaluateOptions(model=str(make("g", 50, seed=1)), data=str(make("d", 300, seed=0)), device="cpu"), Silent()
+    )
+    assert "set apart" in found["held_out"] and found["reference"] == 150 and found["floor"]["fd"]["count"] == 150
+
+
+def test_figures_of_other_features_do_not_compare() -> None:
+    one = Figure("fd", 2.0, 1.0, 3.0, 100, "aaa")
+    assert Figure("fd", 1.0, 1.0, 3.0, 100, "aaa").better_than(one)
+    assert not Figure("recall", 0.1, 0, 1, 100, "aaa").better_than(Figure("recall", 0.2, 0, 1, 100, "aaa"))
+    for other in (
+        Figure("fd", 1, 1, 1, 100, "bbb"),
+        Figure("fd", 1, 1, 1, 50, "aaa"),
+        Figure("kd", 1, 1, 1, 100, "aaa"),
+    ):
+        with pytest.raises(ValueError, match="compare"):
+            one.better_than(other)
+
+
+def test_intervals_hold_the_truth_about_as_often_as_they_say() -> None:
+    generator = torch.Generator().manual_seed(0)
+    held = 0
+    for index in range(60):
+        figure = Measure("x", seed=index).mean("m", (torch.rand(200, generator=generator) < 0.3).double())
+        held += figure.low <= 0.3 <= figure.high
+    assert held >= 50
+
+
+def test_kernel_intervals_are_as_wide_as_the_figure_varies() -> None:
+    generator = torch.Generator().manual_seed(0)
+    reference = torch.randn(600, 8, generator=generator)
+    found = [Measure("x").kernel(reference, torch.randn(300, 8, generator=generator)) for _ in range(20)]
+    spread = float(torch.tensor([figure.value for figure in found]).std())
+    widths = [(figure.high - figure.low) / 2 / 1.96 for figure in found]
+    assert 0.5 * spread < float(np.median(widths)) < 2.5 * spread
+
+
+def test_frechet_intervals_are_as_wide_as_the_figure_varies() -> None:
+    generator = torch.Generator().manual_seed(0)
+    moments = moments_of(torch.randn(2000, 8, generator=generator))
+    found = [Measure("x").frechet(moments, torch.randn(500, 8, generator=generator) * 1.2 + 0.2) for _ in range(20)]
+    spread = float(torch.tensor([figure.value for figure in found]).std())
+    widths = [(figure.high - figure.value) / 1.96 for figure in found]
+    assert 0.5 * spread < float(np.median(widths)) < 2 * spread
+
+
+def test_extractors_are_checked(tmp_path: Path) -> None:
+    other = Extractor(3)
+    write_checkpoint(tmp_path / "f.safetensors", other.state_dict(), {"labels": 3}, kind="features")
+    features = load_features("f.safetensors", torch.device("cpu"))
+    assert features.hash != load_extractor()[1]
+    write_checkpoint(tmp_path / "bad.safetensors", other.state_dict(), {"labels": "3"}, kind="features")
+    write_checkpoint(tmp_path / "worse.safetensors", other.state_dict(), {"labels": 4}, kind="features")
+    for name in ("bad.safetensors", "worse.safetensors", "none.safetensors"):
+        with pytest.raises(CheckpointError):
+            load_features(name, torch.device("cpu"))
+    with pytest.raises(CheckpointError, match="features"):
+        save_backend(tmp_path / "m.safetensors", build_backend(presets("gan")["tiny"]), {})
+        load_features("m.safetensors", torch.device("cpu"))
+
+
+def test_inception_says_what_it_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(CheckpointError, match=r"none\.pth"):
+        load_features("inception:none.pth", torch.device("cpu"))
+    Path("text.pth").write_text("not weights", encoding="utf-8")
+    with pytest.raises(CheckpointError, match="Inception"):
+        load_features("inception:text.pth", torch.device("cpu"))
+    monkeypatch.setitem(sys.modules, "torch_fidelity.feature_extractor_inceptionv3", None)
+    with pytest.raises(UsageError) as caught:
+        load_features("inception", torch.device("cpu"))
+    assert "imggen[eval]" in str(caught.value.hint)
+
+
+def test_only_inceptions_distances_are_called_fid(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stand-in for torch-fidelity's network: it must get bytes in three channels, whatever the pictures are."""
+
+    class Network(torch.nn.Module):
+        def __init__(self, name: str, features: list[str], feature_extractor_weights_path: str | None) -> None:
+            super().__init__()
+            assert features == ["2048"] and feature_extractor_weights_path == "w.pth"
+            self.mixing = torch.nn.Parameter(torch.randn(3, 12, generator=torch.Generator().manual_seed(0)))
+
+        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor]:
+            assert x.dtype == torch.uint8 and x.shape[1] == 3 and len(x) <= 4096
+            means = x.float().mean((2, 3)) / 255
+            return (torch.cat([means @ self.mixing, x.float().std((2, 3)) / 255], 1),)
+
+    stub = ModuleType("torch_fidelity.feature_extractor_inceptionv3")
+    vars(stub)["FeatureExtractorInceptionV3"] = Network
+    monkeypatch.setitem(sys.modules, stub.__name__, stub)
+    Path("w.pth").write_bytes(b"x")
+    data, other = make("data", 200, seed=0), make("g", 60, seed=1, change=lambda p: p.convert("LA"))
+    given = EvaluateOptions(model=str(other), data=str(data), device="cpu", features="inception:w.pth")
+    found = evaluate(given, Silent())
+    assert {"fid", "kid"} <= set(found["figures"]) and "fd" not in found["figures"]
+    assert found["features"]["name"] == "inception" and len(found["features"]["hash"]) == 12
+
+
+def test_damaged_caches_are_worked_out_again(make: Make) -> None:
+    data, other = make("data", 200, seed=0), make("g", 60, seed=1)
+    first = compared(other, data)
+    for path in Path("cache/features").iterdir():
+        path.write_bytes(b"")
+    assert compared(other, data) == first
+
+
+def test_the_extractor_can_be_trained_again(make: Make) -> None:
+    make("data", 200, seed=0, split="train")
+    data = str(make("data", 60, seed=1, split="test"))
+    extractor, (share,) = train_features([data], [1], [data], images=1280, batch=64, seed=0)
+    assert share > 0.8 and extractor.logits.out_features == 2
+    raw = extractor(torch.rand(50, 3, 32, 32) * 2 - 1)
+    assert torch.isfinite(raw).all() and (extractor.scale > 0).all()
+
+
+def test_features_see_every_channel_count_and_size() -> None:
+    extractor, _ = load_extractor()
+    grey = torch.rand(3, 1, 32, 32) * 2 - 1
+    assert torch.equal(extractor(grey), extractor(grey.expand(-1, 3, -1, -1)))
+    solid = torch.cat([grey.expand(-1, 3, -1, -1), torch.ones(3, 1, 32, 32)], 1)
+    assert torch.allclose(extractor(grey), extractor(solid), atol=1e-4)
+    assert extractor(torch.zeros(2, 3, 16, 16)).shape == (2, 256)
+    assert extractor(torch.zeros(2, 3, 100, 100)).shape == (2, 384)
+    for length in (64, 65, 100, 128):
+        found = places(length)
+        assert found[0] == 0 and found[-1] == length - 32 and max(np.diff(found)) <= 32
+    row = extractor(grey)
+    assert torch.allclose(row[1:2], extractor(grey[1:2]), atol=1e-4)
+
+
+def test_on_the_command_line(make: Make, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["evaluate", str(make("g", 40, seed=1)), "--data", str(make("data", 300, seed=0)), "--quiet"]
+    with pytest.raises(SystemExit) as caught:
+        main([*words, "-o", "r.html"])
+    out = capsys.readouterr().out
+    assert not caught.value.code and out.splitlines()[-1] == "r.html" and re.search(r"^fd +\d", out, re.MULTILINE)
+    with pytest.raises(SystemExit):
+        main([*words, "--json"])
+    assert json.loads(capsys.readouterr().out)["figures"]["fd"]["count"] == 40
+    for wrong in ([*words, "-o", "r.txt"], [*words, "-o", "r.html"]):
+        with pytest.raises(SystemExit) as caught:
+            main(wrong)
+        assert caught.value.code == 2
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(0, "0.000"), (12.345, "12.3"), (0.012345, "0.0123"), (1234.5, "1234"), (1e-9, "1.00e-09")]
+)
+def test_numbers_for_people(value: float, text: str) -> None:
+    assert number(value) == text
