@@ -8,7 +8,7 @@ import torch
 from imggen.errors import CheckpointError, UsageError
 from imggen.models import FAMILIES, build_backend, build_learner, describe, family_config, presets
 from imggen.models.base import Backend, Learner, NonFiniteError
-from imggen.models.config import FamilyConfig
+from imggen.models.config import ModelConfig
 
 CASES = [(family, preset) for family in FAMILIES for preset in presets(family)]
 # What makes any preset of a family so narrow that a test takes seconds.
@@ -21,7 +21,7 @@ SMALL: dict[str, dict[str, Any]] = {
 LEARNT = {"gan": 5, "vae": 200, "transformer": 100}
 
 
-def small(family: str, preset: str, *, channels: int = 3, size: int = 16, classes: bool = False) -> FamilyConfig:
+def small(family: str, preset: str, *, channels: int = 3, size: int = 16, classes: bool = False) -> ModelConfig:
     """A preset as it is, but narrow, so that a test takes seconds."""
     names = ("ants", "bees", "cows") if classes else ()
     config = presets(family)[preset].with_overrides(
@@ -30,7 +30,7 @@ def small(family: str, preset: str, *, channels: int = 3, size: int = 16, classe
     return config.with_overrides(**SMALL[family])
 
 
-def pictures(config: FamilyConfig, count: int = 8) -> tuple[torch.Tensor, torch.Tensor | None]:
+def pictures(config: ModelConfig, count: int = 8) -> tuple[torch.Tensor, torch.Tensor | None]:
     generator = torch.Generator().manual_seed(1)
     images = torch.rand(count, *config.image_shape, generator=generator) * 2 - 1
     labels = torch.arange(count) % len(config.classes) if config.classes else None
@@ -58,7 +58,7 @@ def test_shapes_range_and_rows(family: str, preset: str, classes: bool, channels
         drawn = backend.generate(noise, labels)
         again = backend.generate(noise, labels)
         alone = backend.generate(noise[3:4], labels[3:4] if labels is not None else None)
-        fused = backend.fused().generate(noise, labels)
+        fused = backend.for_inference().generate(noise, labels)
     assert drawn.shape == (5, channels, size, size)
     assert drawn.min() >= -1 and drawn.max() <= 1
     assert torch.equal(drawn, again)
@@ -262,7 +262,7 @@ def test_a_loss_that_is_not_finite_in_one_process_stops_all() -> None:
     sent: list[torch.Tensor] = []
     learner.processes = 2
     learner.reduce_gradients = lambda parameters: sent.extend(p.grad.clone() for p in parameters)
-    (adam, *_) = learner.optimisers.values()
+    (adam, *_) = learner.optimizers.values()
     weight = adam.param_groups[0]["params"][0]
     for loss in (1.0, float("inf")):
         weight.grad = torch.ones_like(weight)

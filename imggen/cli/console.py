@@ -69,8 +69,8 @@ class Console:
         self, *, quiet: bool = False, as_json: bool = False, no_color: bool = False, debug: bool = False
     ) -> None:
         # Of the processes that torchrun starts, one speaks; errors are told by whoever has them.
-        self.leader = os.environ.get("RANK", "0") == "0"
-        self.quiet, self.as_json, self.debug = quiet or not self.leader, as_json, debug
+        self.is_main = os.environ.get("RANK", "0") == "0"
+        self.quiet, self.as_json, self.debug = quiet or not self.is_main, as_json, debug
         # Rich knows NO_COLOR and TERM=dumb by itself.
         self.rich = Unheard(stderr=True, no_color=no_color or None, highlight=False, soft_wrap=True)
 
@@ -85,7 +85,7 @@ class Console:
 
     def warn(self, message: str) -> None:
         """A warning, always."""
-        if self.leader:
+        if self.is_main:
             self._line(Text.assemble(("warning: ", "yellow"), message))
 
     def error(self, error: ImggenError) -> None:
@@ -117,7 +117,7 @@ class Console:
 
     def result(self, document: dict[str, Any], paths: Sequence[str]) -> None:
         """stdout: JSON if asked for, else the paths, one a line."""
-        if not self.leader:
+        if not self.is_main:
             return
         if self.as_json:
             sys.stdout.write(json.dumps(document) + "\n")

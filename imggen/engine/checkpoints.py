@@ -10,17 +10,17 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from imggen.engine.device import find_device
-from imggen.engine.distributed import World
+from imggen.engine.distributed import ProcessGroup
 from imggen.errors import CheckpointError
 from imggen.io.checkpoint import read_header, read_tensors, weights_hash, write_checkpoint
 from imggen.io.model_paths import find_weights
 from imggen.models import FAMILIES, build_backend, family_config
 from imggen.models.base import Backend
-from imggen.models.config import FamilyConfig
+from imggen.models.config import ModelConfig
 
 
 @dataclass(frozen=True)
-class Loaded:
+class LoadedModel:
     """A backend and where it came from."""
 
     backend: Backend
@@ -44,7 +44,7 @@ class _Unfilled(TorchFunctionMode):
 _FILLS = (torch.Tensor.normal_, torch.Tensor.uniform_)
 
 
-def read_config(document: dict[str, Any], path: Path) -> FamilyConfig:
+def read_config(document: dict[str, Any], path: Path) -> ModelConfig:
     """The configuration in a checkpoint's document. Raises CheckpointError."""
     config = document.get("config")
     if not isinstance(config, dict) or config.get("family") not in FAMILIES:
@@ -56,7 +56,7 @@ def read_config(document: dict[str, Any], path: Path) -> FamilyConfig:
     return family_config(config["family"]).from_json(config)
 
 
-def load_backend(model: str | Path, *, weights: Path | None = None, device: str = "auto") -> Loaded:
+def load_backend(model: str | Path, *, weights: Path | None = None, device: str = "auto") -> LoadedModel:
     """Find, check and build a model, in eval mode, ready to draw. Raises CheckpointError and DeviceError."""
     path, origin = find_weights(str(model), weights=weights, families=FAMILIES)
     header = read_header(path, kind="weights")
@@ -67,8 +67,8 @@ def load_backend(model: str | Path, *, weights: Path | None = None, device: str 
     expected = {name: tuple(tensor.shape) for name, tensor in backend.state_dict().items()}
     tensors = read_tensors(path, header, expected)
     backend.load_state_dict(tensors, assign=True)
-    backend.to(find_device(device, World.from_environment().local_rank)).eval().requires_grad_(False)
-    return Loaded(backend, path, origin, weights_hash(header), header.document.get("provenance", {}))
+    backend.to(find_device(device, ProcessGroup.from_environment().local_rank)).eval().requires_grad_(False)
+    return LoadedModel(backend, path, origin, weights_hash(header), header.document.get("provenance", {}))
 
 
 def save_backend(

@@ -12,7 +12,7 @@ from torch import nn
 
 
 @dataclass(frozen=True)
-class World:
+class ProcessGroup:
     """This process among `size` of them; torchrun says so in the environment."""
 
     rank: int = 0
@@ -20,14 +20,14 @@ class World:
     local_rank: int = 0
 
     @classmethod
-    def from_environment(cls) -> World:
+    def from_environment(cls) -> ProcessGroup:
         """RANK, WORLD_SIZE and LOCAL_RANK, or a world of one."""
         names = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
         values = [int(os.environ.get(name, default)) for name, default in zip(names, (0, 1, 0), strict=True)]
         return cls(*values)
 
     @property
-    def leader(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this process writes the files."""
         return self.rank == 0
 

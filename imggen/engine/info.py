@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from imggen.engine.run_dir import RunFolder
+from imggen.engine.run_dir import RunDir
 from imggen.errors import CheckpointError, DataError
 from imggen.io.animation import ENDINGS, animation_text
 from imggen.io.checkpoint import Header, read_header, weights_hash
@@ -30,7 +30,7 @@ def describe_file(path: Path) -> dict[str, Any]:
                 "PNG, JPEG, WebP, GIF and MP4 keep them",
             )
         return {"kind": "picture", "path": str(path), **found}
-    file = RunFolder(path).weights if path.is_dir() else path
+    file = RunDir(path).weights if path.is_dir() else path
     return {"path": str(file), **_describe(read_header(file))}
 
 
@@ -66,7 +66,7 @@ def _describe(header: Header) -> dict[str, Any]:
 def list_models() -> dict[str, Any]:
     """Families with their presets, shipped weights, and the runs below ./runs."""
     families = {family: {name: describe(family, name) for name in presets(family)} for family in FAMILIES}
-    runs = {str(folder): RunFolder(folder).weights for folder in sorted(Path("runs").glob("*")) if folder.is_dir()}
+    runs = {str(folder): RunDir(folder).weights for folder in sorted(Path("runs").glob("*")) if folder.is_dir()}
     return {
         "families": families,
         "shipped": [_line(name, path) for name, path in shipped_weights().items() if name != "features"],

@@ -12,21 +12,21 @@ import torch
 from imggen.models.base import Backend
 
 
-def mixed(*parts: int) -> int:
+def mix_seed(*parts: int) -> int:
     """A seed below 2**63 from several numbers; near inputs give unrelated seeds."""
     text = ",".join(map(str, parts)).encode()
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big") >> 1
 
 
 @dataclass(frozen=True)
-class Item:
+class SampleSpec:
     """One picture to draw; `label` none means: drawn from the seed, as often as the data has it."""
 
     seed: int
     label: int | None = None
 
 
-def noise_of(items: Sequence[Item], backend: Backend) -> tuple[torch.Tensor, torch.Tensor | None]:
+def noise_for(items: Sequence[SampleSpec], backend: Backend) -> tuple[torch.Tensor, torch.Tensor | None]:
     """The noise (B, *noise_shape) and labels (B,) of some pictures; each depends on its own seed alone."""
     noise = torch.empty(len(items), *backend.noise_shape)
     labels = torch.empty(len(items), dtype=torch.int64)

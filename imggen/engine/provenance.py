@@ -8,12 +8,12 @@ from typing import Any
 import torch
 
 import imggen
-from imggen.engine.checkpoints import Loaded
+from imggen.engine.checkpoints import LoadedModel
 from imggen.engine.device import precision_name
 from imggen.engine.options import DRAWING, SampleOptions
 
 
-def settings_of(options: SampleOptions, loaded: Loaded, dtype: torch.dtype) -> dict[str, Any]:
+def settings_of(options: SampleOptions, loaded: LoadedModel, dtype: torch.dtype) -> dict[str, Any]:
     """What every file carries of how it was drawn."""
     document = {
         "imggen": imggen.__version__,

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from imggen.engine.device import out_of_memory, release_memory
-from imggen.engine.noise import Item, noise_of
+from imggen.engine.noise import SampleSpec, noise_for
 from imggen.errors import DeviceError
 from imggen.io.image import Bytes
 from imggen.models.base import Backend
@@ -24,25 +24,25 @@ from imggen.models.base import Backend
 CPU_PIXELS = 128 * 32 * 32  # in a batch: what stays in the caches
 GPU_PIXELS = 512 * 64 * 64
 T = TypeVar("T")
-Thing = TypeVar("Thing")
-Render = Callable[[list[Thing]], torch.Tensor]
+Item = TypeVar("Item")
+Render = Callable[[list[Item]], torch.Tensor]
 
 
-def to_bytes(pictures: torch.Tensor) -> Bytes:
+def to_uint8(pictures: torch.Tensor) -> Bytes:
     """Pictures (B, C, H, W) in [-1, 1] → (B, H, W, C). Rounded: truncation would shift three bytes in four."""
     levels = pictures.float().add(1).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8)
     rows: Bytes = levels.permute(0, 2, 3, 1).contiguous().cpu().numpy()
     return rows
 
 
-class _Painter(Generic[Thing]):
+class _BatchRenderer(Generic[Item]):
     """Pictures of some items; a batch that memory refuses is halved, and stays so."""
 
-    def __init__(self, render: Render[Thing], device: torch.device, size: int, precision: torch.dtype) -> None:
+    def __init__(self, render: Render[Item], device: torch.device, size: int, precision: torch.dtype) -> None:
         self.render, self.device, self.size, self.precision = render, device, size, precision
         self.on_smaller: Callable[[int], None] = lambda size: None
 
-    def paint(self, items: list[Thing]) -> Bytes:
+    def render_batches(self, items: list[Item]) -> Bytes:
         """Pictures (B, H, W, C), uint8."""
         parts, start = [], 0
         while start < len(items):
@@ -64,21 +64,21 @@ class _Painter(Generic[Thing]):
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     @torch.inference_mode()
-    def _once(self, items: list[Thing]) -> Bytes:
+    def _once(self, items: list[Item]) -> Bytes:
         with torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32):
-            return to_bytes(self.render(items))
+            return to_uint8(self.render(items))
 
 
-def usual_batch(backend: Backend) -> int:
+def default_batch_size(backend: Backend) -> int:
     """Pictures at a time, where nothing else is asked for."""
     pixels = CPU_PIXELS if next(backend.parameters()).device.type == "cpu" else GPU_PIXELS
     return max(backend.rows, pixels // math.prod(backend.image_shape[1:]))
 
 
-def draw(
+def sample_batches(
     backend: Backend,
-    items: Iterable[Item],
-    finish: Callable[[list[Item], Bytes], T],
+    items: Iterable[SampleSpec],
+    finish: Callable[[list[SampleSpec], Bytes], T],
     *,
     temperature: float = 1.0,
     batch: int | None = None,
@@ -88,19 +88,19 @@ def draw(
     """Draw the pictures of seeds; see `paint`."""
     device = next(backend.parameters()).device
 
-    def render(part: list[Item]) -> torch.Tensor:
-        noise, labels = noise_of(part, backend)
+    def render(part: list[SampleSpec]) -> torch.Tensor:
+        noise, labels = noise_for(part, backend)
         labels = None if labels is None else labels.to(device)
         return backend.generate(noise.to(device), labels, temperature=temperature)
 
-    return paint(backend, items, render, finish, batch=batch, precision=precision, on_smaller=on_smaller)
+    return render_batches(backend, items, render, finish, batch=batch, precision=precision, on_smaller=on_smaller)
 
 
-def paint(
+def render_batches(
     backend: Backend,
-    items: Iterable[Thing],
-    render: Render[Thing],
-    finish: Callable[[list[Thing], Bytes], T],
+    items: Iterable[Item],
+    render: Render[Item],
+    finish: Callable[[list[Item], Bytes], T],
     *,
     batch: int | None = None,
     precision: torch.dtype = torch.float32,
@@ -115,14 +115,14 @@ def paint(
     """
     device = next(backend.parameters()).device
     cpu = device.type == "cpu"
-    size = batch or usual_batch(backend)
-    painter = _Painter(render, device, size, precision)
+    size = batch or default_batch_size(backend)
+    painter = _BatchRenderer(render, device, size, precision)
     painter.on_smaller = on_smaller
     drawing, finishing = nullcontext() if cpu else threading.Lock(), threading.Lock()
 
-    def work(part: list[Thing]) -> T:
+    def work(part: list[Item]) -> T:
         with drawing:
-            pictures = painter.paint(part)
+            pictures = painter.render_batches(part)
         # In turn: two that encode at once only wait for Python's lock, while two that draw at once do not.
         with finishing:
             return finish(part, pictures)
@@ -136,7 +136,7 @@ def paint(
     return map(work, parts) if len(head) < cores else _side_by_side(work, parts, cores)
 
 
-def _side_by_side(work: Callable[[list[Thing]], T], parts: Iterable[list[Thing]], cores: int) -> Iterator[T]:
+def _side_by_side(work: Callable[[list[Item]], T], parts: Iterable[list[Item]], cores: int) -> Iterator[T]:
     """One batch a core: cores that draw each their own never wait for one another, as those that share one do."""
     waiting: deque[Future[T]] = deque()
     pool = ThreadPoolExecutor(cores, initializer=torch.set_num_threads, initargs=(1,))

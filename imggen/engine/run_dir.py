@@ -20,7 +20,7 @@ HALF = re.compile(r"\.(weights|state|best)\.safetensors\.[0-9a-f]+\.part")
 
 
 @dataclass(frozen=True)
-class RunFolder:
+class RunDir:
     """The files of one training run."""
 
     path: Path
@@ -103,9 +103,9 @@ def _toml(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
-def check_output(options: TrainOptions) -> None:
+def check_run_output(options: TrainOptions) -> None:
     """Refuse to overwrite a run, to resume where there is none, or to log without a logger. Raises UsageError."""
-    folder = RunFolder(options.run)
+    folder = RunDir(options.run)
     if options.tensorboard and find_spec("tensorboard") is None:
         raise UsageError("--tensorboard needs tensorboard", "pip install 'imggen[log]'")
     if options.run.exists() and not options.run.is_dir():

@@ -26,7 +26,7 @@ LOWER_IS_BETTER = ("fd", "fid", "kd", "kid")
 
 
 @dataclass(frozen=True)
-class Figure:
+class Estimate:
     """A number, its 95 % bootstrap interval, how many pictures it rests on, and in whose features it was taken."""
 
     name: str
@@ -40,7 +40,7 @@ class Figure:
         """Without the name, which is the key."""
         return {key: value for key, value in asdict(self).items() if key != "name"}
 
-    def better_than(self, other: Figure) -> bool:
+    def better_than(self, other: Estimate) -> bool:
         """Whether this one is the better. Raises ValueError when they are figures of different kinds.
 
         A distance means nothing outside the features, and little away from the number of pictures, that it was taken
@@ -62,10 +62,10 @@ class Measure:
         self.names = {"frechet": "fid", "kernel": "kid"} if inception else {"frechet": "fd", "kernel": "kd"}
         self.seed = seed
 
-    def _figure(self, name: str, value: float, low: float, high: float, count: int) -> Figure:
-        return Figure(name, value, low, high, count, self.features)
+    def _figure(self, name: str, value: float, low: float, high: float, count: int) -> Estimate:
+        return Estimate(name, value, low, high, count, self.features)
 
-    def frechet(self, reference: Moments, features: Tensor) -> Figure:
+    def frechet(self, reference: Moments, features: Tensor) -> Estimate:
         """The Fréchet distance. Its interval is the bootstrap's spread about the value itself.
 
         Resampled pictures repeat, which adds a distance of its own: the middle of the resampled values is too high.
@@ -79,7 +79,7 @@ class Measure:
         spread = 1.96 * float(torch.tensor(found, dtype=torch.float64).std())
         return self._figure(self.names["frechet"], value, max(0.0, value - spread), value + spread, len(features))
 
-    def kernel(self, reference: Tensor, features: Tensor) -> Figure:
+    def kernel(self, reference: Tensor, features: Tensor) -> Estimate:
         """The kernel distance, of 100 subsets of 1,000 or half of what there is; unbiased, so it can fall below 0.
 
         Subsets of m of n pictures, drawn without repetition, overlap: their spread times √(m/(n-m)) is that of the
@@ -92,15 +92,15 @@ class Measure:
         spread = 1.96 * float(found.std()) * (size / (count - size)) ** 0.5
         return self._figure(self.names["kernel"], value, value - spread, value + spread, len(features))
 
-    def mean(self, name: str, contributions: Tensor) -> Figure:
+    def mean(self, name: str, contributions: Tensor) -> Estimate:
         """The mean of what each picture (N,) contributes."""
         return self._resampled(name, contributions, lambda rows: rows.mean(-1))
 
-    def median(self, name: str, contributions: Tensor) -> Figure:
+    def median(self, name: str, contributions: Tensor) -> Estimate:
         """Their median."""
         return self._resampled(name, contributions, lambda rows: rows.median(-1).values)
 
-    def _resampled(self, name: str, contributions: Tensor, statistic: Callable[[Tensor], Tensor]) -> Figure:
+    def _resampled(self, name: str, contributions: Tensor, statistic: Callable[[Tensor], Tensor]) -> Estimate:
         generator = torch.Generator().manual_seed(self.seed)
         count = len(contributions)
         found = torch.stack(
@@ -137,8 +137,8 @@ class Sample:
 class Comparison:
     """All figures of the generated pictures, the same of held-out ones, and the nearest of all training pictures."""
 
-    figures: dict[str, Figure]
-    floor: dict[str, Figure]
+    figures: dict[str, Estimate]
+    floor: dict[str, Estimate]
     nearest_distances: Tensor
     nearest_indices: Tensor
 
@@ -155,7 +155,7 @@ def compare(
     if classes and reference.labels is not None:
         judge = Discriminant(reference.features, reference.labels, classes)
     figures, distances = _figures(reference, moments, generated, measure, judge)
-    floor: dict[str, Figure] = {}
+    floor: dict[str, Estimate] = {}
     if held_out is not None:
         floor, of_held_out = _figures(reference, moments, held_out, measure, judge)
         near = torch.quantile(of_held_out, 0.01)
@@ -166,7 +166,7 @@ def compare(
 
 def _figures(
     reference: Sample, moments: Moments, sample: Sample, measure: Measure, judge: Discriminant | None
-) -> tuple[dict[str, Figure], Tensor]:
+) -> tuple[dict[str, Estimate], Tensor]:
     # As many real pictures as generated ones: a recall of 50,000 by 1,000 would be low for a perfect model.
     real = reference.spread(len(sample))
     found = neighbourhoods(real.features, sample.features)

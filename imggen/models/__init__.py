@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from imggen.models.base import Backend, Learner
-    from imggen.models.config import FamilyConfig
+    from imggen.models.config import ModelConfig
 
 REGISTRY = {
     "gan": "imggen.models.gan",
@@ -31,15 +31,15 @@ def _part(family: str, module: str, name: str) -> Any:
     return getattr(import_module(f"{REGISTRY[family]}.{module}"), name)
 
 
-def family_config(family: str) -> type[FamilyConfig]:
+def family_config(family: str) -> type[ModelConfig]:
     """The configuration dataclass of a family; its fields with a help text are the user's options."""
-    config: type[FamilyConfig] = _part(family, "config", "Config")
+    config: type[ModelConfig] = _part(family, "config", f"{family.capitalize()}Config")
     return config
 
 
-def presets(family: str) -> Mapping[str, FamilyConfig]:
+def presets(family: str) -> Mapping[str, ModelConfig]:
     """The presets of a family by name."""
-    found: Mapping[str, FamilyConfig] = _part(family, "config", "PRESETS")
+    found: Mapping[str, ModelConfig] = _part(family, "config", "PRESETS")
     return found
 
 
@@ -49,13 +49,13 @@ def describe(family: str, preset: str) -> str:
     return lines[preset]
 
 
-def build_backend(config: FamilyConfig) -> Backend:
+def build_backend(config: ModelConfig) -> Backend:
     """A backend with fresh weights (on the current default device; "meta" costs nothing)."""
-    backend: Backend = _part(config.family, "backend", "Backend")(config)
+    backend: Backend = _part(config.family, "backend", f"{config.family.capitalize()}Backend")(config)
     return backend
 
 
-def build_learner(config: FamilyConfig) -> Learner:
+def build_learner(config: ModelConfig) -> Learner:
     """A learner with fresh weights and optimisers, on the CPU."""
-    learner: Learner = _part(config.family, "learner", "Learner")(config)
+    learner: Learner = _part(config.family, "learner", f"{config.family.capitalize()}Learner")(config)
     return learner

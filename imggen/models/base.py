@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from imggen.errors import UsageError
-from imggen.models.config import FamilyConfig
+from imggen.models.config import ModelConfig
 
-Optimisers = torch.optim.Optimizer | Sequence[torch.optim.Optimizer]
+Optimizers = torch.optim.Optimizer | Sequence[torch.optim.Optimizer]
 
 
 class NonFiniteError(Exception):
@@ -36,7 +36,7 @@ class Backend(nn.Module, ABC):
     drawing: ClassVar[tuple[str, ...]] = ()
     careful: ClassVar[bool] = False
 
-    def __init__(self, config: FamilyConfig) -> None:
+    def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
 
@@ -182,11 +182,11 @@ class Backend(nn.Module, ABC):
         """Pictures that it works on together on a CPU: fewer take as long."""
         return 1
 
-    def fused(self) -> Backend:
+    def for_inference(self) -> Backend:
         """The same map arranged for speed (normalisation folded away); the caller's own copy."""
         return self
 
-    def checked_labels(self, labels: Tensor | None, count: int) -> Tensor | None:
+    def check_labels(self, labels: Tensor | None, count: int) -> Tensor | None:
         """`labels` when the model has classes, none when it has none; anything else is a ValueError."""
         if not self.classes:
             if labels is not None:
@@ -214,7 +214,7 @@ class Learner(ABC):
     processes: int = 1
     hold_out: float = 0.0
 
-    def __init__(self, config: FamilyConfig) -> None:
+    def __init__(self, config: ModelConfig) -> None:
         self.config = config
         self.reduce_gradients: Callable[[Iterable[nn.Parameter]], None] = lambda parameters: None
         self.held_out: Callable[[], Iterable[tuple[Tensor, Tensor | None]]] | None = None
@@ -242,7 +242,7 @@ class Learner(ABC):
 
     @property
     @abstractmethod
-    def optimisers(self) -> dict[str, torch.optim.Optimizer]:
+    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
         """Every optimiser by name."""
 
     def to(self, device: torch.device) -> None:
@@ -256,7 +256,7 @@ class Learner(ABC):
         document: dict[str, Any] = {}
         for name, network in self.networks.items():
             tensors.update({f"{name}.{key}": value for key, value in network.state_dict().items()})
-        for name, optimiser in self.optimisers.items():
+        for name, optimiser in self.optimizers.items():
             state = optimiser.state_dict()
             for index, slots in state["state"].items():
                 tensors.update({f"{name}.{index}.{slot}": value for slot, value in slots.items()})
@@ -271,7 +271,7 @@ class Learner(ABC):
         for name, network in self.networks.items():
             wanted = {key: tensors[f"{name}.{key}"] for key in network.state_dict()}
             network.load_state_dict(wanted)
-        for name, optimiser in self.optimisers.items():
+        for name, optimiser in self.optimizers.items():
             current = optimiser.state_dict()
             parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
             slots: dict[int, dict[str, Tensor]] = {}
@@ -289,7 +289,7 @@ class Learner(ABC):
             ]
             optimiser.load_state_dict({"state": slots, "param_groups": groups})
 
-    def gradient_norm(self, optimisers: Optimisers, *losses: Tensor) -> Tensor:
+    def gradient_norm(self, optimisers: Optimizers, *losses: Tensor) -> Tensor:
         """Average the gradients over processes and measure them together; raises NonFiniteError, all cleared."""
         several = _several(optimisers)
         groups = [group for optimiser in several for group in optimiser.param_groups]
@@ -308,7 +308,7 @@ class Learner(ABC):
             raise NonFiniteError
         return norm
 
-    def apply_gradients(self, optimisers: Optimisers, *losses: Tensor) -> None:
+    def apply_gradients(self, optimisers: Optimizers, *losses: Tensor) -> None:
         """Average over processes, refuse non-finite numbers, then step and clear; of several, all or none."""
         self.gradient_norm(optimisers, *losses)
         for optimiser in _several(optimisers):
@@ -316,7 +316,7 @@ class Learner(ABC):
             optimiser.zero_grad(set_to_none=True)
 
 
-def _several(optimisers: Optimisers) -> Sequence[torch.optim.Optimizer]:
+def _several(optimisers: Optimizers) -> Sequence[torch.optim.Optimizer]:
     return (optimisers,) if isinstance(optimisers, torch.optim.Optimizer) else optimisers
 
 

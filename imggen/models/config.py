@@ -17,7 +17,7 @@ def option(default: Any, text: str, *, low: float | None = None, high: float | N
 
 
 @dataclass(frozen=True, kw_only=True)
-class FamilyConfig:
+class ModelConfig:
     """The part that the data decides; families add their own fields through `option`."""
 
     family: ClassVar[str]

@@ -14,23 +14,23 @@ from torch import Tensor, nn
 from torch.nn.functional import leaky_relu, softplus
 
 from imggen.models.augment import draw_changes
-from imggen.models.training import cosine, on_white
+from imggen.models.training import cosine_decay, on_white
 
-NARROW = 8  # side in pixels of the coarsest map
-CHANGED = 0.3  # strength of the changes to what it sees
+PATCH_MAP_SIZE = 8  # side in pixels of the coarsest map
+AUGMENT_STRENGTH = 0.3  # strength of the changes to what it sees
 GAMMA, EVERY = 0.3, 8  # the penalty's weight, and in how many steps it is taken once
 RATE = 1e-3
 
 Apply = Callable[..., None]
 
 
-class Critic(nn.Module):
+class PatchDiscriminator(nn.Module):
     """Pictures (B, C, H, W) → a logit a patch, and the features on the way to it."""
 
     def __init__(self, channels: int, size: int, width: int) -> None:
         super().__init__()
         widths, side = [width], size
-        while side > NARROW:
+        while side > PATCH_MAP_SIZE:
             side //= 2
             widths.append(min(2 * widths[-1], 4 * width))
         self.enter = nn.Conv2d(channels, widths[0], 3, 1, 1)
@@ -48,27 +48,27 @@ class Critic(nn.Module):
         return logits, found
 
 
-def changed(*several: Tensor) -> tuple[Tensor, ...]:
+def augmented(*several: Tensor) -> tuple[Tensor, ...]:
     """Batches of pictures as the critic sees them: all changed alike, so that none differs by its change."""
     device = several[0].device
-    change = draw_changes(several[0].shape, CHANGED, device)
+    change = draw_changes(several[0].shape, AUGMENT_STRENGTH, device)
     with torch.autocast(device.type, enabled=False):
         return tuple(change(on_white(pictures) if pictures.shape[1] == 4 else pictures) for pictures in several)
 
 
-def critic_loss(critic: Critic, real: Tensor, *soft: Tensor) -> Tensor:
+def discriminator_loss(critic: PatchDiscriminator, real: Tensor, *soft: Tensor) -> Tensor:
     """Real pictures against each batch of soft ones."""
-    seen, *others = changed(real, *(pictures.detach() for pictures in soft))
+    seen, *others = augmented(real, *(pictures.detach() for pictures in soft))
     on_real = critic(seen)[0]
     return torch.stack([softplus(critic(other)[0] - on_real).mean() for other in others]).mean()
 
 
-def deceit_loss(critic: Critic, real: Tensor, *soft: Tensor) -> tuple[Tensor, Tensor]:
+def generator_loss(critic: PatchDiscriminator, real: Tensor, *soft: Tensor) -> tuple[Tensor, Tensor]:
     """How well each batch of soft pictures is told from real ones, and how unlike the first of them is in features.
 
     The first batch are the real ones' own versions. Every layer of the critic counts alike, however large its numbers.
     """
-    seen, *others = changed(real, *soft)
+    seen, *others = augmented(real, *soft)
     with torch.no_grad():
         on_real, wanted = critic(seen)
     judged = [critic(other) for other in others]
@@ -80,28 +80,28 @@ def deceit_loss(critic: Critic, real: Tensor, *soft: Tensor) -> tuple[Tensor, Te
     return told, torch.stack(apart).mean()
 
 
-def penalty(critic: Critic, *several: Tensor) -> Tensor:
+def gradient_penalty(critic: PatchDiscriminator, *several: Tensor) -> Tensor:
     """The squared length of the critic's gradient at real and at soft pictures, fp32."""
     total = torch.zeros((), device=several[0].device)
     for pictures in several:
         pictures = pictures.detach().float().requires_grad_(True)
-        logits = critic(changed(pictures)[0])[0]
+        logits = critic(augmented(pictures)[0])[0]
         (slope,) = torch.autograd.grad(logits.mean((1, 2, 3)).sum(), pictures, create_graph=True)
         # Of a mean over many patches the slope is as much flatter.
         total = total + slope.square().flatten(1).sum(1).mean() * logits[0].numel()
     return GAMMA / 2 * EVERY * total / len(several)
 
 
-def falling(progress: float) -> float:
+def learning_rate(progress: float) -> float:
     """The learning rate of a critic, and of what it alone teaches, from `RATE` down to a tenth of it."""
-    return RATE * cosine(progress, 0.1)
+    return RATE * cosine_decay(progress, 0.1)
 
 
-class Judge:
+class DiscriminatorTrainer:
     """A critic, its Adam, and its side of a training step."""
 
     def __init__(self, channels: int, size: int, width: int) -> None:
-        self.critic = Critic(channels, size, width)
+        self.critic = PatchDiscriminator(channels, size, width)
         self.adam_critic = torch.optim.Adam(self.critic.parameters(), lr=RATE, betas=(0.0, 0.99), fused=True)
         self.steps = 0
 
@@ -118,7 +118,7 @@ class Judge:
         versions. `apply` takes an optimiser's step, or raises NonFiniteError.
         """
         for group in self.adam_critic.param_groups:
-            group["lr"] = falling(progress)
+            group["lr"] = learning_rate(progress)
         self.critic.requires_grad_(True)
         losses: dict[str, Tensor] = {}
 
@@ -128,10 +128,10 @@ class Judge:
 
         for share, real, soft in parts:
             with autocast(real):
-                loss = critic_loss(self.critic, real, *soft) * share
+                loss = discriminator_loss(self.critic, real, *soft) * share
             add("critic", loss)
             if self.steps % EVERY == 0:
-                add("penalty", penalty(self.critic, real, soft[0]) * share)
+                add("penalty", gradient_penalty(self.critic, real, soft[0]) * share)
         apply(self.adam_critic, *losses.values())
         self.critic.requires_grad_(False)
         self.steps += 1

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 
-class Average:
+class EMA:
     """An exponential moving average of a network's weights and buffers.
 
     Its half-life is `half_life` pictures, but never more than a tenth of those seen so far, so that
@@ -34,7 +34,7 @@ class Average:
                 tensor.copy_(theirs[name])
 
 
-def cosine(progress: float, last: float) -> float:
+def cosine_decay(progress: float, last: float) -> float:
     """From 1 at the beginning down to `last` at the end (arXiv 1608.03983): what a learning rate is multiplied by."""
     return last + (1 - last) * (1 + math.cos(math.pi * progress)) / 2
 

@@ -22,9 +22,9 @@ import torch
 
 from imggen.engine.checkpoints import save_backend
 from imggen.engine.device import prepare
-from imggen.engine.noise import Item
+from imggen.engine.noise import SampleSpec
 from imggen.engine.options import SampleOptions
-from imggen.engine.render import draw
+from imggen.engine.render import sample_batches
 from imggen.engine.sampling.sample import sample
 from imggen.models import build_backend, presets
 from imggen.models.base import Backend
@@ -60,15 +60,15 @@ def measure(what: str, count: int, place: str) -> float:
     if what == "disk":
         return files_alone(place, count)
     prepare(torch.device("cpu"))
-    fast = backend.fused()
-    deque(draw(fast, map(Item, range(1000)), lambda items, _: None), maxlen=0)
+    fast = backend.for_inference()
+    deque(sample_batches(fast, map(SampleSpec, range(1000)), lambda items, _: None), maxlen=0)
     with tempfile.TemporaryDirectory(dir=place) as folder:
         weights = Path(folder) / "w.safetensors"
         save_backend(weights, backend, {})
         options = SampleOptions(model=str(weights), output=f"{folder}/out/", count=count)
         began = time.perf_counter()
         if what == "draw":
-            deque(draw(fast, map(Item, range(count)), lambda items, _: None), maxlen=0)
+            deque(sample_batches(fast, map(SampleSpec, range(count)), lambda items, _: None), maxlen=0)
         else:
             sample(options, Silent())
         return count / (time.perf_counter() - began)

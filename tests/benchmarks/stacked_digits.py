@@ -23,8 +23,8 @@ from torch import Tensor
 
 from imggen.data.dataset import DataOptions, Dataset, load_dataset
 from imggen.engine.checkpoints import load_backend
-from imggen.engine.noise import Item
-from imggen.engine.render import draw
+from imggen.engine.noise import SampleSpec
+from imggen.engine.render import sample_batches
 from imggen.io.image import Bytes
 from imggen.metrics.distances import Discriminant
 from imggen.metrics.features import Features, load_features
@@ -82,8 +82,10 @@ def count(data: str, model: str) -> None:
     discriminant = Discriminant(known, torch.from_numpy(np.asarray(train.labels)), DIGITS)
     right = discriminant.right(features.extract(np.asarray(test.images)), torch.from_numpy(np.asarray(test.labels)))
     print(f"held-out digits told right: {float(right.mean()):.2%}")
-    backend = load_backend(model).backend.fused()
-    drawn = list(draw(backend, map(Item, range(COUNT)), lambda _, part: tell(features, discriminant, part)))
+    backend = load_backend(model).backend.for_inference()
+    drawn = list(
+        sample_batches(backend, map(SampleSpec, range(COUNT)), lambda _, part: tell(features, discriminant, part))
+    )
     print(summary("model", torch.cat(drawn)))
     pictures, modes = stacked(train, COUNT, 1)
     print(summary("data, as told", tell(features, discriminant, pictures)))

@@ -24,16 +24,16 @@ from torch import Tensor
 
 from imggen.engine.device import prepare
 from imggen.models import build_backend, presets
-from imggen.models.transformer.any_order_prior import AnyOrder
-from imggen.models.transformer.backend import Backend
+from imggen.models.transformer.any_order_prior import AnyOrderPrior
+from imggen.models.transformer.backend import TransformerBackend
 from imggen.models.transformer.generation_order import halton
 from imggen.models.transformer.sampling import Settings, drawn, probabilities, shares
 
 
-def anew(backend: Backend, noise: Tensor) -> Tensor:
+def anew(backend: TransformerBackend, noise: Tensor) -> Tensor:
     """Tokens one by one without a cache: for each, all that is known goes through all layers again."""
     prior = backend.prior
-    assert isinstance(prior, AnyOrder)
+    assert isinstance(prior, AnyOrderPrior)
     labels, share = backend.labels_or_none(None, len(noise)), shares(noise.flatten(2).transpose(1, 2))
     tokens = torch.zeros(len(noise), prior.length, len(prior.factors), dtype=torch.int64)
     order = torch.tensor(halton(prior.side))
@@ -49,7 +49,7 @@ def anew(backend: Backend, noise: Tensor) -> Tensor:
     return tokens
 
 
-def gpt2(backend: Backend, batch: int) -> Callable[[], object]:
+def gpt2(backend: TransformerBackend, batch: int) -> Callable[[], object]:
     """What draws `batch` rows of tokens with the package's GPT-2 of the same width, depth, heads and length."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
@@ -80,14 +80,14 @@ def best(ways: dict[str, Callable[[], object]], rounds: int, batch: int) -> dict
     return found
 
 
-def on_gpu(backend: Backend, rounds: int) -> None:
+def on_gpu(backend: TransformerBackend, rounds: int) -> None:
     """Print the table of a GPU."""
     device = next(backend.parameters()).device
     for precision in (torch.float32, torch.bfloat16):
-        played, started = backend.fused(), backend.fused()
+        played, started = backend.for_inference(), backend.for_inference()
         started.recorder = None
 
-        def drawing(model: Backend, noise: Tensor, precision: torch.dtype = precision) -> Callable[[], None]:
+        def drawing(model: TransformerBackend, noise: Tensor, precision: torch.dtype = precision) -> Callable[[], None]:
             def draw() -> None:
                 with torch.autocast(device.type, precision, enabled=precision != torch.float32):
                     model.generate(noise)
@@ -114,15 +114,15 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
     rounds, device = options.rounds, torch.device(options.device)
-    prepare(device, careful=Backend.careful)
+    prepare(device, careful=TransformerBackend.careful)
     torch.manual_seed(0)
     backend = build_backend(presets("transformer")["tiny"].with_overrides(size=32, channels=1))
-    assert isinstance(backend, Backend)
+    assert isinstance(backend, TransformerBackend)
     backend.to(device).eval().requires_grad_(False)
     if device.type != "cpu":
         on_gpu(backend, rounds)
         return
-    fused = backend.fused()
+    fused = backend.for_inference()
 
     def drawing(noise: Tensor, steps: int | None) -> Callable[[], Tensor]:
         def draw() -> Tensor:

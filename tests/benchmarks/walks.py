@@ -28,9 +28,9 @@ from imggen.data.dataset import DataOptions, load_dataset
 from imggen.engine.checkpoints import load_backend
 from imggen.engine.interpolation.interpolate import interpolate
 from imggen.engine.interpolation.latent_path import segments
-from imggen.engine.noise import Item, noise_of
+from imggen.engine.noise import SampleSpec, noise_for
 from imggen.engine.options import InterpolateOptions
-from imggen.engine.render import to_bytes
+from imggen.engine.render import to_uint8
 from imggen.io.image import Bytes
 from imggen.metrics.distances import frechet, moments_of
 from imggen.metrics.features import load_features
@@ -43,7 +43,7 @@ EPSILON = 1e-2
 
 def keys_of(backend: Backend, first: int, count: int) -> tuple[Tensor, Tensor | None]:
     """The noise and the classes of seeds."""
-    return noise_of([Item(first + index) for index in range(count)], backend)
+    return noise_for([SampleSpec(first + index) for index in range(count)], backend)
 
 
 def drawn(backend: Backend, noise: Tensor, ways: tuple[Tensor, Tensor, Tensor] | None) -> Bytes:
@@ -53,9 +53,9 @@ def drawn(backend: Backend, noise: Tensor, ways: tuple[Tensor, Tensor, Tensor] |
         part = slice(start, start + BATCH)
         with torch.inference_mode():
             if ways is None:
-                parts.append(to_bytes(backend.generate(noise[part])))
+                parts.append(to_uint8(backend.generate(noise[part])))
             else:
-                parts.append(to_bytes(backend.generate_between(noise[part], *(way[part] for way in ways))))
+                parts.append(to_uint8(backend.generate_between(noise[part], *(way[part] for way in ways))))
     return np.concatenate(parts)
 
 
@@ -94,7 +94,7 @@ def main() -> None:
     given = parser.parse_args()
     features = load_features(None, torch.device("cpu"))
     for model in given.model:
-        backend = load_backend(model, device="cpu").backend.fused()
+        backend = load_backend(model, device="cpu").backend.for_inference()
         form = DataOptions(size=backend.config.size, channels=backend.config.channels, split=given.split)
         dataset = load_dataset(given.data, form, max_size=256, reporter=Silent())
         reference = moments_of(features.extract(np.asarray(dataset.images)))

@@ -9,7 +9,7 @@ from imggen.engine.checkpoints import save_backend
 from imggen.engine.inpainting.inpaint import inpaint
 from imggen.engine.options import InpaintOptions
 from imggen.models import build_backend, presets
-from imggen.models.gan.backend import Backend as GanBackend
+from imggen.models.gan.backend import GanBackend as GanBackend
 from imggen.reporting import Silent
 from tests.engine.inpaint_help import Call, quick
 from tests.engine.interpolate_help import fresh

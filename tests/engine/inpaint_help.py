@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from imggen.io.image import Bytes
-from imggen.models.gan.backend import Backend as GanBackend
+from imggen.models.gan.backend import GanBackend as GanBackend
 from imggen.reporting import Silent
 
 Call = Callable[..., dict[str, Any]]

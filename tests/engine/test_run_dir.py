@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from imggen.engine.training import loop as engine
-from imggen.engine.training.plan import set_up
+from imggen.engine.training.plan import make_plan
 from imggen.engine.training.signals import stop_requests
 from imggen.errors import InterruptedRun, UsageError
 from imggen.io.atomic import alone
@@ -36,7 +36,7 @@ def test_what_lies_where_a_run_would_write_stays(pictures: Path) -> None:
 def test_a_run_in_the_folder_of_its_data_goes_on(pictures: Path) -> None:
     engine.train(options(pictures, "imgs"), Silent())
     assert Path("imgs/samples").is_dir()
-    assert len(set_up(options(pictures, "other"), Silent()).dataset) == 120
+    assert len(make_plan(options(pictures, "other"), Silent()).dataset) == 120
     engine.train(options(pictures, "imgs", resume=True, images=16 * 16), Silent())
 
 

@@ -17,7 +17,7 @@ from imggen.cli.app import main
 from imggen.engine.checkpoints import save_backend
 from imggen.engine.evaluation.evaluate import evaluate
 from imggen.engine.options import EvaluateOptions
-from imggen.engine.run_dir import RunFolder
+from imggen.engine.run_dir import RunDir
 from imggen.errors import UsageError
 from imggen.io.checkpoint import read_header, read_tensors, write_checkpoint
 from imggen.io.image import read_info
@@ -214,7 +214,7 @@ def test_a_run_of_before_an_option_was_there_goes_on(pictures: Path) -> None:
     small = ["--width", 8, "--max-width", 8, "--depth", 0.1, "--mixtures", 2, "--around", 0, "--batch", 16]
     words = ["train", "vae", "--data", pictures, "-o", "run"]
     assert call(*words, *small, "--images", 32) == 0
-    path = RunFolder(Path("run")).state
+    path = RunDir(Path("run")).state
     header = read_header(path)
     tensors = read_tensors(path, header, None)
     document = json.loads(json.dumps(header.document))
@@ -222,4 +222,4 @@ def test_a_run_of_before_an_option_was_there_goes_on(pictures: Path) -> None:
     write_checkpoint(path, tensors, document, kind="state")
     assert call(*words, "--resume", "--images", 64, "--around", 1) == 2
     assert call(*words, "--resume", "--images", 64) == 0
-    assert read_header(RunFolder(Path("run")).weights).document["config"]["around"] == 0
+    assert read_header(RunDir(Path("run")).weights).document["config"]["around"] == 0

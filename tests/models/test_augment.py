@@ -6,7 +6,7 @@ import torch
 from imggen.data.dataset import mirror
 from imggen.models import build_learner, presets
 from imggen.models.augment import Changes, Steering, _Draw, _geometry, draw_changes
-from imggen.models.gan.learner import Learner
+from imggen.models.gan.learner import GanLearner
 
 CPU = torch.device("cpu")
 
@@ -92,7 +92,7 @@ def test_augmentation_does_not_leak() -> None:
     )
     torch.manual_seed(0)
     learner = build_learner(config)
-    assert isinstance(learner, Learner)
+    assert isinstance(learner, GanLearner)
     learner.expect(10)
     learner.steering.target = -1.0  # never content: up to the limit, and there it stays
     learner.steering.images = 1_000

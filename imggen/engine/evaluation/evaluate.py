@@ -17,11 +17,11 @@ from imggen.engine.evaluation.report import Pictures, write_report
 from imggen.engine.evaluation.samples import ROUGH, Reference, Side, _data, _folder, _model
 from imggen.engine.options import EvaluateOptions
 from imggen.engine.outputs import check_report
-from imggen.engine.run_dir import RunFolder
+from imggen.engine.run_dir import RunDir
 from imggen.errors import UsageError
 from imggen.io.image import Bytes
 from imggen.io.model_paths import holds_weights, shipped_weights
-from imggen.metrics.compare import Comparison, Figure, Measure, Sample, compare, evenly
+from imggen.metrics.compare import Comparison, Estimate, Measure, Sample, compare, evenly
 from imggen.metrics.features import load_features
 from imggen.models import FAMILIES
 from imggen.reporting import Reporter
@@ -68,7 +68,7 @@ def evaluate(options: EvaluateOptions, reporter: Reporter) -> dict[str, Any]:
         pool = Reference(reference.dataset, torch.cat([reference.rows, held_out.rows]), Sample(both))
     beside = None if held_out is None else held_out.sample
     found = compare(reference.sample, beside, pool.sample.features, generated.sample, measure, classes)
-    own: dict[str, Figure] = {}
+    own: dict[str, Estimate] = {}
     known = not generated.classes or (held_out is not None and generated.classes == held_out.dataset.classes)
     layers: list[dict[str, Any]] = []
     if loaded is not None and held_out is not None and known:
@@ -106,7 +106,7 @@ def evaluate(options: EvaluateOptions, reporter: Reporter) -> dict[str, Any]:
     if options.iw is not None:
         document["iw"] = options.iw
     if options.output is not None:
-        curves = None if loaded is None else RunFolder(loaded.path.parent).metrics
+        curves = None if loaded is None else RunDir(loaded.path.parent).metrics
         write_report(options.output, document, _shown(pool, generated, closest), curves)
         document["report"] = str(options.output)
     document["seconds"] = round(time.monotonic() - began, 1)

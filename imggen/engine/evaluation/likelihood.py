@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from imggen.data.dataset import Dataset
-from imggen.engine.noise import mixed
-from imggen.engine.render import usual_batch
+from imggen.engine.noise import mix_seed
+from imggen.engine.render import default_batch_size
 from imggen.io.image import encode
-from imggen.metrics.compare import Figure, Measure, evenly
+from imggen.metrics.compare import Estimate, Measure, evenly
 from imggen.models.base import Backend
 from imggen.reporting import Reporter
 
@@ -27,7 +27,7 @@ UNUSED = 0.1  # nats a picture: a layer that carries less might as well not be t
 @torch.inference_mode()
 def bits_per_dimension(
     backend: Backend, dataset: Dataset, rows: Tensor, measure: Measure, reporter: Reporter, samples: int | None = None
-) -> dict[str, Figure]:
+) -> dict[str, Estimate]:
     """Of at most 1,000 of the pictures `rows`; nothing when the family gives no likelihood.
 
     A dimension is one channel of one pixel. The files are counted whole, headers and all. With `samples` also the
@@ -61,7 +61,7 @@ def bits_per_dimension(
 @torch.inference_mode()
 def own_measures(
     backend: Backend, dataset: Dataset, rows: Tensor, measure: Measure, reporter: Reporter
-) -> dict[str, Figure]:
+) -> dict[str, Estimate]:
     """What the family itself measures about at most 1,000 of the pictures `rows`; see `Backend.measures`."""
     device = next(backend.parameters()).device
     found: dict[str, list[Tensor]] = {}
@@ -98,7 +98,7 @@ def layers_of(backend: Backend, dataset: Dataset, rows: Tensor, seed: int) -> li
 
 def _batch(backend: Backend) -> int:
     """Pictures at a time: fewer of large ones."""
-    return max(1, min(BATCH, usual_batch(backend)))
+    return max(1, min(BATCH, default_batch_size(backend)))
 
 
 def _batches(
@@ -115,14 +115,14 @@ def _batches(
             images = levels.float().div(127.5).sub(1)
             if backend.binary:
                 images = torch.where(_chances(part, seed, images.shape[1:]) < (images + 1) / 2, 1.0, -1.0)
-            torch.manual_seed(mixed(seed, int(part[0])))
+            torch.manual_seed(mix_seed(seed, int(part[0])))
             yield part, images.to(device), labels.to(device) if backend.classes else None
 
 
 def _chances(rows: Tensor, seed: int, shape: torch.Size) -> Tensor:
     """Uniform numbers (rows, *shape): each row's own, whatever the others are."""
     generator = torch.Generator()
-    seeds = [mixed(seed, row) for row in rows.tolist()]
+    seeds = [mix_seed(seed, row) for row in rows.tolist()]
     return torch.stack([torch.rand(shape, generator=generator.manual_seed(one)) for one in seeds])
 
 

@@ -12,11 +12,11 @@ from torch import Tensor
 
 from imggen.data.dataset import DataOptions, Dataset, default_cache_dir, load_dataset
 from imggen.data.layout import NoSplitError
-from imggen.engine.checkpoints import Loaded
-from imggen.engine.noise import Item, noise_of
+from imggen.engine.checkpoints import LoadedModel
+from imggen.engine.noise import SampleSpec, noise_for
 from imggen.engine.options import EvaluateOptions
 from imggen.engine.outputs import FEWEST
-from imggen.engine.render import draw
+from imggen.engine.render import sample_batches
 from imggen.errors import DataError
 from imggen.io.atomic import atomic_path
 from imggen.io.image import Bytes
@@ -136,16 +136,20 @@ def _folder(options: EvaluateOptions, data: Dataset, features: Features, reporte
     return Side(folder.name, sample, lambda chosen: np.asarray(folder.images[rows[chosen].numpy()]), folder.classes)
 
 
-def _model(options: EvaluateOptions, loaded: Loaded, data: Dataset, features: Features, reporter: Reporter) -> Side:
-    backend = loaded.backend.fused()
+def _model(
+    options: EvaluateOptions, loaded: LoadedModel, data: Dataset, features: Features, reporter: Reporter
+) -> Side:
+    backend = loaded.backend.for_inference()
     reporter.info(f"model {loaded.path} ({loaded.origin}, {loaded.hash})")
     if backend.classes and backend.classes != data.classes:
         reporter.warn("the model's classes are not the data's: no accuracy by class")
     sample = draw_sample(backend, options.count, options.seed, features, reporter, options.temperature, options.batch)
 
     def pictures(chosen: list[int]) -> Bytes:
-        items = [Item(options.seed + index) for index in chosen]
-        return np.concatenate(list(draw(backend, items, lambda _, part: part, temperature=options.temperature)))
+        items = [SampleSpec(options.seed + index) for index in chosen]
+        return np.concatenate(
+            list(sample_batches(backend, items, lambda _, part: part, temperature=options.temperature))
+        )
 
     name = options.model if options.weights is None else options.weights.name
     return Side(name, sample, pictures, backend.classes)
@@ -164,9 +168,11 @@ def draw_sample(
     labels: list[Tensor] = []
 
     def drawn() -> Iterator[Bytes]:
-        items = (Item(seed + index) for index in range(count))
-        for part, pictures in draw(backend, items, lambda *found: found, temperature=temperature, batch=batch):
-            _, of_part = noise_of(part, backend)
+        items = (SampleSpec(seed + index) for index in range(count))
+        for part, pictures in sample_batches(
+            backend, items, lambda *found: found, temperature=temperature, batch=batch
+        ):
+            _, of_part = noise_for(part, backend)
             labels.extend([] if of_part is None else [of_part])
             yield pictures
 

@@ -15,7 +15,7 @@ SWEEPS = 24
 SMALLEST = 4
 
 
-def membrane(values: Floats, given: Mask, inside: Mask) -> Floats:
+def solve_laplace(values: Floats, given: Mask, inside: Mask) -> Floats:
     """(H, W, C): `values` where `given`, and inside the smoothest surface between them (Laplace's equation).
 
     What is neither is a border at which the surface lies flat. Solved from coarse to fine, by averaging neighbours.
@@ -28,7 +28,7 @@ def membrane(values: Floats, given: Mask, inside: Mask) -> Floats:
         coarse_inside = (_halved(inside[..., None].astype(np.float32))[..., 0] > 0) & ~coarse_given
         sums = _halved(np.where(given[..., None], values, np.float32(0)))
         means = np.divide(sums, np.maximum(counts, 1e-6), dtype=np.float32)
-        coarse = membrane(means, coarse_given, coarse_inside)
+        coarse = solve_laplace(means, coarse_given, coarse_inside)
         start = coarse.repeat(2, 0).repeat(2, 1)[:height, :width]
     elif given.any():
         start[:] = values[given].mean(0)
@@ -53,7 +53,7 @@ def _neighbours(padded: Floats) -> Floats:
     return sums
 
 
-def seamless(drawn: Floats, picture: Floats, known: Mask, hole: Mask) -> Floats:
+def poisson_blend(drawn: Floats, picture: Floats, known: Mask, hole: Mask) -> Floats:
     """`drawn` (H, W, C) moved inside `hole` so that it meets `picture` where that is known (Poisson blending).
 
     What the drawing is wrong by at the known pixels round the hole is spread over it as a membrane. A model that gives
@@ -63,7 +63,7 @@ def seamless(drawn: Floats, picture: Floats, known: Mask, hole: Mask) -> Floats:
     ring = grown(hole, 1) & known
     if not ring.any():
         return drawn
-    return drawn + membrane(picture - drawn, ring, hole)
+    return drawn + solve_laplace(picture - drawn, ring, hole)
 
 
 def check_classical() -> None:

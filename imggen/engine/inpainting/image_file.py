@@ -30,7 +30,7 @@ TOLD = ("ImageDescription", "Make", "Model", "Software", "DateTime", "Artist", "
 
 
 @dataclass(frozen=True)
-class Original:
+class SourceImage:
     """`image` in its own mode, upright, the first of the file's `frames`; `profile` and `exif` to be kept."""
 
     path: Path
@@ -54,7 +54,7 @@ class Original:
         plain = self.plain()
         return np.asarray(plain.getchannel("A")) if plain.mode in ("LA", "RGBA") else None
 
-    def expanded(self, left: int, top: int, right: int, bottom: int) -> tuple[Original, Mask]:
+    def expanded(self, left: int, top: int, right: int, bottom: int) -> tuple[SourceImage, Mask]:
         """The same on a larger canvas, and what of it is new."""
         width, height = self.size
         canvas = Image.new(self.image.mode, (width + left + right, height + top + bottom))
@@ -67,7 +67,7 @@ class Original:
         return replace(self, image=canvas), new
 
 
-def open_original(path: Path) -> Original:
+def open_source_image(path: Path) -> SourceImage:
     """Read a picture whole. Raises DataError."""
     try:
         data = path.read_bytes()
@@ -90,7 +90,7 @@ def open_original(path: Path) -> Original:
     exif.pop(ExifTags.Base.Orientation, None)  # the pixels are upright now
     if format == "tiff":
         exif = _told(exif)
-    return Original(path, image, format, image.info.get("icc_profile"), exif, frames)
+    return SourceImage(path, image, format, image.info.get("icc_profile"), exif, frames)
 
 
 def _deep_colour(image: Image.Image, data: bytes) -> bool:
@@ -114,7 +114,7 @@ def _told(exif: Image.Exif) -> Image.Exif:
     return kept
 
 
-def format_for(original: Original, wanted: str | None) -> str:
+def format_for(original: SourceImage, wanted: str | None) -> str:
     """The format of a result: what is wanted, else the picture's own where that is lossless. Raises UsageError."""
     mode = original.image.mode
     if wanted is None:
@@ -125,7 +125,7 @@ def format_for(original: Original, wanted: str | None) -> str:
     return wanted
 
 
-def filled(original: Original, hole: Mask, colours: Bytes, alpha: Bytes | None) -> Image.Image:
+def filled(original: SourceImage, hole: Mask, colours: Bytes, alpha: Bytes | None) -> Image.Image:
     """The picture with `colours` (H, W, 1 or 3) where `hole` (H, W) is true, in its own mode; the rest bit for bit.
 
     `alpha` (H, W) is that of the hole; none leaves the picture's own.
@@ -204,7 +204,7 @@ def _nearest(image: Image.Image, colour: Bytes, hole: Mask) -> Bytes:
     return found
 
 
-def save(original: Original, result: Image.Image, format: str, info: Mapping[str, Any]) -> bytes:
+def save(original: SourceImage, result: Image.Image, format: str, info: Mapping[str, Any]) -> bytes:
     """A file's bytes, with the picture's profile and EXIF, and with the settings `info`."""
     buffer, text = io.BytesIO(), json.dumps(dict(info))
     more: dict[str, Any] = {"icc_profile": original.profile} if original.profile else {}

@@ -15,13 +15,13 @@ from PIL import Image
 
 import imggen
 from imggen.data.decode import decode_image, pixels_of, with_channels
-from imggen.engine.checkpoints import Loaded, load_backend
+from imggen.engine.checkpoints import LoadedModel, load_backend
 from imggen.engine.device import prepare
 from imggen.engine.inpainting.blending import biharmonic, check_classical
-from imggen.engine.inpainting.image_file import LOSSLESS, Mask, Original, filled, format_for, open_original, save
+from imggen.engine.inpainting.image_file import LOSSLESS, Mask, SourceImage, filled, format_for, open_source_image, save
 from imggen.engine.inpainting.inputs import Pair, check_fill_output, find_pairs, result_path, wanted_format
 from imggen.engine.inpainting.masks import box_mask, feathered, grown, parts_of, read_mask, squares
-from imggen.engine.inpainting.tiles import AT_ONCE, Canvas, Filler
+from imggen.engine.inpainting.tiles import AT_ONCE, Canvas, TileInpainter
 from imggen.engine.options import InpaintOptions
 from imggen.engine.outputs import LONGEST_SIDE
 from imggen.engine.seeds import LARGEST
@@ -43,7 +43,7 @@ class Holed:
     """A picture and its hole (H, W); `fresh` is where it had no pixels at all: transparent, or beyond its edges."""
 
     pair: Pair
-    original: Original
+    original: SourceImage
     hole: Mask
     fresh: Mask
 
@@ -113,7 +113,7 @@ def _checked(options: InpaintOptions, reporter: Reporter) -> list[Pair]:
 
 def _open(options: InpaintOptions, pair: Pair) -> Holed:
     """Raises DataError for what cannot be read or makes no hole."""
-    original = open_original(pair.image)
+    original = open_source_image(pair.image)
     width, height = original.size
     hole = box_mask(options.boxes, original.size)
     if pair.mask is not None:
@@ -147,7 +147,7 @@ def _open(options: InpaintOptions, pair: Pair) -> Holed:
 Fill = Callable[[list[Holed], Callable[[float], None]], Iterator[Bytes]]
 
 
-def _model(options: InpaintOptions, reporter: Reporter) -> Loaded | None:
+def _model(options: InpaintOptions, reporter: Reporter) -> LoadedModel | None:
     if options.method == "classical":
         check_classical()
         return None
@@ -165,7 +165,7 @@ def _model(options: InpaintOptions, reporter: Reporter) -> Loaded | None:
     return loaded
 
 
-def _filler(options: InpaintOptions, loaded: Loaded | None, reporter: Reporter) -> Fill:
+def _filler(options: InpaintOptions, loaded: LoadedModel | None, reporter: Reporter) -> Fill:
     """What fills some pictures: for each (N, H, W, C) of the fills."""
     if loaded is None:
 
@@ -177,7 +177,7 @@ def _filler(options: InpaintOptions, loaded: Loaded | None, reporter: Reporter) 
         return classical
     backend = loaded.backend
     label = None if options.label is None else choose_label(backend, options.label)
-    filler = Filler(
+    filler = TileInpainter(
         backend,
         range(options.seed, options.seed + options.count),
         label,
@@ -245,7 +245,7 @@ def _result(options: InpaintOptions, holed: Holed, fill: Bytes) -> Image.Image:
     return filled(holed.original, holed.hole, colours, alpha)
 
 
-def _write(options: InpaintOptions, holed: Holed, results: list[Image.Image], loaded: Loaded | None) -> list[str]:
+def _write(options: InpaintOptions, holed: Holed, results: list[Image.Image], loaded: LoadedModel | None) -> list[str]:
     paths = []
     format = format_for(holed.original, wanted_format(options))
     for number, result in enumerate(results):
@@ -285,7 +285,7 @@ def _sheet(rows: list[list[Bytes]]) -> Bytes:
     return sheet[..., :1] if (sheet == sheet[..., :1]).all() else sheet
 
 
-def _settings(options: InpaintOptions, loaded: Loaded | None, one: tuple[Pair, int, str] | None) -> dict[str, Any]:
+def _settings(options: InpaintOptions, loaded: LoadedModel | None, one: tuple[Pair, int, str] | None) -> dict[str, Any]:
     """What a file remembers; `one` is the picture, the seed and the name of a file that is no sheet."""
     name = options.model if options.weights is None else str(options.weights)
     words = ["imggen", "inpaint", *([str(name)] if loaded is not None else [])]

@@ -12,10 +12,10 @@ from PIL import Image
 from torch import Tensor
 
 from imggen.engine.device import out_of_memory, release_memory
-from imggen.engine.inpainting.blending import membrane, seamless
+from imggen.engine.inpainting.blending import poisson_blend, solve_laplace
 from imggen.engine.inpainting.image_file import Mask
 from imggen.engine.inpainting.masks import Floats, Square
-from imggen.engine.noise import Item, noise_of
+from imggen.engine.noise import SampleSpec, noise_for
 from imggen.errors import DeviceError
 from imggen.io.image import Bytes
 from imggen.models.base import Backend
@@ -35,7 +35,7 @@ class Canvas:
 
 
 @dataclass(frozen=True)
-class Cut:
+class Tile:
     """A square of one fill: its pixels (S, S, C), what is known of them, and what of the hole is to be filled now."""
 
     pixels: Floats
@@ -43,7 +43,7 @@ class Cut:
     mine: Mask
 
 
-def cut(canvas: Canvas, fill: int, square: Square) -> Cut:
+def cut(canvas: Canvas, fill: int, square: Square) -> Tile:
     """Take a square out; beyond the picture's edges nothing is known."""
     height, width = canvas.missing.shape
     side = square.side
@@ -53,7 +53,7 @@ def cut(canvas: Canvas, fill: int, square: Square) -> Cut:
     pixels[inside] = canvas.fills[fill][place]
     known[inside] = ~canvas.missing[place]
     mine[inside] = np.isin(canvas.parts[place], square.parts)
-    return Cut(pixels, known, mine)
+    return Tile(pixels, known, mine)
 
 
 Slices = tuple[slice, slice]
@@ -75,11 +75,11 @@ def _resized(values: Floats, side: int, how: Image.Resampling) -> Floats:
     return found
 
 
-def model_input(piece: Cut, size: int) -> tuple[Tensor, Tensor]:
+def model_input(piece: Tile, size: int) -> tuple[Tensor, Tensor]:
     """(C, size, size) in [-1, 1] and (1, size, size), 1 where the model is to draw: all that a hole touches."""
     pixels, hidden = piece.pixels, ~piece.known
     if len(hidden) != size:
-        smooth = membrane(pixels, piece.known, hidden)
+        smooth = solve_laplace(pixels, piece.known, hidden)
         pixels = _resized(smooth, size, Image.Resampling.LANCZOS).clip(0, 255)
         share = _resized(hidden[..., None].astype(np.float32), size, Image.Resampling.BOX)[..., 0]
         hidden = share * 255 >= TOUCHED
@@ -88,18 +88,18 @@ def model_input(piece: Cut, size: int) -> tuple[Tensor, Tensor]:
     return image.masked_fill(hole, 0), hole[None].float()
 
 
-def put_back(canvas: Canvas, fill: int, square: Square, piece: Cut, drawn: Tensor) -> None:
+def paste(canvas: Canvas, fill: int, square: Square, piece: Tile, drawn: Tensor) -> None:
     """Write what the model drew (C, size, size) into the square's part of the hole, at the picture's own size."""
     levels = ((drawn.float() + 1) * 127.5).permute(1, 2, 0).cpu().numpy()
     if len(levels) != square.side:
         levels = _resized(levels, square.side, Image.Resampling.BICUBIC)
-    levels = seamless(levels, piece.pixels, piece.known, piece.mine)
+    levels = poisson_blend(levels, piece.pixels, piece.known, piece.mine)
     inside, place = _overlap(square, *canvas.missing.shape)
     mine = piece.mine[inside]
     canvas.fills[fill][place][mine] = np.rint(levels[inside][mine]).clip(0, 255).astype(np.uint8)
 
 
-class Filler:
+class TileInpainter:
     """A model that fills canvases, many squares at a time; fill k of every picture is the noise of seed k."""
 
     def __init__(
@@ -115,7 +115,7 @@ class Filler:
         self.device = next(backend.parameters()).device
         self.batch = batch or max(backend.rows, AT_ONCE * 32**2 // max(32, backend.config.size) ** 2)
         self.on_smaller = on_smaller
-        self.noise, _ = noise_of([Item(seed) for seed in seeds], backend)
+        self.noise, _ = noise_for([SampleSpec(seed) for seed in seeds], backend)
 
     @torch.no_grad()
     def fill(self, canvases: Sequence[Canvas], advance: Callable[[int], None]) -> None:
@@ -152,4 +152,4 @@ class Filler:
         noise = self.noise[[fill for _, fill in work]].to(self.device)
         drawn = self.backend.inpaint(images, masks, noise, labels, temperature=self.temperature)
         for (canvas, fill), piece, picture in zip(work, pieces, drawn, strict=True):
-            put_back(canvas, fill, canvas.squares[number], piece, picture)
+            paste(canvas, fill, canvas.squares[number], piece, picture)

@@ -10,44 +10,44 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from imggen.engine.interpolation.keyframes import Keys
+from imggen.engine.interpolation.keyframes import Keyframes
 from imggen.engine.interpolation.latent_path import (
-    Place,
+    PathPoint,
     Segment,
     unevenness,
 )
-from imggen.engine.interpolation.plan import Plan
-from imggen.engine.noise import Item
+from imggen.engine.interpolation.plan import InterpolationPlan
+from imggen.engine.noise import SampleSpec
 from imggen.engine.options import InterpolateOptions
-from imggen.engine.render import draw, paint
+from imggen.engine.render import render_batches, sample_batches
 from imggen.io.image import Bytes
 from imggen.models.base import Backend
 from imggen.reporting import Reporter
 
 
 @dataclass(frozen=True)
-class Spot:
+class FramePoint:
     """One frame of one walk."""
 
-    walk: Walk
-    place: Place
+    walk: LatentWalk
+    place: PathPoint
 
 
 @dataclass
-class Walk:
+class LatentWalk:
     """One way through some keys, which are `first` and those after it; `places` are its frames'.
 
     `details` (*noise_shape), bool, says what of the noise stays the first key's all the way.
     """
 
-    keys: Keys
+    keys: Keyframes
     first: int
     parts: list[Segment]
-    plan: Plan
-    places: list[Place]
+    plan: InterpolationPlan
+    places: list[PathPoint]
     details: Tensor | None = None
 
-    def noise(self, place: Place) -> Tensor:
+    def noise(self, place: PathPoint) -> Tensor:
         """(*noise_shape): of one place."""
         part = self.parts[place.segment]
         shares = part.shares(np.array([place.share]))[0]
@@ -57,7 +57,7 @@ class Walk:
                 total += share * self.keys.noise[self.first + key]
         return total if self.details is None else torch.where(self.details, self.keys.noise[self.first], total)
 
-    def label(self, place: Place) -> tuple[int, int, float]:
+    def label(self, place: PathPoint) -> tuple[int, int, float]:
         """The class left, the class that comes, and how far on the way to it."""
         if self.plan.labels is not None:
             part = self.parts[: place.segment]
@@ -69,7 +69,7 @@ class Walk:
         assert self.keys.labels is not None
         return int(self.keys.labels[self.first + a]), int(self.keys.labels[self.first + b]), place.share
 
-    def exact(self, place: Place) -> Item | None:
+    def exact(self, place: PathPoint) -> SampleSpec | None:
         """The seed, and the class, whose picture `sample` draws is this frame; none where it is no seed's."""
         if self.keys.seeds is None or place.share not in (0.0, 1.0):
             return None
@@ -79,20 +79,20 @@ class Walk:
             return None  # the seed's picture with the first one's details
         seed = self.keys.seeds[self.first + key]
         if self.plan.labels is None:
-            return Item(seed)
+            return SampleSpec(seed)
         old, new, share = self.label(place)
-        return Item(seed, old if share == 0 else new) if share in (0.0, 1.0) or old == new else None
+        return SampleSpec(seed, old if share == 0 else new) if share in (0.0, 1.0) or old == new else None
 
 
-class Studio:
+class FrameRenderer:
     """What draws frames: the model arranged for speed, and how it was asked to draw."""
 
     def __init__(self, backend: Backend, options: InterpolateOptions, dtype: torch.dtype, reporter: Reporter) -> None:
-        self.backend = backend.fused()
+        self.backend = backend.for_inference()
         self.device = next(backend.parameters()).device
         self.temperature = options.temperature
         self.paint = partial(
-            paint,
+            render_batches,
             self.backend,
             render=self.render,
             finish=lambda _, pictures: pictures,
@@ -101,10 +101,14 @@ class Studio:
             on_smaller=lambda size: reporter.warn(f"not enough memory: drawing {size} pictures at a time"),
         )
         self.one = partial(
-            draw, self.backend, finish=lambda _, pictures: pictures, temperature=options.temperature, precision=dtype
+            sample_batches,
+            self.backend,
+            finish=lambda _, pictures: pictures,
+            temperature=options.temperature,
+            precision=dtype,
         )
 
-    def render(self, spots: list[Spot]) -> Tensor:
+    def render(self, spots: list[FramePoint]) -> Tensor:
         """Pictures (B, C, H, W) of some places."""
         noise = torch.stack([spot.walk.noise(spot.place) for spot in spots]).to(self.device)
         if not self.backend.classes:
@@ -116,12 +120,12 @@ class Studio:
         share = torch.tensor([way[2] for way in ways], dtype=torch.float32, device=self.device)
         return self.backend.generate_between(noise, old, new, share, temperature=self.temperature)
 
-    def stream(self, spots: Iterator[Spot]) -> Iterator[Bytes]:
+    def stream(self, spots: Iterator[FramePoint]) -> Iterator[Bytes]:
         """Pictures (H, W, C) one by one."""
         for pictures in self.paint(spots):
             yield from pictures
 
-    def exact(self, item: Item) -> Bytes:
+    def exact(self, item: SampleSpec) -> Bytes:
         """The picture of a seed, drawn alone, as `sample -n 1` draws it: bit for bit the same."""
         picture: Bytes = next(self.one(items=[item]))[0]
         return picture
@@ -132,7 +136,7 @@ def distance(first: Bytes, second: Bytes) -> float:
     return float(np.sqrt(np.square(first.astype(np.float32) - second).mean()))
 
 
-class Steps:
+class FrameDistances:
     """How far apart neighbouring frames are."""
 
     def __init__(self) -> None:

@@ -13,17 +13,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from imggen.engine.interpolation.frames import Spot, Steps, Studio, Walk, distance
-from imggen.engine.interpolation.keyframes import Keys, decibels, picture_keys, read_picture, seed_keys
+from imggen.engine.interpolation.frames import FrameDistances, FramePoint, FrameRenderer, LatentWalk, distance
+from imggen.engine.interpolation.keyframes import Keyframes, decibels, picture_keys, read_picture, seed_keys
 from imggen.engine.interpolation.latent_path import (
     Floats,
-    Place,
+    PathPoint,
     even_places,
     paced_places,
     probe_places,
     segments,
 )
-from imggen.engine.interpolation.plan import Plan, prepared, settings_of, strip_columns
+from imggen.engine.interpolation.plan import InterpolationPlan, prepared, settings_of, strip_columns
 from imggen.engine.options import InterpolateOptions
 from imggen.engine.outputs import exact_fps, output_kind
 from imggen.engine.seeds import format_seeds
@@ -42,7 +42,7 @@ def interpolate(options: InterpolateOptions, reporter: Reporter) -> dict[str, An
     began = time.monotonic()
     loaded, chosen, dtype = prepared(options, reporter)
     backend = loaded.backend
-    studio = Studio(backend, options, dtype, reporter)
+    studio = FrameRenderer(backend, options, dtype, reporter)
     pictures = [read_picture(path, backend) for path in chosen.pictures]
     keys = _keys(chosen, pictures, backend, reporter)
     walks = _walks(options, chosen, keys, backend.details if options.steady else None)
@@ -55,7 +55,7 @@ def interpolate(options: InterpolateOptions, reporter: Reporter) -> dict[str, An
     if options.pace == "perceptual":
         for walk in walks:
             _pace(walk, options, studio, reporter)
-    steps = Steps()
+    steps = FrameDistances()
     frames = steps.watch(_frames(walks, chosen, options, studio, steps, reporter))
     _write(options, chosen, settings_of(options, chosen, loaded, dtype), frames)
     result["steps"] = steps.report(chosen.loop)
@@ -63,7 +63,7 @@ def interpolate(options: InterpolateOptions, reporter: Reporter) -> dict[str, An
     return result
 
 
-def _keys(chosen: Plan, pictures: list[Bytes], backend: Backend, reporter: Reporter) -> Keys:
+def _keys(chosen: InterpolationPlan, pictures: list[Bytes], backend: Backend, reporter: Reporter) -> Keyframes:
     if chosen.seeds is not None:
         return seed_keys(chosen.seeds, backend)
     labels = None
@@ -74,7 +74,9 @@ def _keys(chosen: Plan, pictures: list[Bytes], backend: Backend, reporter: Repor
     return picture_keys(chosen.pictures, np.stack(pictures), backend, labels, reporter)
 
 
-def _walks(options: InterpolateOptions, chosen: Plan, keys: Keys, details: Tensor | None) -> list[Walk]:
+def _walks(
+    options: InterpolateOptions, chosen: InterpolationPlan, keys: Keyframes, details: Tensor | None
+) -> list[LatentWalk]:
     walks = []
     for first in range(0, chosen.keys, chosen.keys_a_cell):
         inside = range(first, first + chosen.keys_a_cell)
@@ -84,19 +86,21 @@ def _walks(options: InterpolateOptions, chosen: Plan, keys: Keys, details: Tenso
 
         parts = segments(chosen.path, len(inside), chosen.loop, alike, keys.sizes(inside))
         places = even_places(parts, chosen.frames, chosen.loop, options.ease)
-        walks.append(Walk(keys, first, parts, chosen, places, details))
+        walks.append(LatentWalk(keys, first, parts, chosen, places, details))
     return walks
 
 
-def _nearness(walks: list[Walk], keys: Keys, studio: Studio, reporter: Reporter) -> list[dict[str, Any]]:
+def _nearness(
+    walks: list[LatentWalk], keys: Keyframes, studio: FrameRenderer, reporter: Reporter
+) -> list[dict[str, Any]]:
     """How near the walk comes to each given picture, said."""
     found = []
     assert keys.pictures is not None
     for walk in walks:
         last = len(walk.parts) - 1
-        corners = [Place(index, 0.0) for index in range(len(walk.parts))]
-        corners += [] if walk.plan.loop else [Place(last, 1.0)]
-        drawn = studio.stream(Spot(walk, place) for place in corners)
+        corners = [PathPoint(index, 0.0) for index in range(len(walk.parts))]
+        corners += [] if walk.plan.loop else [PathPoint(last, 1.0)]
+        drawn = studio.stream(FramePoint(walk, place) for place in corners)
         for index, picture in enumerate(drawn, walk.first):
             near = round(decibels(picture, keys.pictures[index]), 2)
             found.append({"path": keys.names[index], "db": near})
@@ -105,13 +109,13 @@ def _nearness(walks: list[Walk], keys: Keys, studio: Studio, reporter: Reporter)
     return found
 
 
-def _pace(walk: Walk, options: InterpolateOptions, studio: Studio, reporter: Reporter) -> None:
+def _pace(walk: LatentWalk, options: InterpolateOptions, studio: FrameRenderer, reporter: Reporter) -> None:
     """Set the walk's places so that neighbouring frames look equally far apart."""
     probes = probe_places(walk.parts, walk.plan.frames)
     total = sum(map(len, probes))
     steps: list[Floats] = []
     with reporter.task("pacing", total) as task:
-        drawn = studio.stream(Spot(walk, place) for part in probes for place in part)
+        drawn = studio.stream(FramePoint(walk, place) for part in probes for place in part)
         done = 0
         for part in probes:
             far: list[float] = []
@@ -126,14 +130,19 @@ def _pace(walk: Walk, options: InterpolateOptions, studio: Studio, reporter: Rep
 
 
 def _frames(
-    walks: list[Walk], chosen: Plan, options: InterpolateOptions, studio: Studio, steps: Steps, reporter: Reporter
+    walks: list[LatentWalk],
+    chosen: InterpolationPlan,
+    options: InterpolateOptions,
+    studio: FrameRenderer,
+    steps: FrameDistances,
+    reporter: Reporter,
 ) -> Iterator[Bytes]:
     """Sheets (H, W, C), a frame each; in a strip every walk's picture by itself."""
     # The last frame of a loop is drawn by itself; not where it is a key, which stays what it is.
     closing = chosen.loop and chosen.frames > 2 and all(0 < walk.places[-1].share < 1 for walk in walks)
     count = chosen.frames - closing
     order = [(walk, place) for index in range(count) for walk in walks for place in (walk.places[index],)]
-    drawn = studio.stream(Spot(walk, place) for walk, place in order if walk.exact(place) is None)
+    drawn = studio.stream(FramePoint(walk, place) for walk, place in order if walk.exact(place) is None)
     cells: list[Bytes] = []
     done, began = 0, time.monotonic()
     with reporter.task("drawing", chosen.frames) as task:
@@ -154,7 +163,9 @@ def _sheet(cells: list[Bytes], options: InterpolateOptions) -> Bytes:
     return np.stack(cells) if options.strip else enlarge(grid(np.stack(cells), options.grid[0]), options)
 
 
-def _closing(walks: list[Walk], options: InterpolateOptions, studio: Studio, steps: Steps) -> Bytes:
+def _closing(
+    walks: list[LatentWalk], options: InterpolateOptions, studio: FrameRenderer, steps: FrameDistances
+) -> Bytes:
     """The last frame of a loop: moved on towards the first, if need be, until the step between is no longer than most.
 
     A pace that is even in noise is not even to the eye, and where a loop closes everybody looks. At the very last it is
@@ -165,7 +176,7 @@ def _closing(walks: list[Walk], options: InterpolateOptions, studio: Studio, ste
         places = [
             replace(walk.places[-1], share=np.interp(share, [0, 1], [walk.places[-1].share, 1])) for walk in walks
         ]
-        drawn = studio.stream(Spot(walk, place) for walk, place in zip(walks, places, strict=True))
+        drawn = studio.stream(FramePoint(walk, place) for walk, place in zip(walks, places, strict=True))
         sheet = _sheet(list(drawn), options)
         # Of all steps, the one to this frame among them: it, too, has a say in what most are.
         if distance(sheet, steps.first) <= float(np.median([*steps.far, distance(steps.last, sheet)])):
@@ -181,7 +192,9 @@ def enlarge(picture: Bytes, options: InterpolateOptions) -> Bytes:
     return larger
 
 
-def _write(options: InterpolateOptions, chosen: Plan, info: dict[str, Any], frames: Iterator[Bytes]) -> None:
+def _write(
+    options: InterpolateOptions, chosen: InterpolationPlan, info: dict[str, Any], frames: Iterator[Bytes]
+) -> None:
     path = Path(options.output)
     if options.strip:
         each = np.stack(list(frames))  # (frames, cells, H, W, C)

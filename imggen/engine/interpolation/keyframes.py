@@ -14,7 +14,7 @@ from torch import Tensor
 from imggen.data.decode import UnreadableError, decode_image, fit
 from imggen.data.layout import EXTENSIONS, pictures_below
 from imggen.engine.interpolation.latent_path import Floats
-from imggen.engine.noise import Item, noise_of
+from imggen.engine.noise import SampleSpec, noise_for
 from imggen.errors import DataError, UsageError
 from imggen.io.image import Bytes
 from imggen.models.base import Backend
@@ -24,7 +24,7 @@ INVERTED_AT_ONCE = 4
 
 
 @dataclass
-class Keys:
+class Keyframes:
     """K keys: noise (K, *noise_shape) on the CPU, and a class each (K,), none where the model has none.
 
     `seeds` are there when the keys are seeds', `pictures` (K, H, W, C) when they were found for pictures.
@@ -60,10 +60,10 @@ class Keys:
         return found
 
 
-def seed_keys(seeds: Sequence[int], backend: Backend) -> Keys:
+def seed_keys(seeds: Sequence[int], backend: Backend) -> Keyframes:
     """The noise that `sample` draws from."""
-    noise, labels = noise_of([Item(seed) for seed in seeds], backend)
-    return Keys(noise, labels, tuple(map(str, seeds)), seeds=list(seeds))
+    noise, labels = noise_for([SampleSpec(seed) for seed in seeds], backend)
+    return Keyframes(noise, labels, tuple(map(str, seeds)), seeds=list(seeds))
 
 
 def find_pictures(paths: Sequence[Path]) -> list[Path]:
@@ -93,7 +93,7 @@ def read_picture(path: Path, backend: Backend) -> Bytes:
 
 def picture_keys(
     paths: Sequence[Path], pictures: Bytes, backend: Backend, labels: Tensor | None, reporter: Reporter
-) -> Keys:
+) -> Keyframes:
     """The noise that draws pictures (K, H, W, C) as nearly as the family can; labels none lets it find the class."""
     device = next(backend.parameters()).device
     images = torch.from_numpy(np.ascontiguousarray(pictures)).permute(0, 3, 1, 2).float() / 127.5 - 1
@@ -112,7 +112,7 @@ def picture_keys(
             done += len(part)
             task.update(done)
     found = torch.cat(classes) if classes else None
-    return Keys(torch.cat(noise), found, tuple(map(str, paths)), pictures=pictures)
+    return Keyframes(torch.cat(noise), found, tuple(map(str, paths)), pictures=pictures)
 
 
 def decibels(first: Bytes, second: Bytes) -> float:

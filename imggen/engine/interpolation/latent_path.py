@@ -111,7 +111,7 @@ def segments(path: str, count: int, loop: bool, alike: Callable[[int, int], floa
 
 
 @dataclass(frozen=True)
-class Place:
+class PathPoint:
     """Where a frame stands: how far along which segment."""
 
     segment: int
@@ -135,22 +135,22 @@ def divide(lengths: Floats, steps: int) -> list[int]:
     return counts
 
 
-def even_places(parts: Sequence[Segment], frames: int, loop: bool, ease: str) -> list[Place]:
+def even_places(parts: Sequence[Segment], frames: int, loop: bool, ease: str) -> list[PathPoint]:
     """Places at an even pace in noise; every key is a frame's place exactly, and so is the end of what is no loop."""
     counts = divide(np.array([part.length for part in parts]), frames if loop else frames - 1)
     found = []
     for index, count in enumerate(counts):
-        found += [Place(index, float(u)) for u in EASES[ease](np.arange(count) / count)]
-    return found if loop else [*found, Place(len(parts) - 1, 1.0)]
+        found += [PathPoint(index, float(u)) for u in EASES[ease](np.arange(count) / count)]
+    return found if loop else [*found, PathPoint(len(parts) - 1, 1.0)]
 
 
-def probe_places(parts: Sequence[Segment], frames: int) -> list[list[Place]]:
+def probe_places(parts: Sequence[Segment], frames: int) -> list[list[PathPoint]]:
     """Places to look at before pacing by sight: of each segment, its two ends and closely between."""
     each = max(16, math.ceil(4 * frames / len(parts)))
-    return [[Place(index, float(u)) for u in np.linspace(0, 1, each + 1)] for index in range(len(parts))]
+    return [[PathPoint(index, float(u)) for u in np.linspace(0, 1, each + 1)] for index in range(len(parts))]
 
 
-def paced_places(steps: Sequence[Floats], frames: int, loop: bool, ease: str) -> list[Place]:
+def paced_places(steps: Sequence[Floats], frames: int, loop: bool, ease: str) -> list[PathPoint]:
     """Places at which neighbouring frames look equally far apart.
 
     `steps` holds the distances between neighbouring probes of each segment. One that is far larger than the others is
@@ -166,8 +166,8 @@ def paced_places(steps: Sequence[Floats], frames: int, loop: bool, ease: str) ->
         if loop and index == len(ways) - 1:
             marks = np.arange(count) / (count - 1 + SLACK)
         looked = np.interp(EASES[ease](marks) * way[-1], way, np.linspace(0, 1, len(way)))
-        found += [Place(index, float(u)) for u in looked]
-    return found if loop else [*found, Place(len(ways) - 1, 1.0)]
+        found += [PathPoint(index, float(u)) for u in looked]
+    return found if loop else [*found, PathPoint(len(ways) - 1, 1.0)]
 
 
 def unevenness(steps: Floats) -> float:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 import imggen
-from imggen.engine.checkpoints import Loaded, load_backend
+from imggen.engine.checkpoints import LoadedModel, load_backend
 from imggen.engine.device import find_precision, precision_name, prepare
 from imggen.engine.interpolation.keyframes import find_pictures
 from imggen.engine.options import InterpolateOptions
@@ -30,7 +30,7 @@ WIDEST_STRIP = 16
 
 
 @dataclass(frozen=True)
-class Plan:
+class InterpolationPlan:
     """Everything that was left to choose, chosen; `cells` walks go side by side, each through keys of its own."""
 
     seeds: Sequence[int] | None
@@ -61,7 +61,7 @@ class Plan:
         return 1 - abs(2 * way - 1) if self.loop else way
 
 
-def prepared(options: InterpolateOptions, reporter: Reporter) -> tuple[Loaded, Plan, torch.dtype]:
+def prepared(options: InterpolateOptions, reporter: Reporter) -> tuple[LoadedModel, InterpolationPlan, torch.dtype]:
     """The model, loaded, and what it is to draw. Errors as in `imggen.errors`."""
     check_walk_output(options)
     pictures = find_pictures([*options.start, *options.end])
@@ -79,7 +79,7 @@ def prepared(options: InterpolateOptions, reporter: Reporter) -> tuple[Loaded, P
     return loaded, chosen, dtype
 
 
-def _plan(options: InterpolateOptions, pictures: list[Path], backend: Backend) -> Plan:
+def _plan(options: InterpolateOptions, pictures: list[Path], backend: Backend) -> InterpolationPlan:
     cells, loop = options.grid[0] * options.grid[1], options.loop or options.path == "circle"
     seeds: Sequence[int] | None = None
     if not pictures:
@@ -108,7 +108,7 @@ def _plan(options: InterpolateOptions, pictures: list[Path], backend: Backend) -
     labels = _labels(options, backend)
     # The closed spline slows down where it closes, so that the closing step is not the one that is seen.
     path = options.path or ("spline" if loop else "slerp")
-    chosen = Plan(seeds, pictures, cells, path, loop, frames, labels)
+    chosen = InterpolationPlan(seeds, pictures, cells, path, loop, frames, labels)
     _check_size(options, chosen, backend)
     return chosen
 
@@ -122,7 +122,7 @@ def _labels(options: InterpolateOptions, backend: Backend) -> tuple[int, int] | 
     return choose_label(backend, options.label_from), choose_label(backend, options.label_to)
 
 
-def _check_size(options: InterpolateOptions, chosen: Plan, backend: Backend) -> None:
+def _check_size(options: InterpolateOptions, chosen: InterpolationPlan, backend: Backend) -> None:
     height, width = backend.image_shape[1:]
     most, path = LONGEST_SIDE, Path(options.output)
     if options.strip:
@@ -135,7 +135,9 @@ def _check_size(options: InterpolateOptions, chosen: Plan, backend: Backend) -> 
         raise UsageError("the frames are too large for one file", "fewer --frames, a smaller --grid or --zoom")
 
 
-def settings_of(options: InterpolateOptions, chosen: Plan, loaded: Loaded, dtype: torch.dtype) -> dict[str, Any]:
+def settings_of(
+    options: InterpolateOptions, chosen: InterpolationPlan, loaded: LoadedModel, dtype: torch.dtype
+) -> dict[str, Any]:
     """What a file remembers of how it was drawn, the command among it."""
     words = ["imggen", "interpolate", options.model if options.weights is None else str(options.weights)]
     if chosen.seeds is not None:
@@ -176,7 +178,7 @@ def settings_of(options: InterpolateOptions, chosen: Plan, loaded: Loaded, dtype
     }
 
 
-def strip_columns(chosen: Plan) -> int:
+def strip_columns(chosen: InterpolationPlan) -> int:
     """A row a walk; one long walk is broken."""
     if chosen.cells > 1 or chosen.frames <= WIDEST_STRIP:
         return chosen.frames

@@ -15,13 +15,13 @@ from imggen.data.dataset import default_cache_dir
 from imggen.data.decode import UnreadableError, fit, load_picture
 from imggen.data.readers import FolderReader, Source
 from imggen.data.scan import open_source
-from imggen.engine.noise import Item, noise_of
+from imggen.engine.noise import SampleSpec, noise_for
 from imggen.engine.options import SampleOptions
 from imggen.engine.outputs import check_grid, check_sample_output, output_kind
 from imggen.engine.provenance import command_of, settings_of
-from imggen.engine.render import to_bytes, usual_batch
+from imggen.engine.render import default_batch_size, to_uint8
 from imggen.engine.sampling import sample
-from imggen.engine.sampling.sample import Plan, prepared
+from imggen.engine.sampling.sample import SamplePlan, prepared
 from imggen.engine.seeds import format_seeds
 from imggen.errors import DataError, UsageError
 from imggen.io.atomic import atomic_write
@@ -139,29 +139,29 @@ def _source_of(path: Path) -> Source:
 
 def _beside(backend: Backend, pictures: Bytes, options: SampleOptions, reporter: Reporter) -> Bytes:
     """Each picture, then its reconstruction."""
-    size = options.batch or usual_batch(backend)
+    size = options.batch or default_batch_size(backend)
     found: list[Bytes] = []
     with reporter.task("looking", len(pictures)) as task:
         for start in range(0, len(pictures), size):
             images = _images(pictures[start : start + size], backend)
-            found.append(to_bytes(backend.reconstruct(images, _asked(backend, options, images))))
+            found.append(to_uint8(backend.reconstruct(images, _asked(backend, options, images))))
             task.update(start + len(images))
     return np.stack([pictures, np.concatenate(found)], 1).reshape(-1, *pictures.shape[1:])
 
 
-def _near(backend: Backend, pictures: Bytes, plan: Plan, options: SampleOptions) -> Bytes:
+def _near(backend: Backend, pictures: Bytes, plan: SamplePlan, options: SampleOptions) -> Bytes:
     """The picture, then those near it: its noise and other noise, mixed so that the variance stays."""
     images = _images(pictures, backend)
     own, labels = backend.locate(images, _asked(backend, options, images))
-    size = options.batch or usual_batch(backend)
+    size = options.batch or default_batch_size(backend)
     share = options.temperature
     found = [pictures]
     for start in range(0, len(plan), size):
-        items = [Item(plan[index].seed) for index in range(start, min(len(plan), start + size))]
-        noise, _ = noise_of(items, backend)
+        items = [SampleSpec(plan[index].seed) for index in range(start, min(len(plan), start + size))]
+        noise, _ = noise_for(items, backend)
         of_items = None if labels is None else labels.expand(len(items))
         mixed = math.sqrt(1 - share**2) * own + share * noise.to(images.device)
-        found.append(to_bytes(backend.generate(mixed, of_items)))
+        found.append(to_uint8(backend.generate(mixed, of_items)))
     return np.concatenate(found)
 
 

@@ -13,14 +13,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from imggen.engine.checkpoints import Loaded, load_backend
+from imggen.engine.checkpoints import LoadedModel, load_backend
 from imggen.engine.device import find_precision, precision_name, prepare
-from imggen.engine.distributed import World
-from imggen.engine.noise import Item
+from imggen.engine.distributed import ProcessGroup
+from imggen.engine.noise import SampleSpec
 from imggen.engine.options import SampleOptions
 from imggen.engine.outputs import check_grid, check_sample_output, output_kind
 from imggen.engine.provenance import command_of, settings_of
-from imggen.engine.render import draw
+from imggen.engine.render import sample_batches
 from imggen.engine.seeds import LARGEST, format_seeds, parse_seeds
 from imggen.errors import UsageError
 from imggen.io.atomic import atomic_write
@@ -30,7 +30,7 @@ from imggen.reporting import Reporter
 
 
 @dataclass(frozen=True)
-class Plan:
+class SamplePlan:
     """Which pictures go where."""
 
     seeds: Sequence[int]
@@ -40,13 +40,13 @@ class Plan:
     def __len__(self) -> int:
         return len(self.seeds) * len(self.labels)
 
-    def __getitem__(self, index: int) -> Item:
+    def __getitem__(self, index: int) -> SampleSpec:
         """Row by row: one label a row, the same seeds in each."""
         row, column = divmod(index, len(self.seeds))
-        return Item(self.seeds[column], self.labels[row])
+        return SampleSpec(self.seeds[column], self.labels[row])
 
 
-def _plan(options: SampleOptions, backend: Backend) -> Plan:
+def _plan(options: SampleOptions, backend: Backend) -> SamplePlan:
     every = options.label == "all" and "all" not in backend.classes
     if every and not backend.classes:
         raise UsageError("this model has no classes", "leave --class out")
@@ -62,7 +62,7 @@ def _plan(options: SampleOptions, backend: Backend) -> Plan:
         labels = tuple(range(len(backend.classes)))
     elif options.label is not None:
         labels = (choose_label(backend, options.label),)
-    return Plan(seeds, labels, options.columns or (len(seeds) if every else None))
+    return SamplePlan(seeds, labels, options.columns or (len(seeds) if every else None))
 
 
 def sample(options: SampleOptions, reporter: Reporter) -> dict[str, Any]:
@@ -71,12 +71,12 @@ def sample(options: SampleOptions, reporter: Reporter) -> dict[str, Any]:
     Raises UsageError, CheckpointError, DeviceError, and DataError when the disk refuses.
     """
     check_sample_output(options)
-    began, world = time.monotonic(), World.from_environment()
+    began, world = time.monotonic(), ProcessGroup.from_environment()
     kind = output_kind(options.output)
     if kind in ("grid", "stdout") and world.size > 1:
         raise UsageError("several processes share the pictures of a folder, not of one file", "-o folder/")
     loaded, plan, dtype = prepared(options, reporter)
-    backend = loaded.backend.fused()
+    backend = loaded.backend.for_inference()
     settings = settings_of(options, loaded, dtype)
     seeds = format_seeds(plan.seeds)
     result: dict[str, Any] = {
@@ -89,7 +89,7 @@ def sample(options: SampleOptions, reporter: Reporter) -> dict[str, Any]:
     }
 
     paint = partial(
-        draw,
+        sample_batches,
         backend,
         temperature=options.temperature,
         batch=options.batch,
@@ -127,7 +127,7 @@ def sample(options: SampleOptions, reporter: Reporter) -> dict[str, Any]:
     return result
 
 
-def _sheet(plan: Plan, columns: int, backend: Backend, paint: Callable[..., Any], reporter: Reporter) -> Bytes:
+def _sheet(plan: SamplePlan, columns: int, backend: Backend, paint: Callable[..., Any], reporter: Reporter) -> Bytes:
     check_grid(len(plan), columns, backend)
     pieces: list[Bytes] = []
     with reporter.task("drawing", len(plan)) as task:
@@ -140,7 +140,7 @@ def _sheet(plan: Plan, columns: int, backend: Backend, paint: Callable[..., Any]
 class Files:
     """One file a picture: its name, its settings, its bytes."""
 
-    def __init__(self, options: SampleOptions, plan: Plan, backend: Backend, settings: dict[str, Any]) -> None:
+    def __init__(self, options: SampleOptions, plan: SamplePlan, backend: Backend, settings: dict[str, Any]) -> None:
         self.options, self.plan, self.settings = options, plan, settings
         self.classes = backend.classes
         self.target = Path(options.output)
@@ -165,13 +165,13 @@ class Files:
         name, safe = self.classes[label], _safe(self.classes[label])
         return self.target / (name if name == safe else f"{label:03d}-{safe}")
 
-    def path(self, item: Item) -> Path:
+    def path(self, item: SampleSpec) -> Path:
         """name-00007.png of the pattern, or 00000007.png in the folder."""
         if self.pattern:
             return self.target.with_name(self.target.name % item.seed)
         return self.folder(item.label) / f"{item.seed:08d}.{'jpg' if self.format == 'jpeg' else self.format}"
 
-    def write(self, items: list[Item], pictures: Bytes) -> int:
+    def write(self, items: list[SampleSpec], pictures: Bytes) -> int:
         """Encode and write some; returns how many."""
         for item, picture in zip(items, pictures, strict=True):
             path = self.path(item)
@@ -184,13 +184,13 @@ class Files:
         return len(items)
 
 
-def _write_files(files: Files, world: World, paint: Callable[..., Any], reporter: Reporter) -> int:
+def _write_files(files: Files, world: ProcessGroup, paint: Callable[..., Any], reporter: Reporter) -> int:
     """This process's share of the pictures; returns how many were drawn."""
     files.make_folders()
     mine = range(world.rank, len(files.plan), world.size)
     drawn, there, began = 0, 0, time.monotonic()
 
-    def missing() -> Iterator[Item]:
+    def missing() -> Iterator[SampleSpec]:
         nonlocal there
         for item in (files.plan[index] for index in mine):
             if files.options.resume and files.path(item).exists():
@@ -210,7 +210,7 @@ def _safe(name: str) -> str:
     return "".join(letter if letter.isalnum() or letter in " -_." else "_" for letter in name).strip(". ") or "_"
 
 
-def prepared(options: SampleOptions, reporter: Reporter) -> tuple[Loaded, Plan, torch.dtype]:
+def prepared(options: SampleOptions, reporter: Reporter) -> tuple[LoadedModel, SamplePlan, torch.dtype]:
     """The model, which pictures of it, and in what precision. Raises UsageError, CheckpointError, DeviceError."""
     if not 0 <= options.temperature <= 2:
         raise UsageError("--temperature is between 0 and 2", "1 draws as trained, less is tamer")

@@ -9,11 +9,11 @@ from typing import Any
 
 from imggen.engine.checkpoints import save_backend
 from imggen.engine.evaluation.samples import draw_sample, features_of
-from imggen.engine.run_dir import RunFolder
-from imggen.engine.training.plan import Setup
+from imggen.engine.run_dir import RunDir
+from imggen.engine.training.plan import TrainPlan
 from imggen.errors import CheckpointError
 from imggen.io.checkpoint import read_header
-from imggen.metrics.compare import Figure, Measure, evenly
+from imggen.metrics.compare import Estimate, Measure, evenly
 from imggen.metrics.distances import moments_of
 from imggen.metrics.features import load_features
 from imggen.models.base import Backend
@@ -23,21 +23,21 @@ COUNT = 2_000
 REFERENCE = 10_000
 
 
-class Watch:
+class BestCheckpoint:
     """Compares every so many seconds; 2,000 pictures of the same seeds against at most 10,000 of the data's."""
 
-    def __init__(self, setup: Setup, folder: RunFolder, seconds: float, reporter: Reporter) -> None:
+    def __init__(self, setup: TrainPlan, folder: RunDir, seconds: float, reporter: Reporter) -> None:
         self.folder, self.seconds, self.reporter = folder, seconds, reporter
         self.features = load_features(None, setup.device)
         self.measure = Measure(self.features.hash)
         rows = evenly(len(setup.dataset), REFERENCE)
         self.reference = moments_of(features_of(setup.dataset, rows, self.features, reporter, "reference").features)
         self.last = time.monotonic()
-        self.best: Figure | None = None
-        self.latest: Figure | None = None
+        self.best: Estimate | None = None
+        self.latest: Estimate | None = None
         if folder.best.exists():
             with suppress(KeyError, TypeError):
-                self.best = Figure(**read_header(folder.best, kind="weights").document["provenance"]["figure"])
+                self.best = Estimate(**read_header(folder.best, kind="weights").document["provenance"]["figure"])
         if self.best is not None and self.best.features != self.features.hash:
             raise CheckpointError(
                 f"{folder.best} was found the best in features {self.best.features}, not {self.features.hash}",

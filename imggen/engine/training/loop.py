@@ -15,13 +15,13 @@ from torch import Tensor
 from imggen.data.dataset import Order, mirror
 from imggen.engine.checkpoints import save_backend
 from imggen.engine.device import out_of_memory, release_memory
-from imggen.engine.noise import Item, mixed
+from imggen.engine.noise import SampleSpec, mix_seed
 from imggen.engine.options import TrainOptions
-from imggen.engine.render import draw
-from imggen.engine.run_dir import RunFolder, check_output
-from imggen.engine.training.best_checkpoint import Watch
-from imggen.engine.training.mode_collapse import Variety
-from imggen.engine.training.plan import Setup, announce, duration, set_up
+from imggen.engine.render import sample_batches
+from imggen.engine.run_dir import RunDir, check_run_output
+from imggen.engine.training.best_checkpoint import BestCheckpoint
+from imggen.engine.training.mode_collapse import CollapseMonitor
+from imggen.engine.training.plan import TrainPlan, describe_plan, duration, make_plan
 from imggen.engine.training.signals import StopRequest, stop_requests
 from imggen.errors import CheckpointError, DeviceError, DivergedError, ImggenError
 from imggen.io.atomic import alone, atomic_write
@@ -32,25 +32,25 @@ from imggen.models import build_learner
 from imggen.models.base import Learner, NonFiniteError
 from imggen.reporting import Reporter, Task
 
-ROLLBACKS = 3
-SOUND = 3  # saves in a row after which earlier roll-backs are forgotten
-LINE_SECONDS = 5.0
+MAX_ROLLBACKS = 3
+RESET_ROLLBACKS_AFTER_SAVES = 3  # saves in a row after which earlier roll-backs are forgotten
+SECONDS_BETWEEN_METRICS = 5.0
 # What may go wrong where a training is only looked at: never a reason to end it.
-FAILS_OF_LOOKING = (ImggenError, RuntimeError, MemoryError, OSError)
-FEWEST_HELD_OUT, MOST_HELD_OUT = 16, 500
-LARGEST_SHARE = 1 / 12
+EVALUATION_ERRORS = (ImggenError, RuntimeError, MemoryError, OSError)
+MIN_HELD_OUT, MAX_HELD_OUT = 16, 500
+MAX_HELD_OUT_FRACTION = 1 / 12
 
 Snapshot = tuple[dict[str, Tensor], dict[str, Any]]
 
 
-class Training:
+class TrainingRun:
     """One run: where it stands, and how it steps, saves and rolls back."""
 
-    def __init__(self, setup: Setup, reporter: Reporter) -> None:
+    def __init__(self, setup: TrainPlan, reporter: Reporter) -> None:
         self.setup = setup
         self.reporter = reporter
-        self.folder = RunFolder(setup.options.run)
-        torch.manual_seed(mixed(setup.seed, 0))
+        self.folder = RunDir(setup.options.run)
+        torch.manual_seed(mix_seed(setup.seed, 0))
         self.learner: Learner = build_learner(setup.config)
         self.learner.precision = setup.precision
         self.learner.to(setup.device)
@@ -64,7 +64,7 @@ class Training:
         self.seconds = 0.0
         self.waited = 0.0
         self.recent: list[dict[str, Tensor]] = []
-        self.variety: Variety | None = None
+        self.variety: CollapseMonitor | None = None
         self.found: dict[str, float] = {}
         self.writer: Callable[[dict[str, Any]], None] = lambda record: None
         self.learner.expect(len(setup.dataset))
@@ -72,7 +72,7 @@ class Training:
             self._resume(setup)
         self.good = self._snapshot()
 
-    def _resume(self, setup: Setup) -> None:
+    def _resume(self, setup: TrainPlan) -> None:
         state = setup.state
         assert state is not None
         tensors = read_tensors(self.folder.state, state, None)
@@ -97,7 +97,7 @@ class Training:
         setup = self.setup
         local = setup.batch // setup.world.size
         # All randomness of a step follows from this line: a resumed run needs no stored generator.
-        torch.manual_seed(mixed(setup.seed, 1 + setup.world.rank, self.images, self.rollbacks))
+        torch.manual_seed(mix_seed(setup.seed, 1 + setup.world.rank, self.images, self.rollbacks))
         began = time.monotonic()
         indices = self.rows[self.order.indices(self.images + setup.world.rank * local, local)]
         images, known = self._batch(indices)
@@ -136,7 +136,7 @@ class Training:
         if now < 4 or self.setup.world.size > 1:
             raise DeviceError("not enough memory to train", "--size or --batch smaller") from error
         self.learner.micro_batch = now // 2
-        for optimiser in self.learner.optimisers.values():
+        for optimiser in self.learner.optimizers.values():
             optimiser.zero_grad(set_to_none=True)
         release_memory(self.setup.device)
         self.reporter.warn(f"not enough memory: now {now // 2} pictures at a time, gradients added up")
@@ -144,26 +144,27 @@ class Training:
     def _roll_back(self) -> None:
         (tensors, document), steps, images = self.good
         self.rollbacks, self.failures, self.saves = self.rollbacks + 1, self.failures + 1, 0
-        if self.failures > ROLLBACKS:
+        if self.failures > MAX_ROLLBACKS:
             raise DivergedError(
                 f"training diverged {self.failures} times; {self.folder.weights} is the last good checkpoint",
                 "--resume with a lower --learning-rate, or with --precision fp32",
             )
         self.learner.load_state(tensors, document)
         self.reporter.warn(
-            f"a number was not finite at {self.images:,} pictures: back to {images:,} ({self.failures} of {ROLLBACKS})"
+            f"non-finite loss or gradient at {self.images:,} images: rolled back to {images:,}"
+            f" ({self.failures} of {MAX_ROLLBACKS})"
         )
         self.steps, self.images = steps, images
         self.recent.clear()
-        if self.setup.world.leader:
+        if self.setup.world.is_main:
             self.folder.cut_metrics(images)
 
     def save(self) -> None:
         """Preview, weights, state: each file whole or not at all."""
         self.good = self._snapshot()
         self.saves += 1
-        self.failures = 0 if self.saves >= SOUND else self.failures
-        if not self.setup.world.leader:
+        self.failures = 0 if self.saves >= RESET_ROLLBACKS_AFTER_SAVES else self.failures
+        if not self.setup.world.is_main:
             return
         preview = self._preview()
         self.folder.samples.mkdir(parents=True, exist_ok=True)
@@ -193,15 +194,15 @@ class Training:
         """The same noise each time: eight columns, a row a class where there are classes."""
         classes = len(self.setup.config.classes)
         rows = min(classes, 16) if classes else 8
-        items = [Item(seed, row if classes else None) for row in range(rows) for seed in _row(row, classes)]
-        pictures = list(draw(self.learner.backend, items, lambda _, pictures: pictures))
+        items = [SampleSpec(seed, row if classes else None) for row in range(rows) for seed in _row(row, classes)]
+        pictures = list(sample_batches(self.learner.backend, items, lambda _, pictures: pictures))
         return encode(grid(np.concatenate(pictures), 8), "png", {"steps": self.steps, "images": self.images})
 
-    def look(self, watch: Watch) -> None:
+    def look(self, watch: BestCheckpoint) -> None:
         """Compare with the data; a line of its own in the metrics. What goes wrong there does not end the training."""
         try:
             found = watch.look(self.learner.backend, self.setup.provenance(self.images, self.seconds))
-        except FAILS_OF_LOOKING as error:
+        except EVALUATION_ERRORS as error:
             self.reporter.warn(f"no comparison with the data this time: {_line(error)}")
             return
         record = {"steps": self.steps, "images": self.images, "seconds": round(self.seconds, 2), **found}
@@ -211,13 +212,13 @@ class Training:
 
     def look_for_collapse(self) -> None:
         """Whether other noise still draws other pictures; if not, it is said; it goes into the next metrics line."""
-        if not self.setup.world.leader:
+        if not self.setup.world.is_main:
             return
         try:
             if self.variety is None:
-                self.variety = Variety(self.setup.dataset, load_features(None, self.setup.device))
+                self.variety = CollapseMonitor(self.setup.dataset, load_features(None, self.setup.device))
             self.found = self.variety.look(self.learner.backend, self.images, self.reporter)
-        except FAILS_OF_LOOKING as error:
+        except EVALUATION_ERRORS as error:
             self.reporter.warn(f"variety was not measured this time: {_line(error)}")
 
     def report(self, progress: float, images_per_second: float) -> str:
@@ -234,7 +235,7 @@ class Training:
             **self.found,
         }
         self.found = {}
-        if self.setup.world.leader:
+        if self.setup.world.is_main:
             self.folder.append_metrics(record)
             self.writer(record)
         self.recent.clear()
@@ -248,8 +249,8 @@ def _line(error: BaseException) -> str:
 
 def split_rows(count: int, share: float) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """The pictures that are learnt from, and those held out: evenly spaced, 16 to 500; none of fewer than 192."""
-    few = min(max(round(count * share), FEWEST_HELD_OUT), MOST_HELD_OUT)
-    if share == 0 or few > count * LARGEST_SHARE:
+    few = min(max(round(count * share), MIN_HELD_OUT), MAX_HELD_OUT)
+    if share == 0 or few > count * MAX_HELD_OUT_FRACTION:
         return np.arange(count), np.arange(0)
     held_out = np.arange(few) * count // few
     return np.delete(np.arange(count), held_out), held_out
@@ -265,8 +266,8 @@ def train(options: TrainOptions, reporter: Reporter) -> dict[str, Any]:
     Raises UsageError, DataError, CheckpointError, DeviceError, DivergedError, and InterruptedRun after
     saving when a signal came.
     """
-    check_output(options)
-    setup = set_up(options, reporter)
+    check_run_output(options)
+    setup = make_plan(options, reporter)
     try:
         with ExitStack() as stack:
             return _train(setup, reporter, stack)
@@ -274,31 +275,31 @@ def train(options: TrainOptions, reporter: Reporter) -> dict[str, Any]:
         setup.world.stop()
 
 
-def _train(setup: Setup, reporter: Reporter, stack: ExitStack) -> dict[str, Any]:
-    training = Training(setup, reporter)
+def _train(setup: TrainPlan, reporter: Reporter, stack: ExitStack) -> dict[str, Any]:
+    training = TrainingRun(setup, reporter)
     folder, world = training.folder, setup.world
-    announce(setup, training.learner, reporter)
+    describe_plan(setup, training.learner, reporter)
     if setup.dataset.nbytes < _room(setup.device):
         setup.dataset.to(setup.device)
-    if world.leader:
+    if world.is_main:
         folder.path.mkdir(parents=True, exist_ok=True)
         stack.enter_context(alone(folder.path))
-        check_output(setup.options)  # once more: another training may have ended here since
+        check_run_output(setup.options)  # once more: another training may have ended here since
         folder.clear_halves()
         if setup.state is None and folder.exists():
             folder.clear_logs()
         folder.write_config(setup.settings())
     training.save()
-    if world.leader and setup.state is None:
+    if world.is_main and setup.state is None:
         folder.best.unlink(missing_ok=True)
     with ExitStack() as inner:
         stop = inner.enter_context(stop_requests())
         watch = None
-        if setup.options.evaluate_every is not None and world.leader:
-            watch = Watch(setup, folder, setup.options.evaluate_every * 60, reporter)
+        if setup.options.evaluate_every is not None and world.is_main:
+            watch = BestCheckpoint(setup, folder, setup.options.evaluate_every * 60, reporter)
         world.wait()
         task = inner.enter_context(reporter.task("training", 1.0))
-        if setup.options.tensorboard and world.leader:
+        if setup.options.tensorboard and world.is_main:
             training.writer = _tensorboard(folder, inner)
         _loop(training, stop, task, watch)
         training.save()
@@ -312,7 +313,7 @@ def _train(setup: Setup, reporter: Reporter, stack: ExitStack) -> dict[str, Any]
     return {
         "weights": str(folder.weights),
         "run": str(folder.path),
-        "hash": weights_hash(read_header(folder.weights, kind="weights")) if world.leader else None,
+        "hash": weights_hash(read_header(folder.weights, kind="weights")) if world.is_main else None,
         "steps": training.steps,
         "images": training.images,
         "seconds": round(training.seconds, 2),
@@ -321,7 +322,7 @@ def _train(setup: Setup, reporter: Reporter, stack: ExitStack) -> dict[str, Any]
     }
 
 
-def _loop(training: Training, stop: StopRequest, task: Task, watch: Watch | None) -> None:
+def _loop(training: TrainingRun, stop: StopRequest, task: Task, watch: BestCheckpoint | None) -> None:
     setup = training.setup
     budget, every = setup.budget, setup.options.save_minutes * 60
     before = training.seconds
@@ -341,7 +342,7 @@ def _loop(training: Training, stop: StopRequest, task: Task, watch: Watch | None
         now = time.monotonic()
         if training.recent and progress >= 1:
             training.look_for_collapse()
-        if training.recent and (now - line >= LINE_SECONDS or progress >= 1 or stopping):
+        if training.recent and (now - line >= SECONDS_BETWEEN_METRICS or progress >= 1 or stopping):
             rate = max(0, training.images - images_then) / max(now - line, 1e-9)
             note = training.report(progress, rate)
             task.update(progress, note)
@@ -373,7 +374,7 @@ def _room(device: torch.device) -> int:
     return 0
 
 
-def _tensorboard(folder: RunFolder, stack: ExitStack) -> Callable[[dict[str, Any]], None]:
+def _tensorboard(folder: RunDir, stack: ExitStack) -> Callable[[dict[str, Any]], None]:
     from torch.utils.tensorboard import SummaryWriter
 
     writer = SummaryWriter(str(folder.path / "tensorboard"))
@@ -388,7 +389,7 @@ def _tensorboard(folder: RunFolder, stack: ExitStack) -> Callable[[dict[str, Any
 
 def plan(options: TrainOptions, reporter: Reporter) -> dict[str, Any]:
     """What `train` would do, resolved, without decoding and without a step."""
-    check_output(options)
-    setup = set_up(options, reporter, decode=False)
+    check_run_output(options)
+    setup = make_plan(options, reporter, decode=False)
     setup.world.stop()
     return {"family": setup.config.family, "run": str(options.run), "device": str(setup.device), **setup.settings()}

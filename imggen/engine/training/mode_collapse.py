@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from imggen.data.dataset import Dataset
-from imggen.engine.noise import Item
-from imggen.engine.render import draw
+from imggen.engine.noise import SampleSpec
+from imggen.engine.render import sample_batches
 from imggen.metrics.features import Features
 from imggen.models.base import Backend
 from imggen.reporting import Reporter
@@ -22,7 +22,7 @@ LOW, WELL = 0.25, 0.4
 EARLY = 20_000
 
 
-class Variety:
+class CollapseMonitor:
     """How far apart drawn pictures are, as a share of how far the data's are: pairs, or each and its nearest, the less.
 
     Distances are those of features. Pairs are of one class where there are classes, so that a model which draws one
@@ -41,8 +41,8 @@ class Variety:
 
     def of(self, backend: Backend) -> float:
         """1 is the data's own variety, 0 one picture for all noise. The same seeds each time."""
-        items = [Item(seed, self.labels[seed // 2] if backend.classes else None) for seed in range(2 * PAIRS)]
-        pictures = list(draw(backend, items, lambda _, drawn: drawn))
+        items = [SampleSpec(seed, self.labels[seed // 2] if backend.classes else None) for seed in range(2 * PAIRS)]
+        pictures = list(sample_batches(backend, items, lambda _, drawn: drawn))
         features = self.features.extract(np.concatenate(pictures))
         apart = self._apart(features) / max(self.reference, 1e-6)
         return min(apart, self._nearest(features[: self.few]) / max(self.nearest, 1e-6))

@@ -14,15 +14,15 @@ import imggen
 from imggen.data.dataset import DataOptions, Dataset, Outline, outline
 from imggen.engine.checkpoints import read_config
 from imggen.engine.device import find_device, find_precision, precision_name, prepare
-from imggen.engine.distributed import World
+from imggen.engine.distributed import ProcessGroup
 from imggen.engine.options import TrainOptions
-from imggen.engine.run_dir import RunFolder
+from imggen.engine.run_dir import RunDir
 from imggen.engine.training.budget import Budget
 from imggen.errors import CheckpointError, DataError, UsageError
 from imggen.io.checkpoint import Header, read_header
 from imggen.models import presets
 from imggen.models.base import Learner
-from imggen.models.config import FamilyConfig
+from imggen.models.config import ModelConfig
 from imggen.reporting import Reporter
 
 CPU: dict[str, Any] = {"preset": "tiny", "size": 32, "batch": 64, "minutes": 30.0}
@@ -34,15 +34,15 @@ FREE = ("learning_rate",)  # of a family's options: may change on --resume
 
 
 @dataclass(frozen=True)
-class Setup:
+class TrainPlan:
     """Everything decided, nothing started."""
 
     options: TrainOptions
-    world: World
+    world: ProcessGroup
     device: torch.device
     precision: torch.dtype
     source: Dataset | Outline
-    config: FamilyConfig
+    config: ModelConfig
     batch: int
     seed: int
     budget: Budget
@@ -100,18 +100,18 @@ class Setup:
         return {name: own[name] if name in own else getattr(self.options, name) for name in FIXED}
 
 
-def set_up(options: TrainOptions, reporter: Reporter, *, decode: bool = True) -> Setup:
+def make_plan(options: TrainOptions, reporter: Reporter, *, decode: bool = True) -> TrainPlan:
     """Decide everything; the data is only looked at, not decoded, without `decode`.
 
     Raises UsageError, DataError, CheckpointError, DeviceError.
     """
     Budget.of(options.images, options.epochs, options.minutes, 1, 1)  # nonsense is refused before decoding
-    world = World.from_environment()
+    world = ProcessGroup.from_environment()
     device = find_device(options.device, world.local_rank)
     prepare(device)
     precision = find_precision(options.precision, device, training=True)
     world.start(device)
-    state = read_header(RunFolder(options.run).state, kind="state") if options.resume else None
+    state = read_header(RunDir(options.run).state, kind="state") if options.resume else None
     if state is not None:
         options = _as_before(options, state)
     options = replace(options, crop=options.crop or CROP, split=options.split or SPLIT)
@@ -130,12 +130,12 @@ def set_up(options: TrainOptions, reporter: Reporter, *, decode: bool = True) ->
     )
     if options.size is not None:
         known[preset].with_overrides(size=options.size)  # a size that no network can have is refused before decoding
-    if not world.leader:
+    if not world.is_main:
         world.wait()  # one process decodes; the others then find the cache
     dataset: Dataset | Outline = outline(options.data, data_options, max_size=int(defaults["size"]), reporter=reporter)
     if decode and isinstance(dataset, Outline):
         dataset = dataset.load(reporter)
-    if world.leader:
+    if world.is_main:
         world.wait()
     config = _configure(options, known[preset], dataset, state)
     usual = (config.cpu_batch if device.type == "cpu" else None) or int(defaults["batch"])
@@ -148,7 +148,7 @@ def set_up(options: TrainOptions, reporter: Reporter, *, decode: bool = True) ->
     if seed is None:
         seed = int(world.largest([float(secrets.randbelow(2**31))], device)[0])
     budget = _budget(options, state, len(dataset), float(defaults["minutes"]))
-    return Setup(options, world, device, precision, dataset, config, batch, seed, budget, state)
+    return TrainPlan(options, world, device, precision, dataset, config, batch, seed, budget, state)
 
 
 def _budget(options: TrainOptions, state: Header | None, count: int, default_minutes: float) -> Budget:
@@ -159,12 +159,12 @@ def _budget(options: TrainOptions, state: Header | None, count: int, default_min
     try:
         return Budget(images=saved["images"], seconds=saved["seconds"])
     except (KeyError, TypeError) as error:
-        raise CheckpointError(f"{RunFolder(options.run).state} is damaged", "--force starts afresh") from error
+        raise CheckpointError(f"{RunDir(options.run).state} is damaged", "--force starts afresh") from error
 
 
 def _configure(
-    options: TrainOptions, preset: FamilyConfig, dataset: Dataset | Outline, state: Header | None
-) -> FamilyConfig:
+    options: TrainOptions, preset: ModelConfig, dataset: Dataset | Outline, state: Header | None
+) -> ModelConfig:
     config = preset.for_pictures(len(dataset)).with_overrides(
         size=dataset.size,
         channels=dataset.channels,
@@ -176,7 +176,7 @@ def _configure(
         raise DataError(f"{dataset.name} has only {len(dataset)} picture", "a model needs at least a few hundred")
     if state is None:
         return config
-    saved = read_config(state.document, RunFolder(options.run).state)
+    saved = read_config(state.document, RunDir(options.run).state)
     # A picture more or less in a class is no other model: the shares stay those of the start.
     config = config.with_overrides(class_counts=saved.class_counts) if saved.classes == config.classes else config
     # A training that diverges may go on more slowly.
@@ -192,7 +192,7 @@ def _configure(
 def _as_before(options: TrainOptions, state: Header) -> TrainOptions:
     """The options with what the run was started with; a flag that says otherwise is an error."""
     saved = state.document.get("fixed")
-    path = RunFolder(options.run).state
+    path = RunDir(options.run).state
     if not isinstance(saved, dict) or not isinstance(state.document.get("config"), dict) or set(saved) != set(FIXED):
         raise CheckpointError(f"{path} is damaged", "--force starts afresh")
     config = read_config(state.document, path).to_json()
@@ -217,7 +217,7 @@ def _as_before(options: TrainOptions, state: Header) -> TrainOptions:
     return replace(options, **saved, overrides=overrides)
 
 
-def announce(setup: Setup, learner: Learner, reporter: Reporter) -> None:
+def describe_plan(setup: TrainPlan, learner: Learner, reporter: Reporter) -> None:
     """Data, model, device and budget, a line each."""
     data = setup.dataset
     config, networks = setup.config, learner.networks

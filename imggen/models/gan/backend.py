@@ -10,20 +10,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from imggen.models.base import Backend as BaseBackend
+from imggen.models.base import Backend
 from imggen.models.gan import dcgan as networks
 from imggen.models.gan import r3gan as residual
-from imggen.models.gan.config import Config
+from imggen.models.gan.config import GanConfig
 from imggen.models.gan.fused import Overlap, Spread
 from imggen.models.gan.inversion import GPU, TWO_CORES, Effort, Found, polish, search
 
 
-class Backend(BaseBackend):
+class GanBackend(Backend):
     """A generator and the two searches that run it backwards."""
 
-    config: Config
+    config: GanConfig
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: GanConfig) -> None:
         super().__init__(config)
         self.generator = (residual if config.blocks else networks).Generator(config)
 
@@ -34,7 +34,7 @@ class Backend(BaseBackend):
 
     def generate(self, noise: Tensor, labels: Tensor | None = None, *, temperature: float = 1.0) -> Tensor:
         """See the contract. `temperature` scales z towards its mean: truncation, variety for typicality."""
-        labels = self.checked_labels(labels, len(noise))
+        labels = self.check_labels(labels, len(noise))
         picture: Tensor = self.generator(noise * temperature, labels)
         return picture.clamp(-1, 1)
 
@@ -83,7 +83,7 @@ class Backend(BaseBackend):
 
     def _search(self, images: Tensor, known: Tensor, pool: Tensor, labels: Tensor | None) -> Found:
         if labels is not None:
-            labels = self.checked_labels(labels, len(images))
+            labels = self.check_labels(labels, len(images))
         with self._evaluating():
             return search(self.generator, images, known, pool, labels, len(self.classes), self.effort)
 
@@ -96,7 +96,7 @@ class Backend(BaseBackend):
         finally:
             self.train(was_training)
 
-    def fused(self) -> Backend:
+    def for_inference(self) -> GanBackend:
         """A copy with every BatchNorm folded into the convolution before it (equal up to rounding).
 
         On a CPU the first and the last layer become matrix products too: they are half of its time otherwise.

@@ -6,11 +6,11 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-from imggen.models.config import FamilyConfig, option
+from imggen.models.config import ModelConfig, option
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(FamilyConfig):
+class GanConfig(ModelConfig):
     """Two shapes of networks, the textbook's and R3GAN's, and how they are trained."""
 
     family: ClassVar[str] = "gan"
@@ -78,7 +78,7 @@ class Config(FamilyConfig):
         return self.gamma * rule * anneal / 2
 
 
-BASE = Config(
+BASE = GanConfig(
     preset="base",
     z_dim=64,
     max_width=384,
@@ -92,12 +92,12 @@ BASE = Config(
     ema_images=100_000,
 )
 PRESETS = {
-    "tiny": Config(
+    "tiny": GanConfig(
         preset="tiny", learning_rate=6e-4, cosine=True, gamma=1.0, augment=0.5, blend=True, ema_images=10_000
     ),
     "base": BASE,
     "large": BASE.with_overrides(preset="large", max_width=768, ema_images=500_000),
-    "dcgan": Config(preset="dcgan", max_width=512),
+    "dcgan": GanConfig(preset="dcgan", max_width=512),
 }
 DESCRIPTIONS = {
     "tiny": "the textbook's shape, averaged, annealed, regularised, augmented: two CPU cores, half an hour",

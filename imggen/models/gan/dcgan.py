@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from imggen.models.gan.config import Config
+from imggen.models.gan.config import GanConfig
 
 CLASS_WIDTH = 32
 SPREAD = 0.02  # standard deviation of the weights at the start
@@ -14,7 +14,7 @@ SPREAD = 0.02  # standard deviation of the weights at the start
 class Generator(nn.Module):
     """z (B, z_dim), labels (B,) → pictures (B, C, H, W) in [-1, 1]; the class is embedded beside z."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: GanConfig) -> None:
         super().__init__()
         self.embed = nn.Embedding(len(config.classes), CLASS_WIDTH) if config.classes else None
         inputs = config.z_dim + (CLASS_WIDTH if config.classes else 0)
@@ -46,7 +46,7 @@ class Generator(nn.Module):
 class Discriminator(nn.Module):
     """Pictures (B, C, H, W), labels (B,) → logits (B,); the class enters by projection (arXiv 1802.05637)."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: GanConfig) -> None:
         super().__init__()
         widths = config.widths[::-1]
         layers: list[nn.Module] = []

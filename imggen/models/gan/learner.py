@@ -10,12 +10,12 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from imggen.models.augment import Changes, Steering, draw_changes
-from imggen.models.base import Learner as BaseLearner
+from imggen.models.base import Learner
 from imggen.models.gan import dcgan as networks
 from imggen.models.gan import r3gan as residual
-from imggen.models.gan.backend import Backend
-from imggen.models.gan.config import Config
-from imggen.models.training import Average, cosine, micro_batches, on_white
+from imggen.models.gan.backend import GanBackend
+from imggen.models.gan.config import GanConfig
+from imggen.models.training import EMA, cosine_decay, micro_batches, on_white
 
 STEER_EVERY = 4
 # A set of this many pictures needs no augmentation; a hundredth of it may get all of it.
@@ -24,7 +24,7 @@ PLENTY = 30_000
 EPOCHS, LEAST, MOST = 100, 30_000, 500_000
 
 
-class Learner(BaseLearner):
+class GanLearner(Learner):
     """Generator, discriminator, their Adams and the averaged generator.
 
     Judged alone: binary cross-entropy with R1 (Mescheder et al. 2018, arXiv 1801.04406). In pairs: the relativistic
@@ -32,13 +32,13 @@ class Learner(BaseLearner):
     respect to the pictures before it, in fp32.
     """
 
-    config: Config
+    config: GanConfig
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: GanConfig) -> None:
         super().__init__(config)
-        self.model = Backend(config)
+        self.model = GanBackend(config)
         self.discriminator = (residual if config.blocks else networks).Discriminator(config)
-        self.average = Average(self.model, config.ema_images)
+        self.average = EMA(self.model, config.ema_images)
         # Fused: one pass over the weights in place of ten, a thirtieth of the step on a CPU.
         betas = (0.0, 0.9) if config.blocks else (0.5, 0.999)
         settings: dict[str, Any] = {"lr": config.learning_rate, "betas": betas, "fused": True}
@@ -48,10 +48,10 @@ class Learner(BaseLearner):
         self.steering = Steering(config.augment, MOST)
 
     @property
-    def backend(self) -> Backend:
+    def backend(self) -> GanBackend:
         """The averaged generator."""
         average = self.average.network
-        assert isinstance(average, Backend)
+        assert isinstance(average, GanBackend)
         return average
 
     @property
@@ -60,7 +60,7 @@ class Learner(BaseLearner):
         return {"generator": self.model, "discriminator": self.discriminator, "average": self.average.network}
 
     @property
-    def optimisers(self) -> dict[str, torch.optim.Optimizer]:
+    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
         """adam_g, adam_d."""
         return {"adam_g": self.adam_g, "adam_d": self.adam_d}
 
@@ -146,7 +146,7 @@ class Learner(BaseLearner):
     def _schedule(self, progress: float) -> None:
         rate = self.config.learning_rate
         if self.config.cosine:
-            rate *= cosine(progress, 0.1)
+            rate *= cosine_decay(progress, 0.1)
         for adam in (self.adam_g, self.adam_d):
             for group in adam.param_groups:
                 group["lr"] = rate

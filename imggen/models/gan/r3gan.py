@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, conv2d, interpolate, leaky_relu
 
-from imggen.models.gan.config import Config
+from imggen.models.gan.config import GanConfig
 
 CLASS_WIDTH = 64
 SLOPE = 0.2
@@ -47,7 +47,7 @@ class Block(nn.Module):
         return total
 
 
-def stage(config: Config, width: int) -> nn.Sequential:
+def stage(config: GanConfig, width: int) -> nn.Sequential:
     """The blocks at one size."""
     depth = config.blocks * len(config.widths)
     return nn.Sequential(*[Block(width, config.group_width, depth) for _ in range(config.blocks)])
@@ -78,7 +78,7 @@ def double(x: Tensor) -> Tensor:
 class Generator(nn.Module):
     """z (B, z_dim), labels (B,) → pictures (B, C, H, W), not yet held within [-1, 1]; the class stands beside z."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: GanConfig) -> None:
         super().__init__()
         widths = config.widths
         self.embed = nn.Embedding(len(config.classes), CLASS_WIDTH) if config.classes else None
@@ -113,7 +113,7 @@ class Generator(nn.Module):
 class Discriminator(nn.Module):
     """Pictures (B, C, H, W), labels (B,) → logits (B,): the generator's mirror image; the class by projection."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: GanConfig) -> None:
         super().__init__()
         widths = config.widths[::-1]
         self.look = nn.Conv2d(config.channels, widths[0], 1)

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from imggen.models.patch_gan import Apply, Judge, deceit_loss
-from imggen.models.transformer.config import Config
+from imggen.models.patch_gan import Apply, DiscriminatorTrainer, generator_loss
+from imggen.models.transformer.config import TransformerConfig
 from imggen.models.transformer.tokenizer import Tokenizer, mean_picture, reconstruction_loss
 
 LATE = 0.3  # share of the tokenizer's training, the last
@@ -20,10 +20,10 @@ ALIKE = 0.2  # weight of its features
 PEAK = 0.3  # the decoder's, of the learning rate it has had
 
 
-class Adversary(Judge):
+class Adversary(DiscriminatorTrainer):
     """A critic, its Adam, and what it says to the decoder."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: TransformerConfig) -> None:
         super().__init__(config.channels, config.size, config.tokenizer_width)
         self.weight = config.adversarial
 
@@ -75,7 +75,7 @@ class Adversary(Judge):
         slopes = list(torch.autograd.grad(loss, (place, scale)))
         if share >= ALONE:
             with autocast:
-                told, apart = deceit_loss(self.critic, images, mean_picture(place, scale.detach()))
+                told, apart = generator_loss(self.critic, images, mean_picture(place, scale.detach()))
             (pull,) = torch.autograd.grad(told + ALIKE * apart, place)
             slopes[0] = slopes[0] + self.weight * slopes[0].norm() / pull.norm().clamp(min=1e-12) * pull
             parts = {**parts, "told": told.detach()}

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import dropout
 
-from imggen.models.transformer.kv_cache import Cache
+from imggen.models.transformer.kv_cache import KVCache
 from imggen.models.transformer.layers import Chained, Gated, RMSNorm, attend, linear, rotate, rotation, turns
 from imggen.models.transformer.prior import Prior
 
@@ -44,7 +44,7 @@ class Layer(nn.Module):
         return dropout(x, self.rate, self.training) if self.rate else x
 
 
-class AnyOrder(Prior):
+class AnyOrderPrior(Prior):
     """`depth`/2 layers for the tokens, `depth`/2 for the queries."""
 
     def __init__(
@@ -118,17 +118,17 @@ class AnyOrder(Prior):
             y = layer.add(y, attend(query, key, value, before.to(query.dtype)))
         return y
 
-    def begin(self, labels: Tensor, order: Tensor) -> Cache:
+    def begin(self, labels: Tensor, order: Tensor) -> KVCache:
         """See `Prior`; the queries' keys and values are the last layer's."""
         label = self.label(labels).unsqueeze(1)
         head = label.shape[-1] // self.heads
         like = self.shared(label[:1])  # of the type that the matrices give, under autocast too
-        cache = Cache(len(self.content) + 1, len(labels), self.heads, self.length + 1, head, like, order)
+        cache = KVCache(len(self.content) + 1, len(labels), self.heads, self.length + 1, head, like, order)
         cache.last = label
         self._push(cache, label, turns(torch.zeros(1, head // 2, device=labels.device)))
         return cache
 
-    def predict(self, cache: Cache, count: int) -> Tensor:
+    def predict(self, cache: KVCache, count: int) -> Tensor:
         """See `Prior`."""
         assert cache.last is not None
         places = cache.next(count)
@@ -141,12 +141,12 @@ class AnyOrder(Prior):
         found: Tensor = self.last_norm(y)
         return found
 
-    def commit(self, cache: Cache, tokens: Tensor) -> None:
+    def commit(self, cache: KVCache, tokens: Tensor) -> None:
         """See `Prior`; tokens committed together see each other."""
         places = cache.next(tokens.shape[1])
         self._push(cache, self.embed(tokens, self.known_place(places)), self._turns(places))
 
-    def _push(self, cache: Cache, x: Tensor, turn: tuple[Tensor, Tensor]) -> None:
+    def _push(self, cache: KVCache, x: Tensor, turn: tuple[Tensor, Tensor]) -> None:
         count = x.shape[1]
         for index, layer in enumerate(self.layers(self.content)):
             query, key, value = layer.queries(x, turn)

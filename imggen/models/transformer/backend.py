@@ -14,12 +14,12 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
 from imggen.errors import UsageError
-from imggen.models.base import Backend as BaseBackend
-from imggen.models.transformer.any_order_prior import AnyOrder
-from imggen.models.transformer.causal_prior import Classic
-from imggen.models.transformer.config import Config
-from imggen.models.transformer.cuda_graphs import Recorder
-from imggen.models.transformer.fast_prior import Quick
+from imggen.models.base import Backend
+from imggen.models.transformer.any_order_prior import AnyOrderPrior
+from imggen.models.transformer.causal_prior import CausalPrior
+from imggen.models.transformer.config import TransformerConfig
+from imggen.models.transformer.cuda_graphs import CudaGraphCache
+from imggen.models.transformer.fast_prior import FastPrior
 from imggen.models.transformer.generation_order import groups_of, halton, schedule
 from imggen.models.transformer.hole_edges import seamless, spread
 from imggen.models.transformer.prior import Prior
@@ -35,22 +35,22 @@ MOST_HIDDEN = 0.35  # of a token's patch, for it to be known
 FEW_STEPS = (1, 4)  # that evaluate prints the likelihood of, beside the model's own number and one by one
 
 
-class Backend(BaseBackend):
+class TransformerBackend(Backend):
     """A tokenizer and a prior over its tokens.
 
     Noise is (d, side, side): a number for each of the d channels of each token.
     """
 
-    config: Config
+    config: TransformerConfig
     drawing: ClassVar[tuple[str, ...]] = ("steps", "guidance", "top_k", "top_p")
     careful: ClassVar[bool] = True
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: TransformerConfig) -> None:
         super().__init__(config)
         self.tokenizer = Tokenizer(config)
         self.prior: Prior = build_prior(config)
         self.settings = Settings()
-        self.recorder: Recorder | None = None
+        self.recorder: CudaGraphCache | None = None
 
     @property
     def noise_shape(self) -> tuple[int, ...]:
@@ -62,14 +62,14 @@ class Backend(BaseBackend):
         """Groups that a picture is drawn in unless --steps says otherwise: two for each row of tokens."""
         return self.prior.length if self.config.raster else min(2 * self.prior.side, self.prior.length)
 
-    def fused(self) -> Backend:
+    def for_inference(self) -> TransformerBackend:
         """See the contract: the prior as `Quick`, and on an NVIDIA GPU what is drawn again and again as a graph."""
-        if not isinstance(self.prior, AnyOrder):
+        if not isinstance(self.prior, AnyOrderPrior):
             return self
         fast = copy.deepcopy(self).eval().requires_grad_(False)
-        assert isinstance(fast.prior, AnyOrder)
-        fast.prior = Quick(fast.prior)
-        fast.recorder = Recorder()
+        assert isinstance(fast.prior, AnyOrderPrior)
+        fast.prior = FastPrior(fast.prior)
+        fast.recorder = CudaGraphCache()
         return fast
 
     def draw_with(self, **settings: float) -> None:
@@ -88,7 +88,7 @@ class Backend(BaseBackend):
 
     def generate(self, noise: Tensor, labels: Tensor | None = None, *, temperature: float = 1.0) -> Tensor:
         """See the contract. `temperature` divides the logits of every channel of every token."""
-        labels = self.labels_or_none(self.checked_labels(labels, len(noise)), len(noise))
+        labels = self.labels_or_none(self.check_labels(labels, len(noise)), len(noise))
         settings, plan = self._settings(temperature), self._plan()
 
         def draw(noise: Tensor, labels: Tensor, order: Tensor) -> Tensor:
@@ -107,7 +107,7 @@ class Backend(BaseBackend):
         """
         if labels is None and self.classes:
             labels = self.likely_labels(images)
-        labels = self.labels_or_none(self.checked_labels(labels, len(images)), len(images))
+        labels = self.labels_or_none(self.check_labels(labels, len(images)), len(images))
         settings, plan = self._settings(1.0), self._plan()
         if settings.top_k or settings.top_p < 1:
             raise UsageError("with --top-k or --top-p some pictures have no noise that draws them", "leave them out")
@@ -134,7 +134,7 @@ class Backend(BaseBackend):
         """
         if labels is None and self.classes and self.config.drop_label == 0:
             labels = self.likely_labels(images, mask)  # what "no class" means was never learnt
-        labels = None if labels is None else self.checked_labels(labels, len(images))
+        labels = None if labels is None else self.check_labels(labels, len(images))
         labels = self.labels_or_none(labels, len(images))
         settings = self._settings(temperature)
         holes = self.unknown(mask)
@@ -192,7 +192,7 @@ class Backend(BaseBackend):
 
         The sum over all tokens that could draw the picture would be its probability; this is one of its terms.
         """
-        labels = self.labels_or_none(self.checked_labels(labels, len(images)), len(images))
+        labels = self.labels_or_none(self.check_labels(labels, len(images)), len(images))
         tokens = self.tokenizer.encode(images)
         return self.tokenizer.log_likelihood(images, tokens) + self.token_likelihood(tokens, labels, self.prior.length)
 
@@ -221,7 +221,7 @@ class Backend(BaseBackend):
 
     def measures(self, images: Tensor, labels: Tensor | None = None) -> dict[str, Tensor]:
         """See the contract: nats a token by steps and by frequency alone, how good tokens are, and the codes in use."""
-        labels = self.labels_or_none(self.checked_labels(labels, len(images)), len(images))
+        labels = self.labels_or_none(self.check_labels(labels, len(images)), len(images))
         tokens, length = self.tokenizer.encode(images), self.prior.length
         counted = self.tokenizer.frequencies + 0.5
         logarithms = torch.log(counted / counted.sum())
@@ -304,9 +304,9 @@ class Backend(BaseBackend):
         return noise.transpose(1, 2).reshape(len(noise), *self.noise_shape)
 
 
-def build_prior(config: Config) -> Prior:
+def build_prior(config: TransformerConfig) -> Prior:
     """The prior that a configuration asks for, with fresh weights."""
-    kind: type[AnyOrder | Classic] = Classic if config.raster else AnyOrder
+    kind: type[AnyOrderPrior | CausalPrior] = CausalPrior if config.raster else AnyOrderPrior
     return kind(
         (math.prod(config.levels),) if config.raster else config.levels,
         config.side,

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import dropout, relu, scaled_dot_product_attention
 
-from imggen.models.transformer.kv_cache import Cache
+from imggen.models.transformer.kv_cache import KVCache
 from imggen.models.transformer.layers import Softmax
 from imggen.models.transformer.prior import Prior
 
@@ -47,7 +47,7 @@ class Block(nn.Module):
         return x + dropout(forward, self.rate, self.training)
 
 
-class Classic(Prior):
+class CausalPrior(Prior):
     """One softmax over all codes: `factors` is (codes,). The class stands where a sentence's start would."""
 
     def __init__(
@@ -82,28 +82,28 @@ class Classic(Prior):
         found: Tensor = self.last_norm(x)
         return found
 
-    def begin(self, labels: Tensor, order: Tensor) -> Cache:
+    def begin(self, labels: Tensor, order: Tensor) -> KVCache:
         """See `Prior`."""
         label = self.label(labels)[:, None]
         block = self._blocks()[0]
         head = self.width // block.heads
         like = block.out(label[:1])
-        cache = Cache(len(self.blocks), len(labels), block.heads, self.length + 1, head, like, order)
+        cache = KVCache(len(self.blocks), len(labels), block.heads, self.length + 1, head, like, order)
         self._push(cache, label)
         return cache
 
-    def predict(self, cache: Cache, count: int) -> Tensor:
+    def predict(self, cache: KVCache, count: int) -> Tensor:
         """See `Prior`. Raises ValueError for more than one place."""
         if count != 1 or cache.last is None:
             raise ValueError("the textbook's transformer draws one token at a time")
         return cache.last
 
-    def commit(self, cache: Cache, tokens: Tensor) -> None:
+    def commit(self, cache: KVCache, tokens: Tensor) -> None:
         """See `Prior`."""
         if cache.filled < self.length:  # nothing comes after the last token
             self._push(cache, self.token(tokens[..., 0]))
 
-    def _push(self, cache: Cache, x: Tensor) -> None:
+    def _push(self, cache: KVCache, x: Tensor) -> None:
         x = self._embed(x, cache.filled)
         for index, block in enumerate(self._blocks()):
             query, key, value = block.parts(x)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
-from imggen.models.config import FamilyConfig, option
+from imggen.models.config import ModelConfig, option
 
 # Levels of the tokenizer's channels by the number of codes (Mentzer et al. 2023, arXiv 2309.15505, section 4.1).
 LEVELS = {512: (8, 8, 8), 1000: (8, 5, 5, 5), 4375: (7, 5, 5, 5, 5), 15360: (8, 8, 8, 6, 5)}
@@ -14,7 +14,7 @@ LONGEST_SIDE = 16  # tokens; larger pictures get larger patches
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(FamilyConfig):
+class TransformerConfig(ModelConfig):
     """A tokenizer and a prior over its tokens; `classic` differs in the prior alone."""
 
     family: ClassVar[str] = "transformer"
@@ -93,8 +93,8 @@ class Config(FamilyConfig):
 
 
 PRESETS = {
-    "tiny": Config(preset="tiny"),
-    "base": Config(
+    "tiny": TransformerConfig(preset="tiny"),
+    "base": TransformerConfig(
         preset="base",
         factor=2,
         tokenizer_width=96,
@@ -106,7 +106,7 @@ PRESETS = {
         prior_rate=3.0,
         ema_images=50_000,
     ),
-    "large": Config(
+    "large": TransformerConfig(
         preset="large",
         factor=2,
         tokenizer_width=128,
@@ -118,7 +118,7 @@ PRESETS = {
         prior_rate=3.0,
         ema_images=100_000,
     ),
-    "classic": Config(
+    "classic": TransformerConfig(
         preset="classic",
         raster=True,
         width=512,

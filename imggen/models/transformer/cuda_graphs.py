@@ -15,7 +15,7 @@ KEPT = 4  # graphs; each has the memory of its own batch
 WARM_UPS = 2
 
 
-class Recorder:
+class CudaGraphCache:
     """Does work, and what it is asked for again it records and from then on plays back.
 
     What cannot be recorded, or does not give the very same numbers when played back, is done the plain way.

@@ -11,45 +11,45 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding, silu
 
-from imggen.models.transformer.any_order_prior import AnyOrder, Layer
-from imggen.models.transformer.kv_cache import Cache
+from imggen.models.transformer.any_order_prior import AnyOrderPrior, Layer
+from imggen.models.transformer.kv_cache import KVCache
 from imggen.models.transformer.layers import Chained, Head, RMSNorm, attend, rotation
 from imggen.models.transformer.prior import Prior
 
 
-class Quick(Prior):
+class FastPrior(Prior):
     """A prior that draws as the one given does, and tells likelihoods; its weights are not to change or move."""
 
-    def __init__(self, prior: AnyOrder) -> None:
+    def __init__(self, prior: AnyOrderPrior) -> None:
         super().__init__(prior.factors, prior.side, prior.classes)
         assert isinstance(prior.head, Chained)
         self.prior = prior
-        self.content = [QuickLayer(layer) for layer in prior.layers(prior.content)]
-        self.asking = [QuickLayer(layer) for layer in prior.layers(prior.asking)]
+        self.content = [FastLayer(layer) for layer in prior.layers(prior.content)]
+        self.asking = [FastLayer(layer) for layer in prior.layers(prior.asking)]
         self.shared = folded(prior.shared.weight, prior.shared_norm)
         self.inputs = torch.cat([folded(matrix.weight, prior.last_norm) for matrix in prior.head.first()], 1)
         self.turns = _turns(prior)
-        self.head = QuickHead(prior.head, prior.label.embedding_dim)
+        self.head = FastHead(prior.head, prior.label.embedding_dim)
 
     def states(self, tokens: Tensor, labels: Tensor, groups: Tensor) -> Tensor:
         """See `Prior`; here and from `predict`, what the head's first matrices make of it: (B, T, channels · width)."""
         return normalised(self.prior.stream(tokens, labels, groups)) @ self.inputs
 
-    def begin(self, labels: Tensor, order: Tensor) -> Ready:
+    def begin(self, labels: Tensor, order: Tensor) -> FastCache:
         """See `Prior`."""
         label = self.prior.label(labels).unsqueeze(1)
         heads, head = self.prior.heads, label.shape[-1] // self.prior.heads
         like = label[:1] @ self.shared  # of the type that the matrices give, under autocast too
-        cache = Ready(len(self.content) + 1, len(labels), heads, self.length + 1, head, like, order)
+        cache = FastCache(len(self.content) + 1, len(labels), heads, self.length + 1, head, like, order)
         cache.last = label
         cache.known, cache.asked = self.prior.known_place(order), self.prior.asked_place(order)
         cache.turns = self.turns[torch.cat([torch.zeros_like(order[:1]), order + 1])]
         self._push(cache, label)
         return cache
 
-    def predict(self, cache: Cache, count: int) -> Tensor:
+    def predict(self, cache: KVCache, count: int) -> Tensor:
         """See `Prior`."""
-        assert isinstance(cache, Ready) and cache.last is not None
+        assert isinstance(cache, FastCache) and cache.last is not None
         keys, values = cache.read(len(self.content))
         y = (cache.asked[cache.done : cache.done + count] + cache.last).flatten(0, 1)
         turns = cache.turns[cache.filled : cache.filled + count]
@@ -59,13 +59,13 @@ class Quick(Prior):
         found: Tensor = torch.mm(normalised(y), self.inputs).view(-1, count, self.inputs.shape[1])
         return found
 
-    def commit(self, cache: Cache, tokens: Tensor) -> None:
+    def commit(self, cache: KVCache, tokens: Tensor) -> None:
         """See `Prior`."""
-        assert isinstance(cache, Ready)
+        assert isinstance(cache, FastCache)
         places = cache.known[cache.done : cache.done + tokens.shape[1]]
         self._push(cache, self.prior.embed(tokens, places))
 
-    def _push(self, cache: Ready, x: Tensor) -> None:
+    def _push(self, cache: FastCache, x: Tensor) -> None:
         count = x.shape[1]
         x = x.flatten(0, 1)
         turns = cache.turns[cache.filled : cache.filled + count]
@@ -80,7 +80,7 @@ class Quick(Prior):
         cache.advance(count)
 
 
-class Ready(Cache):
+class FastCache(KVCache):
     """With what does not depend on the pictures: of all places in their order, and `turns` of the class as well."""
 
     known: Tensor
@@ -88,7 +88,7 @@ class Ready(Cache):
     turns: Tensor
 
 
-class QuickLayer:
+class FastLayer:
     """A layer's matrices, transposed, with the gains of the norms before them; streams are (B · T, width)."""
 
     def __init__(self, layer: Layer) -> None:
@@ -112,7 +112,7 @@ class QuickLayer:
         return x + torch.mm(inside, self.down)
 
 
-class QuickHead(Head):
+class FastHead(Head):
     """`Chained`, with what its first matrices give instead of the state."""
 
     def __init__(self, head: Chained, width: int) -> None:
@@ -150,7 +150,7 @@ def turned(x: Tensor, turns: Tensor) -> Tensor:
     return torch.addcmul(x * turns[:, 0], x.roll(half, -1), turns[:, 1])
 
 
-def _turns(prior: AnyOrder) -> Tensor:
+def _turns(prior: AnyOrderPrior) -> Tensor:
     """(1 + side², layers + 1, 2, 2, 1, head): the class and all places; what is turned is multiplied with the first,
     and with its halves swapped with the second; for queries and keys.
     """

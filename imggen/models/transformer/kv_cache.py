@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 
-class Cache:
+class KVCache:
     """Room for `length` tokens of some layers, of which `filled` are there: the class, then those of `order`'s places.
 
     Nothing grows and nothing is read back: every shape follows from the schedule alone.

@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from imggen.models.base import Learner as BaseLearner
+from imggen.models.base import Learner
 from imggen.models.muon import adam_and_muon
-from imggen.models.training import Average, cosine, micro_batches
+from imggen.models.training import EMA, cosine_decay, micro_batches
 from imggen.models.transformer.adversarial import Adversary
-from imggen.models.transformer.backend import Backend
-from imggen.models.transformer.config import Config
+from imggen.models.transformer.backend import TransformerBackend
+from imggen.models.transformer.config import TransformerConfig
 from imggen.models.transformer.generation_order import training_groups
 from imggen.models.transformer.prior import Prior
 from imggen.models.transformer.tokenizer import tokenizer_loss
@@ -26,19 +26,19 @@ WARM_UP = 0.02
 TOKENIZER_MUON = 2.0  # Muon's learning rate in the tokenizer, in units of Adam's
 
 
-class Learner(BaseLearner):
+class TransformerLearner(Learner):
     """Two stages: what the tokenizer learns ends where the prior begins.
 
     The prior shown is the averaged one; once it does worse on the held-out pictures, the best one that was seen.
     """
 
-    config: Config
+    config: TransformerConfig
     hold_out = 0.02
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: TransformerConfig) -> None:
         super().__init__(config)
-        self.model = Backend(config)
-        self.average = Average(self.model, config.ema_images)
+        self.model = TransformerBackend(config)
+        self.average = EMA(self.model, config.ema_images)
         tokenizer, prior, rate = self.model.tokenizer, self.model.prior, config.learning_rate
         self.of_tokenizer = adam_and_muon(tokenizer, {1: tokenizer.hidden()}, rate, betas=(0.9, 0.99))
         hidden = prior.hidden() if config.muon else {}
@@ -48,11 +48,11 @@ class Learner(BaseLearner):
         self.checked = 0
         self.began = 0
         self.best = math.inf
-        self.kept: Backend | None = None
+        self.kept: TransformerBackend | None = None
         self.worse = False
 
     @property
-    def backend(self) -> Backend:
+    def backend(self) -> TransformerBackend:
         """The averaged one, with the prior that was best where it has become worse since."""
         return self.kept if self.worse and self.kept is not None else self._averaged()
 
@@ -63,7 +63,7 @@ class Learner(BaseLearner):
         return {"model": self.model, "average": self.average.network, **more}
 
     @property
-    def optimisers(self) -> dict[str, torch.optim.Optimizer]:
+    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
         """adam_tokenizer, adam_prior, the same of muon where matrices learn by it; adam_critic where there is one."""
         found = {f"{name}_tokenizer": optimiser for name, optimiser in self.of_tokenizer.items()}
         found.update({f"{name}_prior": optimiser for name, optimiser in self.of_prior.items()})
@@ -115,9 +115,9 @@ class Learner(BaseLearner):
         self.model.tokenizer.load_state_dict(self._averaged().tokenizer.state_dict())
         self.frozen, self.began = True, images_seen
 
-    def _averaged(self) -> Backend:
+    def _averaged(self) -> TransformerBackend:
         average = self.average.network
-        assert isinstance(average, Backend)
+        assert isinstance(average, TransformerBackend)
         return average
 
     def _rate(self, optimisers: dict[str, torch.optim.Optimizer], done: float, peak: float, muon: float = 1.0) -> None:
@@ -126,7 +126,7 @@ class Learner(BaseLearner):
         Muon's is `muon` times as high.
         """
         rate = peak * self.config.learning_rate * min(1.0, 0.05 + done / WARM_UP)
-        rate *= cosine(min(done, 1.0), 0.02)
+        rate *= cosine_decay(min(done, 1.0), 0.02)
         for name, optimiser in optimisers.items():
             for group in optimiser.param_groups:
                 group["lr"] = rate * (muon if name == "muon" else 1.0)

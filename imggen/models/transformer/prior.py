@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 
 from torch import Tensor, nn
 
-from imggen.models.transformer.kv_cache import Cache
+from imggen.models.transformer.kv_cache import KVCache
 from imggen.models.transformer.layers import Head
 
 
@@ -33,15 +33,15 @@ class Prior(nn.Module, ABC):
         """(B, side², width): what each place knows of the tokens in groups before its own; groups (B, side²)."""
 
     @abstractmethod
-    def begin(self, labels: Tensor, order: Tensor) -> Cache:
+    def begin(self, labels: Tensor, order: Tensor) -> KVCache:
         """A cache that holds the class, with room for all tokens; `order` (side²,) are the places as they will come."""
 
     @abstractmethod
-    def predict(self, cache: Cache, count: int) -> Tensor:
+    def predict(self, cache: KVCache, count: int) -> Tensor:
         """(B, count, width) of the next `count` places, from what the cache holds."""
 
     @abstractmethod
-    def commit(self, cache: Cache, tokens: Tensor) -> None:
+    def commit(self, cache: KVCache, tokens: Tensor) -> None:
         """Put the tokens (B, T, d) of the next T places into the cache."""
 
     def hidden(self) -> dict[int, list[Tensor]]:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, pixel_unshuffle, silu, softplus
 
 from imggen.models.muon import inner_weights
-from imggen.models.transformer.config import Config
+from imggen.models.transformer.config import TransformerConfig
 
 HALF_BYTE = 1 / 255  # half a grey level, in [-1, 1]
 RARE = 2**-10  # of a count: as good as never
@@ -96,7 +96,7 @@ class Tokenizer(nn.Module):
 
     frequencies: Tensor
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.patch, self.side, self.channels = config.patch, config.side, config.channels
         self.quantiser = Quantiser(config.levels)

@@ -8,29 +8,29 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from imggen.models.base import Backend as BaseBackend
-from imggen.models.vae.config import Config
-from imggen.models.vae.core import Core, Descent, Normal, descend, look_at, mean, summed
+from imggen.models.base import Backend
+from imggen.models.vae.config import VaeConfig
+from imggen.models.vae.core import Core, Normal, TopDownPass, look_at, mean, sum_except_batch, top_down_pass
 from imggen.models.vae.dense import Dense
-from imggen.models.vae.fill_candidates import alike, count_of, luck, others
+from imggen.models.vae.fill_candidates import gumbel_noise, num_candidates, permuted_noise, unique_rows
 from imggen.models.vae.hierarchy import Hierarchy
-from imggen.models.vae.partial_encoder import Partial
-from imggen.models.vae.refiner import Sharpener
+from imggen.models.vae.partial_encoder import PartialEncoder
+from imggen.models.vae.refiner import Refiner
 
 PIXELS = 1 / 8  # what the pixels' likelihood counts where classes are compared
 ROUNDS = 12  # of the search without a partial encoder
 
 
-class Backend(BaseBackend):
+class VaeBackend(Backend):
     """The networks that draw, look and fill."""
 
-    config: Config
+    config: VaeConfig
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: VaeConfig) -> None:
         super().__init__(config)
         self.core: Core = Dense(config) if config.hidden else Hierarchy(config)
-        self.partial = Partial(config) if config.filling else None
-        self.sharpener = Sharpener(config, self.core.likelihood.outputs) if config.sharpen else None
+        self.partial = PartialEncoder(config) if config.filling else None
+        self.sharpener = Refiner(config, self.core.likelihood.outputs) if config.sharpen else None
 
     @property
     def noise_shape(self) -> tuple[int, ...]:
@@ -65,14 +65,14 @@ class Backend(BaseBackend):
 
     def generate(self, noise: Tensor, labels: Tensor | None = None, *, temperature: float = 1.0) -> Tensor:
         """See the contract. The picture is the mean; `temperature` scales every prior's standard deviation."""
-        labels = self.checked_labels(labels, len(noise))
+        labels = self.check_labels(labels, len(noise))
         return self._picture(noise * temperature, labels)
 
     def invert(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
         """Pictures → the noise of the posterior's means, each layer's given those above."""
         labels = self._some_labels(images, labels)
         with torch.no_grad():
-            found = descend(self.core, len(images), labels, look_at(self.core, self._seen(images)), mean)
+            found = top_down_pass(self.core, len(images), labels, look_at(self.core, self._seen(images)), mean)
         return _joined(found.noise)
 
     def inpaint(
@@ -93,13 +93,13 @@ class Backend(BaseBackend):
         known = 1 - mask
         if labels is None and self.classes:
             scores = self.class_scores(images, mask)
-            labels = (scores + temperature * luck(noise, scores.shape[1])).argmax(1)
-        labels = self.checked_labels(labels, len(images))
+            labels = (scores + temperature * gumbel_noise(noise, scores.shape[1])).argmax(1)
+        labels = self.check_labels(labels, len(images))
         with torch.no_grad():
             partial = self._ready_partial()
             candidates = self._partial_fills if partial is not None else self._prior_fills
             chosen, best = images, torch.full_like(noise[:, 0], -math.inf)
-            chances = luck(noise, self._candidates()).unbind(1)
+            chances = gumbel_noise(noise, self._candidates()).unbind(1)
             for (filled, weight), chance in zip(
                 candidates(images, known, noise, labels, temperature), chances, strict=True
             ):
@@ -124,7 +124,7 @@ class Backend(BaseBackend):
         for noise. Of shipped digits with a half hidden 90 in 100 are right so, 73 by the bound.
         """
         hidden = torch.zeros_like(images[:, :1]) if mask is None else mask
-        first, like = alike(torch.cat([images * (1 - hidden), hidden], 1).flatten(1))
+        first, like = unique_rows(torch.cat([images * (1 - hidden), hidden], 1).flatten(1))
         images, hidden = images[first], hidden[first]
         known, seen = 1 - hidden, self._seen(images)
         partial = None if mask is None else self._ready_partial()
@@ -136,7 +136,7 @@ class Backend(BaseBackend):
         scores = []
         for label in range(len(self.classes)):
             labels = torch.full_like(first, label)
-            descent = descend(self.core, len(images), labels, look, mean)
+            descent = top_down_pass(self.core, len(images), labels, look, mean)
             scores.append(PIXELS * self._observed(descent.output, seen, known) - descent.divergence)
         return torch.stack(scores, 1)[like] + self.log_counts(images.device)
 
@@ -144,28 +144,28 @@ class Backend(BaseBackend):
         """See the contract: the evidence lower bound, by one draw a picture from torch's global generator."""
         if self.withheld:
             return None
-        labels = self.checked_labels(labels, len(images))
-        descent = descend(self.core, len(images), labels, look_at(self.core, images))
-        return summed(self.core.likelihood.log_prob(descent.output, images)) - descent.divergence
+        labels = self.check_labels(labels, len(images))
+        descent = top_down_pass(self.core, len(images), labels, look_at(self.core, images))
+        return sum_except_batch(self.core.likelihood.log_prob(descent.output, images)) - descent.divergence
 
     def importance_bound(self, images: Tensor, labels: Tensor | None = None, *, samples: int) -> Tensor:
         """See the contract (Burda et al. 2015, arXiv 1509.00519)."""
-        labels = self.checked_labels(labels, len(images))
+        labels = self.check_labels(labels, len(images))
         look = look_at(self.core, images)
         total = torch.full((len(images),), -math.inf, device=images.device)
         for _ in range(samples):
-            descent = descend(self.core, len(images), labels, look)
-            weight = summed(self.core.likelihood.log_prob(descent.output, images)) + descent.log_ratio
+            descent = top_down_pass(self.core, len(images), labels, look)
+            weight = sum_except_batch(self.core.likelihood.log_prob(descent.output, images)) + descent.log_ratio
             total = torch.logaddexp(total, weight)
         return total - math.log(samples)
 
     def information(self, images: Tensor, labels: Tensor | None = None) -> dict[str, Tensor]:
         """See the contract: each layer's divergence."""
-        labels = self.checked_labels(labels, len(images))
-        descent = descend(self.core, len(images), labels, look_at(self.core, images))
+        labels = self.check_labels(labels, len(images))
+        descent = top_down_pass(self.core, len(images), labels, look_at(self.core, images))
         return {layer.name: found for layer, found in zip(self.core.layers, descent.divergences, strict=True)}
 
-    def _sharp(self) -> Sharpener | None:
+    def _sharp(self) -> Refiner | None:
         """None, too, in a checkpoint of before it began to learn."""
         return self.sharpener if self.sharpener is not None and bool(self.sharpener.ready > 0) else None
 
@@ -174,21 +174,21 @@ class Backend(BaseBackend):
         picture, sharpener = self.core.likelihood.mean(output), self._sharp()
         return picture if sharpener is None else sharpener(picture, output).to(picture.dtype)
 
-    def _ready_partial(self) -> Partial | None:
+    def _ready_partial(self) -> PartialEncoder | None:
         """None, too, in a checkpoint of before it began to learn."""
         return self.partial if self.partial is not None and bool(self.partial.ready > 0) else None
 
     def _candidates(self) -> int:
         weights = sum(weight.numel() for weight in self.core.parameters())
         device = next(self.parameters()).device
-        return count_of(weights, self.config.size, device, self.noise_shape[0], len(self.classes))
+        return num_candidates(weights, self.config.size, device, self.noise_shape[0], len(self.classes))
 
     def _seen(self, images: Tensor) -> Tensor:
         """A model of binarised pictures has seen no grey."""
         return torch.where(images > 0, 1.0, -1.0) if self.binary else images
 
     def _some_labels(self, images: Tensor, labels: Tensor | None) -> Tensor | None:
-        return self.checked_labels(self.likely_labels(images) if labels is None else labels, len(images))
+        return self.check_labels(self.likely_labels(images) if labels is None else labels, len(images))
 
     def _parts(self, noise: Tensor) -> list[Tensor]:
         shapes = [layer.shape for layer in self.core.layers]
@@ -203,7 +203,7 @@ class Backend(BaseBackend):
         return self.shown(self._output(noise, labels))
 
     def _observed(self, output: Tensor, images: Tensor, known: Tensor) -> Tensor:
-        return summed(self.core.likelihood.log_prob(output, images) * known[:, 0])
+        return sum_except_batch(self.core.likelihood.log_prob(output, images) * known[:, 0])
 
     def _partial_fills(
         self, images: Tensor, known: Tensor, noise: Tensor, labels: Tensor | None, temperature: float
@@ -213,28 +213,28 @@ class Backend(BaseBackend):
         assert partial is not None
         seen = self._seen(images)
         look = partial.look_at(seen, known)
-        for other in others(noise, self._candidates()):
+        for other in permuted_noise(noise, self._candidates()):
             parts = self._parts(other)
 
             def take(index: int, posterior: Normal, parts: list[Tensor] = parts) -> Tensor:
                 return posterior.mean + temperature * posterior.scale * parts[index]
 
-            found = descend(self.core, len(images), labels, look, take)
+            found = top_down_pass(self.core, len(images), labels, look, take)
             weight = self._observed(found.output, seen, known) + self._prior_share(found, parts)
             yield self.shown(found.output), weight
 
     @staticmethod
-    def _prior_share(found: Descent, parts: list[Tensor]) -> Tensor:
+    def _prior_share(found: TopDownPass, parts: list[Tensor]) -> Tensor:
         """log p(latents) - log q(latents | known), but for what is the same for all candidates."""
         zipped = zip(found.noise, parts, found.posteriors, strict=True)
-        shares = [summed((part.square() - noise.square()) / 2 + q.scale.log()) for noise, part, q in zipped]
+        shares = [sum_except_batch((part.square() - noise.square()) / 2 + q.scale.log()) for noise, part, q in zipped]
         return torch.stack(shares).sum(0)
 
     def _prior_fills(
         self, images: Tensor, known: Tensor, noise: Tensor, labels: Tensor | None, temperature: float
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Draws from the prior: a start for `_settled`."""
-        for other in others(noise, self._candidates()):
+        for other in permuted_noise(noise, self._candidates()):
             output = self._output(other * temperature, labels)
             yield self.shown(output), self._observed(output, self._seen(images), known)
 
@@ -251,7 +251,7 @@ class Backend(BaseBackend):
 
         The posterior's deviation grows from 0.3 to 0.8 of its own, as in PnP-HVAE (arXiv 2301.06325).
         """
-        for round_, other in enumerate(others(noise, ROUNDS)):
+        for round_, other in enumerate(permuted_noise(noise, ROUNDS)):
             parts = self._parts(other)
             warmth = temperature * (0.3 + 0.5 * round_ / (ROUNDS - 1))
             whole = self._seen(images * known + filled * (1 - known))
@@ -259,7 +259,7 @@ class Backend(BaseBackend):
             def take(index: int, posterior: Normal, parts: list[Tensor] = parts, warmth: float = warmth) -> Tensor:
                 return posterior.mean + warmth * posterior.scale * parts[index]
 
-            found = descend(self.core, len(images), labels, look_at(self.core, whole), take)
+            found = top_down_pass(self.core, len(images), labels, look_at(self.core, whole), take)
             filled = self.core.likelihood.mean(found.output)
         return self.shown(found.output)
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar
 
-from imggen.models.config import FamilyConfig, option
+from imggen.models.config import ModelConfig, option
 from imggen.models.vae.architecture import Stage, fit, parse
 
 LIKELIHOODS = ("dmol", "bernoulli", "gaussian")
@@ -24,7 +24,7 @@ LARGE = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(FamilyConfig):
+class VaeConfig(ModelConfig):
     """A ladder of latents by an architecture string, or, with `hidden`, the textbook's two dense layers."""
 
     family: ClassVar[str] = "vae"
@@ -105,17 +105,17 @@ class Config(FamilyConfig):
 
 
 PRESETS = {
-    "tiny": Config(preset="tiny"),
-    "base": Config(
+    "tiny": VaeConfig(preset="tiny"),
+    "base": VaeConfig(
         preset="base", encoder=BASE[0], decoder=BASE[1], patch=1, width=256, max_width=256, bottleneck=0.25,
         convolutions=2, z=16, mixtures=10, learning_rate=6e-4, muon_rate=0.0, weight_decay=0.01, ema_images=50_000,
     ),
-    "large": Config(
+    "large": VaeConfig(
         preset="large", encoder=LARGE[0], decoder=LARGE[1], patch=1, width=384, max_width=384, bottleneck=0.25,
         convolutions=2, z=16, mixtures=10, learning_rate=2e-4, muon_rate=0.0, weight_decay=0.01, cosine=False,
         warm_up=0.0, free=0.0, ema_images=220_000, filling=0.1,
     ),
-    "dense": Config(
+    "dense": VaeConfig(
         preset="dense", hidden=128, z=32, likelihood="gaussian", learning_rate=1e-3, muon_rate=0.0, weight_decay=0.0,
         cosine=False, warm_up=0.0, free=0.0, skip=0.0, ema_images=0, filling=0.0,
     ),

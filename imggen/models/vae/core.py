@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from imggen.models.vae.config import Config
+from imggen.models.vae.config import VaeConfig
 from imggen.models.vae.likelihoods import build_likelihood
 
 
@@ -42,7 +42,7 @@ class Core(nn.Module, ABC):
 
     layers: tuple[Latents, ...]
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: VaeConfig) -> None:
         super().__init__()
         self.likelihood = build_likelihood(config)
 
@@ -63,7 +63,7 @@ class Core(nn.Module, ABC):
 
 
 @dataclass(frozen=True)
-class Descent:
+class TopDownPass:
     """The likelihood's input (B, outputs, H, W), and for each layer the posterior of its noise, and its noise."""
 
     output: Tensor
@@ -73,7 +73,9 @@ class Descent:
     @property
     def divergences(self) -> list[Tensor]:
         """KL of each layer's posterior from its prior, in nats a picture (B,)."""
-        return [summed((mean.square() + scale.square() - 1) / 2 - scale.log()) for mean, scale in self.posteriors]
+        return [
+            sum_except_batch((mean.square() + scale.square() - 1) / 2 - scale.log()) for mean, scale in self.posteriors
+        ]
 
     @property
     def divergence(self) -> Tensor:
@@ -84,7 +86,7 @@ class Descent:
     def log_ratio(self) -> Tensor:
         """log p(noise) - log q(noise) of the noise that was taken (B,)."""
         parts = [
-            summed((((noise - mean) / scale).square() - noise.square()) / 2 + scale.log())
+            sum_except_batch((((noise - mean) / scale).square() - noise.square()) / 2 + scale.log())
             for noise, (mean, scale) in zip(self.noise, self.posteriors, strict=True)
         ]
         return torch.stack(parts).sum(0)
@@ -94,7 +96,7 @@ Look = Callable[[int, Tensor], Normal]
 Take = Callable[[int, Normal], Tensor]
 
 
-def summed(values: Tensor) -> Tensor:
+def sum_except_batch(values: Tensor) -> Tensor:
     """Over all but the rows."""
     return values.flatten(1).sum(1)
 
@@ -109,7 +111,7 @@ def mean(index: int, posterior: Normal) -> Tensor:
     return posterior.mean
 
 
-def descend(core: Core, count: int, labels: Tensor | None, look: Look, take: Take = draw) -> Descent:
+def top_down_pass(core: Core, count: int, labels: Tensor | None, look: Look, take: Take = draw) -> TopDownPass:
     """Decode with each layer's noise taken from its posterior: `look(index, state)`, `take(index, posterior)`."""
     posteriors: list[Normal] = []
     noise: list[Tensor] = []
@@ -120,7 +122,7 @@ def descend(core: Core, count: int, labels: Tensor | None, look: Look, take: Tak
         return noise[-1]
 
     output = core.top_down(count, labels, choose)
-    return Descent(output, posteriors, noise)
+    return TopDownPass(output, posteriors, noise)
 
 
 def look_at(core: Core, images: Tensor) -> Look:
@@ -129,8 +131,8 @@ def look_at(core: Core, images: Tensor) -> Look:
     return lambda index, state: core.posterior(index, state, encoded)
 
 
-def between(one: Normal, other: Normal) -> Tensor:
+def kl_divergence(one: Normal, other: Normal) -> Tensor:
     """KL of `one` from `other`, in nats a picture (B,)."""
     ratio = one.scale / other.scale
     distance = (one.mean - other.mean) / other.scale
-    return summed((ratio.square() + distance.square() - 1) / 2 - ratio.log())
+    return sum_except_batch((ratio.square() + distance.square() - 1) / 2 - ratio.log())

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import one_hot, relu
 
-from imggen.models.vae.config import Config
+from imggen.models.vae.config import VaeConfig
 from imggen.models.vae.core import Choose, Core, Latents, Normal
 from imggen.models.vae.likelihoods import scale_of
 
@@ -16,7 +16,7 @@ from imggen.models.vae.likelihoods import scale_of
 class Dense(Core):
     """Pixels → hidden → mean and scale of z; z → hidden → pixels. The class is given to both sides as a unit vector."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: VaeConfig) -> None:
         super().__init__(config)
         self.shape = config.image_shape
         self.classes = len(config.classes)

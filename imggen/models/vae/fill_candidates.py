@@ -12,7 +12,7 @@ ON_A_CPU = 110e6  # weights times pixels, in units of 32x32, for all candidates:
 A_PART = 4  # numbers at least of which one piece of luck is made
 
 
-def count_of(weights: int, size: int, device: torch.device, numbers: int, classes: int = 0) -> int:
+def num_candidates(weights: int, size: int, device: torch.device, numbers: int, classes: int = 0) -> int:
     """Fills to choose from, by a core of so many weights, at `size` pixels, of noise of so many numbers.
 
     Each class that is tried first takes as long as a fill.
@@ -23,14 +23,14 @@ def count_of(weights: int, size: int, device: torch.device, numbers: int, classe
     return max(1, min(most, numbers // A_PART))
 
 
-def others(noise: Tensor, count: int) -> Iterator[Tensor]:
+def permuted_noise(noise: Tensor, count: int) -> Iterator[Tensor]:
     """`noise` (B, N), and the same numbers in other places: as good as drawn anew."""
     step = max(1, noise.shape[1] // count)
     for index in range(count):
         yield noise.roll(index * step, 1)
 
 
-def luck(noise: Tensor, count: int) -> Tensor:
+def gumbel_noise(noise: Tensor, count: int) -> Tensor:
     """Gumbel variables (B, count): the largest of score plus luck is a draw by the scores.
 
     Each is made of a share of all the noise, so that it says next to nothing of any latent: luck that were a latent
@@ -47,7 +47,7 @@ def luck(noise: Tensor, count: int) -> Tensor:
     return -torch.log(-torch.log(shares))
 
 
-def alike(rows: Tensor) -> tuple[Tensor, Tensor]:
+def unique_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
     """Which rows (B, N) are the first of their like, and for each row which of those is like it."""
     kinds, kind_of = torch.unique(rows, dim=0, return_inverse=True)
     places = torch.arange(len(rows), device=rows.device)

@@ -13,7 +13,7 @@ MOST_IN_A_ROW = 5
 USUAL = 0.9
 
 
-class Guard:
+class GradientGuard:
     """A running quantile of gradient norms says what is usual.
 
     A fixed threshold (VDVAE's) can lock up: once all gradients are longer, no step is taken ever again. Here skipped

@@ -11,7 +11,7 @@ from torch.nn.functional import avg_pool2d, interpolate, pad, silu
 
 from imggen.models.muon import inner_weights
 from imggen.models.vae.architecture import Stage
-from imggen.models.vae.config import Config
+from imggen.models.vae.config import VaeConfig
 from imggen.models.vae.core import Choose, Core, Latents, Normal
 from imggen.models.vae.likelihoods import scale_of
 
@@ -23,7 +23,7 @@ class Block(nn.Module):
     """
 
     def __init__(
-        self, inputs: int, outputs: int, side: int, config: Config, scale: float = 1.0, *, exact: bool = False
+        self, inputs: int, outputs: int, side: int, config: VaeConfig, scale: float = 1.0, *, exact: bool = False
     ) -> None:
         super().__init__()
         self.exact = exact
@@ -63,7 +63,7 @@ def in_full(layer: nn.Module, x: Tensor) -> Tensor:
 class Posterior(nn.Module):
     """The decoder's state and the encoder's map → the distribution of a layer's noise."""
 
-    def __init__(self, width: int, side: int, config: Config) -> None:
+    def __init__(self, width: int, side: int, config: VaeConfig) -> None:
         super().__init__()
         self.beside = nn.Conv2d(width, width, 1)
         self.block = Block(width, 2 * config.z, side, config, exact=True)
@@ -77,7 +77,7 @@ class Posterior(nn.Module):
 class Encoder(nn.Module):
     """Pictures, or pictures with a mask → a map a stage, coarsest first, each through a SiLU."""
 
-    def __init__(self, config: Config, inputs: int) -> None:
+    def __init__(self, config: VaeConfig, inputs: int) -> None:
         super().__init__()
         stages, widths = config.stages, config.widths
         scale = max(1, sum(stage.encoder for stage in stages)) ** -0.5
@@ -119,7 +119,7 @@ def halve(x: Tensor, factor: int, side: int) -> Tensor:
 class Layer(nn.Module):
     """One layer of latents of the decoder: its prior, what it adds to the state, and a block after it."""
 
-    def __init__(self, width: int, side: int, config: Config, scale: float) -> None:
+    def __init__(self, width: int, side: int, config: VaeConfig, scale: float) -> None:
         super().__init__()
         self.z = config.z
         self.prior = Block(width, width + config.z, side, config)
@@ -154,7 +154,7 @@ def _bias(layer: nn.Conv2d) -> Tensor:
 class Start(nn.Module):
     """Where a stage of the decoder begins: the state above made wider or narrower, spread out, and a learnt map."""
 
-    def __init__(self, config: Config, stage: Stage, width: int, before: int | None) -> None:
+    def __init__(self, config: VaeConfig, stage: Stage, width: int, before: int | None) -> None:
         super().__init__()
         self.side = stage.side
         self.mix = None if before is None else join(before, width)
@@ -175,7 +175,7 @@ class Start(nn.Module):
 class Hierarchy(Core):
     """The ladder. The class is added to the state at the start of every stage, so the posteriors see it too."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: VaeConfig) -> None:
         super().__init__(config)
         self.encoder = Encoder(config, config.channels)
         stages, widths = config.stages, config.widths
@@ -224,7 +224,7 @@ class Hierarchy(Core):
         return out
 
 
-def build_posteriors(config: Config) -> nn.ModuleList:
+def build_posteriors(config: VaeConfig) -> nn.ModuleList:
     """A posterior for each layer of latents, coarsest first."""
     pairs = zip(config.stages, config.widths, strict=True)
     return nn.ModuleList(Posterior(width, stage.side, config) for stage, width in pairs for _ in range(stage.decoder))

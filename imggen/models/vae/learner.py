@@ -9,34 +9,33 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from imggen.models.base import Learner as BaseLearner
-from imggen.models.base import NonFiniteError
+from imggen.models.base import Learner, NonFiniteError
 from imggen.models.muon import adam_and_muon
-from imggen.models.training import Average, cosine, micro_batches
-from imggen.models.vae.backend import Backend
-from imggen.models.vae.config import Config
-from imggen.models.vae.core import Core, descend, look_at, summed
+from imggen.models.training import EMA, cosine_decay, micro_batches
+from imggen.models.vae.backend import VaeBackend
+from imggen.models.vae.config import VaeConfig
+from imggen.models.vae.core import Core, look_at, sum_except_batch, top_down_pass
 from imggen.models.vae.dense import Dense
-from imggen.models.vae.gradient_guard import Guard
+from imggen.models.vae.gradient_guard import GradientGuard
 from imggen.models.vae.hierarchy import Hierarchy, hidden_weights
 from imggen.models.vae.random_masks import random_masks
-from imggen.models.vae.refiner import Sharpening
+from imggen.models.vae.refiner import RefinerTrainer
 
 WARM_UP = 0.01  # of the learning rate
 LAST_RATE = 0.02
 FREE_UNTIL = 0.5
 
 
-class Learner(BaseLearner):
+class VaeLearner(Learner):
     """The model, its average, and the partial encoder, which learns from the average."""
 
-    config: Config
+    config: VaeConfig
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: VaeConfig) -> None:
         super().__init__(config)
         self.core: Core = Dense(config) if config.hidden else Hierarchy(config)
-        self.average = Average(self.core, config.ema_images)
-        self.shown = Backend(config).eval()
+        self.average = EMA(self.core, config.ema_images)
+        self.shown = VaeBackend(config).eval()
         averaged = self.average.network
         assert isinstance(averaged, Core)
         self.shown.core = averaged
@@ -44,14 +43,14 @@ class Learner(BaseLearner):
         self.filler = {} if self.shown.partial is None else self._optimisers(self.shown.partial)
         self.sharpening = None
         if self.shown.sharpener is not None:
-            self.sharpening = Sharpening(config, self.core.likelihood)
+            self.sharpening = RefinerTrainer(config, self.core.likelihood)
             self.shown.sharpener = self.sharpening.shown
-        self.guard = Guard(config.skip)
+        self.guard = GradientGuard(config.skip)
         self.dimensions = math.prod(config.image_shape)
         self.filling = False
 
     @property
-    def backend(self) -> Backend:
+    def backend(self) -> VaeBackend:
         """The averaged model with the partial encoder."""
         return self.shown
 
@@ -62,10 +61,10 @@ class Learner(BaseLearner):
         return {"core": self.core, "backend": self.shown, **more}
 
     @property
-    def optimisers(self) -> dict[str, torch.optim.Optimizer]:
+    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
         """adam, adam_partial where holes are learnt to be filled, the same of muon, and the sharpening's."""
         found = {**self.ladder, **{f"{name}_partial": optimiser for name, optimiser in self.filler.items()}}
-        return found if self.sharpening is None else {**found, **self.sharpening.optimisers}
+        return found if self.sharpening is None else {**found, **self.sharpening.optimizers}
 
     def _optimisers(self, network: nn.Module) -> dict[str, torch.optim.Optimizer]:
         hidden = {1: hidden_weights(network)} if self.config.muon_rate else {}
@@ -100,14 +99,14 @@ class Learner(BaseLearner):
     def _rate(self, progress: float) -> float:
         rate = self.config.learning_rate * min(1.0, 0.1 + progress / WARM_UP)
         if self.config.cosine:
-            rate *= cosine(progress, LAST_RATE)
+            rate *= cosine_decay(progress, LAST_RATE)
         return rate
 
     def _model(self, images: Tensor, labels: Tensor | None, progress: float, images_seen: int) -> dict[str, Tensor]:
         self.core.train()
         if self.filling and self.shown.partial is not None:
             # A larger budget on --resume: the model learns on, and what was learnt of holes is begun again later.
-            self.filling, self.guard = False, Guard(self.config.skip)
+            self.filling, self.guard = False, GradientGuard(self.config.skip)
             self.shown.partial.ready.zero_()
             for optimiser in self.filler.values():
                 optimiser.state.clear()
@@ -124,9 +123,9 @@ class Learner(BaseLearner):
         for part, label in self._batches(images, labels):
             seen = self.core.likelihood.taught(part)
             with self._autocast(part):
-                descent = descend(self.core, len(part), label, look_at(self.core, seen))
+                descent = top_down_pass(self.core, len(part), label, look_at(self.core, seen))
             with torch.autocast(part.device.type, enabled=False):
-                costs = -summed(self.core.likelihood.log_prob(descent.output, seen))
+                costs = -sum_except_batch(self.core.likelihood.log_prob(descent.output, seen))
                 layers = torch.stack(descent.divergences)
                 nats = layers.sum(0)
                 paid = layers.mean(1).clamp(min=free).sum() * len(part)
@@ -147,7 +146,7 @@ class Learner(BaseLearner):
         assert partial is not None and isinstance(core, Hierarchy)
         if not self.filling:
             partial.begin(core)
-            self.guard = Guard(self.config.skip)
+            self.guard = GradientGuard(self.config.skip)
             self.filling = True
         loss = images.new_zeros(())
         for part, label in self._batches(images, labels):
@@ -164,7 +163,7 @@ class Learner(BaseLearner):
         return {"gap": loss * self.dimensions, "skipped": loss.new_tensor(float(skipped))}
 
     def _sharpen(
-        self, sharpening: Sharpening, images: Tensor, labels: Tensor | None, progress: float
+        self, sharpening: RefinerTrainer, images: Tensor, labels: Tensor | None, progress: float
     ) -> dict[str, Tensor]:
         def batches() -> Iterator[tuple[float, Tensor, tuple[Tensor, Tensor]]]:
             for part, label in self._batches(images, labels):
@@ -179,13 +178,15 @@ class Learner(BaseLearner):
         core, count = self.shown.core, len(images)
         shapes = [layer.shape for layer in core.layers]
         with self._autocast(images):
-            seen = descend(core, count, labels, look_at(core, images)).output
+            seen = top_down_pass(core, count, labels, look_at(core, images)).output
             drawn = core.top_down(
                 count, labels, lambda index, _: torch.randn(count, *shapes[index], device=images.device)
             )
         return seen.float(), drawn.float()
 
-    def _take(self, optimisers: dict[str, torch.optim.Optimizer], rate: float, guard: Guard, loss: Tensor) -> bool:
+    def _take(
+        self, optimisers: dict[str, torch.optim.Optimizer], rate: float, guard: GradientGuard, loss: Tensor
+    ) -> bool:
         """One step, unless the gradient is out of the ordinary; whether it was skipped."""
         groups = [group for optimiser in optimisers.values() for group in optimiser.param_groups]
         for name, optimiser in optimisers.items():

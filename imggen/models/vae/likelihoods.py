@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, logsigmoid, softplus
 
-from imggen.models.vae.config import Config
+from imggen.models.vae.config import VaeConfig
 
 HALF_BIN = 1 / 255
 SMALLEST_SCALE = 1e-3
@@ -22,7 +22,7 @@ class Likelihood(nn.Module, ABC):
 
     binary = False
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: VaeConfig) -> None:
         super().__init__()
         self.channels = config.channels
 
@@ -55,7 +55,7 @@ class MixtureOfLogistics(Likelihood):
     mean nothing. A difference of sigmoids is taken as a product, which neither cancels nor needs a case for tails.
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: VaeConfig) -> None:
         super().__init__(config)
         self.mixtures = config.mixtures
         self.order = (3, 0, 1, 2) if config.channels == 4 else tuple(range(config.channels))
@@ -162,7 +162,7 @@ class Gaussian(Likelihood):
 
     variance: Tensor
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: VaeConfig) -> None:
         super().__init__(config)
         self.register_buffer("variance", torch.ones(()))
 
@@ -204,7 +204,7 @@ def log_ndtr(x: Tensor) -> Tensor:
     return found.to(x.device)
 
 
-def build_likelihood(config: Config) -> Likelihood:
+def build_likelihood(config: VaeConfig) -> Likelihood:
     """The one that the configuration names."""
     kinds: dict[str, type[Likelihood]] = {"dmol": MixtureOfLogistics, "bernoulli": Bernoulli, "gaussian": Gaussian}
     return kinds[config.likelihood](config)

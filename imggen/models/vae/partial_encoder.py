@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, silu
 
-from imggen.models.vae.config import Config
-from imggen.models.vae.core import Look, between
+from imggen.models.vae.config import VaeConfig
+from imggen.models.vae.core import Look, kl_divergence
 from imggen.models.vae.hierarchy import (
     Block,
     Encoder,
@@ -32,7 +32,7 @@ class Around(nn.Module):
     the decoder brings from above is drawn, and says little of colours.
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: VaeConfig) -> None:
         super().__init__()
         stages, widths = config.stages, config.widths
         self.mixes = nn.ModuleList(nn.Conv2d(before, after, 1) for before, after in pairwise(widths))
@@ -54,7 +54,7 @@ class Around(nn.Module):
         return tuple(found)
 
 
-class Partial(nn.Module):
+class PartialEncoder(nn.Module):
     """An encoder of the known pixels and the mask, and a posterior for each layer.
 
     `ready` is 1 once it has begun to learn: a checkpoint may be older than that.
@@ -62,7 +62,7 @@ class Partial(nn.Module):
 
     ready: Tensor
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: VaeConfig) -> None:
         super().__init__()
         self.encoder = Encoder(config, config.channels + 1)
         self.around = Around(config) if config.around else None
@@ -107,7 +107,7 @@ class Partial(nn.Module):
         def choose(index: int, state: Tensor) -> Tensor:
             with torch.no_grad():
                 whole = core.posterior(index, state, encoded)
-            found.append(between(whole, look(index, state)))
+            found.append(kl_divergence(whole, look(index, state)))
             return whole.mean + whole.scale * torch.randn_like(whole.mean)
 
         core.top_down(len(images), labels, choose)

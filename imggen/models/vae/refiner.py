@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, pixel_shuffle, pixel_unshuffle, silu
 
-from imggen.models.patch_gan import RATE, Apply, Critic, Judge, deceit_loss, falling
-from imggen.models.training import Average
-from imggen.models.vae.config import Config
+from imggen.models.patch_gan import RATE, Apply, DiscriminatorTrainer, PatchDiscriminator, generator_loss, learning_rate
+from imggen.models.training import EMA
+from imggen.models.vae.config import VaeConfig
 from imggen.models.vae.likelihoods import Likelihood
 
 BLOCKS = 4
@@ -24,7 +24,7 @@ ALIKE = 0.2  # weight of the critic's features
 COARSE, KEPT = 4, 10.0  # squares whose colour is to stay the mean's, and the weight of that
 
 
-class Sharpener(nn.Module):
+class Refiner(nn.Module):
     """The likelihood's mean (B, C, H, W) and its input (B, outputs, H, W) → pictures (B, C, H, W) in [-1, 1].
 
     At first it gives the means back. `ready` is 1 once it has begun to learn: a checkpoint may be older than that.
@@ -32,7 +32,7 @@ class Sharpener(nn.Module):
 
     ready: Tensor
 
-    def __init__(self, config: Config, outputs: int) -> None:
+    def __init__(self, config: VaeConfig, outputs: int) -> None:
         super().__init__()
         width = config.width
         self.enter = nn.Conv2d(PATCH**2 * (config.channels + outputs), width, 1)
@@ -59,12 +59,14 @@ class Sharpener(nn.Module):
         return (mean + pixel_shuffle(self.leave(silu(x)), PATCH)).clamp(-1, 1)
 
 
-def sharpener_loss(critic: Critic, real: Tensor, seen: Tensor, drawn: Tensor, means: tuple[Tensor, Tensor]) -> Tensor:
+def refiner_loss(
+    critic: PatchDiscriminator, real: Tensor, seen: Tensor, drawn: Tensor, means: tuple[Tensor, Tensor]
+) -> Tensor:
     """Not to be told from real ones, in the critic's eyes like the picture looked at, and of the means' colours.
 
     `means` are those that `seen` and `drawn` were made of.
     """
-    told, apart = deceit_loss(critic, real, seen, drawn)
+    told, apart = generator_loss(critic, real, seen, drawn)
     loss = told + ALIKE * apart
     for picture, mean in zip((seen, drawn), means, strict=True):
         loss = loss + KEPT / 2 * avg_pool2d(picture - mean, COARSE).square().mean()
@@ -74,21 +76,21 @@ def sharpener_loss(critic: Critic, real: Tensor, seen: Tensor, drawn: Tensor, me
 Outputs = tuple[Tensor, Tensor]
 
 
-class Sharpening(Judge):
+class RefinerTrainer(DiscriminatorTrainer):
     """The sharpener, its critic, their Adams, and the averaged sharpener, which is the one that is shown."""
 
-    def __init__(self, config: Config, likelihood: Likelihood) -> None:
+    def __init__(self, config: VaeConfig, likelihood: Likelihood) -> None:
         self.likelihood = likelihood
-        self.network = Sharpener(config, likelihood.outputs)
+        self.network = Refiner(config, likelihood.outputs)
         super().__init__(config.channels, config.size, config.width)
-        self.average = Average(self.network, config.ema_images)
+        self.average = EMA(self.network, config.ema_images)
         self.adam = torch.optim.Adam(self.network.parameters(), lr=RATE, betas=(0.0, 0.99), fused=True)
 
     @property
-    def shown(self) -> Sharpener:
+    def shown(self) -> Refiner:
         """The averaged one."""
         network = self.average.network
-        assert isinstance(network, Sharpener)
+        assert isinstance(network, Refiner)
         return network
 
     @property
@@ -97,7 +99,7 @@ class Sharpening(Judge):
         return {"sharpener": self.network, "critic": self.critic}
 
     @property
-    def optimisers(self) -> dict[str, torch.optim.Optimizer]:
+    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
         """adam_sharpener, adam_critic."""
         return {"adam_sharpener": self.adam, "adam_critic": self.adam_critic}
 
@@ -106,7 +108,7 @@ class Sharpening(Judge):
         self.steps = 0
         for network in (self.network, self.shown):
             network.restart()
-        for optimiser in self.optimisers.values():
+        for optimiser in self.optimizers.values():
             optimiser.state.clear()
 
     def step(
@@ -125,7 +127,7 @@ class Sharpening(Judge):
         """
         self.network.ready.fill_(1)
         for group in self.adam.param_groups:
-            group["lr"] = falling(progress)
+            group["lr"] = learning_rate(progress)
         kept: list[tuple[float, Tensor, Outputs]] = []
 
         def softened() -> Iterator[tuple[float, Tensor, tuple[Tensor, ...]]]:
@@ -142,7 +144,7 @@ class Sharpening(Judge):
             means = (self.likelihood.mean(outputs[0]), self.likelihood.mean(outputs[1]))
             with autocast(real):
                 seen, drawn = self._sharp(outputs[0]), self._sharp(outputs[1])
-                loss = sharpener_loss(self.critic, real, seen, drawn, means) * share
+                loss = refiner_loss(self.critic, real, seen, drawn, means) * share
             torch.autograd.backward(loss)
             losses["sharper"] += loss.detach()
         apply(self.adam, losses["sharper"])

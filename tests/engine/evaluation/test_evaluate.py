@@ -26,7 +26,7 @@ from imggen.engine.options import EvaluateOptions, TrainOptions
 from imggen.engine.training.loop import train
 from imggen.errors import CheckpointError, DataError, UsageError
 from imggen.io.checkpoint import write_checkpoint
-from imggen.metrics.compare import Figure, Measure
+from imggen.metrics.compare import Estimate, Measure
 from imggen.metrics.distances import moments_of
 from imggen.metrics.features import Extractor, load_extractor, load_features, places
 from imggen.models import build_backend, presets
@@ -117,7 +117,7 @@ def test_a_model_against_its_data_with_a_test_split(make: Make, monkeypatch: pyt
         family="gan", data=str(data), output=Path("run"), device="cpu", images=640, seed=1,
         overrides={"width": 8, "max_width": 16},
     )  # fmt: skip
-    monkeypatch.setattr("imggen.engine.training.loop.LINE_SECONDS", 0)
+    monkeypatch.setattr("imggen.engine.training.loop.SECONDS_BETWEEN_METRICS", 0)
     train(options, Silent())
     given = EvaluateOptions(model="run", data=str(data), count=200, device="cpu", output=Path("r.html"))
     found = evaluate(given, Silent())
@@ -239,13 +239,13 @@ def test_without_a_split_some_are_set_apart(make: Make) -> None:
 
 
 def test_figures_of_other_features_do_not_compare() -> None:
-    one = Figure("fd", 2.0, 1.0, 3.0, 100, "aaa")
-    assert Figure("fd", 1.0, 1.0, 3.0, 100, "aaa").better_than(one)
-    assert not Figure("recall", 0.1, 0, 1, 100, "aaa").better_than(Figure("recall", 0.2, 0, 1, 100, "aaa"))
+    one = Estimate("fd", 2.0, 1.0, 3.0, 100, "aaa")
+    assert Estimate("fd", 1.0, 1.0, 3.0, 100, "aaa").better_than(one)
+    assert not Estimate("recall", 0.1, 0, 1, 100, "aaa").better_than(Estimate("recall", 0.2, 0, 1, 100, "aaa"))
     for other in (
-        Figure("fd", 1, 1, 1, 100, "bbb"),
-        Figure("fd", 1, 1, 1, 50, "aaa"),
-        Figure("kd", 1, 1, 1, 100, "aaa"),
+        Estimate("fd", 1, 1, 1, 100, "bbb"),
+        Estimate("fd", 1, 1, 1, 50, "aaa"),
+        Estimate("kd", 1, 1, 1, 100, "aaa"),
     ):
         with pytest.raises(ValueError, match="compare"):
             one.better_than(other)

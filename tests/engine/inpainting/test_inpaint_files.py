@@ -17,7 +17,7 @@ from imggen.engine.info import describe_file
 from imggen.engine.inpainting.inpaint import inpaint, plan
 from imggen.engine.options import InpaintOptions
 from imggen.errors import DataError, UsageError
-from imggen.models.gan.backend import Backend as GanBackend
+from imggen.models.gan.backend import GanBackend as GanBackend
 from imggen.reporting import Silent
 from tests.engine.inpaint_help import Call, Told, folders, mask_file, picture, pixels, quick, square_hole
 

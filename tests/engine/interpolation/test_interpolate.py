@@ -19,7 +19,7 @@ from imggen.engine.options import InterpolateOptions, SampleOptions
 from imggen.engine.sampling.sample import sample
 from imggen.errors import DataError, UsageError
 from imggen.models.base import Backend
-from imggen.models.gan.backend import Backend as GanBackend
+from imggen.models.gan.backend import GanBackend as GanBackend
 from imggen.reporting import Silent
 from tests.engine.interpolate_help import drawn, folder_frames, walk
 

@@ -9,7 +9,7 @@ from PIL import Image
 
 from imggen.engine.checkpoints import load_backend
 from imggen.engine.interpolation.interpolate import interpolate
-from imggen.engine.noise import Item, noise_of
+from imggen.engine.noise import SampleSpec, noise_for
 from imggen.engine.options import InterpolateOptions, SampleOptions
 from imggen.engine.sampling.sample import sample
 from imggen.errors import UsageError
@@ -31,7 +31,7 @@ def test_a_steady_walk_keeps_the_details_and_walks_the_rest(tmp_path: Path, monk
     backend = load_backend("vae", device="cpu").backend
     details = backend.details
     assert details is not None and details.shape == backend.noise_shape and 0 < int(details.sum()) < details.numel()
-    noise, _ = noise_of([Item(1), Item(3)], backend)
+    noise, _ = noise_for([SampleSpec(1), SampleSpec(3)], backend)
     both = torch.where(details, noise[0], noise[1])[None]
     with torch.no_grad():
         picture = backend.generate(both, torch.tensor([7]))

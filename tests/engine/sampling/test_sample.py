@@ -14,18 +14,18 @@ from torch import Tensor
 from imggen.cli.app import main
 from imggen.engine import render as drawing
 from imggen.engine.checkpoints import load_backend, save_backend
-from imggen.engine.distributed import World
+from imggen.engine.distributed import ProcessGroup
 from imggen.engine.info import describe_file
-from imggen.engine.noise import Item
+from imggen.engine.noise import SampleSpec
 from imggen.engine.options import SampleOptions
-from imggen.engine.render import draw
+from imggen.engine.render import sample_batches
 from imggen.engine.sampling.sample import plan, sample
 from imggen.engine.seeds import LARGEST
 from imggen.errors import CheckpointError, DataError, DeviceError, UsageError
 from imggen.io.image import Bytes
 from imggen.models import build_backend, presets
 from imggen.models.base import Backend
-from imggen.models.gan.backend import Backend as GanBackend
+from imggen.models.gan.backend import GanBackend as GanBackend
 from imggen.reporting import Silent
 
 CLASSES = ("red fox", "owl", "../up")
@@ -64,20 +64,20 @@ def pixels(path: Path | str) -> Bytes:
         return np.asarray(image)
 
 
-def pictures_of(backend: Backend, items: list[Item], **more: Any) -> Bytes:
-    return np.concatenate(list(draw(backend, items, lambda _, pictures: pictures, **more)))
+def pictures_of(backend: Backend, items: list[SampleSpec], **more: Any) -> Bytes:
+    return np.concatenate(list(sample_batches(backend, items, lambda _, pictures: pictures, **more)))
 
 
 @pytest.mark.parametrize("classes", [True, False])
 def test_a_picture_depends_on_its_seed_alone(classes: bool) -> None:
     backend = fresh(classes=classes)
-    items = [Item(seed) for seed in range(50)]
+    items = [SampleSpec(seed) for seed in range(50)]
     whole = pictures_of(backend, items)
     assert len({picture.tobytes() for picture in whole}) == 50
     for batch in (1, 3, 7, 64):
         part = pictures_of(backend, items[11:40], batch=batch)
         assert abs(part.astype(int) - whole[11:40]).max() <= 1
-    fused = pictures_of(backend.fused(), items)
+    fused = pictures_of(backend.for_inference(), items)
     assert abs(fused.astype(int) - whole).max() <= 1
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -89,21 +89,21 @@ def test_a_picture_depends_on_its_seed_alone(classes: bool) -> None:
 
 def test_drawing_gives_threads_back() -> None:
     before = torch.get_num_threads()
-    pictures_of(fresh(), [Item(seed) for seed in range(40)], batch=4)
+    pictures_of(fresh(), [SampleSpec(seed) for seed in range(40)], batch=4)
     assert torch.get_num_threads() == before
 
 
 def test_classes_come_as_often_as_the_data_has_them() -> None:
-    _, labels = drawing.noise_of([Item(seed) for seed in range(2000)], fresh())
+    _, labels = drawing.noise_of([SampleSpec(seed) for seed in range(2000)], fresh())
     assert labels is not None
     shares = torch.bincount(labels, minlength=3) / 2000
     assert 0.86 < shares[1] < 0.94 and shares[0] > 0.02 and shares[2] > 0.02
-    _, chosen = drawing.noise_of([Item(5, 2), Item(6)], fresh())
+    _, chosen = drawing.noise_of([SampleSpec(5, 2), SampleSpec(6)], fresh())
     assert chosen is not None and chosen[0] == 2 and chosen[1] == labels[6]
 
 
 def test_noise_is_standard_normal() -> None:
-    noise, _ = drawing.noise_of([Item(seed) for seed in range(2000)], fresh())
+    noise, _ = drawing.noise_of([SampleSpec(seed) for seed in range(2000)], fresh())
     assert noise.mean().abs() < 0.01 and (noise.std() - 1).abs() < 0.01
     neighbours = (noise[1:] * noise[:-1]).mean(1)
     assert neighbours.abs().max() < 0.6 and neighbours.mean().abs() < 0.01
@@ -111,7 +111,7 @@ def test_noise_is_standard_normal() -> None:
 
 def test_temperature_tames(model: str) -> None:
     backend = fresh(classes=False)
-    items = [Item(seed) for seed in range(30)]
+    items = [SampleSpec(seed) for seed in range(30)]
     spread = [pictures_of(backend, items, temperature=t).std(axis=0).mean() for t in (0.0, 0.5, 1.0)]
     assert spread[0] == 0 < spread[1] < spread[2]
     with pytest.raises(UsageError, match="temperature"):
@@ -126,7 +126,7 @@ def test_memory_that_is_too_small_halves_the_batch(monkeypatch: pytest.MonkeyPat
             raise torch.OutOfMemoryError("CUDA out of memory")
         return generate(self, noise, *arguments, **more)
 
-    items = [Item(seed) for seed in range(40)]
+    items = [SampleSpec(seed) for seed in range(40)]
     whole = pictures_of(fresh(), items)
     monkeypatch.setattr(GanBackend, "generate", little)
     assert abs(pictures_of(fresh(), items, batch=16, on_smaller=told.append).astype(int) - whole).max() <= 1
@@ -142,20 +142,20 @@ def test_errors_of_the_model_are_not_swallowed(monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(GanBackend, "generate", broken)
     with pytest.raises(RuntimeError, match="shape"):
-        pictures_of(fresh(), [Item(seed) for seed in range(40)])
+        pictures_of(fresh(), [SampleSpec(seed) for seed in range(40)])
 
 
 def test_drawing_is_lazy_and_bounded() -> None:
     """Only as many batches are asked for as can be worked on: a million pictures never stand in memory."""
     taken = 0
 
-    def items() -> Iterator[Item]:
+    def items() -> Iterator[SampleSpec]:
         nonlocal taken
         for seed in range(100_000):
             taken += 1
-            yield Item(seed)
+            yield SampleSpec(seed)
 
-    drawn = draw(fresh(), items(), lambda part, _: len(part), batch=4)
+    drawn = sample_batches(fresh(), items(), lambda part, _: len(part), batch=4)
     for _ in range(5):
         assert next(drawn) == 4
     assert isinstance(drawn, Generator)
@@ -249,7 +249,7 @@ def test_resume_draws_only_what_is_missing(model: str) -> None:
 
 def test_processes_share_the_work(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("start", "wait", "stop"):  # one after another here; test_processes has real ones
-        monkeypatch.setattr(World, name, lambda *_: None)
+        monkeypatch.setattr(ProcessGroup, name, lambda *_: None)
     for rank in range(3):
         for name, value in (("RANK", rank), ("WORLD_SIZE", 3), ("LOCAL_RANK", rank)):
             monkeypatch.setenv(name, str(value))

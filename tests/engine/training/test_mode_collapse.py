@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 
 from imggen.data.dataset import DataOptions, Dataset, load_dataset
-from imggen.engine.training.mode_collapse import EARLY, Variety
+from imggen.engine.training.mode_collapse import EARLY, CollapseMonitor
 from imggen.metrics.features import load_features
 from imggen.models import presets
 from imggen.models.base import Backend
-from imggen.models.gan.backend import Backend as Gan
+from imggen.models.gan.backend import GanBackend as Gan
 from imggen.reporting import Silent
 
 
@@ -41,9 +41,9 @@ class Heard(Silent):
 
 
 @pytest.fixture
-def variety(pictures: Path) -> Variety:
+def variety(pictures: Path) -> CollapseMonitor:
     dataset = load_dataset(str(pictures), DataOptions(size=16), max_size=16, reporter=Silent())
-    return Variety(dataset, load_features(None, torch.device("cpu")))
+    return CollapseMonitor(dataset, load_features(None, torch.device("cpu")))
 
 
 def backend(pictures: Path, few: int = 1000) -> Backend:
@@ -51,16 +51,16 @@ def backend(pictures: Path, few: int = 1000) -> Backend:
     return Copier(dataset, few).eval()
 
 
-def test_the_datas_own_variety_is_one(pictures: Path, variety: Variety) -> None:
+def test_the_datas_own_variety_is_one(pictures: Path, variety: CollapseMonitor) -> None:
     assert 0.6 < variety.of(backend(pictures)) < 1.2
 
 
 @pytest.mark.parametrize("few", [1, 2, 5])
-def test_one_picture_a_class_or_a_few_are_none(pictures: Path, variety: Variety, few: int) -> None:
+def test_one_picture_a_class_or_a_few_are_none(pictures: Path, variety: CollapseMonitor, few: int) -> None:
     assert variety.of(backend(pictures, few)) < 0.01
 
 
-def test_a_collapse_is_said_once_and_again_after_recovery(pictures: Path, variety: Variety) -> None:
+def test_a_collapse_is_said_once_and_again_after_recovery(pictures: Path, variety: CollapseMonitor) -> None:
     heard, good, bad = Heard(), backend(pictures), backend(pictures, 1)
     variety.look(bad, EARLY - 1, heard)
     assert not heard.warnings

@@ -14,21 +14,21 @@ from tensorboard.backend.event_processing import event_accumulator
 from torch import Tensor
 
 from imggen.engine.checkpoints import load_backend
-from imggen.engine.noise import mixed
+from imggen.engine.noise import mix_seed
 from imggen.engine.options import TrainOptions
-from imggen.engine.run_dir import RunFolder
+from imggen.engine.run_dir import RunDir
 from imggen.engine.training import loop as engine
 from imggen.engine.training.budget import Budget
-from imggen.engine.training.plan import set_up
+from imggen.engine.training.plan import make_plan
 from imggen.engine.training.signals import StopRequest
 from imggen.errors import CheckpointError, DataError, DeviceError, DivergedError, InterruptedRun, UsageError
 from imggen.io.checkpoint import read_header, read_tensors
-from imggen.metrics.compare import Figure, Measure
+from imggen.metrics.compare import Estimate, Measure
 from imggen.models import presets
 from imggen.models.base import NonFiniteError
-from imggen.models.gan.config import Config as GanConfig
+from imggen.models.gan.config import GanConfig as GanConfig
 from imggen.models.gan.dcgan import Discriminator
-from imggen.models.gan.learner import Learner
+from imggen.models.gan.learner import GanLearner
 from imggen.reporting import Silent
 
 
@@ -41,7 +41,7 @@ def options(data: Path, output: str, **more: Any) -> TrainOptions:
 
 
 def everything(run: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    path = RunFolder(Path(run)).state
+    path = RunDir(Path(run)).state
     header = read_header(path, kind="state")
     return read_tensors(path, header, None), {
         k: v for k, v in header.document.items() if k not in ("seconds", "waited")
@@ -52,7 +52,7 @@ def train_until(steps: int, given: TrainOptions, monkeypatch: pytest.MonkeyPatch
     request: list[StopRequest] = []
     original = engine._loop
 
-    def loop(training: engine.Training, stop: StopRequest, task: Any, watch: Any) -> None:
+    def loop(training: engine.TrainingRun, stop: StopRequest, task: Any, watch: Any) -> None:
         request.append(stop)
         step = training.step
 
@@ -148,15 +148,15 @@ class Failing:
 
     def __init__(self, patch: pytest.MonkeyPatch, error: Exception, when: Any) -> None:
         self.calls = 0
-        original = Learner.step
+        original = GanLearner.step
 
-        def step(learner: Learner, *arguments: Any) -> dict[str, Tensor]:
+        def step(learner: GanLearner, *arguments: Any) -> dict[str, Tensor]:
             self.calls += 1
             if when(self.calls, learner):
                 raise error
             return original(learner, *arguments)
 
-        patch.setattr(Learner, "step", step)
+        patch.setattr(GanLearner, "step", step)
 
 
 @pytest.mark.parametrize("error", [MemoryError(), NotImplementedError("no such op here")])
@@ -280,7 +280,7 @@ def test_a_resumed_run_takes_grown_data(pictures: Path) -> None:
 def test_own_previews_are_no_data(pictures: Path) -> None:
     engine.train(options(pictures, "imgs/run"), Silent())
     assert engine.plan(options(pictures, "other"), Silent())["size"] == 16
-    setup = set_up(options(pictures, "other"), Silent())
+    setup = make_plan(options(pictures, "other"), Silent())
     assert len(setup.dataset) == 120 and setup.config.classes == ("disc", "square")
 
 
@@ -288,15 +288,15 @@ def test_a_plan_decodes_nothing(pictures: Path) -> None:
     engine.plan(options(pictures, "run"), Silent())
     assert [path.name for path in Path("cache").iterdir()] == ["surveys"] and not Path("run").exists()
     with pytest.raises(TypeError):
-        _ = set_up(options(pictures, "run"), Silent(), decode=False).dataset
+        _ = make_plan(options(pictures, "run"), Silent(), decode=False).dataset
 
 
 def test_the_best_checkpoint_is_kept(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("imggen.engine.training.best_checkpoint.COUNT", 20)
     values = iter((3.0, 1.0, 2.0))
 
-    def frechet(self: Measure, _: Any, features: Tensor) -> Figure:
-        return Figure("fd", next(values), 0.0, 9.0, len(features), self.features)
+    def frechet(self: Measure, _: Any, features: Tensor) -> Estimate:
+        return Estimate("fd", next(values), 0.0, 9.0, len(features), self.features)
 
     monkeypatch.setattr(Measure, "frechet", frechet)
     said: list[str] = []
@@ -323,7 +323,7 @@ def test_budgets_are_progress() -> None:
     assert Budget.of(None, None, 2, 50, 30).seconds_left(0, 100, 1) == 20
     with pytest.raises(UsageError):
         Budget.of(0, None, None, 50, 30)
-    assert mixed(1, 2) != mixed(2, 1) != mixed(12) and 0 <= mixed(1, 2) < 2**63
+    assert mix_seed(1, 2) != mix_seed(2, 1) != mix_seed(12) and 0 <= mix_seed(1, 2) < 2**63
 
 
 def test_minutes_end_a_run(pictures: Path) -> None:
@@ -332,17 +332,17 @@ def test_minutes_end_a_run(pictures: Path) -> None:
 
 
 def test_setup_reads_size_and_channels_off_the_data(pictures: Path) -> None:
-    setup = set_up(TrainOptions(family="gan", data=str(pictures), device="cpu"), Silent())
+    setup = make_plan(TrainOptions(family="gan", data=str(pictures), device="cpu"), Silent())
     assert (setup.config.size, setup.config.channels, setup.config.preset) == (16, 3, "tiny")
     assert setup.batch == 32 and setup.budget.seconds == 1800
     textbook = TrainOptions(family="gan", data=str(pictures), device="cpu", preset="dcgan")
-    assert set_up(textbook, Silent()).batch == 64
+    assert make_plan(textbook, Silent()).batch == 64
 
 
 def test_a_small_folder_wants_dropout_unless_told_otherwise(pictures: Path) -> None:
     asked = TrainOptions(family="transformer", data=str(pictures), device="cpu", preset="tiny", size=16)
-    assert set_up(asked, Silent()).config.to_json()["dropout"] > 0
+    assert make_plan(asked, Silent()).config.to_json()["dropout"] > 0
     told = replace(asked, overrides={"dropout": 0.0})
-    assert set_up(told, Silent()).config.to_json()["dropout"] == 0
+    assert make_plan(told, Silent()).config.to_json()["dropout"] == 0
     tiny = presets("transformer")["tiny"]
     assert tiny.for_pictures(1_000_000) == tiny

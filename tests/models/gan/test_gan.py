@@ -7,15 +7,15 @@ from imggen.errors import UsageError
 from imggen.models import build_backend, build_learner, presets
 from imggen.models.gan import dcgan as networks
 from imggen.models.gan import r3gan as residual
-from imggen.models.gan.backend import Backend
-from imggen.models.gan.config import Config
+from imggen.models.gan.backend import GanBackend
+from imggen.models.gan.config import GanConfig
 from imggen.models.gan.inversion import Effort
-from imggen.models.gan.learner import Learner
+from imggen.models.gan.learner import GanLearner
 
 
-def config(preset: str = "tiny", **more: object) -> Config:
+def config(preset: str = "tiny", **more: object) -> GanConfig:
     found = presets("gan")[preset].with_overrides(**{"size": 16, "channels": 1, "width": 8, "max_width": 16, **more})
-    assert isinstance(found, Config)
+    assert isinstance(found, GanConfig)
     return found
 
 
@@ -78,11 +78,11 @@ def test_residual_networks_start_at_unit_scale() -> None:
 
 def test_only_differences_count_in_pairs() -> None:
     learner = build_learner(config("base"))
-    assert isinstance(learner, Learner)
+    assert isinstance(learner, GanLearner)
     on_real, on_fake = torch.randn(8), torch.randn(8)
     assert torch.allclose(learner._loss_d(on_real, on_fake), learner._loss_d(on_real + 3, on_fake + 3))
     alone = build_learner(config("tiny"))
-    assert isinstance(alone, Learner)
+    assert isinstance(alone, GanLearner)
     assert not torch.allclose(alone._loss_d(on_real, on_fake), alone._loss_d(on_real + 3, on_fake + 3))
 
 
@@ -90,7 +90,7 @@ def test_few_pictures_get_more_augmentation_and_sooner() -> None:
     found = []
     for count in (300, 3_000, 30_000, 3_000_000):
         learner = build_learner(config(augment=0.5))
-        assert isinstance(learner, Learner)
+        assert isinstance(learner, GanLearner)
         learner.expect(count)
         assert learner.steering.strength == 0
         found.append((learner.steering.limit, learner.steering.images))
@@ -99,14 +99,14 @@ def test_few_pictures_get_more_augmentation_and_sooner() -> None:
 
 def test_strength_is_remembered() -> None:
     first, again = build_learner(config()), build_learner(config())
-    assert isinstance(first, Learner) and isinstance(again, Learner)
+    assert isinstance(first, GanLearner) and isinstance(again, GanLearner)
     first.steering.update(1.0, 10_000)
     again.load_state(*first.state())
     assert again.steering.strength == first.steering.strength > 0
     assert again.steering.signs == first.steering.signs
 
 
-def trained(classes: bool) -> Backend:
+def trained(classes: bool) -> GanBackend:
     """A model whose classes are told apart at a glance: dark and bright."""
     names, counts = (("dark", "bright"), (1, 1)) if classes else ((), ())
     torch.manual_seed(0)
@@ -118,7 +118,7 @@ def trained(classes: bool) -> Backend:
         images = images.expand(-1, -1, 16, -1).contiguous(memory_format=torch.channels_last)
         learner.step(images, labels if classes else None, index / 120, index * 32)
     backend = learner.backend
-    assert isinstance(backend, Backend)
+    assert isinstance(backend, GanBackend)
     return backend
 
 
@@ -151,7 +151,7 @@ def test_lengths_of_filters_are_held() -> None:
     for hold in (True, False):
         torch.manual_seed(0)
         learner = build_learner(config(normalise=hold, learning_rate=1e-2))
-        assert isinstance(learner, Learner)
+        assert isinstance(learner, GanLearner)
         for network in (learner.model, learner.discriminator):
             networks.hold_lengths(network)
         first = learner.discriminator.layers[0].weight.detach().clone()
@@ -172,12 +172,12 @@ def test_lengths_of_filters_are_held() -> None:
 
 def test_grown_data_take_augmentation_back() -> None:
     learner = build_learner(config(augment=0.5))
-    assert isinstance(learner, Learner)
+    assert isinstance(learner, GanLearner)
     learner.expect(300)
     learner.steering.strength = 0.4
     tensors, document = learner.state()
     grown = build_learner(config(augment=0.5))
-    assert isinstance(grown, Learner)
+    assert isinstance(grown, GanLearner)
     grown.expect(100_000)
     grown.load_state(tensors, document)
     assert grown.steering.strength == 0.0

@@ -10,17 +10,17 @@ from torch.nn.functional import avg_pool2d, interpolate
 from imggen.errors import UsageError
 from imggen.models import build_learner, presets
 from imggen.models.transformer.adversarial import ALONE, LATE
-from imggen.models.transformer.learner import Learner
+from imggen.models.transformer.learner import TransformerLearner
 
 
-def learner(**more: object) -> Learner:
+def learner(**more: object) -> TransformerLearner:
     settings = {
         "size": 16, "channels": 1, "width": 32, "depth": 2, "heads": 2, "tokenizer_width": 16, "tokenizer_share": 0.99,
         "adversarial": 4.0, "edges": 0.0, "learning_rate": 4e-3, **more,
     }  # fmt: skip
     torch.manual_seed(0)
     found = build_learner(presets("transformer")["tiny"].with_overrides(**settings))
-    assert isinstance(found, Learner)
+    assert isinstance(found, TransformerLearner)
     return found
 
 
@@ -37,7 +37,7 @@ def roughness(pictures: Tensor) -> float:
     return float((pictures - coarse).square().mean().sqrt())
 
 
-def run(model: Learner, first: int, last: int, total: int, channels: int = 1) -> list[dict[str, Tensor]]:
+def run(model: TransformerLearner, first: int, last: int, total: int, channels: int = 1) -> list[dict[str, Tensor]]:
     found = []
     for index in range(first, last):
         torch.manual_seed(index)

@@ -193,7 +193,7 @@ def test_the_fused_one_draws_the_same(preset: str, settings: dict[str, float]) -
     if preset == "classic":
         settings = {key: value for key, value in settings.items() if key != "steps"}
     backend.draw_with(**settings)
-    fused = backend.fused()
+    fused = backend.for_inference()
     noise, labels = torch.randn(40, *backend.noise_shape), torch.arange(40) % 3
     assert torch.equal(fused.generate(noise, labels), backend.generate(noise, labels))
     assert torch.equal(fused.generate(noise[3:20], labels[3:20]), fused.generate(noise, labels)[3:20])

@@ -12,8 +12,8 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from imggen.models.transformer.backend import Backend
-from imggen.models.transformer.cuda_graphs import KEPT, Recorder, Work, record_on_gpu
+from imggen.models.transformer.backend import TransformerBackend
+from imggen.models.transformer.cuda_graphs import KEPT, CudaGraphCache, Work, record_on_gpu
 from imggen.models.transformer.sampling import ordered
 from imggen.models.transformer.tokenizer import counts_on
 from tests.models.transformer_help import drawer
@@ -51,7 +51,7 @@ def test_nothing_is_sent_or_read_while_a_gpu_draws(channels: int, settings: dict
     """On a pretended GPU, where reading a number back is an error."""
     backend = drawer(channels=channels)
     backend.draw_with(**settings)
-    backend = backend.fused()
+    backend = backend.for_inference()
     done: list[list[str]] = []
 
     def record(work: Work, inputs: tuple[Tensor, ...]) -> Work:
@@ -60,7 +60,7 @@ def test_nothing_is_sent_or_read_while_a_gpu_draws(channels: int, settings: dict
         done.append(crossings.found)
         raise RuntimeError("only pretended")
 
-    backend.recorder = Recorder(record)
+    backend.recorder = CudaGraphCache(record)
     with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
         _to_gpu(backend)
         noise = torch.empty(4, *backend.noise_shape, device="cuda")
@@ -79,7 +79,7 @@ def test_a_crossing_is_found() -> None:
     assert len(crossings.found) == 3
 
 
-def _to_gpu(backend: Backend) -> None:
+def _to_gpu(backend: TransformerBackend) -> None:
     """Every tensor of a fused backend, also those in what is no module."""
     seen: set[int] = set()
 
@@ -121,7 +121,7 @@ def test_the_second_time_is_recorded_and_the_third_played() -> None:
 
         return play
 
-    recorder, work = Recorder(record), a_work(calls)
+    recorder, work = CudaGraphCache(record), a_work(calls)
     for turn in range(4):
         x = torch.randn(3)
         assert torch.equal(recorder("a", work, x), x * 2)
@@ -145,7 +145,7 @@ def test_what_cannot_be_recorded_is_done_the_plain_way(fault: str) -> None:
             raise torch.OutOfMemoryError("no room")
         return lambda x: x * 3
 
-    recorder, calls = Recorder(record), list[int]()
+    recorder, calls = CudaGraphCache(record), list[int]()
     work = a_work(calls)
     for _ in range(5):
         assert torch.equal(recorder("a", work, torch.ones(3)), torch.full((3,), 2.0))
@@ -159,7 +159,7 @@ def test_a_few_recordings_are_kept() -> None:
         recorded.append(len(inputs[0]))
         return work
 
-    recorder, work = Recorder(record), a_work([])
+    recorder, work = CudaGraphCache(record), a_work([])
     for size in range(1, KEPT + 2):
         for _ in range(2):
             recorder("a", work, torch.ones(size))
@@ -183,7 +183,7 @@ def test_a_recording_is_played_for_one_at_a_time() -> None:
 
         return play
 
-    recorder, work = Recorder(record), a_work([])
+    recorder, work = CudaGraphCache(record), a_work([])
     for _ in range(2):
         recorder("a", work, torch.zeros(3))
 
@@ -201,7 +201,7 @@ def test_a_recording_is_played_for_one_at_a_time() -> None:
 def test_a_graph_draws_the_same(settings: dict[str, float]) -> None:
     backend = drawer().cuda()
     backend.draw_with(**settings)
-    backend = backend.fused()
+    backend = backend.for_inference()
     played = []
 
     def record(work: Work, inputs: tuple[Tensor, ...]) -> Work:

@@ -6,16 +6,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from imggen.models.transformer.causal_prior import Classic
-from imggen.models.transformer.fast_prior import Quick
+from imggen.models.transformer.causal_prior import CausalPrior
+from imggen.models.transformer.fast_prior import FastPrior
 from imggen.models.transformer.generation_order import groups_of, halton, schedule, sizes, training_groups
 from imggen.models.transformer.prior import Prior
 from tests.models.transformer_help import stirred, toy
 
 
-def classic(classes: int = 2, codes: int = 3, side: int = 2) -> Classic:
+def classic(classes: int = 2, codes: int = 3, side: int = 2) -> CausalPrior:
     torch.manual_seed(0)
-    prior = Classic((codes,), side, classes, width=32, depth=3, heads=2, dropout=0.1)
+    prior = CausalPrior((codes,), side, classes, width=32, depth=3, heads=2, dropout=0.1)
     stirred(prior)
     return prior.eval()
 
@@ -62,7 +62,7 @@ def test_a_quick_prior_is_the_one_it_was_made_of(seed: int) -> None:
     tokens = torch.stack([torch.randint(0, count, (5, 16)) for count in prior.factors], -1)
     labels, plan = torch.tensor([0, 1, 2, 0, 1]), random_plan(16, seed)
     groups = groups_of(plan, 16).expand(5, -1)
-    fast = Quick(prior)
+    fast = FastPrior(prior)
     wanted = prior.log_probabilities(tokens, labels, groups)
     assert (fast.log_probabilities(tokens, labels, groups) - wanted).abs().max() < 1e-5
     states, parts = prior.states(tokens, labels, groups), cached_states(fast, tokens, labels, plan)

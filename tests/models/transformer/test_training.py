@@ -9,10 +9,10 @@ from torch import Tensor
 
 from imggen.engine.training.loop import split_rows
 from imggen.models import build_learner, presets
-from imggen.models.transformer.learner import CHECKS, Learner
+from imggen.models.transformer.learner import CHECKS, TransformerLearner
 
 
-def learner(preset: str = "tiny", **more: Any) -> Learner:
+def learner(preset: str = "tiny", **more: Any) -> TransformerLearner:
     config = presets("transformer")[preset].with_overrides(
         **{
             "size": 16, "channels": 1, "classes": ("a", "b"), "class_counts": (1, 1), "width": 32, "depth": 2,
@@ -21,7 +21,7 @@ def learner(preset: str = "tiny", **more: Any) -> Learner:
     )  # fmt: skip
     torch.manual_seed(0)
     found = build_learner(config)
-    assert isinstance(found, Learner)
+    assert isinstance(found, TransformerLearner)
     return found
 
 
@@ -43,7 +43,7 @@ def held_out() -> Iterator[tuple[Tensor, Tensor | None]]:
     yield images[10:], labels[10:]
 
 
-def run(model: Learner, start: int, stop: int, total: int = 20) -> list[dict[str, Tensor]]:
+def run(model: TransformerLearner, start: int, stop: int, total: int = 20) -> list[dict[str, Tensor]]:
     found = []
     for index in range(start, stop):
         torch.manual_seed(index)

@@ -2,12 +2,12 @@
 
 import torch
 
-from imggen.models.vae.fill_candidates import LEAST, MOST, alike, count_of, luck
+from imggen.models.vae.fill_candidates import LEAST, MOST, gumbel_noise, num_candidates, unique_rows
 
 
 def test_the_choice_among_fills_is_not_made_by_a_latent() -> None:
     noise = torch.randn(20_000, 200, generator=torch.Generator().manual_seed(0))
-    chances = luck(noise, 8)
+    chances = gumbel_noise(noise, 8)
     assert chances.shape == (20_000, 8) and torch.corrcoef(chances.T).fill_diagonal_(0).abs().max() < 0.05
     assert abs(float(chances.mean()) - 0.5772) < 0.02  # Gumbel's mean
     chosen = chances.argmax(1) == 0
@@ -16,24 +16,24 @@ def test_the_choice_among_fills_is_not_made_by_a_latent() -> None:
 
 
 def test_luck_of_less_noise_than_there_are_classes() -> None:
-    chances = luck(torch.randn(4000, 2, generator=torch.Generator().manual_seed(0)), 10)
+    chances = gumbel_noise(torch.randn(4000, 2, generator=torch.Generator().manual_seed(0)), 10)
     assert torch.isfinite(chances).all() and len(chances.argmax(1).unique()) > 3
     assert abs(float(chances.mean()) - 0.5772) < 0.1
 
 
 def test_small_models_choose_among_many_fills() -> None:
     cpu = torch.device("cpu")
-    assert count_of(1_800_000, 32, cpu, 2600) == MOST
-    assert LEAST < count_of(1_800_000, 64, cpu, 10_000) < MOST
-    assert count_of(39_000_000, 256, cpu, 100_000) == LEAST
-    assert count_of(39_000_000, 256, torch.device("cuda"), 100_000) == MOST
+    assert num_candidates(1_800_000, 32, cpu, 2600) == MOST
+    assert LEAST < num_candidates(1_800_000, 64, cpu, 10_000) < MOST
+    assert num_candidates(39_000_000, 256, cpu, 100_000) == LEAST
+    assert num_candidates(39_000_000, 256, torch.device("cuda"), 100_000) == MOST
     # Trying a hundred classes takes its share of the time.
-    assert count_of(1_800_000, 32, cpu, 2600, 100) == LEAST == count_of(13_500_000, 32, cpu, 20_000, 10)
-    assert count_of(100_000, 16, cpu, 32) == 8  # luck is made of four numbers at least
+    assert num_candidates(1_800_000, 32, cpu, 2600, 100) == LEAST == num_candidates(13_500_000, 32, cpu, 20_000, 10)
+    assert num_candidates(100_000, 16, cpu, 32) == 8  # luck is made of four numbers at least
 
 
 def test_rows_that_are_alike_are_looked_at_once() -> None:
     rows = torch.tensor([[3.0, 1.0], [2.0, 2.0], [3.0, 1.0], [0.0, 5.0], [2.0, 2.0]])
-    first, like = alike(rows)
+    first, like = unique_rows(rows)
     assert sorted(first.tolist()) == [0, 1, 3]
     assert torch.equal(rows[first][like], rows)

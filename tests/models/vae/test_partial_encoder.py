@@ -9,21 +9,21 @@ import pytest
 import torch
 
 from imggen.models import build_backend, build_learner, presets
-from imggen.models.vae.backend import Backend
-from imggen.models.vae.config import Config
-from imggen.models.vae.core import Normal, between, descend, look_at
+from imggen.models.vae.backend import VaeBackend
+from imggen.models.vae.config import VaeConfig
+from imggen.models.vae.core import Normal, kl_divergence, look_at, top_down_pass
 from imggen.models.vae.hierarchy import Hierarchy
 from imggen.models.vae.likelihoods import scale_of
-from imggen.models.vae.partial_encoder import Partial
+from imggen.models.vae.partial_encoder import PartialEncoder
 
 SMALL = {"size": 32, "channels": 1, "width": 16, "max_width": 16, "z": 2, "mixtures": 2}
 
 
-def partial_of(**values: object) -> tuple[Backend, Partial]:
+def partial_of(**values: object) -> tuple[VaeBackend, PartialEncoder]:
     config = presets("vae")["tiny"].with_overrides(**{**SMALL, **values})
     torch.manual_seed(0)
     backend = build_backend(config)
-    assert isinstance(backend, Backend) and backend.partial is not None
+    assert isinstance(backend, VaeBackend) and backend.partial is not None
     return backend, backend.partial
 
 
@@ -31,7 +31,7 @@ def pictures(count: int = 4) -> torch.Tensor:
     return torch.rand(count, 1, 32, 32, generator=torch.Generator().manual_seed(1)) * 2 - 1
 
 
-def finest_middle(partial: Partial, images: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
+def finest_middle(partial: PartialEncoder, images: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
     """The finest map where the hole is deepest."""
     maps = partial.encoder(torch.cat([images * known, known], 1))
     if partial.around is not None:
@@ -77,8 +77,8 @@ def test_it_begins_as_the_prior() -> None:
         gaps = partial.gaps(backend.core, pictures(), torch.ones(4, 1, 32, 32), None)
         torch.manual_seed(0)
         prior = Normal(torch.zeros(()), scale_of(torch.zeros(())))
-        whole = descend(backend.core, 4, None, look_at(backend.core, pictures())).posteriors
-        found = [between(posterior, prior) for posterior in whole]
+        whole = top_down_pass(backend.core, 4, None, look_at(backend.core, pictures())).posteriors
+        found = [kl_divergence(posterior, prior) for posterior in whole]
     assert min(float(gap.min()) for gap in gaps) > 1e-2
     for gap, divergence in zip(gaps, found, strict=True):
         assert torch.allclose(gap, divergence, atol=1e-3, rtol=1e-4)
@@ -150,7 +150,7 @@ def test_rare_classes_are_rarely_found_where_nothing_tells_them() -> None:
 def test_a_checkpoint_of_before_it_has_none_of_it() -> None:
     config = presets("vae")["tiny"]
     document = json.loads(json.dumps(config.to_json()))
-    assert Config.from_json(document) == config
+    assert VaeConfig.from_json(document) == config
     del document["around"]
-    older = Config.from_json(document)
+    older = VaeConfig.from_json(document)
     assert older.around == 0 and older == config.with_overrides(around=0)

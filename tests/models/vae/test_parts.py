@@ -9,17 +9,17 @@ import torch
 from imggen.errors import UsageError
 from imggen.models import build_backend, presets
 from imggen.models.vae.architecture import fit, parse
-from imggen.models.vae.backend import Backend
-from imggen.models.vae.config import Config
-from imggen.models.vae.core import Descent, Normal, between, descend, look_at
-from imggen.models.vae.gradient_guard import FIRST, MOST_IN_A_ROW, WINDOW, Guard
+from imggen.models.vae.backend import VaeBackend
+from imggen.models.vae.config import VaeConfig
+from imggen.models.vae.core import Normal, TopDownPass, kl_divergence, look_at, top_down_pass
+from imggen.models.vae.gradient_guard import FIRST, MOST_IN_A_ROW, WINDOW, GradientGuard
 from imggen.models.vae.hierarchy import Encoder, Hierarchy, halve
 from imggen.models.vae.likelihoods import Bernoulli, Gaussian, MixtureOfLogistics, build_likelihood
 from imggen.models.vae.random_masks import random_masks
 
 
-def config(**values: object) -> Config:
-    return Config(preset="tiny", **{"size": 16, "width": 8, "max_width": 16, "z": 2, **values})
+def config(**values: object) -> VaeConfig:
+    return VaeConfig(preset="tiny", **{"size": 16, "width": 8, "max_width": 16, "z": 2, **values})
 
 
 def test_a_string_says_what_is_built() -> None:
@@ -193,17 +193,17 @@ def test_masks_are_of_many_kinds() -> None:
 
 
 def test_the_guard_skips_what_is_out_of_the_ordinary() -> None:
-    guard = Guard(3.0)
+    guard = GradientGuard(3.0)
     assert all(guard.judge(1.0 + 0.1 * (index % 3)) == 1.0 for index in range(50))
     assert guard.judge(100.0) == 0.0
     assert guard.judge(1.1) == 1.0
-    assert Guard(0.0).judge(1e9) == 1.0
+    assert GradientGuard(0.0).judge(1e9) == 1.0
 
 
 @pytest.mark.parametrize("growth", [1.0, 1.5, 10.0])
 def test_the_guard_never_locks_up(growth: float) -> None:
     """Gradients that are longer from some step on, for ever, or even longer and longer: steps go on."""
-    guard = Guard(3.0)
+    guard = GradientGuard(3.0)
     for _ in range(60):
         guard.judge(1.0)
     norm, taken, longest, run = 1000.0, 0, 0, 0
@@ -218,7 +218,7 @@ def test_the_guard_never_locks_up(growth: float) -> None:
 
 
 def test_the_guard_survives_a_checkpoint() -> None:
-    guard, other = Guard(3.0), Guard(3.0)
+    guard, other = GradientGuard(3.0), GradientGuard(3.0)
     generator = torch.Generator().manual_seed(0)
     norms = (torch.randn(WINDOW + FIRST, generator=generator) * 2).exp().tolist()
     for norm in norms:
@@ -250,7 +250,7 @@ def test_divergences_and_ratios_are_the_textbooks() -> None:
     others = [Normal(torch.randn(shape), torch.rand(shape) + 0.2) for shape in shapes]
     draws = [torch.randn(shape) for shape in shapes]
     noise = [q.mean + q.scale * draw for q, draw in zip(posteriors, draws, strict=True)]
-    descent = Descent(torch.zeros(6, 1, 1, 1), posteriors, noise)
+    descent = TopDownPass(torch.zeros(6, 1, 1, 1), posteriors, noise)
     standard = torch.distributions.Normal(0.0, 1.0)
     known = [torch.distributions.Normal(q.mean, q.scale) for q in posteriors]
     for found, q in zip(descent.divergences, known, strict=True):
@@ -259,15 +259,15 @@ def test_divergences_and_ratios_are_the_textbooks() -> None:
     ratios = [standard.log_prob(x) - q.log_prob(x) for x, q in zip(noise, known, strict=True)]
     expected = torch.stack([ratio.flatten(1).sum(1) for ratio in ratios]).sum(0)
     torch.testing.assert_close(descent.log_ratio, expected, rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(Backend._prior_share(descent, draws), expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(VaeBackend._prior_share(descent, draws), expected, rtol=1e-4, atol=1e-4)
     for q, p, one, other in zip(
         posteriors, others, known, (torch.distributions.Normal(*p) for p in others), strict=True
     ):
-        torch.testing.assert_close(between(q, p), torch.distributions.kl_divergence(one, other).flatten(1).sum(1))
+        torch.testing.assert_close(kl_divergence(q, p), torch.distributions.kl_divergence(one, other).flatten(1).sum(1))
 
 
 def test_the_guard_takes_steps_where_gradients_have_vanished() -> None:
-    guard = Guard(3.0)
+    guard = GradientGuard(3.0)
     for _ in range(40):
         guard.judge(0.0)
     assert guard.judge(1.0) == 1.0
@@ -292,7 +292,7 @@ def test_what_distributions_are_made_of_is_in_float32() -> None:
     core = Hierarchy(config(channels=1, size=16))
     images = torch.randn(2, 1, 16, 16)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        found = descend(core, 2, None, look_at(core, images))
+        found = top_down_pass(core, 2, None, look_at(core, images))
     for numbers in (found.output, *(q.mean for q in found.posteriors), *(q.scale for q in found.posteriors)):
         assert numbers.dtype == torch.float32
         assert float((numbers.bfloat16().float() != numbers).float().mean()) > 0.5

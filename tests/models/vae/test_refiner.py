@@ -7,9 +7,9 @@ from torch.nn.functional import avg_pool2d
 
 from imggen.errors import UsageError
 from imggen.models import build_backend, build_learner
-from imggen.models.vae.backend import Backend
-from imggen.models.vae.learner import Learner
-from imggen.models.vae.refiner import Sharpener
+from imggen.models.vae.backend import VaeBackend
+from imggen.models.vae.learner import VaeLearner
+from imggen.models.vae.refiner import Refiner
 from tests.models.vae.test_vae import SMALL, config
 
 GRAINY = {**SMALL, "z": 1, "width": 16, "likelihood": "gaussian", "learning_rate": 4e-3}
@@ -30,22 +30,22 @@ def roughness(pictures: Tensor) -> float:
     return float((pictures - coarse).square().mean().sqrt())
 
 
-def run(learner: Learner, first: int, last: int, total: int, channels: int = 1) -> None:
+def run(learner: VaeLearner, first: int, last: int, total: int, channels: int = 1) -> None:
     for index in range(first, last):
         torch.manual_seed(index)
         learner.step(grain(16, index, channels), None, index / total, index * 16)
 
 
 @pytest.fixture(scope="module")
-def learner() -> Learner:
+def learner() -> VaeLearner:
     torch.manual_seed(0)
     found = build_learner(config(**{**GRAINY, "sharpen": 0.6, "filling": 0.0}))
-    assert isinstance(found, Learner)
+    assert isinstance(found, VaeLearner)
     run(found, 0, 100, 250)
     return found
 
 
-def test_pictures_become_as_rough_as_real_ones_and_keep_their_colours(learner: Learner) -> None:
+def test_pictures_become_as_rough_as_real_ones_and_keep_their_colours(learner: VaeLearner) -> None:
     backend = learner.backend
     noise = torch.randn(64, *backend.noise_shape, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
@@ -81,7 +81,7 @@ def test_resuming_across_three_stages_is_bit_exact(pause: int) -> None:
     whole, first = build_learner(settings), build_learner(settings)
     first.load_state(*whole.state())
     second = build_learner(settings)
-    assert isinstance(whole, Learner) and isinstance(first, Learner) and isinstance(second, Learner)
+    assert isinstance(whole, VaeLearner) and isinstance(first, VaeLearner) and isinstance(second, VaeLearner)
     run(whole, 0, 12, 12)
     run(first, 0, pause, 12)
     tensors, document = first.state()
@@ -98,7 +98,7 @@ def test_resuming_across_three_stages_is_bit_exact(pause: int) -> None:
 def test_colours_and_alpha(channels: int) -> None:
     settings = config(channels=channels, sharpen=0.5, filling=0.0, likelihood="dmol")
     learner = build_learner(settings)
-    assert isinstance(learner, Learner)
+    assert isinstance(learner, VaeLearner)
     run(learner, 0, 6, 6, channels)
     backend = learner.backend
     pictures = backend.generate(torch.randn(3, *backend.noise_shape))
@@ -108,9 +108,9 @@ def test_colours_and_alpha(channels: int) -> None:
 def test_a_checkpoint_from_before_shows_means_and_tells_its_bits() -> None:
     backend = build_backend(config(sharpen=0.3)).eval()
     plain = build_backend(config()).eval()
-    assert isinstance(backend, Backend) and isinstance(plain, Backend)
+    assert isinstance(backend, VaeBackend) and isinstance(plain, VaeBackend)
     plain.load_state_dict({k: v for k, v in backend.state_dict().items() if not k.startswith("sharpener.")})
-    assert isinstance(backend.sharpener, Sharpener)
+    assert isinstance(backend.sharpener, Refiner)
     with torch.no_grad():
         for weight in backend.sharpener.parameters():
             weight.add_(1.0)

@@ -7,10 +7,10 @@ import torch
 
 from imggen.models import build_backend, build_learner, presets
 from imggen.models.base import NonFiniteError
-from imggen.models.vae.backend import Backend
-from imggen.models.vae.config import Config
+from imggen.models.vae.backend import VaeBackend
+from imggen.models.vae.config import VaeConfig
 from imggen.models.vae.hierarchy import Hierarchy
-from imggen.models.vae.learner import Learner
+from imggen.models.vae.learner import VaeLearner
 
 SMALL = {"size": 16, "channels": 1, "width": 8, "max_width": 16, "z": 3, "depth": 0.01, "mixtures": 3}
 # Adam alone, which is what needs no more than these few steps.
@@ -19,9 +19,9 @@ ADAM = {"muon_rate": 0.0, "weight_decay": 0.0}
 QUICK = {"width": 24, "max_width": 24, "z": 4, "likelihood": "gaussian", "learning_rate": 6e-3, "warm_up": 0.5, **ADAM}
 
 
-def config(**values: object) -> Config:
+def config(**values: object) -> VaeConfig:
     found = presets("vae")["tiny"].with_overrides(**{**SMALL, **values})
-    assert isinstance(found, Config)
+    assert isinstance(found, VaeConfig)
     return found
 
 
@@ -37,10 +37,10 @@ def bars(count: int, seed: int = 0, size: int = 16) -> tuple[torch.Tensor, torch
     return images.unsqueeze(1) * 1.6 - 0.8, labels
 
 
-def trained(settings: Config, steps: int = 300, *, labelled: bool = False) -> Learner:
+def trained(settings: VaeConfig, steps: int = 300, *, labelled: bool = False) -> VaeLearner:
     torch.manual_seed(0)
     learner = build_learner(settings)
-    assert isinstance(learner, Learner)
+    assert isinstance(learner, VaeLearner)
     for index in range(steps):
         torch.manual_seed(index)
         images, labels = bars(32, seed=index)
@@ -49,19 +49,19 @@ def trained(settings: Config, steps: int = 300, *, labelled: bool = False) -> Le
 
 
 @pytest.fixture(scope="module")
-def model() -> Backend:
+def model() -> VaeBackend:
     """Has learnt bars, and to fill holes in them."""
     return trained(config(**QUICK, filling=0.5), 600).backend
 
 
 @pytest.fixture(scope="module")
-def labelled() -> Backend:
+def labelled() -> VaeBackend:
     """The same with a class for each direction, and no partial encoder."""
     settings = config(**QUICK, filling=0.0, classes=("upright", "level"), class_counts=(1, 1))
     return trained(settings, 260, labelled=True).backend
 
 
-def test_bounds_tighten_with_draws(model: Backend) -> None:
+def test_bounds_tighten_with_draws(model: VaeBackend) -> None:
     """One draw is the lower bound on average; more are higher, and never above what many give."""
     images, _ = bars(64, seed=900)
     torch.manual_seed(0)
@@ -77,7 +77,7 @@ def test_bounds_tighten_with_draws(model: Backend) -> None:
     assert -plain < 0.6 * 256 * 5.545
 
 
-def test_what_layers_carry_adds_up(model: Backend) -> None:
+def test_what_layers_carry_adds_up(model: VaeBackend) -> None:
     images, _ = bars(16, seed=900)
     torch.manual_seed(0)
     with torch.no_grad():
@@ -88,7 +88,7 @@ def test_what_layers_carry_adds_up(model: Backend) -> None:
     assert (total > 1).all() and len({name.split()[0] for name in found}) == 3
 
 
-def test_noise_and_back(model: Backend) -> None:
+def test_noise_and_back(model: VaeBackend) -> None:
     """`invert` is the posterior's mean in the prior's noise: generate gives the reconstruction."""
     images, _ = bars(12, seed=901)
     noise = model.invert(images)
@@ -106,7 +106,7 @@ def test_noise_and_back(model: Backend) -> None:
     assert distances[0] < distances[1] < distances[2]
 
 
-def test_temperature_changes_how_various_pictures_are(model: Backend) -> None:
+def test_temperature_changes_how_various_pictures_are(model: VaeBackend) -> None:
     noise = torch.randn(64, *model.noise_shape, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         spread = [float(model.generate(noise, temperature=t).var(0).mean()) for t in (0.0, 0.5, 1.0)]
@@ -120,7 +120,7 @@ def gapped(count: int) -> tuple[torch.Tensor, torch.Tensor]:
     return images[labels == 1][: count // 2], mask[: count // 2]
 
 
-def test_holes_are_filled_from_what_is_known(model: Backend) -> None:
+def test_holes_are_filled_from_what_is_known(model: VaeBackend) -> None:
     """Level bars with a gap: what is on both sides says where they are."""
     images, mask = gapped(64)
     mask = mask[: len(images)]
@@ -140,7 +140,7 @@ def test_holes_are_filled_from_what_is_known(model: Backend) -> None:
     assert error < 0.5 * prior
 
 
-def test_where_little_is_known_fills_differ(model: Backend) -> None:
+def test_where_little_is_known_fills_differ(model: VaeBackend) -> None:
     images, _ = bars(1, seed=903)
     mask = torch.ones(1, 1, 16, 16)
     mask[..., :2, :2] = 0
@@ -150,7 +150,7 @@ def test_where_little_is_known_fills_differ(model: Backend) -> None:
     assert pairs > 0.3 * torch.pdist(bars(30, seed=904)[0].flatten(1)).mean()
 
 
-def test_the_partial_posterior_comes_nearer_with_more_to_see(model: Backend) -> None:
+def test_the_partial_posterior_comes_nearer_with_more_to_see(model: VaeBackend) -> None:
     images, _ = bars(32, seed=905)
     gaps = []
     assert model.partial is not None
@@ -164,13 +164,13 @@ def test_the_partial_posterior_comes_nearer_with_more_to_see(model: Backend) -> 
 
 
 @pytest.fixture(scope="module")
-def both() -> Backend:
+def both() -> VaeBackend:
     """Has classes, and has learnt to fill."""
     settings = config(**QUICK, filling=0.4, classes=("upright", "level"), class_counts=(1, 1))
     return trained(settings, 450, labelled=True).backend
 
 
-def test_the_class_is_found_by_likelihood(labelled: Backend) -> None:
+def test_the_class_is_found_by_likelihood(labelled: VaeBackend) -> None:
     images, labels = bars(60, seed=906)
     assert (labelled.likely_labels(images) == labels).float().mean() > 0.9
     mask = torch.zeros(60, 1, 16, 16)
@@ -180,7 +180,7 @@ def test_the_class_is_found_by_likelihood(labelled: Backend) -> None:
     assert build_backend(config()).likely_labels(images) is None
 
 
-def test_filling_without_a_partial_encoder(labelled: Backend) -> None:
+def test_filling_without_a_partial_encoder(labelled: VaeBackend) -> None:
     assert labelled.partial is None
     images, labels = bars(40, seed=907)
     mask = torch.zeros(40, 1, 16, 16)
@@ -197,7 +197,7 @@ def test_filling_without_a_partial_encoder(labelled: Backend) -> None:
     assert (alone - filled[7:8]).abs().max() < 1 / 255
 
 
-def steps(learner: Learner, first: int, last: int) -> None:
+def steps(learner: VaeLearner, first: int, last: int) -> None:
     for index in range(first, last):
         torch.manual_seed(index)
         learner.step(bars(8, seed=index)[0], None, index / 12, index * 8)
@@ -213,7 +213,7 @@ def test_resuming_across_the_stages_is_bit_exact(pause: int, muon: float) -> Non
     for learner in (whole, first, second):
         learner.to(torch.device("cpu"))  # in the layout that a training has
     first.load_state(*whole.state())
-    assert isinstance(whole, Learner) and isinstance(first, Learner) and isinstance(second, Learner)
+    assert isinstance(whole, VaeLearner) and isinstance(first, VaeLearner) and isinstance(second, VaeLearner)
     steps(whole, 0, 12)
     steps(first, 0, pause)
     tensors, document = first.state()
@@ -227,12 +227,12 @@ def test_resuming_across_the_stages_is_bit_exact(pause: int, muon: float) -> Non
 
 def test_muon_takes_what_is_between_hidden_layers() -> None:
     learner = build_learner(config(muon_rate=0.5))
-    assert isinstance(learner, Learner)
+    assert isinstance(learner, VaeLearner)
     core, partial = learner.core, learner.backend.partial
     assert isinstance(core, Hierarchy) and partial is not None
     for network, prefix in ((core, ""), (partial, "_partial")):
         taken = [
-            [id(weight) for group in learner.optimisers[name + prefix].param_groups for weight in group["params"]]
+            [id(weight) for group in learner.optimizers[name + prefix].param_groups for weight in group["params"]]
             for name in ("adam", "muon")
         ]
         assert sorted([*taken[0], *taken[1]]) == sorted(id(weight) for weight in network.parameters())
@@ -247,14 +247,14 @@ def test_muon_takes_what_is_between_hidden_layers() -> None:
     learner.step(images, None, 0.5, 0)
     moved = [(weight.detach() - before[name]).square().mean().sqrt() for name, weight in middle.items()]
     # A fifth of the rate at most, less where a gradient has few directions; Adam's first step would be all of it.
-    rate = learner.optimisers["muon"].param_groups[0]["lr"]
+    rate = learner.optimizers["muon"].param_groups[0]["lr"]
     assert 0.1 * rate < max(moved) < 0.3 * rate
 
 
 def test_the_last_stage_leaves_the_model_alone() -> None:
     torch.manual_seed(0)
     learner = build_learner(config(filling=0.34))
-    assert isinstance(learner, Learner)
+    assert isinstance(learner, VaeLearner)
     steps(learner, 0, 8)
     before = {name: value.clone() for name, value in learner.backend.core.state_dict().items()}
     assert not learner.filling
@@ -268,7 +268,7 @@ def test_a_model_that_has_not_learnt_to_fill_does_without() -> None:
     """A checkpoint of before the last stage: its partial encoder is still what chance made it."""
     torch.manual_seed(0)
     learner = build_learner(config(filling=0.34))
-    assert isinstance(learner, Learner)
+    assert isinstance(learner, VaeLearner)
     steps(learner, 0, 7)
     images, mask = bars(6)[0], torch.zeros(6, 1, 16, 16)
     mask[..., 6:10] = 1
@@ -283,13 +283,13 @@ def test_a_model_that_has_not_learnt_to_fill_does_without() -> None:
     steps(learner, 8, 9)
     assert partial.ready and learner.filling and not learner.backend.makeshift
     # A larger budget: the model learns on, and what was learnt of holes no longer belongs to it.
-    assert any(learner.optimisers["adam_partial"].state.values())
+    assert any(learner.optimizers["adam_partial"].state.values())
     steps(learner, 4, 5)
     assert not partial.ready and not learner.filling
-    assert not learner.optimisers["adam_partial"].state
+    assert not learner.optimizers["adam_partial"].state
 
 
-def test_fills_take_a_class_that_what_is_known_allows(both: Backend) -> None:
+def test_fills_take_a_class_that_what_is_known_allows(both: VaeBackend) -> None:
     images, labels = bars(60, seed=908)
     mask = torch.zeros(60, 1, 16, 16)
     mask[..., 8:] = 1
@@ -310,7 +310,7 @@ def test_fills_take_a_class_that_what_is_known_allows(both: Backend) -> None:
 def test_gradients_out_of_the_ordinary_are_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     learner = build_learner(config())
-    assert isinstance(learner, Learner)
+    assert isinstance(learner, VaeLearner)
     for index in range(25):
         torch.manual_seed(index)
         learner.step(bars(8, seed=index)[0], None, 0.2, index * 8)
@@ -326,7 +326,7 @@ def test_gradients_out_of_the_ordinary_are_skipped(monkeypatch: pytest.MonkeyPat
 def test_a_number_that_is_not_finite_is_skipped_but_not_for_ever() -> None:
     torch.manual_seed(0)
     learner = build_learner(config())
-    assert isinstance(learner, Learner)
+    assert isinstance(learner, VaeLearner)
     bad = bars(8)[0] * torch.nan
     with pytest.raises(NonFiniteError):  # what is usual is not known yet
         learner.step(bad, None, 0.2, 0)
