@@ -89,7 +89,7 @@ def evaluate(
         size=size,
         crop=crop,
         temperature=temperature,
-        drawing=drawing(steps=steps, guidance=guidance, top_k=top_k, top_p=top_p),
+        **drawing(steps=steps, guidance=guidance, top_k=top_k, top_p=top_p),
         iw=iw,
         seed=seed,
         weights=weights,

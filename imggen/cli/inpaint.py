@@ -180,7 +180,7 @@ def inpaint(
         seed=secrets.randbelow(2**31) if drawn else seed or 0,
         label=label,
         temperature=temperature,
-        drawing=settings,
+        **settings,
         batch=batch,
         device=device,
         force=force,

@@ -158,7 +158,7 @@ def interpolate(
         label_from=label_from,
         label_to=label_to,
         temperature=temperature,
-        drawing=drawing(steps=steps, guidance=guidance, top_k=top_k, top_p=top_p),
+        **drawing(steps=steps, guidance=guidance, top_k=top_k, top_p=top_p),
         path=path,
         loop=loop,
         ease=ease,

@@ -103,7 +103,7 @@ COMMON: dict[str, tuple[Any, Any]] = {
 }
 
 
-def drawing(**settings: float | None) -> dict[str, float]:
+def drawing(**settings: Any) -> dict[str, Any]:
     """The settings of drawing that were given."""
     return {name: value for name, value in settings.items() if value is not None}
 

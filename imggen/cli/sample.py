@@ -133,7 +133,7 @@ def sample(
         seed=secrets.randbelow(2**31) if drawn else seed,
         label=label,
         temperature=temperature if temperature is not None else 1.0 if near is None else NEAR,
-        drawing=drawing(steps=steps, guidance=guidance, top_k=top_k, top_p=top_p),
+        **drawing(steps=steps, guidance=guidance, top_k=top_k, top_p=top_p),
         batch=batch,
         device=device,
         precision=precision,

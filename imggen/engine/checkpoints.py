@@ -2,32 +2,35 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch.overrides import TorchFunctionMode
 
-from imggen.engine.device import find_device
+from imggen.engine.device import find_device, find_precision, prepare
 from imggen.engine.distributed import ProcessGroup
+from imggen.engine.options import ModelOptions
 from imggen.errors import CheckpointError
 from imggen.io.checkpoint import read_header, read_tensors, weights_hash, write_checkpoint
 from imggen.io.model_paths import find_weights
 from imggen.models import FAMILIES, build_backend, family_config
 from imggen.models.base import Backend
 from imggen.models.config import ModelConfig
+from imggen.reporting import Reporter
 
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A backend and where it came from."""
+    """A backend in eval mode, the file it was read from, and the precision to sample in."""
 
     backend: Backend
     path: Path
     origin: str
     hash: str
     provenance: dict[str, Any]
+    dtype: torch.dtype = torch.float32
 
 
 class _Unfilled(TorchFunctionMode):
@@ -69,6 +72,21 @@ def load_backend(model: str | Path, *, weights: Path | None = None, device: str 
     backend.load_state_dict(tensors, assign=True)
     backend.to(find_device(device, ProcessGroup.from_environment().local_rank)).eval().requires_grad_(False)
     return LoadedModel(backend, path, origin, weights_hash(header), header.document.get("provenance", {}))
+
+
+def open_model(options: ModelOptions, model: str, reporter: Reporter, *, precision: str = "fp32") -> LoadedModel:
+    """Load the model of a verb, check that it supports the sampling options, and set up its device.
+
+    Raises UsageError, CheckpointError and DeviceError.
+    """
+    sampling = options.sampling
+    loaded = load_backend(model, weights=options.weights, device=options.device)
+    backend = loaded.backend
+    backend.check_options(sampling)
+    prepare(backend.device, full_precision=backend.needs_full_precision)
+    dtype = find_precision(precision, backend.device, training=False)
+    reporter.info(f"model {loaded.path} ({loaded.origin}, {loaded.hash}) on {backend.device}")
+    return replace(loaded, dtype=dtype)
 
 
 def save_backend(

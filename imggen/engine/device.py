@@ -60,13 +60,13 @@ def precision_name(dtype: torch.dtype) -> str:
     return next(name for name, known in PRECISIONS.items() if known == dtype)
 
 
-def prepare(device: torch.device, *, careful: bool = False) -> None:
-    """Settings of the process that make networks fast; those that cost digits are left out where one is `careful`."""
+def prepare(device: torch.device, *, full_precision: bool = False) -> None:
+    """Set the process up for speed on `device`; with `full_precision` without TF32."""
     if device.type == "cuda":
         torch.cuda.set_device(device)
         torch.backends.cudnn.benchmark = True
-        torch.backends.cudnn.allow_tf32 = not careful
-        torch.set_float32_matmul_precision("highest" if careful else "high")
+        torch.backends.cudnn.allow_tf32 = not full_precision
+        torch.set_float32_matmul_precision("highest" if full_precision else "high")
     elif device.type == "cpu":
         _keep_freed_memory()
 

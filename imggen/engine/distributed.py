@@ -38,7 +38,7 @@ class ProcessGroup:
             backend = "nccl" if device.type == "cuda" else "gloo"
             torch.distributed.init_process_group(backend, timeout=timedelta(days=1))
 
-    def wait(self) -> None:
+    def barrier(self) -> None:
         """Until every process is here."""
         if self.size > 1:
             torch.distributed.barrier()
@@ -48,7 +48,7 @@ class ProcessGroup:
         if self.size > 1 and torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
 
-    def largest(self, values: list[float], device: torch.device) -> list[float]:
+    def all_reduce_max(self, values: list[float], device: torch.device) -> list[float]:
         """The largest of each value over the processes, so that all take the same decision."""
         if self.size == 1:
             return values
@@ -56,7 +56,7 @@ class ProcessGroup:
         torch.distributed.all_reduce(shared, torch.distributed.ReduceOp.MAX)
         return [float(value) for value in shared]
 
-    def average(self, parameters: Iterable[nn.Parameter]) -> None:
+    def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
         """Average the gradients over the processes, in one message."""
         if self.size == 1:
             return

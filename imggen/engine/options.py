@@ -6,8 +6,26 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-# Settings of drawing that some families know and others do not; a backend says which in `drawing`.
-DRAWING = ("steps", "guidance", "top_k", "top_p")
+from imggen.models.config import SamplingOptions
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions:
+    """Which model to use, where, and how to sample from it."""
+
+    weights: Path | None = None
+    temperature: float = 1.0
+    steps: int | None = None
+    guidance: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    batch: int | None = None
+    device: str = "auto"
+
+    @property
+    def sampling(self) -> SamplingOptions:
+        """The options that the model needs. Raises UsageError for a value out of range."""
+        return SamplingOptions(self.temperature, self.steps, self.guidance, self.top_k, self.top_p)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,20 +65,15 @@ class TrainOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SampleOptions:
+class SampleOptions(ModelOptions):
     """One drawing of pictures; None means: choose."""
 
     model: str
     output: str
-    weights: Path | None = None
     count: int = 64
     seeds: str | None = None
     seed: int | None = None
     label: str | None = None
-    temperature: float = 1.0
-    drawing: dict[str, float] = field(default_factory=dict)
-    batch: int | None = None
-    device: str = "auto"
     precision: str = "auto"
     columns: int | None = None
     format: str | None = None
@@ -71,33 +84,27 @@ class SampleOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateOptions:
+class EvaluateOptions(ModelOptions):
     """One comparison of a model, or of a folder of pictures, with data; None means: choose."""
 
     model: str
     data: str
-    weights: Path | None = None
     count: int = 10_000
     features: str | None = None
     size: int | None = None
     crop: str = "center"
-    temperature: float = 1.0
-    drawing: dict[str, float] = field(default_factory=dict)
     iw: int | None = None
     seed: int = 0
-    batch: int | None = None
-    device: str = "auto"
     output: Path | None = None
     force: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
-class InterpolateOptions:
+class InterpolateOptions(ModelOptions):
     """One walk, or several side by side; None means: choose. Keys are `seeds`, or the pictures `start` and `end`."""
 
     model: str
     output: str
-    weights: Path | None = None
     seeds: str | None = None
     seed: int | None = None
     start: tuple[Path, ...] = ()
@@ -105,8 +112,6 @@ class InterpolateOptions:
     label: str | None = None
     label_from: str | None = None
     label_to: str | None = None
-    temperature: float = 1.0
-    drawing: dict[str, float] = field(default_factory=dict)
     path: str | None = None
     loop: bool = False
     ease: str = "none"
@@ -117,20 +122,17 @@ class InterpolateOptions:
     grid: tuple[int, int] = (1, 1)
     strip: bool = False
     zoom: int = 1
-    batch: int | None = None
-    device: str = "auto"
     precision: str = "auto"
     force: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
-class InpaintOptions:
+class InpaintOptions(ModelOptions):
     """Holes to fill in one picture or in a folder of them; None means: choose."""
 
     image: Path
     output: str
     model: str | None = None
-    weights: Path | None = None
     mask: Path | None = None
     boxes: tuple[tuple[int, int, int, int], ...] = ()
     from_alpha: bool = False
@@ -146,8 +148,4 @@ class InpaintOptions:
     format: str | None = None
     seed: int = 0
     label: str | None = None
-    temperature: float = 1.0
-    drawing: dict[str, float] = field(default_factory=dict)
-    batch: int | None = None
-    device: str = "auto"
     force: bool = False

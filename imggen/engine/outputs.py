@@ -151,7 +151,7 @@ LONGEST_SIDE = 16_000  # WebP ends at 16,383, and no viewer is happy with more
 
 def check_grid(count: int, columns: int, backend: Backend) -> None:
     """Refuse a grid that no file holds. Raises UsageError."""
-    height, width = backend.image_shape[1:]
+    height, width = backend.config.image_shape[1:]
     rows = math.ceil(count / columns)
     if max(columns * (width + 2), rows * (height + 2)) > LONGEST_SIDE:
         raise UsageError(f"a grid of {count:,} pictures is too large for one file", "fewer pictures, or -o folder/")

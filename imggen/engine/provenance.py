@@ -10,7 +10,7 @@ import torch
 import imggen
 from imggen.engine.checkpoints import LoadedModel
 from imggen.engine.device import precision_name
-from imggen.engine.options import DRAWING, SampleOptions
+from imggen.engine.options import SampleOptions
 
 
 def settings_of(options: SampleOptions, loaded: LoadedModel, dtype: torch.dtype) -> dict[str, Any]:
@@ -19,8 +19,8 @@ def settings_of(options: SampleOptions, loaded: LoadedModel, dtype: torch.dtype)
         "imggen": imggen.__version__,
         "model": options.model if options.weights is None else str(options.weights),
         "hash": loaded.hash,
-        "temperature": options.temperature,
-        **options.drawing,
+        "temperature": options.sampling.temperature,
+        **options.sampling.changed(),
         "precision": precision_name(dtype),
     }
     return document if options.label is None else {**document, "class": options.label}
@@ -33,7 +33,7 @@ def command_of(settings: dict[str, Any], what: list[str], output: str, columns: 
         words += ["--class", settings["class"]]
     if settings["temperature"] != 1.0:
         words += ["--temperature", str(settings["temperature"])]
-    for name in DRAWING:
+    for name in ("steps", "guidance", "top_k", "top_p"):
         if name in settings:
             words += [f"--{name.replace('_', '-')}", str(settings[name])]
     if settings["precision"] != "fp32":

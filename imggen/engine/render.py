@@ -19,7 +19,8 @@ from imggen.engine.device import out_of_memory, release_memory
 from imggen.engine.noise import SampleSpec, noise_for
 from imggen.errors import DeviceError
 from imggen.io.image import Bytes
-from imggen.models.base import Backend
+from imggen.models.base import PLAIN, Backend
+from imggen.models.config import SamplingOptions
 
 CPU_PIXELS = 128 * 32 * 32  # in a batch: what stays in the caches
 GPU_PIXELS = 512 * 64 * 64
@@ -71,8 +72,8 @@ class _BatchRenderer(Generic[Item]):
 
 def default_batch_size(backend: Backend) -> int:
     """Pictures at a time, where nothing else is asked for."""
-    pixels = CPU_PIXELS if next(backend.parameters()).device.type == "cpu" else GPU_PIXELS
-    return max(backend.rows, pixels // math.prod(backend.image_shape[1:]))
+    pixels = CPU_PIXELS if backend.device.type == "cpu" else GPU_PIXELS
+    return max(backend.min_batch, pixels // math.prod(backend.config.image_shape[1:]))
 
 
 def sample_batches(
@@ -80,18 +81,18 @@ def sample_batches(
     items: Iterable[SampleSpec],
     finish: Callable[[list[SampleSpec], Bytes], T],
     *,
-    temperature: float = 1.0,
+    options: SamplingOptions = PLAIN,
     batch: int | None = None,
     precision: torch.dtype = torch.float32,
     on_smaller: Callable[[int], None] = lambda batch: None,
 ) -> Iterator[T]:
     """Draw the pictures of seeds; see `paint`."""
-    device = next(backend.parameters()).device
+    device = backend.device
 
     def render(part: list[SampleSpec]) -> torch.Tensor:
         noise, labels = noise_for(part, backend)
         labels = None if labels is None else labels.to(device)
-        return backend.generate(noise.to(device), labels, temperature=temperature)
+        return backend.generate(noise.to(device), labels, options)
 
     return render_batches(backend, items, render, finish, batch=batch, precision=precision, on_smaller=on_smaller)
 
@@ -113,7 +114,7 @@ def render_batches(
     `finish` works beside the drawing of the next batches, in another thread, so it is the place to encode and to
     write. A batch that memory refuses is halved; `on_smaller` is told.
     """
-    device = next(backend.parameters()).device
+    device = backend.device
     cpu = device.type == "cpu"
     size = batch or default_batch_size(backend)
     painter = _BatchRenderer(render, device, size, precision)

@@ -1,83 +1,102 @@
-"""The contract between a family and everything else.
+"""The contract between a model family and everything else.
 
-A backend is a deterministic map from Gaussian noise to pictures; sample, interpolate, inpaint and
-evaluate know nothing else of it. A learner is what train drives.
+A backend is a deterministic map from Gaussian noise to images: sampling, interpolation, inpainting and evaluation
+know nothing else of a family. A learner is what the training loop drives.
 """
 
 from __future__ import annotations
 
-import difflib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from imggen.errors import UsageError
-from imggen.models.config import ModelConfig
+from imggen.models.config import ModelConfig, SamplingOptions
+from imggen.models.training import micro_batches
 
 Optimizers = torch.optim.Optimizer | Sequence[torch.optim.Optimizer]
+PLAIN = SamplingOptions()
 
 
 class NonFiniteError(Exception):
-    """A loss or gradient is NaN or infinite; raised before the optimiser has touched a weight."""
+    """A loss or gradient is NaN or infinite; raised before the optimizer has changed a weight."""
+
+
+class Inversion(NamedTuple):
+    """Noise (B, *noise_shape) that generates given images, and the labels (B,) to generate them with.
+
+    The labels are those given to `invert`, or the most likely ones; None if the model has no classes.
+    """
+
+    noise: Tensor
+    labels: Tensor | None
+
+
+class Diagnostic(NamedTuple):
+    """A number for each image (B,), with a title and one line of explanation for the evaluation report."""
+
+    values: Tensor
+    title: str
+    description: str
 
 
 class Backend(nn.Module, ABC):
-    """What a checkpoint holds.
+    """The trained model of a family: what a checkpoint holds.
 
-    Pictures are float tensors (B, C, H, W) in [-1, 1]; noise is (B, *noise_shape), standard normal;
-    labels are int64 (B,), needed exactly when `classes` is not empty.
-    `drawing` names the settings that `draw_with` takes. A `careful` family's pictures can become others by the last
-    digits of its arithmetic: it is spared what costs a GPU's digits.
+    Images are float tensors (B, C, H, W) in [-1, 1]. Noise is (B, *noise_shape), standard normal. Labels are
+    int64 (B,): needed by `generate` if the model has classes, and None if it has none.
+    `supported` names the fields of SamplingOptions that have an effect. `needs_full_precision` is set by families
+    whose samples are discrete: rounding to TF32 could change a token, so TF32 is disabled for them.
     """
 
-    drawing: ClassVar[tuple[str, ...]] = ()
-    careful: ClassVar[bool] = False
+    supported: ClassVar[frozenset[str]] = frozenset({"temperature"})
+    needs_full_precision: ClassVar[bool] = False
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
 
     @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """(C, H, W) of one picture."""
-        return self.config.image_shape
+    def device(self) -> torch.device:
+        """The device of the weights."""
+        return next(self.parameters()).device
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Names of the classes, or none."""
+        """Names of the classes; empty if the model has none."""
         return self.config.classes
 
     @property
     @abstractmethod
     def noise_shape(self) -> tuple[int, ...]:
-        """The shape of one picture's noise."""
+        """The shape of one image's noise."""
+
+    @property
+    def min_batch(self) -> int:
+        """The smallest batch that pays on a CPU: fewer images take as long."""
+        return 1
+
+    @property
+    def detail_mask(self) -> Tensor | None:
+        """Which elements of the noise (*noise_shape), bool, affect fine details only; None if there are none such."""
+        return None
 
     @abstractmethod
-    def generate(self, noise: Tensor, labels: Tensor | None = None, *, temperature: float = 1.0) -> Tensor:
-        """Noise (B, *noise_shape) → pictures (B, C, H, W) in [-1, 1].
+    def generate(self, noise: Tensor, labels: Tensor | None = None, options: SamplingOptions = PLAIN) -> Tensor:
+        """Map noise (B, *noise_shape) to images (B, C, H, W) in [-1, 1].
 
-        Deterministic, and row i depends on row i alone. `temperature` 1 is the model as trained;
-        lower is tamer (truncation for a GAN, the prior's for a VAE, the softmax's for a transformer).
+        Deterministic, and row i depends on row i alone. At temperature 1 the model samples as trained; lower values
+        trade variety for typicality (a GAN truncates, a VAE scales its priors, a transformer divides its logits).
         """
-
-    def generate_between(
-        self, noise: Tensor, labels: Tensor, others: Tensor, share: Tensor, *, temperature: float = 1.0
-    ) -> Tensor:
-        """Pictures on the way from the classes `labels` (B,) to `others` (B,), `share` (B,) in [0, 1] of the way.
-
-        At 0 and 1 it is `generate`. A family whose classes have something between them shows it; else the class
-        changes at the middle, and every picture is one that the model draws.
-        """
-        return self.generate(noise, torch.where(share < 0.5, labels, others), temperature=temperature)
 
     @abstractmethod
-    def invert(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Pictures (B, C, H, W) in [-1, 1] → noise whose `generate` comes as near as the family can.
+    def invert(self, images: Tensor, labels: Tensor | None = None, options: SamplingOptions = PLAIN) -> Inversion:
+        """Find noise whose `generate` (with the same options) comes as near to the images as the family can.
 
-        With classes and no labels it is noise for the class of `likely_labels`.
+        If the model has classes and no labels are given, the most likely class of each image is used.
         """
 
     @abstractmethod
@@ -87,107 +106,44 @@ class Backend(nn.Module, ABC):
         mask: Tensor,
         noise: Tensor,
         labels: Tensor | None = None,
-        *,
-        temperature: float = 1.0,
+        options: SamplingOptions = PLAIN,
     ) -> Tensor:
-        """Fill where `mask` (B, 1, H, W) is 1; other noise, other fill. Known pixels may come back changed.
+        """Fill where `mask` (B, 1, H, W) is 1; different noise gives a different fill.
 
-        With classes and no labels the family chooses the class.
+        The unmasked pixels may come back changed. If the model has classes and no labels are given, the family
+        chooses the class.
         """
-
-    def log_counts(self, device: torch.device) -> Tensor:
-        """Logarithms (classes,) of how many pictures of each class the data has, float32; all equal where unknown."""
-        counts = torch.tensor(self.config.class_counts, dtype=torch.float32, device=device)
-        return counts.clamp(min=1e-9).log()
-
-    def likely_labels(self, images: Tensor, mask: Tensor | None = None) -> Tensor | None:
-        """The class (B,) that each picture most likely has where `mask` (B, 1, H, W) is 0; none without classes."""
-        return None
 
     def reconstruct(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
-        """The model's own version (B, C, H, W) of each picture: what the noise of `invert` draws.
+        """Encode and decode images (B, C, H, W): what the noise of `invert` generates."""
+        return self.generate(*self.invert(images, labels))
 
-        With classes and no labels it is that of the class of `likely_labels`.
-        """
-        return self.generate(*self.locate(images, labels))
-
-    def locate(self, images: Tensor, labels: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-        """The noise of `invert`, and the class that it is for: the one given, or that of `likely_labels`."""
-        if labels is None:
-            labels = self.likely_labels(images)
-        return self.invert(images, labels), labels
-
-    def log_likelihood(self, images: Tensor, labels: Tensor | None = None) -> Tensor | None:
-        """Natural logarithm of each picture's probability (B,), as bytes; none when the family has no likelihood.
-
-        A bound from below counts: what is printed is then a bound on bits from above. Where it takes draws, they are
-        from torch's global generator. Pictures of a `binary` model are -1 or 1 in every channel of every pixel.
-        """
-        return None
-
-    @property
-    def details(self) -> Tensor | None:
-        """Which numbers of the noise (*noise_shape), bool, make details alone; none where that cannot be told."""
-        return None
-
-    @property
-    def makeshift(self) -> str:
-        """Why this model fills holes less well than its family can, for people to read; empty where it does not."""
-        return ""
-
-    @property
-    def withheld(self) -> str:
-        """Why a family that has a likelihood does not tell it of this model; empty where it does."""
-        return ""
-
-    def draw_with(self, **settings: float) -> None:
-        """From now on draw with these settings, and with its own for those not named.
-
-        Raises UsageError for a setting that the family does not know, or a value out of range.
-        """
-        for name in settings:
-            if name not in self.drawing:
-                known = ", ".join("--" + name.replace("_", "-") for name in ("temperature", *self.drawing))
+    def check_options(self, options: SamplingOptions) -> None:
+        """Raise UsageError for an option that has no effect on this model."""
+        for name in options.changed():
+            if name not in self.supported:
+                flags = ", ".join(f"--{other.replace('_', '-')}" for other in sorted(self.supported))
                 raise UsageError(
-                    f"a {self.config.family} knows no --{name.replace('_', '-')}", f"leave it out; it knows {known}"
+                    f"a {self.config.family} has no option --{name.replace('_', '-')}",
+                    f"leave it out; its sampling options are {flags}",
                 )
 
-    def measures(self, images: Tensor, labels: Tensor | None = None) -> dict[str, Tensor]:
-        """What else can be said of given pictures: a number (B,) each, by name; evaluate prints their means."""
-        return {}
-
-    def explained(self, name: str) -> tuple[str, str]:
-        """A title and a line of explanation for one of the `measures`."""
-        raise KeyError(name)
-
-    @property
-    def binary(self) -> bool:
-        """Whether the likelihood is one of pictures whose every value was drawn black or white by its grey."""
-        return False
-
-    def importance_bound(self, images: Tensor, labels: Tensor | None = None, *, samples: int) -> Tensor | None:
-        """A bound (B,) on the log-likelihood from below that tightens with `samples`; none without latents."""
-        return None
-
-    def information(self, images: Tensor, labels: Tensor | None = None) -> dict[str, Tensor] | None:
-        """Nats (B,) that each layer of latents carries of each picture, by the layer's name; none without layers."""
-        return None
-
-    def offers(self, name: str) -> bool:
-        """Whether the family has what the contract leaves open under this name: `importance_bound`, …"""
-        return getattr(type(self), name) is not getattr(Backend, name)
-
-    @property
-    def rows(self) -> int:
-        """Pictures that it works on together on a CPU: fewer take as long."""
-        return 1
-
     def for_inference(self) -> Backend:
-        """The same map arranged for speed (normalisation folded away); the caller's own copy."""
+        """The same map arranged for speed (folded norms, CUDA graphs): the caller's own copy, or the model itself."""
         return self
 
-    def check_labels(self, labels: Tensor | None, count: int) -> Tensor | None:
-        """`labels` when the model has classes, none when it has none; anything else is a ValueError."""
+    def limitation(self, task: Literal["inpaint", "likelihood"]) -> str:
+        """Why this model is poor at a task, or cannot do it although its family can; empty if there is no reason."""
+        return ""
+
+    def diagnostics(
+        self, images: Tensor, labels: Tensor | None = None, options: SamplingOptions = PLAIN
+    ) -> dict[str, Diagnostic]:
+        """What else the family can measure about given images, by name; `imggen evaluate` prints the means."""
+        return {}
+
+    def _check_labels(self, labels: Tensor | None, count: int) -> Tensor | None:
+        """Return `labels` if they fit the model: (count,) if it has classes, else None. Raises ValueError."""
         if not self.classes:
             if labels is not None:
                 raise ValueError("this model has no classes: labels must be None")
@@ -197,22 +153,56 @@ class Backend(nn.Module, ABC):
         return labels
 
 
-class Learner(ABC):
-    """Networks, losses and optimisers of one training run.
+@runtime_checkable
+class HasLikelihood(Protocol):
+    """A backend that bounds the probability of given images.
 
-    Every schedule is a function of `progress` in [0, 1], the fraction of the budget spent. Random
-    numbers come from torch's global generator, which the engine seeds before every step.
-    `micro_batch` is the most pictures to hold in one pass; the engine lowers it when memory runs out.
-    `reduce_gradients` averages gradients over `processes`; the engine sets both when there are several. `images` of a
-    step are this process's share, `images_seen` counts those of all.
-    A share `hold_out` of the pictures (some hundreds at most) never comes up in a step; `held_out` gives them, batch by
-    batch, with their labels. It is none where that would be too few.
+    If `binarized`, the likelihood is that of images whose every value is -1 or 1.
+    """
+
+    @property
+    def binarized(self) -> bool:
+        """Whether images must be binarized first."""
+
+    def log_likelihood(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Lower bound (B,) on the log-probability of each image in nats; draws come from torch's global generator."""
+
+
+@runtime_checkable
+class HasLatentLayers(HasLikelihood, Protocol):
+    """A backend with layers of latents."""
+
+    def importance_bound(self, images: Tensor, labels: Tensor | None = None, *, num_samples: int) -> Tensor:
+        """Lower bound (B,) on the log-likelihood in nats that tightens with `num_samples` (arXiv 1509.00519)."""
+
+    def layer_information(self, images: Tensor, labels: Tensor | None = None) -> dict[str, Tensor]:
+        """KL divergence (B,) in nats per image of each layer of latents, by the layer's name."""
+
+
+def class_log_frequencies(config: ModelConfig, device: torch.device) -> Tensor:
+    """Logarithms (classes,) of the number of training images of each class, float32; all equal where unknown."""
+    counts = torch.tensor(config.class_counts, dtype=torch.float32, device=device)
+    return counts.clamp(min=1e-9).log()
+
+
+class Learner(ABC):
+    """Networks, losses and optimizers of one training run.
+
+    Every schedule is a function of `progress` in [0, 1], the fraction of the budget spent. Random numbers come from
+    torch's global generator, which the training loop seeds before every step.
+
+    Set by the training loop: `micro_batch`, the most images in one forward pass (lowered when memory runs out);
+    `precision`; `processes` and `reduce_gradients`, which averages gradients over them. The images of a step are this
+    process's part of the batch, `images_seen` counts those of all processes.
+
+    A fraction `held_out_fraction` of the data (at most some hundreds of images) is never passed to `step`;
+    `held_out` yields it in batches with labels. It is None if the data set is too small for that.
     """
 
     micro_batch: int | None = None
     precision: torch.dtype = torch.float32
     processes: int = 1
-    hold_out: float = 0.0
+    held_out_fraction: float = 0.0
 
     def __init__(self, config: ModelConfig) -> None:
         self.config = config
@@ -229,35 +219,45 @@ class Learner(ABC):
     def networks(self) -> dict[str, nn.Module]:
         """Every network by name: for moving, counting parameters and saving."""
 
-    def expect(self, pictures: int) -> None:
-        """Told before a new run's first step: how many different pictures there are to learn from."""
+    @property
+    @abstractmethod
+    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        """Every optimizer by name."""
+
+    def set_dataset_size(self, num_images: int) -> None:
+        """Called before the first step of a new run with the number of different training images."""
         return
 
     @abstractmethod
     def step(self, images: Tensor, labels: Tensor | None, progress: float, images_seen: int) -> dict[str, Tensor]:
-        """One step on pictures (B, C, H, W) in [-1, 1]; returns scalar metrics, still on the device.
+        """One step on images (B, C, H, W) in [-1, 1]; returns scalar metrics, still on the device.
 
-        Raises NonFiniteError before an optimiser has used a non-finite gradient.
+        Raises NonFiniteError before an optimizer has used a non-finite gradient.
         """
 
-    @property
-    @abstractmethod
-    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
-        """Every optimiser by name."""
-
     def to(self, device: torch.device) -> None:
-        """Move every network, in the layout that convolutions like."""
+        """Move every network to `device`, in channels_last layout, which is faster for convolutions."""
         for network in self.networks.values():
             network.to(device).to(memory_format=torch.channels_last)
 
+    def autocast(self, device: torch.device) -> torch.autocast:
+        """Mixed precision of this run; has no effect in float32."""
+        return torch.autocast(device.type, self.precision, enabled=self.precision != torch.float32)
+
+    def micro_batches(self, images: Tensor, labels: Tensor | None) -> list[tuple[float, Tensor, Tensor | None]]:
+        """Split a batch into parts of at most `micro_batch` rows: each part's fraction of the batch, images, labels."""
+        parts = micro_batches(images, self.micro_batch)
+        label_parts = [None] * len(parts) if labels is None else list(micro_batches(labels, self.micro_batch))
+        return [(len(part) / len(images), part, label) for part, label in zip(parts, label_parts, strict=True)]
+
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Everything that the next step depends on: tensors and JSON, so that they fit safetensors."""
+        """Everything that the next step depends on, as tensors (for safetensors) and a JSON document."""
         tensors: dict[str, Tensor] = {}
         document: dict[str, Any] = {}
         for name, network in self.networks.items():
             tensors.update({f"{name}.{key}": value for key, value in network.state_dict().items()})
-        for name, optimiser in self.optimizers.items():
-            state = optimiser.state_dict()
+        for name, optimizer in self.optimizers.items():
+            state = optimizer.state_dict()
             for index, slots in state["state"].items():
                 tensors.update({f"{name}.{index}.{slot}": value for slot, value in slots.items()})
             groups = [
@@ -267,19 +267,19 @@ class Learner(ABC):
         return tensors, document
 
     def load_state(self, tensors: dict[str, Tensor], document: dict[str, Any]) -> None:
-        """The inverse of `state`; raises KeyError or RuntimeError when something is missing or misshapen."""
+        """The inverse of `state`; raises KeyError or RuntimeError when a tensor is missing or has another shape."""
         for name, network in self.networks.items():
-            wanted = {key: tensors[f"{name}.{key}"] for key in network.state_dict()}
-            network.load_state_dict(wanted)
-        for name, optimiser in self.optimizers.items():
-            current = optimiser.state_dict()
-            parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
+            own_state = {key: tensors[f"{name}.{key}"] for key in network.state_dict()}
+            network.load_state_dict(own_state)
+        for name, optimizer in self.optimizers.items():
+            current = optimizer.state_dict()
+            parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
             slots: dict[int, dict[str, Tensor]] = {}
             for key, value in tensors.items():
                 if key.startswith(f"{name}."):
                     _, index, slot = key.split(".")
-                    # load_state_dict keeps references: without a copy, a snapshot would train along. And fused
-                    # optimisers walk through memory: what belongs to a weight must be laid out as the weight is.
+                    # load_state_dict keeps references: without a copy, training would change the snapshot. Fused
+                    # optimizers need their state in the memory layout of the weight it belongs to.
                     like = parameters[int(index)]
                     copy = torch.empty_like(like) if value.shape == like.shape else torch.empty_like(value)
                     slots.setdefault(int(index), {})[slot] = copy.copy_(value)
@@ -287,15 +287,18 @@ class Learner(ABC):
                 {**group, **saved, "params": group["params"]}
                 for group, saved in zip(current["param_groups"], document[name], strict=True)
             ]
-            optimiser.load_state_dict({"state": slots, "param_groups": groups})
+            optimizer.load_state_dict({"state": slots, "param_groups": groups})
 
-    def gradient_norm(self, optimisers: Optimizers, *losses: Tensor) -> Tensor:
-        """Average the gradients over processes and measure them together; raises NonFiniteError, all cleared."""
-        several = _several(optimisers)
-        groups = [group for optimiser in several for group in optimiser.param_groups]
+    def gradient_norm(self, optimizers: Optimizers, *losses: Tensor) -> Tensor:
+        """Average the gradients over processes and return their total norm.
+
+        Raises NonFiniteError, with all gradients cleared, if the norm or a loss is not finite.
+        """
+        all_optimizers = _as_sequence(optimizers)
+        groups = [group for optimizer in all_optimizers for group in optimizer.param_groups]
         parameters = [p for group in groups for p in group["params"] if p.grad is not None]
         if self.processes > 1 and parameters:
-            # A loss that is finite in all processes but one is to stop all: nothing times infinity is no number.
+            # A loss that is not finite in one process must stop all of them: 0 * infinity is NaN.
             first = parameters[0].grad
             assert first is not None
             for loss in losses:
@@ -303,32 +306,21 @@ class Learner(ABC):
         self.reduce_gradients(parameters)
         norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         if not torch.isfinite(torch.stack([norm, *(loss.detach().to(norm) for loss in losses)])).all():
-            for optimiser in several:
-                optimiser.zero_grad(set_to_none=True)
+            for optimizer in all_optimizers:
+                optimizer.zero_grad(set_to_none=True)
             raise NonFiniteError
         return norm
 
-    def apply_gradients(self, optimisers: Optimizers, *losses: Tensor) -> None:
-        """Average over processes, refuse non-finite numbers, then step and clear; of several, all or none."""
-        self.gradient_norm(optimisers, *losses)
-        for optimiser in _several(optimisers):
-            optimiser.step()
-            optimiser.zero_grad(set_to_none=True)
+    def apply_gradients(self, optimizers: Optimizers, *losses: Tensor) -> None:
+        """Average gradients over processes, then step and clear every optimizer.
+
+        Raises NonFiniteError before any optimizer has stepped.
+        """
+        self.gradient_norm(optimizers, *losses)
+        for optimizer in _as_sequence(optimizers):
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
 
 
-def _several(optimisers: Optimizers) -> Sequence[torch.optim.Optimizer]:
-    return (optimisers,) if isinstance(optimisers, torch.optim.Optimizer) else optimisers
-
-
-def choose_label(backend: Backend, name: str) -> int:
-    """The index of a class by its name. Raises UsageError with the names that are near."""
-    if name in backend.classes:
-        return backend.classes.index(name)
-    if not backend.classes:
-        raise UsageError("this model has no classes", "leave --class out")
-    near = difflib.get_close_matches(name, backend.classes, 1)
-    known = ", ".join(backend.classes[:12]) + (", …" if len(backend.classes) > 12 else "")
-    raise UsageError(
-        f"the model has no class '{name}'",
-        f"did you mean '{near[0]}'? classes: {known}" if near else f"classes: {known}",
-    )
+def _as_sequence(optimizers: Optimizers) -> Sequence[torch.optim.Optimizer]:
+    return (optimizers,) if isinstance(optimizers, torch.optim.Optimizer) else optimizers

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, ClassVar, Self
 
@@ -14,6 +15,43 @@ def option(default: Any, text: str, *, low: float | None = None, high: float | N
     `before` is what checkpoints older than the field have, where that is not the default.
     """
     return field(default=default, metadata={"help": text, "panel": "Model", "low": low, "high": high, "before": before})
+
+
+@dataclass(frozen=True)
+class SamplingOptions:
+    """How to sample. Not every family supports every option: see `Backend.supported`.
+
+    temperature: 0 to 2; 1 samples as trained, less trades variety for typicality.
+    steps: number of sampling steps; None is the model's default.
+    guidance: 0 to 100; classifier-free guidance weight, 1 is none (arXiv 2207.12598).
+    top_k: sample among the k most likely values only; 0 is all.
+    top_p: sample among the most likely values that together have probability p, in (0, 1]; 1 is all.
+
+    Raises UsageError for a value out of range.
+    """
+
+    temperature: float = 1.0
+    steps: int | None = None
+    guidance: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        if not 0 <= self.temperature <= 2:
+            raise UsageError("--temperature must be between 0 and 2", "1 samples as trained; lower is less varied")
+        if self.steps is not None and self.steps < 1:
+            raise UsageError("--steps must be at least 1", "leave it out for the model's default")
+        if not 0 <= self.guidance <= 100:
+            raise UsageError("--guidance must be between 0 and 100", "1 is no guidance")
+        if self.top_k < 0:
+            raise UsageError("--top-k must be at least 0", "0 samples among all values")
+        if not 0 < self.top_p <= 1:
+            raise UsageError("--top-p must be above 0 and at most 1", "1 samples among all values")
+
+    def changed(self) -> dict[str, float]:
+        """The options that differ from their default."""
+        return {item.name: value for item in fields(self) if (value := getattr(self, item.name)) != item.default}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +85,19 @@ class ModelConfig:
         """Raise a usage error with `message` unless `good`."""
         if not good:
             raise UsageError(message)
+
+    def class_index(self, name: str) -> int:
+        """The label of a class by its name. Raises UsageError with a similar name, if there is one."""
+        if name in self.classes:
+            return self.classes.index(name)
+        if not self.classes:
+            raise UsageError("this model has no classes", "leave --class out")
+        similar = difflib.get_close_matches(name, self.classes, 1)
+        listed = ", ".join(self.classes[:12]) + (", …" if len(self.classes) > 12 else "")
+        raise UsageError(
+            f"the model has no class '{name}'",
+            f"did you mean '{similar[0]}'? classes: {listed}" if similar else f"classes: {listed}",
+        )
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

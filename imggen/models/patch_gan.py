@@ -110,7 +110,7 @@ class DiscriminatorTrainer:
         parts: Iterable[tuple[float, Tensor, tuple[Tensor, ...]]],
         progress: float,
         apply: Apply,
-        autocast: Callable[[Tensor], torch.autocast],
+        autocast: Callable[[torch.device], torch.autocast],
     ) -> dict[str, Tensor]:
         """One step of the critic, which is frozen afterwards: what it teaches wants none of its gradients.
 
@@ -127,7 +127,7 @@ class DiscriminatorTrainer:
             losses[name] = losses.get(name, torch.zeros_like(loss)) + loss.detach()
 
         for share, real, soft in parts:
-            with autocast(real):
+            with autocast(real.device):
                 loss = discriminator_loss(self.critic, real, *soft) * share
             add("critic", loss)
             if self.steps % EVERY == 0:

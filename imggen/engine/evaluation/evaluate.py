@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from imggen.data.scan import is_archive
-from imggen.engine.checkpoints import load_backend
+from imggen.engine.checkpoints import open_model
 from imggen.engine.device import find_device, prepare
 from imggen.engine.evaluation.likelihood import bits_per_dimension, layers_of, own_measures
 from imggen.engine.evaluation.report import Pictures, write_report
@@ -24,6 +24,7 @@ from imggen.io.model_paths import holds_weights, shipped_weights
 from imggen.metrics.compare import Comparison, Estimate, Measure, Sample, compare, evenly
 from imggen.metrics.features import load_features
 from imggen.models import FAMILIES
+from imggen.models.base import HasLatentLayers
 from imggen.reporting import Reporter
 
 
@@ -39,12 +40,10 @@ def evaluate(options: EvaluateOptions, reporter: Reporter) -> dict[str, Any]:
     if not is_pictures(options):
         if options.size is not None:
             raise UsageError("a model has its size", "--size is for two folders of pictures")
-        loaded = load_backend(options.model, weights=options.weights, device=options.device)
-        loaded.backend.draw_with(**options.drawing)
-        prepare(device, careful=loaded.backend.careful)
-    elif options.drawing:
-        raise UsageError(f"{options.model} is drawn already", "leave out how a model is to draw")
-    if options.iw is not None and (loaded is None or not loaded.backend.offers("importance_bound")):
+        loaded = open_model(options, options.model, reporter)
+    elif options.sampling.changed():
+        raise UsageError(f"{options.model} is a folder of images: sampling options do not apply", "leave them out")
+    if options.iw is not None and (loaded is None or not isinstance(loaded.backend, HasLatentLayers)):
         what = "pictures have" if loaded is None else f"a {loaded.backend.config.family} has"
         raise UsageError(f"{what} no importance-weighted bound", "leave --iw out")
     shape = (options.size, None) if loaded is None else (loaded.backend.config.size, loaded.backend.config.channels)
@@ -69,14 +68,15 @@ def evaluate(options: EvaluateOptions, reporter: Reporter) -> dict[str, Any]:
     beside = None if held_out is None else held_out.sample
     found = compare(reference.sample, beside, pool.sample.features, generated.sample, measure, classes)
     own: dict[str, Estimate] = {}
+    explained: dict[str, tuple[str, str]] = {}
     known = not generated.classes or (held_out is not None and generated.classes == held_out.dataset.classes)
     layers: list[dict[str, Any]] = []
     if loaded is not None and held_out is not None and known:
         given = (loaded.backend, held_out.dataset, held_out.rows)
         found.figures.update(bits_per_dimension(*given, measure, reporter, options.iw))
-        if loaded.backend.withheld:
-            reporter.warn(f"no bits per dimension of this model: {loaded.backend.withheld}")
-        own = own_measures(*given, measure, reporter)
+        if limitation := loaded.backend.limitation("likelihood"):
+            reporter.warn(f"no bits per dimension of this model: {limitation}")
+        own, explained = own_measures(*given, options.sampling, measure, reporter)
         found.figures.update(own)
         layers = layers_of(*given, options.seed)
     elif options.iw is not None:
@@ -95,8 +95,8 @@ def evaluate(options: EvaluateOptions, reporter: Reporter) -> dict[str, Any]:
         "crop": options.crop,
         "seed": options.seed,
         "temperature": options.temperature,
-        "drawing": options.drawing,
-        "explained": {name: loaded.backend.explained(name) for name in own} if loaded is not None else {},
+        "sampling": options.sampling.changed(),
+        "explained": explained,
         "figures": {name: figure.to_json() for name, figure in found.figures.items()},
         "floor": {name: figure.to_json() for name, figure in found.floor.items()},
         "closest": closest,

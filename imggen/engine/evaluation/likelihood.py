@@ -16,7 +16,8 @@ from imggen.engine.noise import mix_seed
 from imggen.engine.render import default_batch_size
 from imggen.io.image import encode
 from imggen.metrics.compare import Estimate, Measure, evenly
-from imggen.models.base import Backend
+from imggen.models.base import Backend, HasLatentLayers, HasLikelihood
+from imggen.models.config import SamplingOptions
 from imggen.reporting import Reporter
 
 COUNT = 1_000
@@ -34,23 +35,21 @@ def bits_per_dimension(
     importance-weighted bound of so many draws. A model of binarised pictures gets nats a picture in place of bits, of
     pictures binarised by the measure's seed, and no files beside them.
     """
+    if not isinstance(backend, HasLikelihood) or backend.limitation("likelihood"):
+        return {}
     rows = rows[evenly(len(rows), COUNT)]
-    names = ("nats", "nats_iw") if backend.binary else ("bits", "bits_iw")
+    names = ("nats", "nats_iw") if backend.binarized else ("bits", "bits_iw")
     found: dict[str, list[float]] = {}
-    dimensions = math.prod(backend.image_shape)
-    unit = 1.0 if backend.binary else dimensions * math.log(2)
+    dimensions = math.prod(backend.config.image_shape)
+    unit = 1.0 if backend.binarized else dimensions * math.log(2)
     with reporter.task("likelihood", len(rows)) as task:
         for part, images, labels in _batches(backend, dataset, rows, measure.seed):
             nats = backend.log_likelihood(images, labels)
-            if nats is None:
-                return {}
             found.setdefault(names[0], []).extend((-nats.cpu().double() / unit).tolist())
-            if samples is not None:
-                bound = backend.importance_bound(images, labels, samples=samples)
-                if bound is None:
-                    raise TypeError("a family that offers a bound gave none")
+            if samples is not None and isinstance(backend, HasLatentLayers):
+                bound = backend.importance_bound(images, labels, num_samples=samples)
                 found.setdefault(names[1], []).extend((-bound.cpu().double() / unit).tolist())
-            for picture in () if backend.binary else np.asarray(dataset.images[part.numpy()]):
+            for picture in () if backend.binarized else np.asarray(dataset.images[part.numpy()]):
                 for name in ("png", "webp"):
                     size = len(encode(picture, name, None, level=9))
                     found.setdefault(f"bits_{name}", []).append(8 * size / dimensions)
@@ -60,24 +59,27 @@ def bits_per_dimension(
 
 @torch.inference_mode()
 def own_measures(
-    backend: Backend, dataset: Dataset, rows: Tensor, measure: Measure, reporter: Reporter
-) -> dict[str, Estimate]:
-    """What the family itself measures about at most 1,000 of the pictures `rows`; see `Backend.measures`."""
-    device = next(backend.parameters()).device
+    backend: Backend, dataset: Dataset, rows: Tensor, options: SamplingOptions, measure: Measure, reporter: Reporter
+) -> tuple[dict[str, Estimate], dict[str, tuple[str, str]]]:
+    """Means of the family's diagnostics over at most 1,000 of the images `rows`, and a title and description each."""
+    device = backend.device
     found: dict[str, list[Tensor]] = {}
+    explained: dict[str, tuple[str, str]] = {}
     chosen = rows[evenly(len(rows), COUNT)]
     with reporter.task("measuring", len(chosen)) as task:
         done = 0
         for part in torch.split(chosen, _batch(backend)):
             levels, labels = dataset.batch(part.numpy())
             images = levels.to(device).float().div(127.5).sub(1)
-            for name, values in backend.measures(images, labels.to(device) if backend.classes else None).items():
+            given = labels.to(device) if backend.classes else None
+            for name, (values, title, description) in backend.diagnostics(images, given, options).items():
                 found.setdefault(name, []).append(values.cpu().double())
+                explained[name] = (title, description)
             if not found:
-                return {}
+                return {}, {}
             done += len(part)
             task.update(done)
-    return {name: measure.mean(name, torch.cat(values)) for name, values in found.items()}
+    return {name: measure.mean(name, torch.cat(values)) for name, values in found.items()}, explained
 
 
 def layers_of(backend: Backend, dataset: Dataset, rows: Tensor, seed: int) -> list[dict[str, Any]]:
@@ -85,13 +87,12 @@ def layers_of(backend: Backend, dataset: Dataset, rows: Tensor, seed: int) -> li
 
     Of at most 1,000 pictures; an empty list when the family has no layers.
     """
+    if not isinstance(backend, HasLatentLayers):
+        return []
     found: dict[str, list[Tensor]] = {}
     for _, images, labels in _batches(backend, dataset, rows[evenly(len(rows), COUNT)], seed):
-        nats = backend.information(images, labels)
-        for name, values in (nats or {}).items():
+        for name, values in backend.layer_information(images, labels).items():
             found.setdefault(name, []).append(values.cpu().double())
-        if nats is None:
-            return []
     means = {name: float(torch.cat(values).mean()) for name, values in found.items()}
     return [{"name": name, "nats": round(value, 4), "used": value >= UNUSED} for name, value in means.items()]
 
@@ -108,12 +109,12 @@ def _batches(
 
     All draws follow from `seed` and a picture's row, and those of one batch not from what was drawn for another.
     """
-    device = next(backend.parameters()).device
+    device = backend.device
     with _seeded(seed, device):
         for part in torch.split(rows, _batch(backend)):
             levels, labels = dataset.batch(part.numpy())
             images = levels.float().div(127.5).sub(1)
-            if backend.binary:
+            if isinstance(backend, HasLikelihood) and backend.binarized:
                 images = torch.where(_chances(part, seed, images.shape[1:]) < (images + 1) / 2, 1.0, -1.0)
             torch.manual_seed(mix_seed(seed, int(part[0])))
             yield part, images.to(device), labels.to(device) if backend.classes else None

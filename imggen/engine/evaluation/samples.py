@@ -22,7 +22,8 @@ from imggen.io.atomic import atomic_path
 from imggen.io.image import Bytes
 from imggen.metrics.compare import Sample, evenly
 from imggen.metrics.features import Features
-from imggen.models.base import Backend
+from imggen.models.base import PLAIN, Backend
+from imggen.models.config import SamplingOptions
 from imggen.reporting import Reporter
 
 REFERENCE = 100_000
@@ -143,13 +144,11 @@ def _model(
     reporter.info(f"model {loaded.path} ({loaded.origin}, {loaded.hash})")
     if backend.classes and backend.classes != data.classes:
         reporter.warn("the model's classes are not the data's: no accuracy by class")
-    sample = draw_sample(backend, options.count, options.seed, features, reporter, options.temperature, options.batch)
+    sample = draw_sample(backend, options.count, options.seed, features, reporter, options.sampling, options.batch)
 
     def pictures(chosen: list[int]) -> Bytes:
         items = [SampleSpec(options.seed + index) for index in chosen]
-        return np.concatenate(
-            list(sample_batches(backend, items, lambda _, part: part, temperature=options.temperature))
-        )
+        return np.concatenate(list(sample_batches(backend, items, lambda _, part: part, options=options.sampling)))
 
     name = options.model if options.weights is None else options.weights.name
     return Side(name, sample, pictures, backend.classes)
@@ -161,7 +160,7 @@ def draw_sample(
     seed: int,
     features: Features,
     reporter: Reporter,
-    temperature: float = 1.0,
+    options: SamplingOptions = PLAIN,
     batch: int | None = None,
 ) -> Sample:
     """Features of pictures drawn from the seeds `seed` to `seed + count - 1`."""
@@ -169,9 +168,7 @@ def draw_sample(
 
     def drawn() -> Iterator[Bytes]:
         items = (SampleSpec(seed + index) for index in range(count))
-        for part, pictures in sample_batches(
-            backend, items, lambda *found: found, temperature=temperature, batch=batch
-        ):
+        for part, pictures in sample_batches(backend, items, lambda *found: found, options=options, batch=batch):
             _, of_part = noise_for(part, backend)
             labels.extend([] if of_part is None else [of_part])
             yield pictures

@@ -15,8 +15,7 @@ from PIL import Image
 
 import imggen
 from imggen.data.decode import decode_image, pixels_of, with_channels
-from imggen.engine.checkpoints import LoadedModel, load_backend
-from imggen.engine.device import prepare
+from imggen.engine.checkpoints import LoadedModel, open_model
 from imggen.engine.inpainting.blending import biharmonic, check_classical
 from imggen.engine.inpainting.image_file import LOSSLESS, Mask, SourceImage, filled, format_for, open_source_image, save
 from imggen.engine.inpainting.inputs import Pair, check_fill_output, find_pairs, result_path, wanted_format
@@ -29,7 +28,6 @@ from imggen.errors import DataError, UsageError
 from imggen.io.animation import on_white
 from imggen.io.atomic import atomic_write
 from imggen.io.image import Bytes, encode, format_of, grid
-from imggen.models.base import choose_label
 from imggen.reporting import Reporter
 
 MOST_HIDDEN = 0.95
@@ -153,15 +151,11 @@ def _model(options: InpaintOptions, reporter: Reporter) -> LoadedModel | None:
         return None
     if options.model is None:
         raise UsageError("which model fills the hole?", "imggen inpaint MODEL …, or --method classical")
-    loaded = load_backend(options.model, weights=options.weights, device=options.device)
-    loaded.backend.draw_with(**options.drawing)
-    device = next(loaded.backend.parameters()).device
-    prepare(device, careful=loaded.backend.careful)
+    loaded = open_model(options, options.model, reporter)
     if options.label is not None:
-        choose_label(loaded.backend, options.label)
-    reporter.info(f"model {loaded.path} ({loaded.origin}, {loaded.hash}) on {device}")
-    if loaded.backend.makeshift:
-        reporter.warn(f"this model fills less well than others of its family: {loaded.backend.makeshift}")
+        loaded.backend.config.class_index(options.label)
+    if limitation := loaded.backend.limitation("inpaint"):
+        reporter.warn(f"this model fills less well than others of its family: {limitation}")
     return loaded
 
 
@@ -176,12 +170,12 @@ def _filler(options: InpaintOptions, loaded: LoadedModel | None, reporter: Repor
 
         return classical
     backend = loaded.backend
-    label = None if options.label is None else choose_label(backend, options.label)
+    label = None if options.label is None else backend.config.class_index(options.label)
     filler = TileInpainter(
         backend,
         range(options.seed, options.seed + options.count),
         label,
-        options.temperature,
+        options.sampling,
         options.batch,
         lambda size: reporter.warn(f"not enough memory: filling {size} squares at a time"),
     )
@@ -295,8 +289,7 @@ def _settings(options: InpaintOptions, loaded: LoadedModel | None, one: tuple[Pa
     given["--expand"] = ",".join(map(str, options.expand)) if any(options.expand) else None
     given["--grow"], given["--feather"] = options.grow or None, options.feather or None
     given["--class"] = options.label
-    given["--temperature"] = options.temperature if options.temperature != 1 else None
-    given |= {"--" + name.replace("_", "-"): value for name, value in options.drawing.items()}
+    given |= {"--" + name.replace("_", "-"): value for name, value in options.sampling.changed().items()}
     if loaded is None:
         given["--method"] = "classical"
     else:

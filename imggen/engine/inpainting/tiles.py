@@ -19,6 +19,7 @@ from imggen.engine.noise import SampleSpec, noise_for
 from imggen.errors import DeviceError
 from imggen.io.image import Bytes
 from imggen.models.base import Backend
+from imggen.models.config import SamplingOptions
 
 AT_ONCE = 16  # of 32 pixels
 TOUCHED = 5  # of 255: a pixel of the scaled square that holds so little of a hole is known
@@ -107,13 +108,13 @@ class TileInpainter:
         backend: Backend,
         seeds: Sequence[int],
         label: int | None,
-        temperature: float,
+        options: SamplingOptions,
         batch: int | None,
         on_smaller: Callable[[int], None],
     ) -> None:
-        self.backend, self.label, self.temperature = backend, label, temperature
-        self.device = next(backend.parameters()).device
-        self.batch = batch or max(backend.rows, AT_ONCE * 32**2 // max(32, backend.config.size) ** 2)
+        self.backend, self.label, self.options = backend, label, options
+        self.device = backend.device
+        self.batch = batch or max(backend.min_batch, AT_ONCE * 32**2 // max(32, backend.config.size) ** 2)
         self.on_smaller = on_smaller
         self.noise, _ = noise_for([SampleSpec(seed) for seed in seeds], backend)
 
@@ -150,6 +151,6 @@ class TileInpainter:
         if self.label is not None:
             labels = torch.full((len(work),), self.label, device=self.device)
         noise = self.noise[[fill for _, fill in work]].to(self.device)
-        drawn = self.backend.inpaint(images, masks, noise, labels, temperature=self.temperature)
+        drawn = self.backend.inpaint(images, masks, noise, labels, self.options)
         for (canvas, fill), piece, picture in zip(work, pieces, drawn, strict=True):
             paste(canvas, fill, canvas.squares[number], piece, picture)

@@ -89,8 +89,8 @@ class FrameRenderer:
 
     def __init__(self, backend: Backend, options: InterpolateOptions, dtype: torch.dtype, reporter: Reporter) -> None:
         self.backend = backend.for_inference()
-        self.device = next(backend.parameters()).device
-        self.temperature = options.temperature
+        self.device = backend.device
+        self.options = options.sampling
         self.paint = partial(
             render_batches,
             self.backend,
@@ -104,7 +104,7 @@ class FrameRenderer:
             sample_batches,
             self.backend,
             finish=lambda _, pictures: pictures,
-            temperature=options.temperature,
+            options=options.sampling,
             precision=dtype,
         )
 
@@ -112,13 +112,14 @@ class FrameRenderer:
         """Pictures (B, C, H, W) of some places."""
         noise = torch.stack([spot.walk.noise(spot.place) for spot in spots]).to(self.device)
         if not self.backend.classes:
-            return self.backend.generate(noise, None, temperature=self.temperature)
+            return self.backend.generate(noise, None, self.options)
         ways = [spot.walk.label(spot.place) for spot in spots]
         old, new = (torch.tensor([way[end] for way in ways], device=self.device) for end in (0, 1))
         if torch.equal(old, new):
-            return self.backend.generate(noise, old, temperature=self.temperature)
+            return self.backend.generate(noise, old, self.options)
         share = torch.tensor([way[2] for way in ways], dtype=torch.float32, device=self.device)
-        return self.backend.generate_between(noise, old, new, share, temperature=self.temperature)
+        # The class changes half-way, so that every frame is an image of one class.
+        return self.backend.generate(noise, torch.where(share < 0.5, old, new), self.options)
 
     def stream(self, spots: Iterator[FramePoint]) -> Iterator[Bytes]:
         """Pictures (H, W, C) one by one."""

@@ -44,8 +44,8 @@ def interpolate(options: InterpolateOptions, reporter: Reporter) -> dict[str, An
     backend = loaded.backend
     studio = FrameRenderer(backend, options, dtype, reporter)
     pictures = [read_picture(path, backend) for path in chosen.pictures]
-    keys = _keys(chosen, pictures, backend, reporter)
-    walks = _walks(options, chosen, keys, backend.details if options.steady else None)
+    keys = _keys(options, chosen, pictures, backend, reporter)
+    walks = _walks(options, chosen, keys, backend.detail_mask if options.steady else None)
     result: dict[str, Any] = {"paths": [options.output], "frames": chosen.frames, "path": chosen.path}
     result |= {"loop": chosen.loop, "weights": str(loaded.path), "hash": loaded.hash, "device": str(studio.device)}
     if chosen.seeds is not None:
@@ -63,7 +63,13 @@ def interpolate(options: InterpolateOptions, reporter: Reporter) -> dict[str, An
     return result
 
 
-def _keys(chosen: InterpolationPlan, pictures: list[Bytes], backend: Backend, reporter: Reporter) -> Keyframes:
+def _keys(
+    options: InterpolateOptions,
+    chosen: InterpolationPlan,
+    pictures: list[Bytes],
+    backend: Backend,
+    reporter: Reporter,
+) -> Keyframes:
     if chosen.seeds is not None:
         return seed_keys(chosen.seeds, backend)
     labels = None
@@ -71,7 +77,7 @@ def _keys(chosen: InterpolationPlan, pictures: list[Bytes], backend: Backend, re
         ways = [index % chosen.keys_a_cell / chosen.parts for index in range(len(pictures))]
         # A picture half-way is drawn in the class that comes, as `generate_between` does.
         labels = torch.tensor([chosen.labels[chosen.class_share(way) >= 0.5] for way in ways])
-    return picture_keys(chosen.pictures, np.stack(pictures), backend, labels, reporter)
+    return picture_keys(chosen.pictures, np.stack(pictures), backend, labels, options.sampling, reporter)
 
 
 def _walks(

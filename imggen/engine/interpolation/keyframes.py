@@ -18,6 +18,7 @@ from imggen.engine.noise import SampleSpec, noise_for
 from imggen.errors import DataError, UsageError
 from imggen.io.image import Bytes
 from imggen.models.base import Backend
+from imggen.models.config import SamplingOptions
 from imggen.reporting import Reporter
 
 INVERTED_AT_ONCE = 4
@@ -92,10 +93,15 @@ def read_picture(path: Path, backend: Backend) -> Bytes:
 
 
 def picture_keys(
-    paths: Sequence[Path], pictures: Bytes, backend: Backend, labels: Tensor | None, reporter: Reporter
+    paths: Sequence[Path],
+    pictures: Bytes,
+    backend: Backend,
+    labels: Tensor | None,
+    options: SamplingOptions,
+    reporter: Reporter,
 ) -> Keyframes:
     """The noise that draws pictures (K, H, W, C) as nearly as the family can; labels none lets it find the class."""
-    device = next(backend.parameters()).device
+    device = backend.device
     images = torch.from_numpy(np.ascontiguousarray(pictures)).permute(0, 3, 1, 2).float() / 127.5 - 1
     noise: list[Tensor] = []
     classes: list[Tensor] = []
@@ -104,7 +110,7 @@ def picture_keys(
         for part in torch.split(torch.arange(len(images)), INVERTED_AT_ONCE):
             these = images[part].to(device)
             given = None if labels is None else labels[part].to(device)
-            own, given = backend.locate(these, given)
+            own, given = backend.invert(these, given, options)
             if backend.classes and given is None:
                 raise UsageError("this model does not say which class a picture has", "--class NAME")
             noise.append(own.detach().float().cpu())

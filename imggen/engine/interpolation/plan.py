@@ -12,8 +12,8 @@ from typing import Any
 import torch
 
 import imggen
-from imggen.engine.checkpoints import LoadedModel, load_backend
-from imggen.engine.device import find_precision, precision_name, prepare
+from imggen.engine.checkpoints import LoadedModel, open_model
+from imggen.engine.device import precision_name
 from imggen.engine.interpolation.keyframes import find_pictures
 from imggen.engine.options import InterpolateOptions
 from imggen.engine.outputs import LONGEST_SIDE, check_walk_output, output_kind
@@ -21,7 +21,7 @@ from imggen.engine.seeds import LARGEST, format_seeds, parse_seeds
 from imggen.errors import UsageError
 from imggen.io.animation import LONGEST_SIDE as LONGEST
 from imggen.io.animation import animation_format
-from imggen.models.base import Backend, choose_label
+from imggen.models.base import Backend
 from imggen.reporting import Reporter
 
 MOST_FRAMES = 100_000
@@ -65,18 +65,13 @@ def prepared(options: InterpolateOptions, reporter: Reporter) -> tuple[LoadedMod
     """The model, loaded, and what it is to draw. Errors as in `imggen.errors`."""
     check_walk_output(options)
     pictures = find_pictures([*options.start, *options.end])
-    loaded = load_backend(options.model, weights=options.weights, device=options.device)
-    loaded.backend.draw_with(**options.drawing)
-    device = next(loaded.backend.parameters()).device
-    prepare(device, careful=loaded.backend.careful)
-    dtype = find_precision(options.precision, device, training=False)
-    if options.steady and loaded.backend.details is None:
+    loaded = open_model(options, options.model, reporter, precision=options.precision)
+    if options.steady and loaded.backend.detail_mask is None:
         raise UsageError(
             "what of this model's noise is details cannot be told", "leave --steady out; a vae with a ladder has layers"
         )
     chosen = _plan(options, pictures, loaded.backend)
-    reporter.info(f"model {loaded.path} ({loaded.origin}, {loaded.hash}) on {device}")
-    return loaded, chosen, dtype
+    return loaded, chosen, loaded.dtype
 
 
 def _plan(options: InterpolateOptions, pictures: list[Path], backend: Backend) -> InterpolationPlan:
@@ -115,15 +110,15 @@ def _plan(options: InterpolateOptions, pictures: list[Path], backend: Backend) -
 
 def _labels(options: InterpolateOptions, backend: Backend) -> tuple[int, int] | None:
     if options.label is not None:
-        one = choose_label(backend, options.label)
+        one = backend.config.class_index(options.label)
         return one, one
     if options.label_from is None or options.label_to is None:
         return None
-    return choose_label(backend, options.label_from), choose_label(backend, options.label_to)
+    return backend.config.class_index(options.label_from), backend.config.class_index(options.label_to)
 
 
 def _check_size(options: InterpolateOptions, chosen: InterpolationPlan, backend: Backend) -> None:
-    height, width = backend.image_shape[1:]
+    height, width = backend.config.image_shape[1:]
     most, path = LONGEST_SIDE, Path(options.output)
     if options.strip:
         columns = strip_columns(chosen)
@@ -152,8 +147,7 @@ def settings_of(
         "--class-from": options.label_from,
         "--class-to": options.label_to,
     }
-    given["--temperature"] = options.temperature if options.temperature != 1 else None
-    given |= {"--" + name.replace("_", "-"): value for name, value in options.drawing.items()}
+    given |= {"--" + name.replace("_", "-"): value for name, value in options.sampling.changed().items()}
     given["--path"] = chosen.path
     given["--ease"] = options.ease if options.ease != "none" else None
     given["--pace"] = options.pace if options.pace != "noise" else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from imggen.engine.seeds import format_seeds
 from imggen.errors import DataError, UsageError
 from imggen.io.atomic import atomic_write
 from imggen.io.image import Bytes, encode, format_of, grid
-from imggen.models.base import Backend, choose_label
+from imggen.models.base import Backend
 from imggen.reporting import Reporter
 
 
@@ -111,7 +112,7 @@ def sheet_columns(options: SampleOptions, shown: int) -> int:
 def read_pictures(path: Path, count: int, backend: Backend, reporter: Reporter) -> Bytes:
     """At most `count` pictures (N, H, W, C), uint8, of a file, a folder or an archive, as the model takes them."""
     source = _source_of(path)
-    channels, size, _ = backend.image_shape
+    channels, size, _ = backend.config.image_shape
     found: list[Bytes] = []
     for index in range(len(source)):
         if len(found) == count:
@@ -152,7 +153,7 @@ def _beside(backend: Backend, pictures: Bytes, options: SampleOptions, reporter:
 def _near(backend: Backend, pictures: Bytes, plan: SamplePlan, options: SampleOptions) -> Bytes:
     """The picture, then those near it: its noise and other noise, mixed so that the variance stays."""
     images = _images(pictures, backend)
-    own, labels = backend.locate(images, _asked(backend, options, images))
+    own, labels = backend.invert(images, _asked(backend, options, images), options.sampling)
     size = options.batch or default_batch_size(backend)
     share = options.temperature
     found = [pictures]
@@ -161,7 +162,7 @@ def _near(backend: Backend, pictures: Bytes, plan: SamplePlan, options: SampleOp
         noise, _ = noise_for(items, backend)
         of_items = None if labels is None else labels.expand(len(items))
         mixed = math.sqrt(1 - share**2) * own + share * noise.to(images.device)
-        found.append(to_uint8(backend.generate(mixed, of_items)))
+        found.append(to_uint8(backend.generate(mixed, of_items, replace(options.sampling, temperature=1.0))))
     return np.concatenate(found)
 
 
@@ -169,11 +170,11 @@ def _asked(backend: Backend, options: SampleOptions, images: Tensor) -> Tensor |
     """The class that was asked for, of each picture; none lets the family find it."""
     if options.label is None:
         return None
-    return torch.full((len(images),), choose_label(backend, options.label), device=images.device)
+    return torch.full((len(images),), backend.config.class_index(options.label), device=images.device)
 
 
 def _device(backend: Backend) -> torch.device:
-    return next(backend.parameters()).device
+    return backend.device
 
 
 def _images(pictures: Bytes, backend: Backend) -> Tensor:

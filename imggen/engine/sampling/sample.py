@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from imggen.engine.checkpoints import LoadedModel, load_backend
-from imggen.engine.device import find_precision, precision_name, prepare
+from imggen.engine.checkpoints import LoadedModel, open_model
+from imggen.engine.device import precision_name
 from imggen.engine.distributed import ProcessGroup
 from imggen.engine.noise import SampleSpec
 from imggen.engine.options import SampleOptions
@@ -25,7 +25,7 @@ from imggen.engine.seeds import LARGEST, format_seeds, parse_seeds
 from imggen.errors import UsageError
 from imggen.io.atomic import atomic_write
 from imggen.io.image import Bytes, encode, format_of, grid, quick_png
-from imggen.models.base import Backend, choose_label
+from imggen.models.base import Backend
 from imggen.reporting import Reporter
 
 
@@ -61,7 +61,7 @@ def _plan(options: SampleOptions, backend: Backend) -> SamplePlan:
     if every:
         labels = tuple(range(len(backend.classes)))
     elif options.label is not None:
-        labels = (choose_label(backend, options.label),)
+        labels = (backend.config.class_index(options.label),)
     return SamplePlan(seeds, labels, options.columns or (len(seeds) if every else None))
 
 
@@ -85,25 +85,25 @@ def sample(options: SampleOptions, reporter: Reporter) -> dict[str, Any]:
         "seeds": seeds,
         "weights": str(loaded.path),
         "hash": loaded.hash,
-        "device": str(next(backend.parameters()).device),
+        "device": str(backend.device),
     }
 
     paint = partial(
         sample_batches,
         backend,
-        temperature=options.temperature,
+        options=options.sampling,
         batch=options.batch,
         precision=dtype,
         on_smaller=lambda size: reporter.warn(f"not enough memory: drawing {size} pictures at a time"),
     )
     if kind in ("folder", "pattern"):
         files = Files(options, plan, backend, settings)
-        device = next(backend.parameters()).device
+        device = backend.device
         world.start(device)
         try:
-            world.wait()  # until every process has found the folder empty
+            world.barrier()  # until every process has found the folder empty
             result["written"] = _write_files(files, world, paint, reporter)
-            world.wait()
+            world.barrier()
         finally:
             world.stop()
         result["paths"] = [options.output]
@@ -212,18 +212,11 @@ def _safe(name: str) -> str:
 
 def prepared(options: SampleOptions, reporter: Reporter) -> tuple[LoadedModel, SamplePlan, torch.dtype]:
     """The model, which pictures of it, and in what precision. Raises UsageError, CheckpointError, DeviceError."""
-    if not 0 <= options.temperature <= 2:
-        raise UsageError("--temperature is between 0 and 2", "1 draws as trained, less is tamer")
-    loaded = load_backend(options.model, weights=options.weights, device=options.device)
-    loaded.backend.draw_with(**options.drawing)
-    device = next(loaded.backend.parameters()).device
-    prepare(device, careful=loaded.backend.careful)
-    dtype = find_precision(options.precision, device, training=False)
+    loaded = open_model(options, options.model, reporter, precision=options.precision)
     plan = _plan(options, loaded.backend)
     if len(plan) == 0:
         raise UsageError("no pictures were asked for", "-n is at least 1")
-    reporter.info(f"model {loaded.path} ({loaded.origin}, {loaded.hash}) on {device}")
-    return loaded, plan, dtype
+    return loaded, plan, loaded.dtype
 
 
 def plan(options: SampleOptions, reporter: Reporter) -> dict[str, Any]:
@@ -237,7 +230,7 @@ def plan(options: SampleOptions, reporter: Reporter) -> dict[str, Any]:
         "seeds": format_seeds(chosen.seeds),
         "columns": chosen.columns,
         "temperature": options.temperature,
-        **options.drawing,
+        **options.sampling.changed(),
         "precision": precision_name(dtype),
         "output": options.output,
         "kind": output_kind(options.output),

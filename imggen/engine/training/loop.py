@@ -55,8 +55,8 @@ class TrainingRun:
         self.learner.precision = setup.precision
         self.learner.to(setup.device)
         if setup.world.size > 1:
-            self.learner.reduce_gradients, self.learner.processes = setup.world.average, setup.world.size
-        self.rows, kept_out = split_rows(len(setup.dataset), self.learner.hold_out)
+            self.learner.reduce_gradients, self.learner.processes = setup.world.average_gradients, setup.world.size
+        self.rows, kept_out = split_rows(len(setup.dataset), self.learner.held_out_fraction)
         if len(kept_out):
             self.learner.held_out = lambda: self._held_out(kept_out)
         self.order = Order(len(self.rows), setup.seed)
@@ -67,7 +67,7 @@ class TrainingRun:
         self.variety: CollapseMonitor | None = None
         self.found: dict[str, float] = {}
         self.writer: Callable[[dict[str, Any]], None] = lambda record: None
-        self.learner.expect(len(setup.dataset))
+        self.learner.set_dataset_size(len(setup.dataset))
         if setup.state is not None:
             self._resume(setup)
         self.good = self._snapshot()
@@ -297,7 +297,7 @@ def _train(setup: TrainPlan, reporter: Reporter, stack: ExitStack) -> dict[str, 
         watch = None
         if setup.options.evaluate_every is not None and world.is_main:
             watch = BestCheckpoint(setup, folder, setup.options.evaluate_every * 60, reporter)
-        world.wait()
+        world.barrier()
         task = inner.enter_context(reporter.task("training", 1.0))
         if setup.options.tensorboard and world.is_main:
             training.writer = _tensorboard(folder, inner)
@@ -307,7 +307,7 @@ def _train(setup: TrainPlan, reporter: Reporter, stack: ExitStack) -> dict[str, 
             training.look(watch)
             watch.advise()
         # Together to the end: who leaves while another still writes looks like one that failed.
-        world.wait()
+        world.barrier()
     if stop:
         raise stop.error(f"saved in {folder.path} after {training.images:,} pictures")
     return {
@@ -334,7 +334,7 @@ def _loop(training: TrainingRun, stop: StopRequest, task: Task, watch: BestCheck
         training.seconds = before + time.monotonic() - began
         looking = watch is not None and watch.due()
         wants = [training.seconds, float(stop.signal), float(time.monotonic() - saved >= every), float(looking)]
-        training.seconds, signal, due, looking_now = setup.world.largest(wants, setup.device)
+        training.seconds, signal, due, looking_now = setup.world.all_reduce_max(wants, setup.device)
         # Only what all processes agree on counts: a signal that comes just now is seen by all in the next round.
         stopping = int(signal)
         stop.signal = stopping or stop.signal
@@ -363,7 +363,7 @@ def _loop(training: TrainingRun, stop: StopRequest, task: Task, watch: BestCheck
             if watch is not None:
                 training.look(watch)
             # Looking is no training: a budget of minutes does not pay for it, on no process.
-            (spent,) = setup.world.largest([time.monotonic() - paused], setup.device)
+            (spent,) = setup.world.all_reduce_max([time.monotonic() - paused], setup.device)
             began, line = began + spent, line + spent
         training.step(progress)
 

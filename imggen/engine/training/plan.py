@@ -131,12 +131,12 @@ def make_plan(options: TrainOptions, reporter: Reporter, *, decode: bool = True)
     if options.size is not None:
         known[preset].with_overrides(size=options.size)  # a size that no network can have is refused before decoding
     if not world.is_main:
-        world.wait()  # one process decodes; the others then find the cache
+        world.barrier()  # one process decodes; the others then find the cache
     dataset: Dataset | Outline = outline(options.data, data_options, max_size=int(defaults["size"]), reporter=reporter)
     if decode and isinstance(dataset, Outline):
         dataset = dataset.load(reporter)
     if world.is_main:
-        world.wait()
+        world.barrier()
     config = _configure(options, known[preset], dataset, state)
     usual = (config.cpu_batch if device.type == "cpu" else None) or int(defaults["batch"])
     batch = options.batch or min(usual, max(2 * world.size, len(dataset)))
@@ -146,7 +146,7 @@ def make_plan(options: TrainOptions, reporter: Reporter, *, decode: bool = True)
         raise UsageError(f"a batch of {batch} does not do", each)
     seed = options.seed
     if seed is None:
-        seed = int(world.largest([float(secrets.randbelow(2**31))], device)[0])
+        seed = int(world.all_reduce_max([float(secrets.randbelow(2**31))], device)[0])
     budget = _budget(options, state, len(dataset), float(defaults["minutes"]))
     return TrainPlan(options, world, device, precision, dataset, config, batch, seed, budget, state)
 

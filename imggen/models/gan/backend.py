@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from imggen.models.base import Backend
+from imggen.models.base import PLAIN, Backend, Inversion
+from imggen.models.config import SamplingOptions
 from imggen.models.gan import dcgan as networks
 from imggen.models.gan import r3gan as residual
 from imggen.models.gan.config import GanConfig
@@ -32,26 +33,17 @@ class GanBackend(Backend):
         """(z_dim,)."""
         return (self.config.z_dim,)
 
-    def generate(self, noise: Tensor, labels: Tensor | None = None, *, temperature: float = 1.0) -> Tensor:
-        """See the contract. `temperature` scales z towards its mean: truncation, variety for typicality."""
-        labels = self.check_labels(labels, len(noise))
-        picture: Tensor = self.generator(noise * temperature, labels)
+    def generate(self, noise: Tensor, labels: Tensor | None = None, options: SamplingOptions = PLAIN) -> Tensor:
+        """Generate images from z scaled by the temperature (truncation towards the mean of z)."""
+        labels = self._check_labels(labels, len(noise))
+        picture: Tensor = self.generator(noise * options.temperature, labels)
         return picture.clamp(-1, 1)
 
-    def invert(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Pictures → z by a search; with classes and no labels, in the class of `likely_labels`."""
-        return self.locate(images, labels)[0]
-
-    def locate(self, images: Tensor, labels: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-        """See the contract; one search finds class and noise."""
+    def invert(self, images: Tensor, labels: Tensor | None = None, options: SamplingOptions = PLAIN) -> Inversion:
+        """Search for z, and for the class where none is given: the one in which the search comes nearest."""
         everything = torch.ones_like(images[:, :1])
         found = self._search(images, everything, self._pool(len(images), images.device), labels)
-        return found.z, found.labels
-
-    def likely_labels(self, images: Tensor, mask: Tensor | None = None) -> Tensor | None:
-        """See the contract: the class in which the search comes nearest."""
-        known = torch.ones_like(images[:, :1]) if mask is None else 1 - mask
-        return self._search(images, known, self._pool(len(images), images.device), None).labels
+        return Inversion(found.z, found.labels)
 
     def inpaint(
         self,
@@ -59,12 +51,11 @@ class GanBackend(Backend):
         mask: Tensor,
         noise: Tensor,
         labels: Tensor | None = None,
-        *,
-        temperature: float = 1.0,
+        options: SamplingOptions = PLAIN,
     ) -> Tensor:
         """Fill with the picture whose known part fits best, searched from around `noise`: other noise, other fill."""
         known = 1 - mask
-        pool = (self._pool(len(images), images.device) + noise[:, None]) * (temperature / 2**0.5)
+        pool = (self._pool(len(images), images.device) + noise[:, None]) * (options.temperature / 2**0.5)
         with self._evaluating():
             found = self._search(images, known, pool, labels)
             drawn = polish(self.generator, images, known, found, self.effort.steps)
@@ -73,8 +64,7 @@ class GanBackend(Backend):
     @property
     def effort(self) -> Effort:
         """What a search may cost with networks of this size."""
-        device = next(self.parameters()).device
-        return Effort.for_cost(self.config.multiplications, TWO_CORES if device.type == "cpu" else GPU)
+        return Effort.for_cost(self.config.multiplications, TWO_CORES if self.device.type == "cpu" else GPU)
 
     def _pool(self, count: int, device: torch.device) -> Tensor:
         """(count, draws, z_dim): the same normal draws for every picture."""
@@ -83,7 +73,7 @@ class GanBackend(Backend):
 
     def _search(self, images: Tensor, known: Tensor, pool: Tensor, labels: Tensor | None) -> Found:
         if labels is not None:
-            labels = self.check_labels(labels, len(images))
+            labels = self._check_labels(labels, len(images))
         with self._evaluating():
             return search(self.generator, images, known, pool, labels, len(self.classes), self.effort)
 

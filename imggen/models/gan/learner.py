@@ -64,10 +64,10 @@ class GanLearner(Learner):
         """adam_g, adam_d."""
         return {"adam_g": self.adam_g, "adam_d": self.adam_d}
 
-    def expect(self, pictures: int) -> None:
-        """See the contract: the fewer pictures, the stronger the augmentation may get, and the sooner."""
-        scarcity = min(1.0, max(0.0, math.log10(PLENTY / max(1, pictures)) / 2))
-        self.steering = Steering(self.config.augment * scarcity, min(MOST, max(LEAST, EPOCHS * pictures)))
+    def set_dataset_size(self, num_images: int) -> None:
+        """See the contract: the fewer num_images, the stronger the augmentation may get, and the sooner."""
+        scarcity = min(1.0, max(0.0, math.log10(PLENTY / max(1, num_images)) / 2))
+        self.steering = Steering(self.config.augment * scarcity, min(MOST, max(LEAST, EPOCHS * num_images)))
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """See the contract; the step count says when the lazy penalty is due."""
@@ -155,11 +155,8 @@ class GanLearner(Learner):
                     memory = 0.1 * 10 ** (-0.5 * (1 - math.cos(math.pi * min(1.0, 2 * progress))))
                     group["betas"] = (0.0, 1 - memory)
 
-    def _autocast(self, tensor: Tensor) -> torch.autocast:
-        return torch.autocast(tensor.device.type, self.precision, enabled=self.precision != torch.float32)
-
     def _draw(self, z: Tensor, labels: Tensor | None) -> Tensor:
-        with self._autocast(z):
+        with self.autocast(z.device):
             picture: Tensor = self.model.generator(z, labels)
         return picture.float()
 
@@ -176,7 +173,7 @@ class GanLearner(Learner):
 
     def _judge(self, pictures: Tensor, labels: Tensor | None) -> Tensor:
         changed = self._changed(pictures)
-        with self._autocast(pictures):
+        with self.autocast(pictures.device):
             logits: Tensor = self.discriminator(changed, labels)
         return logits.float()
 

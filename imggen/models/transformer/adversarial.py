@@ -45,13 +45,13 @@ class Adversary(DiscriminatorTrainer):
         parts: list[tuple[float, Tensor]],
         share: float,
         apply: Apply,
-        autocast: Callable[[Tensor], torch.autocast],
+        autocast: Callable[[torch.device], torch.autocast],
     ) -> dict[str, Tensor]:
         """The critic's step, on pictures and what tokens leave of them; `parts` are shares of the step and pictures."""
 
         def softened() -> Iterator[tuple[float, Tensor, tuple[Tensor, ...]]]:
             for weight, images in parts:
-                with torch.no_grad(), autocast(images):
+                with torch.no_grad(), autocast(images.device):
                     soft = tokenizer.decode(tokenizer.encode(images))
                 yield weight, images, (soft,)
 

@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
 from imggen.errors import UsageError
-from imggen.models.base import Backend
+from imggen.models.base import PLAIN, Backend, Diagnostic, Inversion, class_log_frequencies
+from imggen.models.config import SamplingOptions
 from imggen.models.transformer.any_order_prior import AnyOrderPrior
 from imggen.models.transformer.causal_prior import CausalPrior
 from imggen.models.transformer.config import TransformerConfig
@@ -23,7 +24,7 @@ from imggen.models.transformer.fast_prior import FastPrior
 from imggen.models.transformer.generation_order import groups_of, halton, schedule
 from imggen.models.transformer.hole_edges import seamless, spread
 from imggen.models.transformer.prior import Prior
-from imggen.models.transformer.sampling import Settings, ordered, walk
+from imggen.models.transformer.sampling import ordered, walk
 from imggen.models.transformer.tokenizer import Tokenizer
 
 # On a CPU always so many rows at a time, the last ones repeated: matrices of one shape are multiplied in one way, so
@@ -42,14 +43,13 @@ class TransformerBackend(Backend):
     """
 
     config: TransformerConfig
-    drawing: ClassVar[tuple[str, ...]] = ("steps", "guidance", "top_k", "top_p")
-    careful: ClassVar[bool] = True
+    supported: ClassVar[frozenset[str]] = frozenset({"temperature", "steps", "guidance", "top_k", "top_p"})
+    needs_full_precision: ClassVar[bool] = True
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__(config)
         self.tokenizer = Tokenizer(config)
         self.prior: Prior = build_prior(config)
-        self.settings = Settings()
         self.recorder: CudaGraphCache | None = None
 
     @property
@@ -72,51 +72,46 @@ class TransformerBackend(Backend):
         fast.recorder = CudaGraphCache()
         return fast
 
-    def draw_with(self, **settings: float) -> None:
-        """See the contract: steps, guidance, top_k and top_p."""
-        super().draw_with(**settings)
-        steps, guidance = settings.get("steps"), settings.get("guidance", 1.0)
-        top_k, top_p = settings.get("top_k", 0), settings.get("top_p", 1.0)
-        if self.config.raster and steps not in (None, self.steps):
-            raise UsageError("this transformer draws one token at a time", "leave --steps out")
-        if guidance != 1 and (not self.classes or self.config.drop_label == 0):
-            what = "was trained without --drop-label" if self.classes else "has no classes"
-            raise UsageError(f"this model {what}: there is nothing to guide it by", "leave --guidance out")
-        if not ((steps is None or steps >= 1) and 0 <= guidance <= 100 and top_k >= 0 and 0 < top_p <= 1):
-            raise UsageError("--steps is 1 or more, --guidance 0 to 100, --top-k 0 or more, --top-p above 0 up to 1")
-        self.settings = Settings(None if steps is None else int(steps), guidance, int(top_k), top_p)
+    def check_options(self, options: SamplingOptions) -> None:
+        """Raise UsageError for steps of a raster-order model, and for guidance of a model without classes to drop."""
+        super().check_options(options)
+        if self.config.raster and options.steps not in (None, self.steps):
+            raise UsageError("this transformer generates one token at a time", "leave --steps out")
+        if options.guidance != 1 and (not self.classes or self.config.drop_label == 0):
+            reason = "was trained without --drop-label" if self.classes else "has no classes"
+            raise UsageError(f"guidance needs class labels, and this model {reason}", "leave --guidance out")
 
-    def generate(self, noise: Tensor, labels: Tensor | None = None, *, temperature: float = 1.0) -> Tensor:
-        """See the contract. `temperature` divides the logits of every channel of every token."""
-        labels = self.labels_or_none(self.check_labels(labels, len(noise)), len(noise))
-        settings, plan = self._settings(temperature), self._plan()
+    def generate(self, noise: Tensor, labels: Tensor | None = None, options: SamplingOptions = PLAIN) -> Tensor:
+        """Sample tokens group by group and decode them; the temperature divides the logits of every channel."""
+        labels = self.labels_or_none(self._check_labels(labels, len(noise)), len(noise))
+        plan = self._plan(options)
 
         def draw(noise: Tensor, labels: Tensor, order: Tensor) -> Tensor:
-            tokens = walk(self.prior, labels, plan, settings, noise=_by_place(noise), order=order).tokens
+            tokens = walk(self.prior, labels, plan, options, noise=_by_place(noise), order=order).tokens
             return self._decode(tokens)
 
         order = ordered(plan, noise.device)
         if self.recorder is not None and noise.device.type == "cuda" and len(noise):
-            return self.recorder(settings, draw, noise, labels, order)
+            return self.recorder(options, draw, noise, labels, order)
         return self._in_blocks(lambda noise, labels: draw(noise, labels, order), noise, labels)
 
-    def invert(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Pictures → the noise that draws exactly their tokens, with the settings and labels given.
+    def invert(self, images: Tensor, labels: Tensor | None = None, options: SamplingOptions = PLAIN) -> Inversion:
+        """Find the noise that generates exactly the tokens of the images, with these options at temperature 1.
 
-        A model with classes that is not told the labels takes `likely_labels`; draw with those.
+        Raises UsageError with top_k or top_p: some tokens can then not be generated at all.
         """
+        if options.top_k or options.top_p < 1:
+            raise UsageError("with --top-k or --top-p some images cannot be generated by any noise", "leave them out")
         if labels is None and self.classes:
-            labels = self.likely_labels(images)
-        labels = self.labels_or_none(self.check_labels(labels, len(images)), len(images))
-        settings, plan = self._settings(1.0), self._plan()
-        if settings.top_k or settings.top_p < 1:
-            raise UsageError("with --top-k or --top-p some pictures have no noise that draws them", "leave them out")
+            labels = self._likely_labels(images)
+        labels_or_none = self.labels_or_none(self._check_labels(labels, len(images)), len(images))
+        options, plan = replace(options, temperature=1.0), self._plan(options)
 
         def find(images: Tensor, labels: Tensor) -> Tensor:
             known = self.values(self.tokenizer.encode(images))
-            return self._by_channel(walk(self.prior, labels, plan, settings, known=known).noise)
+            return self._by_channel(walk(self.prior, labels, plan, options, known=known).noise)
 
-        return self._in_blocks(find, images, labels)
+        return Inversion(self._in_blocks(find, images, labels_or_none), labels)
 
     def inpaint(
         self,
@@ -124,8 +119,7 @@ class TransformerBackend(Backend):
         mask: Tensor,
         noise: Tensor,
         labels: Tensor | None = None,
-        *,
-        temperature: float = 1.0,
+        options: SamplingOptions = PLAIN,
     ) -> Tensor:
         """See the contract. Tokens of which too much is hidden are drawn, the others are the prefix.
 
@@ -133,10 +127,9 @@ class TransformerBackend(Backend):
         those before, in raster order.
         """
         if labels is None and self.classes and self.config.drop_label == 0:
-            labels = self.likely_labels(images, mask)  # what "no class" means was never learnt
-        labels = None if labels is None else self.check_labels(labels, len(images))
+            labels = self._likely_labels(images, mask)  # what "no class" means was never learnt
+        labels = None if labels is None else self._check_labels(labels, len(images))
         labels = self.labels_or_none(labels, len(images))
-        settings = self._settings(temperature)
         holes = self.unknown(mask)
         carried = spread(images, mask, self.tokenizer.patch)
         filled = images.clone()
@@ -144,7 +137,7 @@ class TransformerBackend(Backend):
         patterns = [tuple(pattern) for pattern in holes.tolist()]
         holed = self.touched(mask).any(1).tolist()
         for pattern in dict.fromkeys(pattern for pattern, any_ in zip(patterns, holed, strict=True) if any_):
-            plan = self._plan([place for place, hole in enumerate(pattern) if hole])
+            plan = self._plan(options, [place for place, hole in enumerate(pattern) if hole])
             given = frozenset(place for place, hole in enumerate(pattern) if not hole)
 
             def draw(
@@ -155,7 +148,7 @@ class TransformerBackend(Backend):
                 given: frozenset[int] = given,
             ) -> Tensor:
                 known = self.values(self.tokenizer.encode(images))
-                found = walk(self.prior, labels, plan, settings, noise=_by_place(noise), known=known, given=given)
+                found = walk(self.prior, labels, plan, options, noise=_by_place(noise), known=known, given=given)
                 return self._decode(found.tokens)
 
             rows = torch.tensor([row for row, other in enumerate(patterns) if other == pattern], device=images.device)
@@ -187,27 +180,36 @@ class TransformerBackend(Backend):
         """See the contract: what is left of a picture in its tokens, whatever its class."""
         return self._in_blocks(lambda rows: self.tokenizer.decode(self.tokenizer.encode(rows)), images)
 
+    @property
+    def binarized(self) -> bool:
+        """False: the likelihood is that of images with 256 levels."""
+        return False
+
     def log_likelihood(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
         """log p(tokens) + log p(picture | tokens) in nats, (B,), tokens one by one: a bound from below.
 
         The sum over all tokens that could draw the picture would be its probability; this is one of its terms.
         """
-        labels = self.labels_or_none(self.check_labels(labels, len(images)), len(images))
+        labels = self.labels_or_none(self._check_labels(labels, len(images)), len(images))
         tokens = self.tokenizer.encode(images)
         return self.tokenizer.log_likelihood(images, tokens) + self.token_likelihood(tokens, labels, self.prior.length)
 
     def token_likelihood(self, tokens: Tensor, labels: Tensor, steps: int) -> Tensor:
         """log p(tokens) in nats, (B,), as they are drawn in `steps` steps; tokens (B, side², d) of the tokenizer."""
-        groups = groups_of(self._plan(steps=steps), self.prior.length, tokens.device).expand(len(tokens), -1)
+        groups = groups_of(self._plan(SamplingOptions(steps=steps)), self.prior.length, tokens.device).expand(
+            len(tokens), -1
+        )
         found = self.prior.log_probabilities(self.values(tokens), labels, groups)
         return found.flatten(1).sum(1)
 
-    def likely_labels(self, images: Tensor, mask: Tensor | None = None) -> Tensor | None:
+    def _likely_labels(self, images: Tensor, mask: Tensor | None = None) -> Tensor | None:
         """See the contract: by frequency, and by the likelihood of the tokens that no hole touches."""
         if not self.classes:
             return None
         tokens = self.tokenizer.encode(images)
-        groups = groups_of(self._plan(steps=self.steps), self.prior.length, tokens.device).expand(len(tokens), -1)
+        groups = groups_of(self._plan(SamplingOptions(steps=self.steps)), self.prior.length, tokens.device).expand(
+            len(tokens), -1
+        )
         known = torch.ones_like(groups, dtype=torch.bool) if mask is None else ~self.touched(mask)
         if not self.config.raster:  # the textbook's order cannot be changed
             # What is hidden comes last, so that nothing known is judged by it.
@@ -217,37 +219,45 @@ class TransformerBackend(Backend):
             labels = torch.full_like(tokens[:, 0, 0], label)
             nats = self.prior.log_probabilities(self.values(tokens), labels, groups).sum(-1)
             found.append((nats * known).sum(1))
-        return (torch.stack(found, 1) + self.log_counts(images.device)).argmax(1)
+        return (torch.stack(found, 1) + class_log_frequencies(self.config, images.device)).argmax(1)
 
-    def measures(self, images: Tensor, labels: Tensor | None = None) -> dict[str, Tensor]:
-        """See the contract: nats a token by steps and by frequency alone, how good tokens are, and the codes in use."""
-        labels = self.labels_or_none(self.check_labels(labels, len(images)), len(images))
+    def diagnostics(
+        self, images: Tensor, labels: Tensor | None = None, options: SamplingOptions = PLAIN
+    ) -> dict[str, Diagnostic]:
+        """Nats per token by number of steps and by frequency alone, reconstruction PSNR, and the codes in use."""
+        labels = self.labels_or_none(self._check_labels(labels, len(images)), len(images))
         tokens, length = self.tokenizer.encode(images), self.prior.length
         counted = self.tokenizer.frequencies + 0.5
         logarithms = torch.log(counted / counted.sum())
-        steps = {length} if self.config.raster else {length, self.steps, self.settings.steps or 1, *FEW_STEPS}
+        steps = {length} if self.config.raster else {length, self.steps, options.steps or 1, *FEW_STEPS}
         counts = sorted(steps & set(range(length + 1)))
         error = (self.tokenizer.decode(tokens) - images).square().flatten(1).mean(1) / 4
-        return {
-            **{f"nats_{steps}": -self.token_likelihood(tokens, labels, steps) / length for steps in counts},
-            "unigram": -logarithms[self.tokenizer.quantiser.join(tokens)].mean(1),
-            "psnr": -10 * error.clamp(min=1e-10).log10(),
-            "codes": self.tokenizer.usage.expand(len(images)),
+        by_steps = {
+            f"nats_{steps}": Diagnostic(
+                -self.token_likelihood(tokens, labels, steps) / length,
+                f"Nats per token, {steps} steps",
+                "negative log-likelihood of held-out tokens when sampled in that many steps",
+            )
+            for steps in counts
         }
-
-    def explained(self, name: str) -> tuple[str, str]:
-        """See the contract."""
-        if name.startswith("nats_"):
-            steps = name.removeprefix("nats_")
-            return f"Nats a token, {steps} steps", "of held-out pictures; drawn that way they are that surprising"
         return {
-            "unigram": ("Nats a token, by frequency", "what knowing no more than how frequent each code is would give"),
-            "codes": (
-                "Codes in use",
-                "the share of the tokenizer's codes that pictures had at the end of its training",
+            **by_steps,
+            "unigram": Diagnostic(
+                -logarithms[self.tokenizer.quantiser.join(tokens)].mean(1),
+                "Nats per token, by frequency",
+                "the baseline: every code by its frequency alone",
             ),
-            "psnr": ("Reconstruction, dB", "peak signal-to-noise ratio of what tokens keep of held-out pictures"),
-        }[name]
+            "psnr": Diagnostic(
+                -10 * error.clamp(min=1e-10).log10(),
+                "Reconstruction, dB",
+                "peak signal-to-noise ratio of held-out images encoded to tokens and decoded",
+            ),
+            "codes": Diagnostic(
+                self.tokenizer.usage.expand(len(images)),
+                "Codes in use",
+                "fraction of the tokenizer's codes that occurred at the end of its training",
+            ),
+        }
 
     def labels_or_none(self, labels: Tensor | None, count: int) -> Tensor:
         """Labels (B,), or that of no class for each of `count` rows."""
@@ -255,15 +265,12 @@ class TransformerBackend(Backend):
             return labels
         return torch.full((count,), len(self.classes), device=self.tokenizer.frequencies.device)
 
-    def _settings(self, temperature: float) -> Settings:
-        return replace(self.settings, temperature=temperature)
-
-    def _plan(self, unknown: list[int] | None = None, steps: int | None = None) -> list[list[int]]:
+    def _plan(self, options: SamplingOptions = PLAIN, unknown: list[int] | None = None) -> list[list[int]]:
         """Groups of places: those that are known first, then the others; each in raster order for the textbook."""
         length = self.prior.length
         if self.config.raster:
             return [[place] for place in range(length)]
-        steps = steps or self.settings.steps or self.steps
+        steps = options.steps or self.steps
         order = halton(self.prior.side)
         if unknown is None:
             return schedule(order, steps)
@@ -282,8 +289,8 @@ class TransformerBackend(Backend):
         return self.tokenizer.decode(tokens)
 
     @cached_property
-    def rows(self) -> int:
-        """See the contract: rows of a block, a power of two."""
+    def min_batch(self) -> int:
+        """Rows of a block, a power of two."""
         if self.config.raster:
             return MOST_ROWS  # of one token a row and step: reading the weights takes as long as working with them
         cost = self.prior.length * sum(weight.numel() for weight in self.prior.parameters())
@@ -295,8 +302,8 @@ class TransformerBackend(Backend):
         if rows[0].device.type != "cpu" or count == 0:
             return work(*rows)
         found = []
-        for start in range(0, count, self.rows):
-            places = torch.arange(start, start + self.rows).clamp(max=count - 1)
+        for start in range(0, count, self.min_batch):
+            places = torch.arange(start, start + self.min_batch).clamp(max=count - 1)
             found.append(work(*(part[places] for part in rows))[: count - start])
         return torch.cat(found)
 

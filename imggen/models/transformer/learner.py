@@ -33,7 +33,7 @@ class TransformerLearner(Learner):
     """
 
     config: TransformerConfig
-    hold_out = 0.02
+    held_out_fraction = 0.02
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__(config)
@@ -141,12 +141,12 @@ class TransformerLearner(Learner):
         self._rate(self.of_tokenizer, along, peak, TOKENIZER_MUON)
         said = {}
         if self.adversary is not None and late is not None:
-            said = self.adversary.judge(tokenizer, parts, late, self.apply_gradients, self._autocast)
+            said = self.adversary.judge(tokenizer, parts, late, self.apply_gradients, self.autocast)
         for weight, part in parts:
             if self.adversary is not None and late is not None:
-                terms, found = self.adversary.teach(tokenizer, part, late, weight, self._autocast(part))
+                terms, found = self.adversary.teach(tokenizer, part, late, weight, self.autocast(part.device))
             else:
-                with self._autocast(part):
+                with self.autocast(part.device):
                     loss, terms, found = tokenizer_loss(tokenizer, part, self.config.edges)
                 torch.autograd.backward(loss * weight)
             tokens.append(found)
@@ -179,7 +179,7 @@ class TransformerLearner(Learner):
                 tokens = model.tokenizer.quantiser.indices(latents)
             all_tokens.append(tokens)
             label = self._dropped(None if label_parts is None else label_parts[index], len(part), part.device)
-            with self._autocast(part):
+            with self.autocast(part.device):
                 groups = self._groups(prior, len(part), part.device)
                 nats = -prior.log_probabilities(model.values(tokens), label, groups).sum(-1).mean()
             torch.autograd.backward(nats * (len(part) / len(images)))
@@ -208,7 +208,7 @@ class TransformerLearner(Learner):
         total, count = torch.zeros((), dtype=torch.float64), 0
         for images, labels in self.held_out():
             tokens = averaged.tokenizer.encode(images)
-            with self._autocast(images):
+            with self.autocast(images.device):
                 known = averaged.labels_or_none(labels, len(images))
                 found = averaged.token_likelihood(tokens, known, averaged.steps)
             total -= found.cpu().double().sum()
@@ -218,6 +218,3 @@ class TransformerLearner(Learner):
         if not self.worse:
             self.best, self.kept = value, copy.deepcopy(averaged)
         return torch.tensor(value)
-
-    def _autocast(self, tensor: Tensor) -> torch.autocast:
-        return torch.autocast(tensor.device.type, self.precision, enabled=self.precision != torch.float32)

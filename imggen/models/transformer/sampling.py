@@ -7,26 +7,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from imggen.models.config import SamplingOptions
 from imggen.models.transformer.layers import with_floor
 from imggen.models.transformer.prior import Prior
 
 NARROW, EDGE = 1e-4, 0.02  # of all noise; of an interval of it
 
 
-@dataclass(frozen=True)
-class Settings:
-    """How tokens are drawn; none of `steps` is the model's own number of groups."""
-
-    steps: int | None = None
-    guidance: float = 1.0
-    top_k: int = 0
-    top_p: float = 1.0
-    temperature: float = 1.0
-
-    @property
-    def plain(self) -> bool:
-        """Nothing is done to the probabilities: no value is without a chance."""
-        return self.temperature == 1 and self.top_k == 0 and self.top_p == 1
+def is_plain(options: SamplingOptions) -> bool:
+    """Whether the probabilities are used as they are: no temperature, top-k or top-p."""
+    return options.temperature == 1 and options.top_k == 0 and options.top_p == 1
 
 
 @dataclass(frozen=True)
@@ -37,24 +27,24 @@ class Walk:
     noise: Tensor
 
 
-def probabilities(logits: Tensor, settings: Settings) -> Tensor:
+def probabilities(logits: Tensor, options: SamplingOptions) -> Tensor:
     """Logits (…, L) of one channel → what it is drawn from, fp64 where the device has it; rows add up to 1.
 
     First the temperature, then the `top_k` likeliest, then the fewest of those that make up `top_p`.
     """
-    if settings.plain:
+    if is_plain(options):
         return with_floor(logits.softmax(-1, dtype=finest(logits)))
     scores = logits.to(finest(logits))
-    if settings.temperature == 0:
+    if options.temperature == 0:
         return torch.zeros_like(scores).scatter_(-1, scores.argmax(-1, keepdim=True), 1.0)
-    found = with_floor((scores / settings.temperature).softmax(-1))
-    if 0 < settings.top_k < found.shape[-1]:
-        least = found.topk(settings.top_k, -1).values[..., -1:]
+    found = with_floor((scores / options.temperature).softmax(-1))
+    if 0 < options.top_k < found.shape[-1]:
+        least = found.topk(options.top_k, -1).values[..., -1:]
         found = torch.where(found >= least, found, torch.zeros_like(found))
-    if settings.top_p < 1:
+    if options.top_p < 1:
         found = found / found.sum(-1, keepdim=True)
         ordered, where = found.sort(stable=True, dim=-1, descending=True)
-        kept = torch.where(ordered.cumsum(-1) - ordered < settings.top_p, ordered, torch.zeros_like(ordered))
+        kept = torch.where(ordered.cumsum(-1) - ordered < options.top_p, ordered, torch.zeros_like(ordered))
         found = torch.zeros_like(found).scatter_(-1, where, kept)
     return found / found.sum(-1, keepdim=True)
 
@@ -102,7 +92,7 @@ def walk(
     prior: Prior,
     labels: Tensor,
     plan: list[list[int]],
-    settings: Settings,
+    options: SamplingOptions,
     *,
     noise: Tensor | None = None,
     known: Tensor | None = None,
@@ -120,7 +110,7 @@ def walk(
     """
     source = noise if noise is not None else known
     assert source is not None
-    guided = settings.guidance != 1 and prior.classes > 0
+    guided = options.guidance != 1 and prior.classes > 0
     if order is None:
         order = ordered(plan, source.device)
     cache = prior.begin(torch.cat([labels, torch.full_like(labels, prior.classes)]) if guided else labels, order)
@@ -138,12 +128,12 @@ def walk(
         if share is None or group[0] not in given:
             state = prior.predict(cache, len(group))
             for channel in range(len(prior.factors)):
-                logits = _guided(prior, state, channel, here, settings.guidance if guided else 1.0)
-                chances = probabilities(logits, settings)
+                logits = _guided(prior, state, channel, here, options.guidance if guided else 1.0)
+                chances = probabilities(logits, options)
                 if share is None:
                     found[:, there, channel] = within(chances, here[..., channel], places[there, channel])
                 else:
-                    here[..., channel] = drawn(chances, share[:, there, channel], plain=settings.plain)
+                    here[..., channel] = drawn(chances, share[:, there, channel], plain=is_plain(options))
         if number + 1 < len(plan):
             prior.commit(cache, torch.cat([here, here]) if guided else here)
     back = order.argsort()

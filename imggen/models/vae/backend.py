@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from imggen.models.base import Backend
+from imggen.models.base import PLAIN, Backend, Inversion, class_log_frequencies
+from imggen.models.config import SamplingOptions
 from imggen.models.vae.config import VaeConfig
 from imggen.models.vae.core import Core, Normal, TopDownPass, look_at, mean, sum_except_batch, top_down_pass
 from imggen.models.vae.dense import Dense
@@ -38,12 +40,12 @@ class VaeBackend(Backend):
         return (sum(math.prod(layer.shape) for layer in self.core.layers),)
 
     @property
-    def binary(self) -> bool:
+    def binarized(self) -> bool:
         """See the contract."""
         return self.core.likelihood.binary
 
     @property
-    def details(self) -> Tensor | None:
+    def detail_mask(self) -> Tensor | None:
         """See the contract: those of the layers whose places are less than four pixels apart."""
         shapes = [layer.shape for layer in self.core.layers]
         fine = [len(shape) == 3 and 4 * shape[-1] > self.config.size for shape in shapes]
@@ -51,29 +53,25 @@ class VaeBackend(Backend):
             return None
         return torch.cat([torch.full((math.prod(shape),), one) for shape, one in zip(shapes, fine, strict=True)])
 
-    @property
-    def makeshift(self) -> str:
-        """See the contract."""
-        return "" if self._ready_partial() is not None else "it has not learnt to fill holes, so it searches for fills"
+    def limitation(self, task: Literal["inpaint", "likelihood"]) -> str:
+        """Inpainting needs the partial encoder; the likelihood does not hold for images changed by the refiner."""
+        if task == "inpaint" and self._ready_partial() is None:
+            return "it has no trained partial encoder, so it searches for fills"
+        if task == "likelihood" and self._sharp():
+            return "its refiner changes the images, so they are no longer the means of its likelihood"
+        return ""
 
-    @property
-    def withheld(self) -> str:
-        """See the contract."""
-        return (
-            "its pictures are sharpened, and no longer the means that its likelihood is about" if self._sharp() else ""
-        )
-
-    def generate(self, noise: Tensor, labels: Tensor | None = None, *, temperature: float = 1.0) -> Tensor:
+    def generate(self, noise: Tensor, labels: Tensor | None = None, options: SamplingOptions = PLAIN) -> Tensor:
         """See the contract. The picture is the mean; `temperature` scales every prior's standard deviation."""
-        labels = self.check_labels(labels, len(noise))
-        return self._picture(noise * temperature, labels)
+        labels = self._check_labels(labels, len(noise))
+        return self._picture(noise * options.temperature, labels)
 
-    def invert(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Pictures → the noise of the posterior's means, each layer's given those above."""
+    def invert(self, images: Tensor, labels: Tensor | None = None, options: SamplingOptions = PLAIN) -> Inversion:
+        """Encode images to the noise of the posterior's means, each layer's given those above."""
         labels = self._some_labels(images, labels)
         with torch.no_grad():
             found = top_down_pass(self.core, len(images), labels, look_at(self.core, self._seen(images)), mean)
-        return _joined(found.noise)
+        return Inversion(_joined(found.noise), labels)
 
     def inpaint(
         self,
@@ -81,8 +79,7 @@ class VaeBackend(Backend):
         mask: Tensor,
         noise: Tensor,
         labels: Tensor | None = None,
-        *,
-        temperature: float = 1.0,
+        options: SamplingOptions = PLAIN,
     ) -> Tensor:
         """One of several candidate fills, drawn by p(known | latents) p(latents) / q(latents | known).
 
@@ -92,31 +89,27 @@ class VaeBackend(Backend):
         """
         known = 1 - mask
         if labels is None and self.classes:
-            scores = self.class_scores(images, mask)
-            labels = (scores + temperature * gumbel_noise(noise, scores.shape[1])).argmax(1)
-        labels = self.check_labels(labels, len(images))
+            scores = self._class_scores(images, mask)
+            labels = (scores + options.temperature * gumbel_noise(noise, scores.shape[1])).argmax(1)
+        labels = self._check_labels(labels, len(images))
         with torch.no_grad():
             partial = self._ready_partial()
             candidates = self._partial_fills if partial is not None else self._prior_fills
             chosen, best = images, torch.full_like(noise[:, 0], -math.inf)
             chances = gumbel_noise(noise, self._candidates()).unbind(1)
             for (filled, weight), chance in zip(
-                candidates(images, known, noise, labels, temperature), chances, strict=True
+                candidates(images, known, noise, labels, options.temperature), chances, strict=True
             ):
                 score = weight + chance
                 better = score > best  # a candidate beyond what fp32 holds never is
                 chosen = torch.where(better.view(-1, 1, 1, 1), filled, chosen)
                 best = torch.where(better, score, best)
             if partial is None:
-                chosen = self._settled(images, known, chosen, noise, labels, temperature)
+                chosen = self._settled(images, known, chosen, noise, labels, options.temperature)
         return images * known + chosen * mask
 
-    def likely_labels(self, images: Tensor, mask: Tensor | None = None) -> Tensor | None:
-        """See the contract."""
-        return self.class_scores(images, mask).argmax(1) if self.classes else None
-
     @torch.no_grad()
-    def class_scores(self, images: Tensor, mask: Tensor | None = None) -> Tensor:
+    def _class_scores(self, images: Tensor, mask: Tensor | None = None) -> Tensor:
         """About the logarithm of each class's probability (B, classes), but for a constant, where `mask` is 0.
 
         It is the divergence of the posterior from the class's prior, each layer's latents at their means, and a little
@@ -138,30 +131,28 @@ class VaeBackend(Backend):
             labels = torch.full_like(first, label)
             descent = top_down_pass(self.core, len(images), labels, look, mean)
             scores.append(PIXELS * self._observed(descent.output, seen, known) - descent.divergence)
-        return torch.stack(scores, 1)[like] + self.log_counts(images.device)
+        return torch.stack(scores, 1)[like] + class_log_frequencies(self.config, images.device)
 
-    def log_likelihood(self, images: Tensor, labels: Tensor | None = None) -> Tensor | None:
-        """See the contract: the evidence lower bound, by one draw a picture from torch's global generator."""
-        if self.withheld:
-            return None
-        labels = self.check_labels(labels, len(images))
+    def log_likelihood(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Evidence lower bound (B,) in nats, estimated by one sample of the posterior of each image."""
+        labels = self._check_labels(labels, len(images))
         descent = top_down_pass(self.core, len(images), labels, look_at(self.core, images))
         return sum_except_batch(self.core.likelihood.log_prob(descent.output, images)) - descent.divergence
 
-    def importance_bound(self, images: Tensor, labels: Tensor | None = None, *, samples: int) -> Tensor:
-        """See the contract (Burda et al. 2015, arXiv 1509.00519)."""
-        labels = self.check_labels(labels, len(images))
+    def importance_bound(self, images: Tensor, labels: Tensor | None = None, *, num_samples: int) -> Tensor:
+        """Importance-weighted bound (B,) in nats (Burda et al. 2015, arXiv 1509.00519)."""
+        labels = self._check_labels(labels, len(images))
         look = look_at(self.core, images)
         total = torch.full((len(images),), -math.inf, device=images.device)
-        for _ in range(samples):
+        for _ in range(num_samples):
             descent = top_down_pass(self.core, len(images), labels, look)
             weight = sum_except_batch(self.core.likelihood.log_prob(descent.output, images)) + descent.log_ratio
             total = torch.logaddexp(total, weight)
-        return total - math.log(samples)
+        return total - math.log(num_samples)
 
-    def information(self, images: Tensor, labels: Tensor | None = None) -> dict[str, Tensor]:
-        """See the contract: each layer's divergence."""
-        labels = self.check_labels(labels, len(images))
+    def layer_information(self, images: Tensor, labels: Tensor | None = None) -> dict[str, Tensor]:
+        """KL divergence (B,) in nats of each layer's posterior from its prior."""
+        labels = self._check_labels(labels, len(images))
         descent = top_down_pass(self.core, len(images), labels, look_at(self.core, images))
         return {layer.name: found for layer, found in zip(self.core.layers, descent.divergences, strict=True)}
 
@@ -180,15 +171,17 @@ class VaeBackend(Backend):
 
     def _candidates(self) -> int:
         weights = sum(weight.numel() for weight in self.core.parameters())
-        device = next(self.parameters()).device
-        return num_candidates(weights, self.config.size, device, self.noise_shape[0], len(self.classes))
+        return num_candidates(weights, self.config.size, self.device, self.noise_shape[0], len(self.classes))
 
     def _seen(self, images: Tensor) -> Tensor:
         """A model of binarised pictures has seen no grey."""
-        return torch.where(images > 0, 1.0, -1.0) if self.binary else images
+        return torch.where(images > 0, 1.0, -1.0) if self.binarized else images
+
+    def _likely_labels(self, images: Tensor) -> Tensor | None:
+        return self._class_scores(images).argmax(1) if self.classes else None
 
     def _some_labels(self, images: Tensor, labels: Tensor | None) -> Tensor | None:
-        return self.check_labels(self.likely_labels(images) if labels is None else labels, len(images))
+        return self._check_labels(self._likely_labels(images) if labels is None else labels, len(images))
 
     def _parts(self, noise: Tensor) -> list[Tensor]:
         shapes = [layer.shape for layer in self.core.layers]

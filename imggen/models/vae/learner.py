@@ -122,7 +122,7 @@ class VaeLearner(Learner):
         divergence = images.new_zeros(())
         for part, label in self._batches(images, labels):
             seen = self.core.likelihood.taught(part)
-            with self._autocast(part):
+            with self.autocast(part.device):
                 descent = top_down_pass(self.core, len(part), label, look_at(self.core, seen))
             with torch.autocast(part.device.type, enabled=False):
                 costs = -sum_except_batch(self.core.likelihood.log_prob(descent.output, seen))
@@ -152,7 +152,7 @@ class VaeLearner(Learner):
         for part, label in self._batches(images, labels):
             seen = core.likelihood.taught(part)
             known = 1 - random_masks(len(part), part.shape[-1], part.device)
-            with self._autocast(part):
+            with self.autocast(part.device):
                 gaps = partial.gaps(core, seen, known, label)
             share = torch.stack(gaps).sum() / (len(images) * self.dimensions)
             torch.autograd.backward(share)
@@ -170,14 +170,14 @@ class VaeLearner(Learner):
                 yield len(part) / len(images), part, self._outputs(part, label)
 
         count = len(images) * self.processes
-        return sharpening.step(batches, progress, count, self.apply_gradients, self._autocast)
+        return sharpening.step(batches, progress, count, self.apply_gradients, self.autocast)
 
     @torch.no_grad()
     def _outputs(self, images: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
         """The likelihood's input for pictures as the posterior sees them, and for as many drawn ones."""
         core, count = self.shown.core, len(images)
         shapes = [layer.shape for layer in core.layers]
-        with self._autocast(images):
+        with self.autocast(images.device):
             seen = top_down_pass(core, count, labels, look_at(core, images)).output
             drawn = core.top_down(
                 count, labels, lambda index, _: torch.randn(count, *shapes[index], device=images.device)
@@ -214,6 +214,3 @@ class VaeLearner(Learner):
         parts = micro_batches(images, self.micro_batch)
         of_parts = [None] * len(parts) if labels is None else list(micro_batches(labels, self.micro_batch))
         return list(zip(parts, of_parts, strict=True))
-
-    def _autocast(self, tensor: Tensor) -> torch.autocast:
-        return torch.autocast(tensor.device.type, self.precision, enabled=self.precision != torch.float32)

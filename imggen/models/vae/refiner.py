@@ -117,7 +117,7 @@ class RefinerTrainer(DiscriminatorTrainer):
         progress: float,
         images: int,
         apply: Apply,
-        autocast: Callable[[Tensor], torch.autocast],
+        autocast: Callable[[torch.device], torch.autocast],
     ) -> dict[str, Tensor]:
         """The critic first, then the sharpener.
 
@@ -133,7 +133,7 @@ class RefinerTrainer(DiscriminatorTrainer):
         def softened() -> Iterator[tuple[float, Tensor, tuple[Tensor, ...]]]:
             for share, real, outputs in batches():
                 kept[:] = [(share, real, outputs)] if share == 1 else []
-                with torch.no_grad(), autocast(real):
+                with torch.no_grad(), autocast(real.device):
                     soft = self._sharp(outputs[0]), self._sharp(outputs[1])
                 yield share, real, soft
 
@@ -142,7 +142,7 @@ class RefinerTrainer(DiscriminatorTrainer):
         losses["sharper"] = self.network.ready.new_zeros(())
         for share, real, outputs in kept or batches():
             means = (self.likelihood.mean(outputs[0]), self.likelihood.mean(outputs[1]))
-            with autocast(real):
+            with autocast(real.device):
                 seen, drawn = self._sharp(outputs[0]), self._sharp(outputs[1])
                 loss = refiner_loss(self.critic, real, seen, drawn, means) * share
             torch.autograd.backward(loss)
