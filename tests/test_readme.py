@@ -49,8 +49,8 @@ def readers_own_files() -> None:
         hole.save(name)
 
 
-def test_every_command_runs(pictures: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
-    assert len(COMMANDS) >= 10 and pictures == Path.cwd() / "imgs"
+def test_every_command_runs(image_folder: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    assert len(COMMANDS) >= 10 and image_folder == Path.cwd() / "imgs"
     readers_own_files()
     trained = False
     for command in COMMANDS:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from imggen.models.muon import Muon
 
 
 class EMA:
@@ -37,6 +41,13 @@ class EMA:
 def cosine_decay(progress: float, last: float) -> float:
     """From 1 at the beginning down to `last` at the end (arXiv 1608.03983): what a learning rate is multiplied by."""
     return last + (1 - last) * (1 + math.cos(math.pi * progress)) / 2
+
+
+def set_learning_rate(optimizers: Iterable[Optimizer], rate: float, muon_scale: float = 1.0) -> None:
+    """Set the learning rate of every parameter group; that of Muon optimizers is `muon_scale` times as high."""
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = rate * (muon_scale if isinstance(optimizer, Muon) else 1.0)
 
 
 def micro_batches(tensor: Tensor, size: int | None) -> tuple[Tensor, ...]:

@@ -174,8 +174,8 @@ def test_faults_of_our_own_say_so(call: Call, monkeypatch: pytest.MonkeyPatch) -
         assert call("sample", "gan")[0] == number
 
 
-def test_train_then_sample_then_info(call: Call, pictures: Path) -> None:
-    code, out, err = call(*train(pictures))
+def test_train_then_sample_then_info(call: Call, image_folder: Path) -> None:
+    code, out, err = call(*train(image_folder))
     assert (code, out) == (0, "run/weights.safetensors\n")
     for word in ("120 pictures", "16x16 colour", "2 classes", "gan/tiny", "cpu, fp32, batch 16", "seed 3"):
         assert word in err
@@ -189,8 +189,8 @@ def test_train_then_sample_then_info(call: Call, pictures: Path) -> None:
     assert code == 0 and "state" in out
 
 
-def test_json_is_all_there_is_on_stdout(call: Call, pictures: Path) -> None:
-    result = json.loads(call(*train(pictures), "--json")[1])
+def test_json_is_all_there_is_on_stdout(call: Call, image_folder: Path) -> None:
+    result = json.loads(call(*train(image_folder), "--json")[1])
     assert result["images"] == 64 and result["seed"] == 3 and Path(result["weights"]).exists()
     drawn = json.loads(call("sample", "run", "-n", 2, "--seed", 4, "--json")[1])
     assert drawn["seeds"] == "4-5" and drawn["paths"] == ["samples.png"] and drawn["hash"] == result["hash"]
@@ -199,15 +199,15 @@ def test_json_is_all_there_is_on_stdout(call: Call, pictures: Path) -> None:
     assert "tiny" in found["families"]["gan"] and any(line["name"] == "gan" for line in found["shipped"])
 
 
-def test_quiet_leaves_only_results(call: Call, pictures: Path) -> None:
-    code, out, err = call(*train(pictures), "--quiet")
+def test_quiet_leaves_only_results(call: Call, image_folder: Path) -> None:
+    code, out, err = call(*train(image_folder), "--quiet")
     assert (code, out, err) == (0, "run/weights.safetensors\n", "")
     assert call("sample", "run", "-q", "-o", "a.png")[1:] == ("a.png\n", "")
 
 
-def test_dry_runs_write_nothing(call: Call, pictures: Path) -> None:
+def test_dry_runs_write_nothing(call: Call, image_folder: Path) -> None:
     before = sorted(path for path in Path().rglob("*") if "cache" not in path.parts)
-    code, out, _ = call(*train(pictures), "--dry-run", "--json")
+    code, out, _ = call(*train(image_folder), "--dry-run", "--json")
     found = json.loads(out)
     assert code == 0 and found["width"] == 8 and found["device"] == "cpu" and found["size"] == 16
     code, out, _ = call("sample", "gan", "-n", 7, "--seed", 1, "--dry-run", "--quiet")
@@ -233,7 +233,7 @@ def test_precedence(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     assert count("--config", "c.toml", "-n", 7) == 7
 
 
-def test_config_files(call: Call, pictures: Path) -> None:
+def test_config_files(call: Call, image_folder: Path) -> None:
     Path("bad.toml").write_text("temprature = 0.5\n", encoding="utf-8")
     code, _, err = call("sample", "gan", "--config", "bad.toml")
     assert code == 2 and "did you mean 'temperature'" in err
@@ -242,14 +242,14 @@ def test_config_files(call: Call, pictures: Path) -> None:
     Path("bad.toml").write_text('temperature = "hot"\n', encoding="utf-8")
     code, _, err = call("sample", "gan", "--config", "bad.toml")
     assert code == 2 and "temperature" in err
-    call(*train(pictures, "run", "--mirror", "--no-classes"))
+    call(*train(image_folder, "run", "--mirror", "--no-classes"))
     again = call("train", "gan", "--config", "run/config.toml", "-o", "again", "--json")
     assert again[0] == 0, again[2]
     assert json.loads(again[1])["hash"] == json.loads(call("info", "run", "--json")[1])["hash"]
 
 
-def test_a_budget_that_is_given_takes_the_place_of_the_files(call: Call, pictures: Path) -> None:
-    call(*train(pictures, "run"))
+def test_a_budget_that_is_given_takes_the_place_of_the_files(call: Call, image_folder: Path) -> None:
+    call(*train(image_folder, "run"))
     words = ["train", "gan", "--config", "run/config.toml", "-o", "again", "--dry-run", "--json"]
     assert json.loads(call(*words)[1])["images"] == 64
     found = json.loads(call(*words, "--epochs", 2)[1])
@@ -258,22 +258,22 @@ def test_a_budget_that_is_given_takes_the_place_of_the_files(call: Call, picture
     assert code == 2 and "exclude each other" in err
 
 
-def test_resume_by_the_same_command(call: Call, pictures: Path) -> None:
-    call(*train(pictures, "run", "--mirror", "--no-classes"))
-    longer = ["train", "gan", "--data", pictures, "-o", "run", "--images", 96, "--resume"]
+def test_resume_by_the_same_command(call: Call, image_folder: Path) -> None:
+    call(*train(image_folder, "run", "--mirror", "--no-classes"))
+    longer = ["train", "gan", "--data", image_folder, "-o", "run", "--images", 96, "--resume"]
     code, _, err = call(*longer)
     assert code == 0 and "resuming run at 64 pictures" in err
     assert json.loads(call("info", "run", "--json")[1])["provenance"]["images"] == 96
-    code, _, err = call(*train(pictures, "run", "--resume", "--seed", 4))
+    code, _, err = call(*train(image_folder, "run", "--resume", "--seed", 4))
     assert code == 2 and "seed 3" in err
 
 
-def test_overwriting_is_refused_at_once(call: Call, pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_overwriting_is_refused_at_once(call: Call, image_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Path("grid.png").write_bytes(b"mine")
     code, _, err = call("sample", "gan", "-o", "grid.png")
     assert code == 2 and "--force" in err and Path("grid.png").read_bytes() == b"mine"
-    call(*train(pictures))
-    code, _, err = call(*train(pictures))
+    call(*train(image_folder))
+    code, _, err = call(*train(image_folder))
     assert code == 2 and "--resume" in err and "--force" in err
 
 
@@ -295,8 +295,8 @@ def test_nothing_in_a_file_reaches_the_terminal_raw(call: Call) -> None:
     assert code == 0 and "\x1b" not in out and "\x07" not in out
 
 
-def test_models_lists_runs_and_damaged_ones_too(call: Call, pictures: Path) -> None:
-    call(*train(pictures, "runs/cats"))
+def test_models_lists_runs_and_damaged_ones_too(call: Call, image_folder: Path) -> None:
+    call(*train(image_folder, "runs/cats"))
     Path("runs/dogs").mkdir()
     Path("runs/dogs/weights.safetensors").write_bytes(b"x")
     code, out, _ = call("models")
@@ -309,8 +309,8 @@ def test_default_name_follows_the_format(call: Call) -> None:
     assert Path("samples.jpeg").read_bytes()[:2] == b"\xff\xd8"
 
 
-def test_config_of_a_folder_with_an_odd_name(call: Call, pictures: Path) -> None:
-    odd = pictures.rename('😀 \x7f "imgs"')
+def test_config_of_a_folder_with_an_odd_name(call: Call, image_folder: Path) -> None:
+    odd = image_folder.rename('😀 \x7f "imgs"')
     assert call(*train(odd))[0] == 0
     code, _, err = call("train", "gan", "--config", "run/config.toml", "-o", "again")
     assert code == 0, err

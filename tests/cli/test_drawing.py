@@ -52,23 +52,23 @@ def test_settings_are_kept_and_draw_the_same_again(model: Path, capsys: pytest.C
 
 
 def test_a_family_that_knows_no_such_setting_says_so(
-    model: Path, pictures: Path, capsys: pytest.CaptureFixture[str]
+    model: Path, image_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code, _, err = call(capsys, "sample", "gan", "--steps", 3)
     assert code == 2 and "gan knows no --steps" in err and "--temperature" in err
-    code, _, err = call(capsys, "evaluate", "gan", "--data", pictures, "--top-k", 3)
+    code, _, err = call(capsys, "evaluate", "gan", "--data", image_folder, "--top-k", 3)
     assert code == 2 and "--top-k" in err
-    code, _, err = call(capsys, "evaluate", pictures, "--data", pictures, "--guidance", 3)
+    code, _, err = call(capsys, "evaluate", image_folder, "--data", image_folder, "--guidance", 3)
     assert code == 2 and "drawn already" in err
     assert call(capsys, "sample", model, "--steps", 0)[0] == 2
     assert call(capsys, "sample", model, "--top-p", 1.5)[0] == 2
 
 
 def test_evaluate_prints_what_a_family_measures(
-    model: Path, pictures: Path, capsys: pytest.CaptureFixture[str]
+    model: Path, image_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for split in ("train", "test"):
-        shutil.copytree(pictures, Path("data") / split)
+        shutil.copytree(image_folder, Path("data") / split)
     words = ["evaluate", model, "--data", "data", "-n", 20, "--device", "cpu", "-o", "r.html"]
     code, out, err = call(capsys, *words, "--steps", 2, "--json")
     assert code == 0, err

@@ -108,9 +108,9 @@ def test_refusals_come_before_torch(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_saves_and_the_run_goes_on_as_if_nothing_had_been(
-    pictures: Path, imggen: Run, number: signal.Signals, code: int
+    image_folder: Path, imggen: Run, number: signal.Signals, code: int
 ) -> None:
-    process = start(*train_words(pictures, "cut", 10_000_000))
+    process = start(*train_words(image_folder, "cut", 10_000_000))
     wait_for(Path("cut/state.safetensors"), process)
     process.send_signal(number)
     out, err = process.communicate(timeout=60)
@@ -120,13 +120,13 @@ def test_a_signal_saves_and_the_run_goes_on_as_if_nothing_had_been(
     assert images > 0
     target = images + 160
     # The budget sets the schedules, so that the whole run and the cut one must have the same.
-    assert imggen(*train_words(pictures, "cut", target), "--resume").returncode == 0
+    assert imggen(*train_words(image_folder, "cut", target), "--resume").returncode == 0
     assert read_header(Path("cut/weights.safetensors")).document["provenance"]["images"] == target
     assert not list(Path("cut").glob(".*"))
 
 
-def test_stopped_by_a_signal_and_resumed_is_bit_for_bit_the_whole_run(pictures: Path, imggen: Run) -> None:
-    words = train_words(pictures, "cut", 16_000)
+def test_stopped_by_a_signal_and_resumed_is_bit_for_bit_the_whole_run(image_folder: Path, imggen: Run) -> None:
+    words = train_words(image_folder, "cut", 16_000)
     process = start(*words)
     wait_for(Path("cut/state.safetensors"), process)
     process.send_signal(signal.SIGINT)
@@ -142,14 +142,14 @@ def test_stopped_by_a_signal_and_resumed_is_bit_for_bit_the_whole_run(pictures: 
         assert torch.equal(tensor, cut[name]), name
 
 
-def test_a_second_ctrl_c_quits_at_once_and_a_kill_leaves_whole_files(pictures: Path, imggen: Run) -> None:
-    process = start(*train_words(pictures, "run", 10_000_000), "--save-minutes", "0")
+def test_a_second_ctrl_c_quits_at_once_and_a_kill_leaves_whole_files(image_folder: Path, imggen: Run) -> None:
+    process = start(*train_words(image_folder, "run", 10_000_000), "--save-minutes", "0")
     wait_for(Path("run/state.safetensors"), process)
     process.kill()
     process.communicate(timeout=60)
-    assert imggen(*train_words(pictures, "run", 10_000_000), "--resume", "--dry-run").returncode == 0
+    assert imggen(*train_words(image_folder, "run", 10_000_000), "--resume", "--dry-run").returncode == 0
     assert imggen("sample", "run", "-n", 1, "-o", "x.png").returncode == 0
-    process = start(*train_words(pictures, "two", 10_000_000))
+    process = start(*train_words(image_folder, "two", 10_000_000))
     wait_for(Path("two/state.safetensors"), process)
     process.send_signal(signal.SIGINT)
     process.send_signal(signal.SIGINT)
@@ -172,15 +172,15 @@ def test_ctrl_c_while_drawing_leaves_no_half_file(imggen: Run) -> None:
             image.load()
 
 
-def test_a_disk_that_takes_no_more_ends_with_3_and_leaves_what_was_there(pictures: Path, imggen: Run) -> None:
+def test_a_disk_that_takes_no_more_ends_with_3_and_leaves_what_was_there(image_folder: Path, imggen: Run) -> None:
     """A limit on the size of files stands for a full disk: writing fails half-way through a file."""
-    assert imggen(*train_words(pictures, "run", 32)).returncode == 0
+    assert imggen(*train_words(image_folder, "run", 32)).returncode == 0
     before = {path: path.read_bytes() for path in Path("run").glob("*.safetensors")}
     limited = (
         "import resource, sys\nresource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))\n"
         "from imggen.cli.app import main\nmain(sys.argv[1:])"
     )
-    words = [sys.executable, "-c", limited, *train_words(pictures, "run", 64), "--resume"]
+    words = [sys.executable, "-c", limited, *train_words(image_folder, "run", 64), "--resume"]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert done.returncode == 3 and "cannot be written" in done.stderr and "Traceback" not in done.stderr
     assert {path: path.read_bytes() for path in Path("run").glob("*.safetensors")} == before
@@ -207,9 +207,9 @@ def test_whoever_reads_us_may_go_away() -> None:
     assert process.wait(timeout=60) == 141 and "Traceback" not in err and "Exception" not in err
 
 
-def test_a_training_that_nobody_listens_to_goes_on(pictures: Path) -> None:
+def test_a_training_that_nobody_listens_to_goes_on(image_folder: Path) -> None:
     """Nor does an error lose its code."""
-    for words, code in ((train_words(pictures, "run", 400), 0), (("sample", "gan", "--seeds", "5-2"), 2)):
+    for words, code in ((train_words(image_folder, "run", 400), 0), (("sample", "gan", "--seeds", "5-2"), 2)):
         process = start(*words)
         assert process.stderr is not None and process.stdout is not None
         process.stderr.close()
@@ -236,11 +236,11 @@ def test_bytes_never_fill_a_terminal() -> None:
     assert done.returncode == 2 and "terminal" in done.stderr
 
 
-def test_a_bar_on_a_terminal_and_plain_lines_elsewhere(pictures: Path, imggen: Run) -> None:
-    done = imggen(*train_words(pictures, "lines", 64), TERM="xterm")
+def test_a_bar_on_a_terminal_and_plain_lines_elsewhere(image_folder: Path, imggen: Run) -> None:
+    done = imggen(*train_words(image_folder, "lines", 64), TERM="xterm")
     assert done.returncode == 0 and "\x1b" not in done.stderr and "\r" not in done.stderr
     leader, follower = pty.openpty()
-    words = [sys.executable, "-m", "imggen", *train_words(pictures, "bar", 64)]
+    words = [sys.executable, "-m", "imggen", *train_words(image_folder, "bar", 64)]
     process = subprocess.Popen(words, stderr=follower, stdout=subprocess.DEVNULL, env={**os.environ, "TERM": "xterm"})
     os.close(follower)
     shown = b""
@@ -257,25 +257,25 @@ def test_a_bar_on_a_terminal_and_plain_lines_elsewhere(pictures: Path, imggen: R
     assert b"training" in shown and b"100%" in shown and b"\x1b[" in shown
 
 
-def test_a_script_without_a_main_guard_still_ends(pictures: Path) -> None:
+def test_a_script_without_a_main_guard_still_ends(image_folder: Path) -> None:
     """Worker processes import the script that started them: then they fail at once, and threads take over.
 
     Names that are more than a pipe holds: nobody would be left to read them out of it.
     """
-    one = (pictures / "disc" / "000.png").read_bytes()
+    one = (image_folder / "disc" / "000.png").read_bytes()
     for index in range(500):
-        (pictures / "disc" / f"{index:03d}{'long' * 50}.png").write_bytes(one)
+        (image_folder / "disc" / f"{index:03d}{'long' * 50}.png").write_bytes(one)
     Path("script.py").write_text(NO_GUARD, encoding="utf-8")
     done = subprocess.run([sys.executable, "script.py"], capture_output=True, text=True, check=False, timeout=60)
     assert done.stdout == "620\n"
     assert not list(Path("own").rglob("job.*"))
 
 
-def test_two_processes_train_one_model_and_share_the_drawing(pictures: Path) -> None:
+def test_two_processes_train_one_model_and_share_the_drawing(image_folder: Path) -> None:
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "imggen"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [*torchrun, *train_words(pictures, "run", 128), "--device", "cpu"],
+        [*torchrun, *train_words(image_folder, "run", 128), "--device", "cpu"],
         capture_output=True, text=True, check=False, env=environment, timeout=120,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

@@ -16,9 +16,9 @@ from imggen.reporting import Silent
 from tests.engine.training.test_training import options
 
 
-def test_what_lies_where_a_run_would_write_stays(pictures: Path) -> None:
+def test_what_lies_where_a_run_would_write_stays(image_folder: Path) -> None:
     """Above all the pictures it is to learn from."""
-    pictures.rename("samples")
+    image_folder.rename("samples")
     Path("samples/disc/000.png").rename("samples/000000.png")
     for folder in ("samples", "tensorboard"):
         Path(folder).mkdir(exist_ok=True)
@@ -33,44 +33,44 @@ def test_what_lies_where_a_run_would_write_stays(pictures: Path) -> None:
     assert Path("run/samples/cat-000001.png").read_bytes() == b"mine"
 
 
-def test_a_run_in_the_folder_of_its_data_goes_on(pictures: Path) -> None:
-    engine.train(options(pictures, "imgs"), Silent())
+def test_a_run_in_the_folder_of_its_data_goes_on(image_folder: Path) -> None:
+    engine.train(options(image_folder, "imgs"), Silent())
     assert Path("imgs/samples").is_dir()
-    assert len(make_plan(options(pictures, "other"), Silent()).dataset) == 120
-    engine.train(options(pictures, "imgs", resume=True, images=16 * 16), Silent())
+    assert len(make_plan(options(image_folder, "other"), Silent()).dataset) == 120
+    engine.train(options(image_folder, "imgs", resume=True, images=16 * 16), Silent())
 
 
-def test_one_training_at_a_time(pictures: Path) -> None:
-    engine.train(options(pictures, "run"), Silent())
+def test_one_training_at_a_time(image_folder: Path) -> None:
+    engine.train(options(image_folder, "run"), Silent())
     before = Path("run/weights.safetensors").read_bytes()
     with alone(Path("run")):
         for more in ({"resume": True, "images": 16 * 16}, {"force": True}):
             with pytest.raises(UsageError, match="another training is at work"):
-                engine.train(options(pictures, "run", **more), Silent())
+                engine.train(options(image_folder, "run", **more), Silent())
     assert Path("run/weights.safetensors").read_bytes() == before
-    assert engine.train(options(pictures, "run", resume=True, images=16 * 16), Silent())["images"] == 256
+    assert engine.train(options(image_folder, "run", resume=True, images=16 * 16), Silent())["images"] == 256
 
 
-def test_what_a_killed_save_left_goes(pictures: Path) -> None:
-    engine.train(options(pictures, "run"), Silent())
+def test_what_a_killed_save_left_goes(image_folder: Path) -> None:
+    engine.train(options(image_folder, "run"), Silent())
     Path("run/.state.safetensors.1a2b3c4d5e6f0.part").write_bytes(b"half")
     Path("run/.notes.part").write_bytes(b"mine")
-    engine.train(options(pictures, "run", resume=True, images=16 * 16), Silent())
+    engine.train(options(image_folder, "run", resume=True, images=16 * 16), Silent())
     assert [path.name for path in Path("run").glob(".*")] == [".notes.part"]
 
 
-def test_a_spent_budget_is_said(pictures: Path) -> None:
+def test_a_spent_budget_is_said(image_folder: Path) -> None:
     class Listening(Silent):
         said = ""
 
         def warn(self, message: str) -> None:
             self.said += message
 
-    engine.train(options(pictures, "run"), Silent())
+    engine.train(options(image_folder, "run"), Silent())
     listening = Listening()
-    engine.train(options(pictures, "run", resume=True), listening)
+    engine.train(options(image_folder, "run", resume=True), listening)
     assert "budget is spent" in listening.said
-    engine.train(options(pictures, "run", resume=True, images=16 * 16), fresh := Listening())
+    engine.train(options(image_folder, "run", resume=True, images=16 * 16), fresh := Listening())
     assert not fresh.said
 
 

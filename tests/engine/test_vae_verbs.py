@@ -44,10 +44,10 @@ def make() -> Make:
 
 
 @pytest.fixture
-def divided(pictures: Path) -> Path:
+def divided(image_folder: Path) -> Path:
     """Data with held-out pictures; here the same ones."""
     for split in ("train", "test"):
-        shutil.copytree(pictures, Path("data") / split)
+        shutil.copytree(image_folder, Path("data") / split)
     return Path("data")
 
 
@@ -65,13 +65,13 @@ def redrawn(name: str, flag: str) -> None:
     assert call(*shlex.split(info["command"])[1:]) == 0 and Path(name).read_bytes() == first
 
 
-def test_pictures_beside_the_models_own(make: Make, pictures: Path) -> None:
+def test_pictures_beside_the_models_own(make: Make, image_folder: Path) -> None:
     backend = make(classes=("disc", "square"), class_counts=(1, 1))
-    assert call("sample", "vae.safetensors", "--from", pictures, "-n", 8, "-o", "side.png") == 0
+    assert call("sample", "vae.safetensors", "--from", image_folder, "-n", 8, "-o", "side.png") == 0
     with Image.open("side.png") as sheet:
         found = np.asarray(sheet.convert("RGB"))
     assert found.shape[:2] == (4 * 18 + 2, 4 * 18 + 2)
-    with Image.open(sorted((pictures / "disc").glob("*.png"))[0]) as first:
+    with Image.open(sorted((image_folder / "disc").glob("*.png"))[0]) as first:
         original = np.asarray(first)
     assert np.array_equal(found[2:18, 2:18], original)
     images = torch.from_numpy(original.copy()).permute(2, 0, 1)[None].float() / 127.5 - 1
@@ -80,9 +80,9 @@ def test_pictures_beside_the_models_own(make: Make, pictures: Path) -> None:
     redrawn("side.png", "--from")
 
 
-def test_pictures_near_a_picture(make: Make, pictures: Path) -> None:
+def test_pictures_near_a_picture(make: Make, image_folder: Path) -> None:
     make()
-    picture = sorted((pictures / "disc").glob("*.png"))[3]
+    picture = sorted((image_folder / "disc").glob("*.png"))[3]
     words = ("sample", "vae.safetensors", "--near", picture, "--seed", 5, "-n", 8)
     assert call(*words, "-o", "near.png") == 0
     assert call(*words, "--batch", 3, "-o", "again.png") == 0
@@ -104,26 +104,26 @@ def test_pictures_near_a_picture(make: Make, pictures: Path) -> None:
     redrawn("far.png", "--near")
 
 
-def test_any_family_looks_at_pictures(make: Make, pictures: Path) -> None:
+def test_any_family_looks_at_pictures(make: Make, image_folder: Path) -> None:
     """Of one without an encoder the noise is searched for."""
     make("gan", classes=("disc", "square"), class_counts=(1, 1))
-    assert call("sample", "gan.safetensors", "--from", pictures / "disc", "-n", 2, "-o", "side.png") == 0
-    picture = sorted((pictures / "disc").glob("*.png"))[0]
+    assert call("sample", "gan.safetensors", "--from", image_folder / "disc", "-n", 2, "-o", "side.png") == 0
+    picture = sorted((image_folder / "disc").glob("*.png"))[0]
     assert call("sample", "gan.safetensors", "--near", picture, "-n", 3, "--temperature", 0, "-o", "near.png") == 0
     tiles = np.asarray(Image.open("near.png").convert("RGB"))
     assert tiles.shape == (38, 38, 3) and np.array_equal(tiles[20:36, 2:18], tiles[20:36, 20:36])
     assert not np.array_equal(tiles[2:18, 2:18], tiles[2:18, 20:36])
 
 
-def test_what_cannot_be_is_one_clear_line(make: Make, pictures: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_what_cannot_be_is_one_clear_line(make: Make, image_folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
     make()
-    picture = sorted((pictures / "disc").glob("*.png"))[0]
+    picture = sorted((image_folder / "disc").glob("*.png"))[0]
     Path("text.png").write_text("no picture", encoding="utf-8")
     for words, code, text in (
-        (("vae.safetensors", "--from", pictures, "-o", "folder/"), 2, "one sheet"),
-        (("vae.safetensors", "--from", pictures, "--near", picture), 2, "--from"),
-        (("vae.safetensors", "--from", pictures, "--seed", 3), 2, "--from"),
-        (("vae.safetensors", "--near", pictures), 3, "not a picture"),
+        (("vae.safetensors", "--from", image_folder, "-o", "folder/"), 2, "one sheet"),
+        (("vae.safetensors", "--from", image_folder, "--near", picture), 2, "--from"),
+        (("vae.safetensors", "--from", image_folder, "--seed", 3), 2, "--from"),
+        (("vae.safetensors", "--near", image_folder), 3, "not a picture"),
         (("vae.safetensors", "--from", "text.png"), 3, "can be read"),
         (("vae.safetensors", "--from", "nowhere"), 3, "there is no"),
         (("vae.safetensors", "--near", picture, "--class", "cat"), 2, "no classes"),
@@ -136,14 +136,16 @@ def test_what_cannot_be_is_one_clear_line(make: Make, pictures: Path, capfd: pyt
     assert not Path("out.png").exists()
 
 
-def test_a_plan_of_a_sheet_says_what_is_on_it(make: Make, pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_plan_of_a_sheet_says_what_is_on_it(
+    make: Make, image_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     make()
     words = ("sample", "vae.safetensors", "-n", 5, "-o", "out.png", "--json", "--dry-run")
-    assert call(*words, "--from", pictures) == 0
+    assert call(*words, "--from", image_folder) == 0
     plan = json.loads(capsys.readouterr().out)
-    assert plan["count"] == 5 and plan["from"] == str(pictures) and "seeds" not in plan and plan["columns"] % 2 == 0
+    assert plan["count"] == 5 and plan["from"] == str(image_folder) and "seeds" not in plan and plan["columns"] % 2 == 0
     assert call(*words, "--from", "nowhere") == 3 and not capsys.readouterr().out
-    picture = sorted((pictures / "disc").glob("*.png"))[0]
+    picture = sorted((image_folder / "disc").glob("*.png"))[0]
     assert call(*words, "--near", picture, "--seed", 3) == 0
     plan = json.loads(capsys.readouterr().out)
     assert plan["near"] == str(picture) and plan["seeds"] == "3-7" and plan["columns"] == 3
@@ -194,25 +196,25 @@ def test_nats_of_binarised_pictures(make: Make, divided: Path) -> None:
     assert not any(name.startswith("bits") for name in figures)
 
 
-def test_a_bound_that_a_family_does_not_have(make: Make, pictures: Path) -> None:
+def test_a_bound_that_a_family_does_not_have(make: Make, image_folder: Path) -> None:
     make("gan")
-    for model, word in (("gan.safetensors", "a gan has no"), (str(pictures), "pictures have no")):
+    for model, word in (("gan.safetensors", "a gan has no"), (str(image_folder), "pictures have no")):
         with pytest.raises(UsageError, match=word):
-            evaluate(EvaluateOptions(model=model, data=str(pictures), count=20, device="cpu", iw=5), Silent())
+            evaluate(EvaluateOptions(model=model, data=str(image_folder), count=20, device="cpu", iw=5), Silent())
 
 
-def test_binarised_pictures_of_28_pixels_train(pictures: Path) -> None:
-    words = ["--data", pictures, "--size", 28, "--channels", 1, "--likelihood", "bernoulli", "--preset", "tiny"]
+def test_binarised_pictures_of_28_pixels_train(image_folder: Path) -> None:
+    words = ["--data", image_folder, "--size", 28, "--channels", 1, "--likelihood", "bernoulli", "--preset", "tiny"]
     small = ["--width", 8, "--max-width", 8, "--depth", 0.1, "--images", 32, "--batch", 16, "-o", "run"]
     assert call("train", "vae", *words, *small) == 0
     assert "nats" in Path("run/metrics.jsonl").read_text(encoding="utf-8")
     assert call("train", "vae", *words, *small, "--force", "--encoder", "16x2,16d3") == 2
 
 
-def test_a_run_of_before_an_option_was_there_goes_on(pictures: Path) -> None:
+def test_a_run_of_before_an_option_was_there_goes_on(image_folder: Path) -> None:
     """Its files say nothing of `around`, which it had none of."""
     small = ["--width", 8, "--max-width", 8, "--depth", 0.1, "--mixtures", 2, "--around", 0, "--batch", 16]
-    words = ["train", "vae", "--data", pictures, "-o", "run"]
+    words = ["train", "vae", "--data", image_folder, "-o", "run"]
     assert call(*words, *small, "--images", 32) == 0
     path = RunDir(Path("run")).state
     header = read_header(path)

@@ -41,27 +41,27 @@ class Heard(Silent):
 
 
 @pytest.fixture
-def variety(pictures: Path) -> CollapseMonitor:
-    dataset = load_dataset(str(pictures), DataOptions(size=16), max_size=16, reporter=Silent())
+def variety(image_folder: Path) -> CollapseMonitor:
+    dataset = load_dataset(str(image_folder), DataOptions(size=16), max_size=16, reporter=Silent())
     return CollapseMonitor(dataset, load_features(None, torch.device("cpu")))
 
 
-def backend(pictures: Path, few: int = 1000) -> Backend:
-    dataset = load_dataset(str(pictures), DataOptions(size=16), max_size=16, reporter=Silent())
+def backend(image_folder: Path, few: int = 1000) -> Backend:
+    dataset = load_dataset(str(image_folder), DataOptions(size=16), max_size=16, reporter=Silent())
     return Copier(dataset, few).eval()
 
 
-def test_the_datas_own_variety_is_one(pictures: Path, variety: CollapseMonitor) -> None:
-    assert 0.6 < variety.of(backend(pictures)) < 1.2
+def test_the_datas_own_variety_is_one(image_folder: Path, variety: CollapseMonitor) -> None:
+    assert 0.6 < variety.of(backend(image_folder)) < 1.2
 
 
 @pytest.mark.parametrize("few", [1, 2, 5])
-def test_one_picture_a_class_or_a_few_are_none(pictures: Path, variety: CollapseMonitor, few: int) -> None:
-    assert variety.of(backend(pictures, few)) < 0.01
+def test_one_picture_a_class_or_a_few_are_none(image_folder: Path, variety: CollapseMonitor, few: int) -> None:
+    assert variety.of(backend(image_folder, few)) < 0.01
 
 
-def test_a_collapse_is_said_once_and_again_after_recovery(pictures: Path, variety: CollapseMonitor) -> None:
-    heard, good, bad = Heard(), backend(pictures), backend(pictures, 1)
+def test_a_collapse_is_said_once_and_again_after_recovery(image_folder: Path, variety: CollapseMonitor) -> None:
+    heard, good, bad = Heard(), backend(image_folder), backend(image_folder, 1)
     variety.look(bad, EARLY - 1, heard)
     assert not heard.warnings
     assert variety.look(bad, EARLY, heard) == {"variety": 0.0}

@@ -72,10 +72,10 @@ def train_until(steps: int, given: TrainOptions, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize("preset", ["tiny", "dcgan"])
-def test_stopped_and_resumed_is_the_same_run(pictures: Path, preset: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    engine.train(options(pictures, "whole", preset=preset, mirror=True), Silent())
-    train_until(5, options(pictures, "parts", preset=preset, mirror=True), monkeypatch)
-    engine.train(options(pictures, "parts", preset=preset, mirror=True, resume=True), Silent())
+def test_stopped_and_resumed_is_the_same_run(image_folder: Path, preset: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine.train(options(image_folder, "whole", preset=preset, mirror=True), Silent())
+    train_until(5, options(image_folder, "parts", preset=preset, mirror=True), monkeypatch)
+    engine.train(options(image_folder, "parts", preset=preset, mirror=True, resume=True), Silent())
     tensors, document = everything("whole")
     again, other = everything("parts")
     assert document == other
@@ -86,8 +86,8 @@ def test_stopped_and_resumed_is_the_same_run(pictures: Path, preset: str, monkey
     assert [line["images"] for line in lines] == sorted({line["images"] for line in lines})
 
 
-def test_a_run_leaves_what_it_should(pictures: Path) -> None:
-    result = engine.train(options(pictures, "run"), Silent())
+def test_a_run_leaves_what_it_should(image_folder: Path) -> None:
+    result = engine.train(options(image_folder, "run"), Silent())
     assert result["images"] == 192 and result["seed"] == 5 and 0 <= result["data_wait"] < 1
     loaded = load_backend("run", device="cpu")
     assert loaded.backend.classes == ("disc", "square")
@@ -104,40 +104,40 @@ def test_a_run_leaves_what_it_should(pictures: Path) -> None:
     assert records[-1]["images"] == 192 and np.isfinite(records[-1]["loss_d"])
 
 
-def test_same_seed_same_run_other_seed_other(pictures: Path) -> None:
-    one = engine.train(options(pictures, "one"), Silent())["hash"]
-    assert engine.train(options(pictures, "two"), Silent())["hash"] == one
-    assert engine.train(options(pictures, "three", seed=6), Silent())["hash"] != one
+def test_same_seed_same_run_other_seed_other(image_folder: Path) -> None:
+    one = engine.train(options(image_folder, "one"), Silent())["hash"]
+    assert engine.train(options(image_folder, "two"), Silent())["hash"] == one
+    assert engine.train(options(image_folder, "three", seed=6), Silent())["hash"] != one
 
 
-def test_refusals(pictures: Path) -> None:
+def test_refusals(image_folder: Path) -> None:
     with pytest.raises(UsageError, match="nothing to resume"):
-        engine.train(options(pictures, "run", resume=True), Silent())
-    engine.train(options(pictures, "run"), Silent())
+        engine.train(options(image_folder, "run", resume=True), Silent())
+    engine.train(options(image_folder, "run"), Silent())
     with pytest.raises(UsageError, match="already holds"):
-        engine.train(options(pictures, "run"), Silent())
+        engine.train(options(image_folder, "run"), Silent())
     with pytest.raises(UsageError, match="batch 16, not 8"):
-        engine.train(options(pictures, "run", resume=True, batch=8), Silent())
+        engine.train(options(image_folder, "run", resume=True, batch=8), Silent())
     with pytest.raises(UsageError, match="no preset"):
-        engine.train(options(pictures, "other", preset="tniy"), Silent())
+        engine.train(options(image_folder, "other", preset="tniy"), Silent())
     with pytest.raises(UsageError, match="sizes"):
-        engine.train(options(pictures, "other", size=20), Silent())
+        engine.train(options(image_folder, "other", size=20), Silent())
     with pytest.raises(UsageError, match="exclude"):
-        engine.train(options(pictures, "other", minutes=1.0), Silent())
+        engine.train(options(image_folder, "other", minutes=1.0), Silent())
     with pytest.raises(DataError):
-        engine.train(options(pictures / "nowhere", "other"), Silent())
+        engine.train(options(image_folder / "nowhere", "other"), Silent())
     with pytest.raises(DeviceError):
-        engine.train(TrainOptions(family="gan", data=str(pictures), device="cuda:97"), Silent())
+        engine.train(TrainOptions(family="gan", data=str(image_folder), device="cuda:97"), Silent())
     assert not Path("other").exists()
     Path("run/state.safetensors").write_bytes(b"x" * 100)
     with pytest.raises(CheckpointError):
-        engine.train(options(pictures, "run", resume=True), Silent())
+        engine.train(options(image_folder, "run", resume=True), Silent())
 
 
-def test_force_replaces_only_the_run(pictures: Path) -> None:
-    first = engine.train(options(pictures, "run"), Silent())["hash"]
+def test_force_replaces_only_the_run(image_folder: Path) -> None:
+    first = engine.train(options(image_folder, "run"), Silent())["hash"]
     Path("run/notes.txt").write_text("mine", encoding="utf-8")
-    second = engine.train(options(pictures, "run", force=True, seed=9), Silent())["hash"]
+    second = engine.train(options(image_folder, "run", force=True, seed=9), Silent())["hash"]
     assert first != second
     assert Path("run/notes.txt").read_text(encoding="utf-8") == "mine"
     assert len(list(Path("run/samples").glob("*.png"))) == 2
@@ -161,7 +161,7 @@ class Failing:
 
 @pytest.mark.parametrize("error", [MemoryError(), NotImplementedError("no such op here")])
 def test_a_look_that_fails_does_not_end_the_training(
-    pictures: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+    image_folder: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     def fail(*arguments: Any) -> None:
         raise error
@@ -173,15 +173,15 @@ def test_a_look_that_fails_does_not_end_the_training(
             said.append(message)
 
     monkeypatch.setattr(engine, "load_features", fail)
-    assert engine.train(options(pictures, "run"), Heard())["images"] == 192
+    assert engine.train(options(image_folder, "run"), Heard())["images"] == 192
     assert load_backend("run").provenance["images"] == 192
     assert any("variety was not measured" in line for line in said)
 
 
-def test_non_finite_numbers_roll_back(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_non_finite_numbers_roll_back(image_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine, "LINE_SECONDS", 0)
     failing = Failing(monkeypatch, NonFiniteError(), lambda call, _: call in (4, 9))
-    result = engine.train(options(pictures, "run"), Silent())
+    result = engine.train(options(image_folder, "run"), Silent())
     assert result["images"] == 192
     assert failing.calls == 12 + 4 + 5
     records = [json.loads(line) for line in Path("run/metrics.jsonl").read_text(encoding="utf-8").splitlines()]
@@ -189,63 +189,65 @@ def test_non_finite_numbers_roll_back(pictures: Path, monkeypatch: pytest.Monkey
     assert read_header(Path("run/state.safetensors")).document["rollbacks"] == 2
 
 
-def test_diverging_for_good_ends_with_the_last_good_checkpoint(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_diverging_for_good_ends_with_the_last_good_checkpoint(
+    image_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     Failing(monkeypatch, NonFiniteError(), lambda call, _: call % 3 == 0)
     with pytest.raises(DivergedError) as caught:
-        engine.train(options(pictures, "run"), Silent())
+        engine.train(options(image_folder, "run"), Silent())
     assert caught.value.exit_code == 5
     load_backend("run", device="cpu")
 
 
-def test_what_diverged_goes_on_with_a_lower_learning_rate(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_diverged_goes_on_with_a_lower_learning_rate(image_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As its message says; no other option of the family may change."""
     with monkeypatch.context() as patch:
         Failing(patch, NonFiniteError(), lambda call, _: call > 4)
         with pytest.raises(DivergedError, match="4 times") as caught:
-            engine.train(options(pictures, "run"), Silent())
+            engine.train(options(image_folder, "run"), Silent())
     assert "--resume with a lower --learning-rate" in (caught.value.hint or "")
-    slower = options(pictures, "run", resume=True)
+    slower = options(image_folder, "run", resume=True)
     slower.overrides["learning_rate"] = 1e-5
     assert engine.train(slower, Silent())["images"] == 192
     config = load_backend("run", device="cpu").backend.config
     assert isinstance(config, GanConfig) and config.learning_rate == 1e-5 and config.width == 8
     with pytest.raises(UsageError, match="width"):
-        wider = options(pictures, "run", resume=True, images=256)
+        wider = options(image_folder, "run", resume=True, images=256)
         wider.overrides["width"] = 16
         engine.train(wider, Silent())
 
 
-def test_roll_backs_long_ago_do_not_count(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_roll_backs_long_ago_do_not_count(image_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Failing(monkeypatch, NonFiniteError(), lambda call, _: call in (5, 10, 15, 20, 25))
-    result = engine.train(options(pictures, "run", images=24 * 16, save_minutes=0.0), Silent())
+    result = engine.train(options(image_folder, "run", images=24 * 16, save_minutes=0.0), Silent())
     assert result["images"] == 24 * 16 and read_header(Path("run/state.safetensors")).document["rollbacks"] == 5
 
 
-def test_too_little_memory_halves_the_micro_batch(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_little_memory_halves_the_micro_batch(image_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     error = torch.OutOfMemoryError("CUDA out of memory")
     Failing(monkeypatch, error, lambda _, learner: (learner.micro_batch or 16) > 4)
-    assert engine.train(options(pictures, "run"), Silent())["images"] == 192
+    assert engine.train(options(image_folder, "run"), Silent())["images"] == 192
     Failing(monkeypatch, error, lambda _, learner: True)
     with pytest.raises(DeviceError, match="memory"):
-        engine.train(options(pictures, "other"), Silent())
+        engine.train(options(image_folder, "other"), Silent())
 
 
-def test_tensorboard_gets_the_metrics(pictures: Path) -> None:
-    engine.train(options(pictures, "run", tensorboard=True), Silent())
+def test_tensorboard_gets_the_metrics(image_folder: Path) -> None:
+    engine.train(options(image_folder, "run", tensorboard=True), Silent())
     events = event_accumulator.EventAccumulator("run/tensorboard").Reload()
     assert "loss_d" in events.Tags()["scalars"]
     records = [json.loads(line) for line in Path("run/metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     assert events.Scalars("loss_d")[-1].value == pytest.approx(records[-1]["loss_d"], rel=1e-5)
 
 
-def test_tensorboard_that_is_missing(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tensorboard_that_is_missing(image_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("imggen.engine.run_dir.find_spec", lambda name: None)
     with pytest.raises(UsageError) as caught:
-        engine.train(options(pictures, "run", tensorboard=True), Silent())
+        engine.train(options(image_folder, "run", tensorboard=True), Silent())
     assert "imggen[log]" in str(caught.value.hint) and not Path("run").exists()
 
 
-def test_memory_that_ends_in_the_generators_pass(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_that_ends_in_the_generators_pass(image_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     original, calls = Discriminator.forward, 0
 
     def forward(self: Discriminator, *arguments: Any) -> Tensor:
@@ -256,42 +258,42 @@ def test_memory_that_ends_in_the_generators_pass(pictures: Path, monkeypatch: py
         return original(self, *arguments)
 
     monkeypatch.setattr(Discriminator, "forward", forward)
-    assert engine.train(options(pictures, "run", preset="dcgan"), Silent())["images"] == 192
+    assert engine.train(options(image_folder, "run", preset="dcgan"), Silent())["images"] == 192
 
 
-def test_the_budget_is_remembered(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    train_until(5, options(pictures, "run"), monkeypatch)
-    assert engine.train(options(pictures, "run", images=None, resume=True), Silent())["images"] == 192
-    assert engine.train(options(pictures, "run", images=256, resume=True), Silent())["images"] == 256
+def test_the_budget_is_remembered(image_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    train_until(5, options(image_folder, "run"), monkeypatch)
+    assert engine.train(options(image_folder, "run", images=None, resume=True), Silent())["images"] == 192
+    assert engine.train(options(image_folder, "run", images=256, resume=True), Silent())["images"] == 256
 
 
-def test_a_resumed_run_takes_grown_data(pictures: Path) -> None:
-    engine.train(options(pictures, "run"), Silent())
-    with Image.open(pictures / "disc" / "000.png") as image:
-        image.transpose(Image.Transpose.ROTATE_90).save(pictures / "disc" / "new.png")
-    result = engine.train(options(pictures, "run", images=256, resume=True), Silent())
+def test_a_resumed_run_takes_grown_data(image_folder: Path) -> None:
+    engine.train(options(image_folder, "run"), Silent())
+    with Image.open(image_folder / "disc" / "000.png") as image:
+        image.transpose(Image.Transpose.ROTATE_90).save(image_folder / "disc" / "new.png")
+    result = engine.train(options(image_folder, "run", images=256, resume=True), Silent())
     assert result["images"] == 256 and load_backend("run", device="cpu").backend.config.class_counts == (60, 60)
     with pytest.raises(UsageError, match="crop center"):
-        engine.train(options(pictures, "run", images=256, resume=True, crop="pad"), Silent())
+        engine.train(options(image_folder, "run", images=256, resume=True, crop="pad"), Silent())
     with pytest.raises(UsageError, match="batch"):
-        engine.train(options(pictures, "other", batch=1), Silent())
+        engine.train(options(image_folder, "other", batch=1), Silent())
 
 
-def test_own_previews_are_no_data(pictures: Path) -> None:
-    engine.train(options(pictures, "imgs/run"), Silent())
-    assert engine.plan(options(pictures, "other"), Silent())["size"] == 16
-    setup = make_plan(options(pictures, "other"), Silent())
+def test_own_previews_are_no_data(image_folder: Path) -> None:
+    engine.train(options(image_folder, "imgs/run"), Silent())
+    assert engine.plan(options(image_folder, "other"), Silent())["size"] == 16
+    setup = make_plan(options(image_folder, "other"), Silent())
     assert len(setup.dataset) == 120 and setup.config.classes == ("disc", "square")
 
 
-def test_a_plan_decodes_nothing(pictures: Path) -> None:
-    engine.plan(options(pictures, "run"), Silent())
+def test_a_plan_decodes_nothing(image_folder: Path) -> None:
+    engine.plan(options(image_folder, "run"), Silent())
     assert [path.name for path in Path("cache").iterdir()] == ["surveys"] and not Path("run").exists()
     with pytest.raises(TypeError):
-        _ = make_plan(options(pictures, "run"), Silent(), decode=False).dataset
+        _ = make_plan(options(image_folder, "run"), Silent(), decode=False).dataset
 
 
-def test_the_best_checkpoint_is_kept(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_best_checkpoint_is_kept(image_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("imggen.engine.training.best_checkpoint.COUNT", 20)
     values = iter((3.0, 1.0, 2.0))
 
@@ -305,7 +307,7 @@ def test_the_best_checkpoint_is_kept(pictures: Path, monkeypatch: pytest.MonkeyP
         def info(self, message: str) -> None:
             said.append(message)
 
-    given = options(pictures, "run", images=32, evaluate_every=0.0)
+    given = options(image_folder, "run", images=32, evaluate_every=0.0)
     engine.train(given, Heard())
     assert any("nearer, 1.00 against 2.00" in line and "best.safetensors" in line for line in said)
     records = [json.loads(line) for line in Path("run/metrics.jsonl").read_text(encoding="utf-8").splitlines()]
@@ -326,21 +328,21 @@ def test_budgets_are_progress() -> None:
     assert mix_seed(1, 2) != mix_seed(2, 1) != mix_seed(12) and 0 <= mix_seed(1, 2) < 2**63
 
 
-def test_minutes_end_a_run(pictures: Path) -> None:
-    result = engine.train(options(pictures, "run", images=None, minutes=0.03), Silent())
+def test_minutes_end_a_run(image_folder: Path) -> None:
+    result = engine.train(options(image_folder, "run", images=None, minutes=0.03), Silent())
     assert 1.5 < result["seconds"] < 10
 
 
-def test_setup_reads_size_and_channels_off_the_data(pictures: Path) -> None:
-    setup = make_plan(TrainOptions(family="gan", data=str(pictures), device="cpu"), Silent())
+def test_setup_reads_size_and_channels_off_the_data(image_folder: Path) -> None:
+    setup = make_plan(TrainOptions(family="gan", data=str(image_folder), device="cpu"), Silent())
     assert (setup.config.size, setup.config.channels, setup.config.preset) == (16, 3, "tiny")
     assert setup.batch == 32 and setup.budget.seconds == 1800
-    textbook = TrainOptions(family="gan", data=str(pictures), device="cpu", preset="dcgan")
+    textbook = TrainOptions(family="gan", data=str(image_folder), device="cpu", preset="dcgan")
     assert make_plan(textbook, Silent()).batch == 64
 
 
-def test_a_small_folder_wants_dropout_unless_told_otherwise(pictures: Path) -> None:
-    asked = TrainOptions(family="transformer", data=str(pictures), device="cpu", preset="tiny", size=16)
+def test_a_small_folder_wants_dropout_unless_told_otherwise(image_folder: Path) -> None:
+    asked = TrainOptions(family="transformer", data=str(image_folder), device="cpu", preset="tiny", size=16)
     assert make_plan(asked, Silent()).config.to_json()["dropout"] > 0
     told = replace(asked, overrides={"dropout": 0.0})
     assert make_plan(told, Silent()).config.to_json()["dropout"] == 0

@@ -1,0 +1,91 @@
+"""What several tests use: a reporter that records, the command line in this process, small models, files read back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from imggen.cli.app import main
+from imggen.io.image import Bytes
+from imggen.models import build_backend, presets
+from imggen.models.base import Backend
+from imggen.reporting import Silent
+
+CLASSES = ("ant", "bee", "owl")
+
+
+class RecordingReporter(Silent):
+    """Keeps every message: `infos`, `warnings`, and `lines`, which has both in order."""
+
+    def __init__(self) -> None:
+        self.infos: list[str] = []
+        self.warnings: list[str] = []
+        self.lines: list[str] = []
+
+    def info(self, message: str) -> None:
+        self.infos.append(message)
+        self.lines.append(message)
+
+    def warn(self, message: str) -> None:
+        self.warnings.append(message)
+        self.lines.append(f"warning: {message}")
+
+
+def run_cli(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str, str]:
+    """Run a command line in this process; returns exit code, stdout and stderr."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as caught:
+        main([str(word) for word in words])
+    output = capsys.readouterr()
+    return int(caught.value.code or 0), output.out, output.err
+
+
+def small_gan(*, class_counts: tuple[int, ...] = (), channels: int = 3, gain: float = 12) -> Backend:
+    """An untrained GAN of 16 pixels in eval mode, with a class of CLASSES for each of `class_counts`.
+
+    A new network generates gray: with weights `gain` times as large its images differ.
+    """
+    torch.manual_seed(3)
+    config = presets("gan")["tiny"].with_overrides(
+        size=16,
+        channels=channels,
+        width=8,
+        max_width=16,
+        classes=CLASSES[: len(class_counts)],
+        class_counts=class_counts,
+    )
+    backend = build_backend(config)
+    with torch.no_grad():
+        for parameter in backend.parameters():
+            parameter.mul_(gain)
+    return backend.eval().requires_grad_(False)
+
+
+def read_pixels(path: Path | str) -> Bytes:
+    """The pixels of an image file, in its own mode."""
+    with Image.open(path) as image:
+        return np.asarray(image)
+
+
+def read_frames(path: str) -> tuple[list[Bytes], list[float]]:
+    """Frames of an animation and their durations in milliseconds, as another program reads them."""
+    if path.endswith(".mp4"):
+        with av.open(path) as container:
+            decoded = [frame.reformat(format="rgb24", src_colorspace="ITU709") for frame in container.decode(video=0)]
+            frames = [frame.to_ndarray() for frame in decoded]
+            rate = container.streams.video[0].average_rate
+            assert rate is not None
+        return frames, [float(1000 / rate)] * len(frames)
+    frames, durations = [], []
+    with Image.open(path) as image:
+        for index in range(getattr(image, "n_frames", 1)):
+            image.seek(index)
+            image.load()
+            durations.append(float(image.info["duration"]))
+            frames.append(np.asarray(image.convert("RGB")))
+    return frames, durations
