@@ -21,11 +21,11 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 NO_GUARD = """
 import sys
 from pathlib import Path
-from imggen.data import store
+from imggen.data import workers
 from imggen.data.dataset import DataOptions, load_dataset
 from imggen.reporting import Silent
-store.POOL_THRESHOLD = 1
-store.usable_cores = lambda: 2
+workers.MIN_IMAGES_FOR_PROCESSES = 1
+workers.usable_cores = lambda: 2
 print(len(load_dataset("imgs", DataOptions(cache_dir=Path("own")), max_size=64, reporter=Silent())))
 """
 HEARING = """

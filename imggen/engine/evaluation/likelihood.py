@@ -15,7 +15,7 @@ from imggen.data.dataset import Dataset
 from imggen.engine.noise import mix_seed
 from imggen.engine.render import default_batch_size
 from imggen.io.image import encode
-from imggen.metrics.compare import Estimate, Measure, evenly
+from imggen.metrics.compare import Estimate, Estimator, evenly_spaced
 from imggen.models.base import Backend
 from imggen.reporting import Reporter
 
@@ -26,7 +26,7 @@ UNUSED = 0.1  # nats a picture: a layer that carries less might as well not be t
 
 @torch.inference_mode()
 def bits_per_dimension(
-    backend: Backend, dataset: Dataset, rows: Tensor, measure: Measure, reporter: Reporter, samples: int | None = None
+    backend: Backend, dataset: Dataset, rows: Tensor, measure: Estimator, reporter: Reporter, samples: int | None = None
 ) -> dict[str, Estimate]:
     """Of at most 1,000 of the pictures `rows`; nothing when the family gives no likelihood.
 
@@ -34,7 +34,7 @@ def bits_per_dimension(
     importance-weighted bound of so many draws. A model of binarised pictures gets nats a picture in place of bits, of
     pictures binarised by the measure's seed, and no files beside them.
     """
-    rows = rows[evenly(len(rows), COUNT)]
+    rows = rows[evenly_spaced(len(rows), COUNT)]
     names = ("nats", "nats_iw") if backend.binary else ("bits", "bits_iw")
     found: dict[str, list[float]] = {}
     dimensions = math.prod(backend.image_shape)
@@ -60,12 +60,12 @@ def bits_per_dimension(
 
 @torch.inference_mode()
 def own_measures(
-    backend: Backend, dataset: Dataset, rows: Tensor, measure: Measure, reporter: Reporter
+    backend: Backend, dataset: Dataset, rows: Tensor, measure: Estimator, reporter: Reporter
 ) -> dict[str, Estimate]:
     """What the family itself measures about at most 1,000 of the pictures `rows`; see `Backend.measures`."""
     device = next(backend.parameters()).device
     found: dict[str, list[Tensor]] = {}
-    chosen = rows[evenly(len(rows), COUNT)]
+    chosen = rows[evenly_spaced(len(rows), COUNT)]
     with reporter.task("measuring", len(chosen)) as task:
         done = 0
         for part in torch.split(chosen, _batch(backend)):
@@ -86,7 +86,7 @@ def layers_of(backend: Backend, dataset: Dataset, rows: Tensor, seed: int) -> li
     Of at most 1,000 pictures; an empty list when the family has no layers.
     """
     found: dict[str, list[Tensor]] = {}
-    for _, images, labels in _batches(backend, dataset, rows[evenly(len(rows), COUNT)], seed):
+    for _, images, labels in _batches(backend, dataset, rows[evenly_spaced(len(rows), COUNT)], seed):
         nats = backend.information(images, labels)
         for name, values in (nats or {}).items():
             found.setdefault(name, []).append(values.cpu().double())

@@ -13,7 +13,7 @@ from imggen.cli.app import main
 from imggen.engine.checkpoints import save_backend
 from imggen.engine.info import describe_file
 from imggen.errors import DataError, UsageError
-from imggen.io.animation import Ticks, animation
+from imggen.io.animation import FrameDurations, animation
 from tests.engine.interpolate_help import drawn, folder_frames, frames_of, fresh, walk
 
 
@@ -70,7 +70,7 @@ def test_odd_sizes_and_any_channels(ending: str, channels: int) -> None:
 
 
 def test_no_time_is_lost_in_ticks() -> None:
-    ticks = Ticks(Fraction(30_000, 1001), 100)
+    ticks = FrameDurations(Fraction(30_000, 1001), 100)
     lasts = [ticks.next() for _ in range(300)]
     assert set(lasts) == {3, 4} and sum(lasts) == round(300 * 100 * 1001 / 30_000)
 
@@ -120,8 +120,8 @@ def test_a_folder_of_frames_is_whole(model: str, monkeypatch: pytest.MonkeyPatch
     def broken(*_: Any, **__: Any) -> bytes:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("imggen.engine.interpolation.interpolate.quick_png", broken)
-    monkeypatch.setattr("imggen.io.animation.Gif.frame", broken)
+    monkeypatch.setattr("imggen.engine.interpolation.interpolate.encode_png_fast", broken)
+    monkeypatch.setattr("imggen.io.animation.Gif.write_frame", broken)
     for output in ("new/", "w.gif"):
         with pytest.raises(DataError, match="No space"):
             walk(model, output, frames=4)
