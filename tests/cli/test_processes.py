@@ -24,7 +24,7 @@ from pathlib import Path
 from imggen.data import workers
 from imggen.data.dataset import DataOptions, load_dataset
 from imggen.reporting import Silent
-workers.MIN_IMAGES_FOR_PROCESSES = 1
+workers.MAX_IMAGES_FOR_THREADS = 1
 workers.usable_cores = lambda: 2
 print(len(load_dataset("imgs", DataOptions(cache_dir=Path("own")), max_size=64, reporter=Silent())))
 """
