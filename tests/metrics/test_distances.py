@@ -18,7 +18,7 @@ from imggen.metrics.distances import (
     mmd,
     moments_of,
     nearest,
-    neighbourhoods,
+    neighborhoods,
     radii,
 )
 
@@ -92,9 +92,9 @@ def test_kernel_distance_is_unbiased() -> None:
 
 
 @pytest.mark.parametrize("shift", [0.0, 0.4])
-def test_neighbourhoods_agree_with_prdc(shift: float) -> None:
+def test_neighborhoods_agree_with_prdc(shift: float) -> None:
     real, generated = features(300), features(280, seed=1, shift=shift)
-    found = neighbourhoods(real, generated, k=5, k_density=5)
+    found = neighborhoods(real, generated, k=5, k_density=5)
     theirs = compute_prdc(real.numpy(), generated.numpy(), nearest_k=5)
     for name in ("density", "coverage"):
         assert float(getattr(found, name).mean()) == pytest.approx(theirs[name], rel=1e-6)
@@ -104,15 +104,15 @@ def test_neighbourhoods_agree_with_prdc(shift: float) -> None:
 
 def test_precision_and_recall_agree_with_torch_fidelity() -> None:
     real, generated = features(300), features(280, seed=1, shift=0.3)
-    found = neighbourhoods(real, generated)
+    found = neighborhoods(real, generated)
     theirs = prc_features_to_metric(generated, real, prc_neighborhood=3, prc_batch_size=100, verbose=False)
     assert float(found.precision.mean()) == pytest.approx(theirs["precision"], rel=1e-6)
     assert float(found.recall.mean()) == pytest.approx(theirs["recall"], rel=1e-6)
 
 
-def test_neighbours_do_not_depend_on_how_rows_are_split() -> None:
+def test_neighbors_do_not_depend_on_how_rows_are_split() -> None:
     real, generated = features(2100, width=6), features(2300, width=6, seed=2)
-    found = neighbourhoods(real, generated)
+    found = neighborhoods(real, generated)
     distances = torch.cdist(generated.double(), real.double())
     assert torch.equal(found.precision.bool(), (distances <= radii(real, 3)).any(1))
     assert torch.equal(found.recall.bool(), (distances <= radii(generated, 3)[:, None]).any(0))
@@ -132,10 +132,10 @@ def test_what_is_worse_scores_worse() -> None:
     distances = [frechet(moments, moments_of(good + amount * noise)) for amount in (0.3, 0.6, 1.2)]
     assert base < distances[0] < distances[1] < distances[2]
     assert frechet(moments, moments_of(good[:400])) > 2 * base
-    found, half, same = (neighbourhoods(real, x) for x in (good, good[:400], good[:20].repeat(40, 1)))
+    found, half, same = (neighborhoods(real, x) for x in (good, good[:400], good[:20].repeat(40, 1)))
     assert half.recall.mean() < 0.7 * found.recall.mean() and half.coverage.mean() < 0.7 * found.coverage.mean()
     assert same.coverage.mean() < 0.5 * found.coverage.mean() and same.recall.mean() < 0.2
-    noisy = neighbourhoods(real, good + 1.5 * noise)
+    noisy = neighborhoods(real, good + 1.5 * noise)
     assert noisy.precision.mean() < 0.5 * found.precision.mean() and noisy.density.mean() < found.density.mean()
 
 
