@@ -1,1 +1,1 @@
-"""From files to a cached array of uint8 pictures."""
+"""From a folder, an archive or a named data set to a cached array of uint8 images."""

@@ -14,18 +14,19 @@ SPLITS = {
     "test": frozenset({"test", "testing"}),
 }
 _SPLIT_NAMES = frozenset().union(*SPLITS.values())
-_LITTER = frozenset({"__macosx", "thumbs.db", "desktop.ini"})
+_SYSTEM_FILES = frozenset({"__macosx", "thumbs.db", "desktop.ini"})
 
 Parts = tuple[str, ...]
+"""A path split at its slashes."""
 
 
 class NoSplitError(DataError):
-    """The data has no such split, or is not divided at all."""
+    """The data has no such split, or no splits at all."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Which of the given paths are taken (positions, in order), their classes and labels."""
+    """Indices of the paths that belong to the split, in order, their labels, and the names of the classes."""
 
     chosen: list[int]
     labels: list[int]
@@ -33,23 +34,23 @@ class Layout:
 
 
 def is_hidden(path: str) -> bool:
-    """True for what operating systems leave behind: dot files, `__MACOSX`, Thumbs.db."""
-    return any(part.startswith(".") or part.lower() in _LITTER for part in path.split("/"))
+    """Whether a part of the path is a dot file or made by an operating system: `__MACOSX`, Thumbs.db, desktop.ini."""
+    return any(part.startswith(".") or part.lower() in _SYSTEM_FILES for part in path.split("/"))
 
 
 def is_image_file(path: str) -> bool:
-    """True when the extension is one of a picture that imggen reads."""
+    """Whether the extension is that of an image format that imggen reads."""
     return PurePosixPath(path).suffix.lower() in EXTENSIONS
 
 
 def images_below(folder: Path) -> list[Path]:
-    """The pictures anywhere in a folder, in the order of their names, as paths from there; no hidden ones."""
-    found = (path.relative_to(folder) for path in folder.rglob("*") if is_image_file(path.name) and path.is_file())
-    return sorted(path for path in found if not is_hidden(path.as_posix()))
+    """All image files in a folder and its subfolders, as relative paths, sorted; hidden ones are left out."""
+    paths = (path.relative_to(folder) for path in folder.rglob("*") if is_image_file(path.name) and path.is_file())
+    return sorted(path for path in paths if not is_hidden(path.as_posix()))
 
 
-def _strip(paths: list[Parts]) -> list[Parts]:
-    """Drop wrapping folders, but never a lone training folder: it says that there are splits."""
+def _drop_wrapping_folders(paths: list[Parts]) -> list[Parts]:
+    """Drop folders that all paths share, except a folder named train: it means that there are splits."""
     while paths and len(paths[0]) > 1:
         first = paths[0][0]
         if first.lower() in SPLITS["train"] or any(len(p) < 2 or p[0] != first for p in paths):
@@ -63,7 +64,7 @@ def _split_of(folder: str) -> str:
 
 
 def _class_names(paths: list[Parts]) -> list[str]:
-    """First-level folders in order, or nothing when they do not make classes."""
+    """The first-level folders, sorted, as numbers if all are; none for fewer than two, or if files lie beside them."""
     if any(len(p) < 2 for p in paths):
         return []
     names = {p[0] for p in paths}
@@ -75,28 +76,26 @@ def _class_names(paths: list[Parts]) -> list[str]:
 
 
 def arrange(names: list[str], split: str, use_classes: bool, source: str) -> Layout:
-    """Read splits and classes off the folders of `names`; `source` is named in errors.
+    """Derive splits and classes from the folders in `names`; `source` is named in errors.
 
-    Classes are those of all splits together, so that labels of train and test agree.
+    The classes are those of all splits together, so that the labels of train and test agree. Raises NoSplitError.
     """
-    paths = _strip([tuple(name.split("/")) for name in names])
+    paths = _drop_wrapping_folders([tuple(name.split("/")) for name in names])
     folders = {p[0].lower() for p in paths if len(p) > 1}
     has_splits = bool(folders & SPLITS["train"]) and folders <= _SPLIT_NAMES and all(len(p) > 1 for p in paths)
     chosen = list(range(len(paths)))
     if has_splits:
-        belongs = [_split_of(p[0]) for p in paths]
-        paths = _strip([p[1:] for p in paths])
+        split_of_path = [_split_of(p[0]) for p in paths]
+        paths = _drop_wrapping_folders([p[1:] for p in paths])
         if split != "all":
-            chosen = [i for i in chosen if belongs[i] == split]
+            chosen = [i for i in chosen if split_of_path[i] == split]
         if not chosen:
-            there = ", ".join(sorted(set(belongs)))
-            raise NoSplitError(
-                f"{source} has no {split} split", f"it has: {there}; or take them together with split all"
-            )
+            available = ", ".join(sorted(set(split_of_path)))
+            raise NoSplitError(f"{source} has no {split} split", f"available: {available}, or all of them with all")
     elif split not in ("train", "all"):
         raise NoSplitError(
             f"{source} is not divided into splits, so there is no {split} split",
-            "splits are folders named train, val and test; without them the only choices are train and all",
+            "splits are folders named train, val and test; without them, choose train or all",
         )
     classes = _class_names(paths) if use_classes else []
     number = {name: i for i, name in enumerate(classes)}

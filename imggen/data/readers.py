@@ -1,6 +1,6 @@
-"""Where the bytes of the pictures come from: a folder, a zip, a tar, or an array in memory.
+"""Read the encoded bytes of images from a folder, a zip, a tar, or an array in memory.
 
-Those of files are made of names and places alone, so that worker processes can reopen a source cheaply.
+The readers of files consist of paths and positions alone, so that worker processes can open a source again cheaply.
 """
 
 from __future__ import annotations
@@ -16,33 +16,33 @@ from PIL import Image
 
 
 class ImageReader(Protocol):
-    """Gives the i-th picture of a source."""
+    """Reads the images of one source by index."""
 
     def image(self, index: int) -> bytes | Image.Image:
-        """The encoded bytes of picture `index`, or a picture where the source is an array."""
+        """The encoded bytes of image `index`, or the image itself where the source is an array."""
 
 
 @dataclass
 class FolderReader:
-    """Pictures as files below a folder."""
+    """Images as files below the folder `root`."""
 
     root: str
     names: list[str]
 
     def image(self, index: int) -> bytes:
-        """The file's bytes."""
+        """The bytes of the file."""
         return Path(self.root, self.names[index]).read_bytes()
 
 
 @dataclass
 class TarReader:
-    """Pictures at known places of a plain tar."""
+    """Images inside an uncompressed tar; `spans` are the offset and length of each, in bytes."""
 
     path: str
     spans: list[tuple[int, int]]
 
     def image(self, index: int) -> bytes:
-        """The member's bytes; the file is opened each time, which keeps this safe in threads."""
+        """The bytes of the member; the tar is opened every time, so that threads do not share a file position."""
         offset, length = self.spans[index]
         with Path(self.path).open("rb") as file:
             file.seek(offset)
@@ -51,14 +51,14 @@ class TarReader:
 
 @dataclass
 class ZipReader:
-    """Pictures as members of a zip, which every process opens once and threads share."""
+    """Images as members of a zip, which each process opens once and its threads share."""
 
     path: str
     members: list[str]
     _archive: zipfile.ZipFile | None = field(default=None, init=False, repr=False)
 
     def image(self, index: int) -> bytes:
-        """The member's bytes, its checksum verified by zipfile."""
+        """The bytes of the member; zipfile checks its checksum."""
         if self._archive is None:
             self._archive = zipfile.ZipFile(self.path)
         return self._archive.read(self.members[index])
@@ -69,22 +69,22 @@ FILE_READERS = {"folder": FolderReader, "tar": TarReader, "zip": ZipReader}
 
 @dataclass
 class ArrayReader:
-    """Pictures as rows of an array: (N, H, W) grey or (N, H, W, 3) colour."""
+    """Images as rows of an array: (N, H, W) gray or (N, H, W, 3) RGB."""
 
     pixels: npt.NDArray[np.uint8]
 
     def image(self, index: int) -> Image.Image:
-        """Row `index` as a picture."""
+        """Row `index` as a Pillow image."""
         return Image.fromarray(self.pixels[index])
 
 
 @dataclass
 class Source:
-    """The pictures of one source, listed in a fixed order and not decoded yet.
+    """The images of one source, listed in a fixed order and not decoded yet.
 
-    `names` are relative paths, `labels` index `classes` (all 0 when there are none), `key` is a
-    hash of the contents, `ignored` counts files that are no pictures. `parallel` is False where
-    the pictures already lie in this process's memory, so sending them to others gains nothing.
+    `names` are relative paths, `labels` (N,) index `classes` and are all 0 when there are none, `key` is a hash of the
+    contents, `ignored` counts files that are not images. `parallel` is False where the images are already in this
+    process's memory: worker processes would need a copy.
     """
 
     name: str
@@ -97,9 +97,9 @@ class Source:
     parallel: bool = True
 
     def __len__(self) -> int:
-        """How many pictures there are."""
+        """The number of images."""
         return len(self.names)
 
     def image(self, index: int) -> bytes | Image.Image:
-        """Encoded bytes of picture `index`, or the picture itself where the source is an array."""
+        """The encoded bytes of image `index`, or the image itself where the source is an array."""
         return self.reader.image(index)

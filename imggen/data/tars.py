@@ -1,4 +1,4 @@
-"""List tars, and unpack compressed ones once, so that every member can be read by its place."""
+"""List the members of tars. Compressed tars are unpacked into the cache once, so that members can be read by offset."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.xz", ".txz", ".tar.bz2", ".tbz2
 
 @dataclass(frozen=True)
 class Member:
-    """A regular file inside a plain tar."""
+    """A regular file inside an uncompressed tar: its bytes begin at `offset`."""
 
     name: str
     offset: int
@@ -30,15 +30,18 @@ class Member:
 
 
 def list_tar(path: Path, cache_dir: Path) -> tuple[Path, list[Member]]:
-    """The plain tar that holds the contents of `path`, and its regular files (hard links resolved)."""
-    plain = (path if path.name.lower().endswith(".tar") else _unpacked(path, cache_dir)).resolve()
+    """The uncompressed tar with the contents of `path`, and its regular files, hard links resolved.
+
+    Raises DataError if the tar is damaged or the cache's disk is full.
+    """
+    uncompressed = (path if path.name.lower().endswith(".tar") else _unpacked(path, cache_dir)).resolve()
     try:
-        with tarfile.open(plain, "r:") as archive:
-            found = archive.getmembers()
+        with tarfile.open(uncompressed, "r:") as archive:
+            infos = archive.getmembers()
     except (tarfile.TarError, EOFError) as error:
         raise _damaged(path, error) from error
     members: dict[str, Member] = {}
-    for info in found:
+    for info in infos:
         name = info.name.removeprefix("./").lstrip("/")
         if info.isreg() and not info.issparse():
             members[name] = Member(name, info.offset_data, info.size, info.mtime)
@@ -46,7 +49,7 @@ def list_tar(path: Path, cache_dir: Path) -> tuple[Path, list[Member]]:
             target = members.get(info.linkname.removeprefix("./").lstrip("/"))
             if target is not None:
                 members[name] = Member(name, target.offset, target.size, target.mtime)
-    return plain, list(members.values())
+    return uncompressed, list(members.values())
 
 
 def _damaged(path: Path, error: Exception) -> DataError:
@@ -54,36 +57,31 @@ def _damaged(path: Path, error: Exception) -> DataError:
 
 
 def _decompressed(path: Path) -> gzip.GzipFile | lzma.LZMAFile | bz2.BZ2File:
+    """Open a compressed file for reading, by the last letters of its name."""
     name = path.name.lower()
-    if name.endswith(("gz", "tgz")):
+    if name.endswith("gz"):
         return gzip.open(path, "rb")
-    if name.endswith(("xz", "txz")):
+    if name.endswith("xz"):
         return lzma.open(path, "rb")
     return bz2.open(path, "rb")
 
 
 def _unpacked(path: Path, cache_dir: Path) -> Path:
-    """The decompressed copy in the cache, made if it is not there yet.
+    """The decompressed copy in the cache, made if it does not exist yet.
 
-    It gets its name by a rename at the end, so that no half-written copy is ever used.
+    It is renamed only when it is complete, so that an incomplete copy is never used.
     """
     status = path.stat()
-    mark = f"{path.resolve()}\0{status.st_size}\0{status.st_mtime_ns}"
+    identity = f"{path.resolve()}\0{status.st_size}\0{status.st_mtime_ns}"
     folder = cache_dir / "archives"
-    final = folder / (hashlib.sha256(mark.encode("utf-8", "backslashreplace")).hexdigest()[:32] + ".tar")
+    final = folder / (hashlib.sha256(identity.encode("utf-8", "backslashreplace")).hexdigest()[:32] + ".tar")
     if final.exists():
         return final
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=folder, prefix=".unpacking-", delete=False) as target:
         temporary = Path(target.name)
         try:
-            try:
-                source = _decompressed(path)
-                with source:
-                    while block := source.read(1 << 20):
-                        _write(target, block, folder)
-            except (EOFError, lzma.LZMAError, zlib.error, OSError, ValueError) as error:
-                raise _damaged(path, error) from error
+            _decompress_into(target, path, folder)
         except BaseException:
             target.close()
             temporary.unlink(missing_ok=True)
@@ -92,8 +90,18 @@ def _unpacked(path: Path, cache_dir: Path) -> Path:
     return final
 
 
+def _decompress_into(target: IO[bytes], path: Path, folder: Path) -> None:
+    """Write the decompressed contents of `path` to `target`, a file in `folder`. Raises DataError."""
+    try:
+        with _decompressed(path) as source:
+            while block := source.read(1 << 20):
+                _write(target, block, folder)
+    except (EOFError, lzma.LZMAError, zlib.error, OSError, ValueError) as error:
+        raise _damaged(path, error) from error
+
+
 def _write(target: IO[bytes], block: bytes, folder: Path) -> None:
-    """Write, and tell a full disk from damaged input (both would be an OSError)."""
+    """Write, with an error of its own for a full disk: damaged input raises OSError too."""
     try:
         target.write(block)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""The well-known sets that torchvision downloads."""
+"""The data sets that torchvision downloads."""
 
 from __future__ import annotations
 
@@ -13,27 +13,34 @@ from imggen.errors import DataError
 
 
 def open_torchvision_set(name: str, split: str, use_classes: bool, cache_dir: Path) -> Source:
-    """`mnist`, `cifar10` or `cifar100`, downloaded below `cache_dir` at the first call."""
+    """`mnist`, `cifar10` or `cifar100`, downloaded to the folder `datasets` of `cache_dir` at the first call.
+
+    Raises NoSplitError for the split val, and DataError if the download fails.
+    """
     if split == "val":
-        raise NoSplitError(f"{name} has no val split", "it has: train, test; or take them together with split all")
+        raise NoSplitError(f"{name} has no val split", "available: test, train, or all of them with all")
     from torchvision import datasets
 
-    # "type[Any]", because the common base class of the three knows nothing of their arrays.
-    kinds: dict[str, type[Any]] = {"mnist": datasets.MNIST, "cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}
-    kind = kinds[name]
-    wanted = ("train", "test") if split == "all" else (split,)
+    # type[Any], because the common base class of the three does not declare `data` and `targets`.
+    set_classes: dict[str, type[Any]] = {
+        "mnist": datasets.MNIST,
+        "cifar10": datasets.CIFAR10,
+        "cifar100": datasets.CIFAR100,
+    }
+    set_class = set_classes[name]
+    splits = ("train", "test") if split == "all" else (split,)
     try:
-        sets = [kind(str(cache_dir / "datasets"), train=part == "train", download=True) for part in wanted]
-    except Exception as error:  # torchvision raises whatever its many mirrors make of a missing network
+        sets = [set_class(str(cache_dir / "datasets"), train=part == "train", download=True) for part in splits]
+    except Exception as error:  # torchvision raises many kinds of errors when the network fails
         raise DataError(
             f"cannot download {name}: {error}",
-            f"check the network, or give a folder or archive of pictures; files go to {cache_dir / 'datasets'}",
+            f"check the network, or give a folder or archive of images; files go to {cache_dir / 'datasets'}",
         ) from error
     pixels = np.concatenate([np.asarray(part.data, dtype=np.uint8) for part in sets])
     labels = np.concatenate([np.asarray(part.targets, dtype=np.int64) for part in sets])
     # MNIST calls its classes "0 - zero".
     classes = tuple(str(label).split(" - ")[0] for label in sets[0].classes) if use_classes else ()
-    names = [f"{word}/{i:05d}" for word, part in zip(wanted, sets, strict=True) for i in range(len(part.data))]
+    names = [f"{word}/{i:05d}" for word, part in zip(splits, sets, strict=True) for i in range(len(part.data))]
     return Source(
         name=name,
         classes=classes,

@@ -1,1 +1,1 @@
-"""How near pictures are to pictures: the feature extractor, and the figures worked out from its features."""
+"""How similar two sets of images are: a feature extractor, and the metrics computed from its features."""

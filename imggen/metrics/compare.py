@@ -1,4 +1,4 @@
-"""Figures with intervals: what evaluate prints, worked out from features."""
+"""The metrics that `evaluate` prints, each with an interval, computed from features."""
 
 from __future__ import annotations
 
@@ -16,18 +16,23 @@ from imggen.metrics.distances import (
     kernel_distances,
     moments_of,
     nearest,
-    neighbourhoods,
+    neighborhoods,
 )
 
-RESAMPLES = 400
+BOOTSTRAP_RESAMPLES = 400
 FRECHET_RESAMPLES = 20
-KERNEL_SIZE = 1000
+KERNEL_SUBSET_SIZE = 1000
+NORMAL_97_5_PERCENTILE = 1.96  # of the standard normal distribution: half the width of a 95 % interval
+COPY_QUANTILE = 0.01
 LOWER_IS_BETTER = ("fd", "fid", "kd", "kid")
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number, its 95 % bootstrap interval, how many pictures it rests on, and in whose features it was taken."""
+    """The value of a metric, with a 95 % bootstrap interval from `low` to `high`.
+
+    `count` is the number of images it was computed from, `features` the hash of the feature extractor.
+    """
 
     name: str
     value: float
@@ -37,81 +42,90 @@ class Estimate:
     features: str
 
     def to_json(self) -> dict[str, Any]:
-        """Without the name, which is the key."""
+        """All fields but the name, which callers use as the key."""
         return {key: value for key, value in asdict(self).items() if key != "name"}
 
     def better_than(self, other: Estimate) -> bool:
-        """Whether this one is the better. Raises ValueError when they are figures of different kinds.
+        """Whether this value is better than the other. Raises ValueError if the two cannot be compared.
 
-        A distance means nothing outside the features, and little away from the number of pictures, that it was taken
-        with.
+        They can only if metric, features and number of images are the same: a distance depends on all three.
         """
         if (self.name, self.features, self.count) != (other.name, other.features, other.count):
             raise ValueError(
-                f"{self.name} in features {self.features} of {self.count} pictures does not compare with "
+                f"{self.name} in features {self.features} of {self.count} images does not compare with "
                 f"{other.name} in features {other.features} of {other.count}"
             )
         return self.value < other.value if self.name in LOWER_IS_BETTER else self.value > other.value
 
 
 class Estimator:
-    """Makes figures; `features` is the extractor's hash, and only Inception's distances are called FID and KID."""
+    """Computes metrics with their intervals.
+
+    `features` is the hash of the feature extractor; the distances are called FID and KID only with `inception`, else
+    FD and KD. `seed` determines the resampling.
+    """
 
     def __init__(self, features: str, *, inception: bool = False, seed: int = 0) -> None:
         self.features = features
         self.names = {"frechet": "fid", "kernel": "kid"} if inception else {"frechet": "fd", "kernel": "kd"}
         self.seed = seed
 
-    def _figure(self, name: str, value: float, low: float, high: float, count: int) -> Estimate:
+    def _estimate(self, name: str, value: float, low: float, high: float, count: int) -> Estimate:
         return Estimate(name, value, low, high, count, self.features)
 
     def frechet(self, reference: Moments, features: Tensor) -> Estimate:
-        """The Fréchet distance. Its interval is the bootstrap's spread about the value itself.
+        """The Fréchet distance of features (N, D) to the reference.
 
-        Resampled pictures repeat, which adds a distance of its own: the middle of the resampled values is too high.
+        The interval is the value plus and minus the spread of bootstrap resamples. The mean of the resamples is not
+        used, because it is biased upwards: resampled images repeat, which increases the distance.
         """
         value = frechet(reference, moments_of(features))
         generator = torch.Generator().manual_seed(self.seed)
-        found = []
+        resampled = []
         for _ in range(FRECHET_RESAMPLES):
-            drawn = torch.randint(len(features), (len(features),), generator=generator)
-            found.append(frechet(reference, moments_of(features, torch.bincount(drawn, minlength=len(features)))))
-        spread = 1.96 * float(torch.tensor(found, dtype=torch.float64).std())
-        return self._figure(self.names["frechet"], value, max(0.0, value - spread), value + spread, len(features))
+            rows = torch.randint(len(features), (len(features),), generator=generator)
+            resampled.append(frechet(reference, moments_of(features, torch.bincount(rows, minlength=len(features)))))
+        spread = NORMAL_97_5_PERCENTILE * float(torch.tensor(resampled, dtype=torch.float64).std())
+        return self._estimate(self.names["frechet"], value, max(0.0, value - spread), value + spread, len(features))
 
     def kernel(self, reference: Tensor, features: Tensor) -> Estimate:
-        """The kernel distance, of 100 subsets of 1,000 or half of what there is; unbiased, so it can fall below 0.
+        """The kernel distance of features (N, D) to the reference (M, D); unbiased, so it can be negative.
 
-        Subsets of m of n pictures, drawn without repetition, overlap: their spread times √(m/(n-m)) is that of the
-        whole (the delete-group jackknife, Shao and Wu 1989).
+        It is the mean over 100 subsets of m images: 1,000, or half of what there is. Subsets of m of n images, sampled
+        without replacement, overlap: their standard deviation times √(m/(n-m)) is that of the whole (the delete-group
+        jackknife, Shao and Wu 1989).
         """
         count = min(len(features), len(reference))
-        size = max(2, min(KERNEL_SIZE, count // 2))
-        found = kernel_distances(reference, features, size=size, seed=self.seed)
-        value = float(found.mean())
-        spread = 1.96 * float(found.std()) * (size / (count - size)) ** 0.5
-        return self._figure(self.names["kernel"], value, value - spread, value + spread, len(features))
+        size = max(2, min(KERNEL_SUBSET_SIZE, count // 2))
+        distances = kernel_distances(reference, features, size=size, seed=self.seed)
+        value = float(distances.mean())
+        spread = NORMAL_97_5_PERCENTILE * float(distances.std()) * (size / (count - size)) ** 0.5
+        return self._estimate(self.names["kernel"], value, value - spread, value + spread, len(features))
 
     def mean(self, name: str, contributions: Tensor) -> Estimate:
-        """The mean of what each picture (N,) contributes."""
-        return self._resampled(name, contributions, lambda rows: rows.mean(-1))
+        """The mean of the images' contributions (N,)."""
+        return self._bootstrap(name, contributions, lambda rows: rows.mean(-1))
 
     def median(self, name: str, contributions: Tensor) -> Estimate:
-        """Their median."""
-        return self._resampled(name, contributions, lambda rows: rows.median(-1).values)
+        """The median of the images' contributions (N,)."""
+        return self._bootstrap(name, contributions, lambda rows: rows.median(-1).values)
 
-    def _resampled(self, name: str, contributions: Tensor, statistic: Callable[[Tensor], Tensor]) -> Estimate:
+    def _bootstrap(self, name: str, contributions: Tensor, statistic: Callable[[Tensor], Tensor]) -> Estimate:
+        """A statistic of contributions (N,), with the percentile interval of its bootstrap."""
         generator = torch.Generator().manual_seed(self.seed)
         count = len(contributions)
-        found = torch.stack(
-            [statistic(contributions[torch.randint(count, (count,), generator=generator)]) for _ in range(RESAMPLES)]
+        resampled = torch.stack(
+            [
+                statistic(contributions[torch.randint(count, (count,), generator=generator)])
+                for _ in range(BOOTSTRAP_RESAMPLES)
+            ]
         )
-        low, high = torch.quantile(found.double(), torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
-        return self._figure(name, float(statistic(contributions)), low, high, count)
+        low, high = torch.quantile(resampled.double(), torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+        return self._estimate(name, float(statistic(contributions)), low, high, count)
 
 
 def evenly_spaced(total: int, count: int) -> Tensor:
-    """`count` evenly spaced indices of `total`, the first and the last among them; all where there are no more."""
+    """`count` evenly spaced indices from 0 to total - 1, both included; all of them if `count` is not less."""
     if count >= total:
         return torch.arange(total)
     return torch.linspace(0, total - 1, count, dtype=torch.float64).long()
@@ -119,7 +133,7 @@ def evenly_spaced(total: int, count: int) -> Tensor:
 
 @dataclass(frozen=True)
 class FeatureSet:
-    """Features (N, D) of some pictures, and their labels (N,) where they have any."""
+    """Features (N, D) of some images, and their labels (N,) if they have classes."""
 
     features: Tensor
     labels: Tensor | None = None
@@ -127,15 +141,20 @@ class FeatureSet:
     def __len__(self) -> int:
         return len(self.features)
 
-    def spread(self, count: int) -> FeatureSet:
-        """`count` evenly spaced ones, or all."""
+    def subset(self, count: int) -> FeatureSet:
+        """`count` evenly spaced images, or all if there are not more."""
         chosen = evenly_spaced(len(self), count)
         return FeatureSet(self.features[chosen], None if self.labels is None else self.labels[chosen])
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """All figures of the generated pictures, the same of held-out ones, and the nearest of all training pictures."""
+    """The result of `compare`.
+
+    `metrics` are those of the generated images, and `floor` the same metrics of held-out real images, by name: a
+    perfect model would reach the floor. `nearest_distances` (N,) and `nearest_indices` (N,) are the distance of each
+    generated image to its nearest training image, and that image's index.
+    """
 
     metrics: dict[str, Estimate]
     floor: dict[str, Estimate]
@@ -144,42 +163,54 @@ class Comparison:
 
 
 def compare(
-    reference: FeatureSet, held_out: FeatureSet | None, pool: Tensor, generated: FeatureSet, measure: Estimator, classes: int
+    reference: FeatureSet,
+    held_out: FeatureSet | None,
+    pool: Tensor,
+    generated: FeatureSet,
+    estimator: Estimator,
+    classes: int,
 ) -> Comparison:
-    """Hold generated pictures, and held-out ones as the floor, against the reference pictures.
+    """Compare generated images, and held-out real images, with reference images.
 
-    `pool` are the features (P, D) of all pictures that the model may have seen: copies are searched for there.
+    `pool` are the features (P, D) of all images that the model may have been trained on, among which the nearest are
+    searched. With `classes` > 0 and labels, the accuracy of the generated classes is measured too.
     """
     moments = moments_of(reference.features)
-    judge = None
+    discriminant = None
     if classes and reference.labels is not None:
-        judge = Discriminant(reference.features, reference.labels, classes)
-    figures, distances = _figures(reference, moments, generated, measure, judge)
+        discriminant = Discriminant(reference.features, reference.labels, classes)
+    metrics, distances = _metrics(reference, moments, generated, estimator, discriminant)
     floor: dict[str, Estimate] = {}
     if held_out is not None:
-        floor, of_held_out = _figures(reference, moments, held_out, measure, judge)
-        near = torch.quantile(of_held_out, 0.01)
-        for found, values in ((figures, distances), (floor, of_held_out)):
-            found["copied"] = measure.mean("copied", (values < near).double())
-    return Comparison(figures, floor, *nearest(generated.features, pool))
+        floor, held_out_distances = _metrics(reference, moments, held_out, estimator, discriminant)
+        # A copy is an image nearer to a reference image than 99 % of the held-out images are.
+        copy_distance = torch.quantile(held_out_distances, COPY_QUANTILE)
+        for estimates, values in ((metrics, distances), (floor, held_out_distances)):
+            estimates["copied"] = estimator.mean("copied", (values < copy_distance).double())
+    return Comparison(metrics, floor, *nearest(generated.features, pool))
 
 
-def _figures(
-    reference: FeatureSet, moments: Moments, sample: FeatureSet, measure: Estimator, judge: Discriminant | None
+def _metrics(
+    reference: FeatureSet,
+    moments: Moments,
+    images: FeatureSet,
+    estimator: Estimator,
+    discriminant: Discriminant | None,
 ) -> tuple[dict[str, Estimate], Tensor]:
-    # As many real pictures as generated ones: a recall of 50,000 by 1,000 would be low for a perfect model.
-    real = reference.spread(len(sample))
-    found = neighbourhoods(real.features, sample.features)
-    distances, _ = nearest(sample.features, reference.features)
-    figures = [
-        measure.frechet(moments, sample.features),
-        measure.kernel(reference.features, sample.features),
-        measure.mean("precision", found.precision),
-        measure.mean("recall", found.recall),
-        measure.mean("density", found.density),
-        measure.mean("coverage", found.coverage),
+    """All metrics of some images by name, and their distances (N,) to the nearest reference image."""
+    # As many real images as generated ones: the recall of 50,000 images by 1,000 would be low for a perfect model.
+    real = reference.subset(len(images))
+    neighbors = neighborhoods(real.features, images.features)
+    distances, _ = nearest(images.features, reference.features)
+    estimates = [
+        estimator.frechet(moments, images.features),
+        estimator.kernel(reference.features, images.features),
+        estimator.mean("precision", neighbors.precision),
+        estimator.mean("recall", neighbors.recall),
+        estimator.mean("density", neighbors.density),
+        estimator.mean("coverage", neighbors.coverage),
     ]
-    if judge is not None and sample.labels is not None:
-        figures.append(measure.mean("accuracy", judge.correct(sample.features, sample.labels)))
-    figures.append(measure.median("nearest", distances))
-    return {figure.name: figure for figure in figures}, distances
+    if discriminant is not None and images.labels is not None:
+        estimates.append(estimator.mean("accuracy", discriminant.correct(images.features, images.labels)))
+    estimates.append(estimator.median("nearest", distances))
+    return {estimate.name: estimate for estimate in estimates}, distances

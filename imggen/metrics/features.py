@@ -1,16 +1,20 @@
-"""The small network in whose features pictures are compared; its weights come with imggen, so no network is needed."""
+"""The features in which images are compared: imggen's own small network, or torch-fidelity's Inception.
+
+First the network, `Extractor`, whose weights are shipped with imggen, so that no download is needed. Then loading it:
+`load_features` gives a `Features`, which turns arrays of images into feature vectors.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, max_pool2d
@@ -19,31 +23,38 @@ from imggen.errors import CheckpointError, UsageError
 from imggen.io.checkpoint import read_header, read_tensors, weights_hash
 from imggen.io.image import ImageArray
 from imggen.io.model_paths import shipped_folder
+from imggen.io.pixels import from_array, to_float, to_levels
 
 INPUT_SIDE = 32
 WIDTH = 128
+
+# Pixels per batch, so that a batch of 250 images of 32 pixels, or 32 of Inception's 299, fits the memory.
+_BATCH_PIXELS = 250 * 32 * 32
+_INCEPTION_BATCH_PIXELS = 32 * 299 * 299
+
+
+# The network
 
 
 class Unit(nn.Module):
     """3x3 convolution, BatchNorm, ReLU."""
 
-    def __init__(self, before: int, after: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(before, after, 3, padding=1, bias=False)
-        self.norm = nn.BatchNorm2d(after)
+        self.conv = nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, before, H, W) → (B, after, H, W)."""
-        y: Tensor = self.norm(self.conv(x)).relu_()
-        return y
+        """(B, in_channels, H, W) → (B, out_channels, H, W)."""
+        return self.norm(self.conv(x)).relu_()
 
 
 class Extractor(nn.Module):
-    """A nine-layer residual network (after He et al. 2015, arXiv 1512.03385) for 32-pixel pictures.
+    """A residual network (after He et al. 2015, arXiv 1512.03385) of nine layers for images of 32 pixels.
 
-    Trained to tell the classes of `labels` apart; what it sees on the way, averaged over the picture half-way up and
-    at the top, are its features. Each is shifted and scaled to mean 0 and variance 1 over the pictures that it was
-    trained on, so that every feature has a like say in a distance.
+    It was trained to classify images into `labels` classes. Its features are the activations half-way and at the top,
+    averaged over the image, then normalized: `mean` and `scale` make each feature's mean 0 and variance 1 over the
+    training images, so that every feature has the same weight in a distance.
     """
 
     def __init__(self, labels: int = 20) -> None:
@@ -59,7 +70,7 @@ class Extractor(nn.Module):
         self.register_buffer("scale", torch.ones(2 * WIDTH))
 
     def raw(self, x: Tensor) -> Tensor:
-        """Pictures (B, 3, 32, 32) in [-1, 1] → features (B, 256) as they leave the network."""
+        """RGB images (B, 3, 32, 32) in [-1, 1] → features (B, 256) before normalization."""
         x = max_pool2d(self.stem(x), 2)
         x = max_pool2d(self.second(x), 2)
         middle = x + self.half_way(x)
@@ -67,31 +78,29 @@ class Extractor(nn.Module):
         return torch.cat([middle.mean((2, 3)), (x + self.top(x)).mean((2, 3))], 1)
 
     def classify(self, x: Tensor) -> Tensor:
-        """Pictures (B, 3, 32, 32) in [-1, 1] → logits (B, labels)."""
-        logits: Tensor = self.logits(self.raw(x)[:, WIDTH:])
-        return logits
+        """RGB images (B, 3, 32, 32) in [-1, 1] → logits (B, labels)."""
+        return self.logits(self.raw(x)[:, WIDTH:])
 
     def forward(self, images: Tensor) -> Tensor:
-        """Pictures (B, C, H, W) in [-1, 1], C of 1, 3 or 4, any size → features (B, 256 or 384).
+        """Images (B, C, H, W) in [-1, 1], C of 1, 3 or 4, any size → features (B, 256), or (B, 384) from 64 pixels on.
 
-        A picture of another size is seen as a whole, resized to 32 pixels; one of 64 pixels or more also in 32-pixel
-        tiles, whose half-way features are averaged: what is lost when it is made small, its texture, is seen there.
+        Images of another size are resized to 32 pixels as a whole. That removes the texture of large images: from 64
+        pixels on, the half-way features of tiles of 32 pixels, averaged over the tiles, are appended.
         """
-        colour = to_rgb(images)
-        features = (self.raw(resized(colour)) - self.mean) / self.scale
-        side = min(images.shape[2:])
-        if side < 2 * INPUT_SIDE:
+        rgb = to_rgb(images)
+        features = (self.raw(_resize_to_input(rgb)) - self.mean) / self.scale
+        if min(images.shape[2:]) < 2 * INPUT_SIDE:
             return features
         total = torch.zeros_like(features[:, :WIDTH])
         corners = [(y, x) for y in tile_starts(images.shape[2]) for x in tile_starts(images.shape[3])]
         for y, x in corners:
-            total += self.raw(colour[:, :, y : y + INPUT_SIDE, x : x + INPUT_SIDE])[:, :WIDTH]
+            total += self.raw(rgb[:, :, y : y + INPUT_SIDE, x : x + INPUT_SIDE])[:, :WIDTH]
         texture = (total / len(corners) - self.mean[:WIDTH]) / self.scale[:WIDTH]
         return torch.cat([features, texture], 1)
 
 
 def to_rgb(images: Tensor) -> Tensor:
-    """Grey three times; alpha laid on white."""
+    """Images (B, C, H, W) in [-1, 1] → (B, 3, H, W): gray is repeated, alpha is composited on white."""
     if images.shape[1] == 1:
         return images.expand(-1, 3, -1, -1)
     if images.shape[1] == 4:
@@ -100,44 +109,29 @@ def to_rgb(images: Tensor) -> Tensor:
     return images
 
 
-def resized(images: Tensor) -> Tensor:
-    """To 32x32 with an antialiasing filter; pictures of that size stay as they are."""
+def _resize_to_input(images: Tensor) -> Tensor:
+    """Resize to 32x32 pixels, bilinear with antialiasing; images of that size are returned as they are."""
     if images.shape[2:] == (INPUT_SIDE, INPUT_SIDE):
         return images
     return interpolate(images, (INPUT_SIDE, INPUT_SIDE), mode="bilinear", antialias=True, align_corners=False)
 
 
 def tile_starts(length: int) -> list[int]:
-    """Where tiles begin along a side: as few as cover it, evenly spread."""
+    """The first pixels of the tiles along a side of `length` pixels: the fewest that cover it, evenly spaced."""
     count = math.ceil(length / INPUT_SIDE)
     return [round(k * (length - INPUT_SIDE) / max(1, count - 1)) for k in range(count)]
 
 
-def load_extractor(path: Path | None = None) -> tuple[Extractor, str]:
-    """The shipped extractor, or the one in `path`, in eval mode, and its hash. Raises CheckpointError."""
-    if path is None:
-        folder = shipped_folder()
-        if folder is None or not (folder / "features.safetensors").is_file():
-            raise CheckpointError("the shipped feature extractor is not here", "reinstall imggen, or --features FILE")
-        path = folder / "features.safetensors"
-    header = read_header(path, kind="features")
-    labels = _labels(path, header.document)
-    extractor = Extractor(labels).eval().requires_grad_(False)
-    expected = {name: tuple(tensor.shape) for name, tensor in extractor.state_dict().items()}
-    extractor.load_state_dict(read_tensors(path, header, expected))
-    return extractor.to(memory_format=torch.channels_last), weights_hash(header)
-
-
-def _labels(path: Path, document: dict[str, Any]) -> int:
-    labels = document.get("labels")
-    if type(labels) is not int or not 2 <= labels <= 10_000:
-        raise CheckpointError(f"{path} has a damaged description", "copy it again, or use another extractor")
-    return labels
+# Loading, and extraction from arrays
 
 
 @dataclass(frozen=True)
 class Features:
-    """Pictures (B, H, W, C), uint8 → features (B, D), float32; and what they are called."""
+    """A way to extract features: `extract` maps images (B, H, W, C) uint8 to vectors (B, D) float32 on the CPU.
+
+    `hash` identifies the weights: metrics of different features cannot be compared. `inception` is true for
+    Inception's features, in which the distances are called FID and KID.
+    """
 
     name: str
     hash: str
@@ -146,74 +140,101 @@ class Features:
 
 
 def load_features(name: str | None, device: torch.device) -> Features:
-    """None is the shipped extractor; `inception` or `inception:FILE` torch-fidelity's; else a file of an extractor.
+    """The features named: None for the shipped extractor, `inception` or `inception:FILE` for torch-fidelity's
+    Inception, or the path of an extractor.
 
-    Raises CheckpointError, and UsageError when the extra is missing.
+    Raises CheckpointError, and UsageError if torch-fidelity is not installed.
     """
     if name is not None and name.split(":")[0] == "inception":
-        return _inception(Path(name.partition(":")[2]) if ":" in name else None, device)
+        return _load_inception(Path(name.partition(":")[2]) if ":" in name else None, device)
     extractor, digest = load_extractor(None if name is None else Path(name))
     extractor.to(device)
 
-    def extract(pictures: ImageArray) -> Tensor:
-        found: Tensor = extractor(_channels_first(pictures, device).float().div_(127.5).sub_(1))
-        return found
+    def extract(images: ImageArray) -> Tensor:
+        return extractor(to_float(from_array(images, device)))
 
-    return Features("imggen" if name is None else Path(name).name, digest, _in_parts(extract, 250 * 32 * 32))
+    return Features("imggen" if name is None else Path(name).name, digest, _in_batches(extract, _BATCH_PIXELS))
 
 
-def _in_parts(extract: Callable[[ImageArray], Tensor], pixels: int) -> Callable[[ImageArray], Tensor]:
-    """The same for any number of pictures, at most about `pixels` pixels at a time, and in full float32 everywhere."""
+def load_extractor(path: Path | None = None) -> tuple[Extractor, str]:
+    """The extractor in `path`, or the shipped one, in eval mode, and the hash of its weights.
+
+    Raises CheckpointError.
+    """
+    if path is None:
+        folder = shipped_folder()
+        if folder is None or not (folder / "features.safetensors").is_file():
+            raise CheckpointError("the shipped feature extractor is missing", "reinstall imggen, or --features FILE")
+        path = folder / "features.safetensors"
+    header = read_header(path, kind="features")
+    labels = _label_count(path, header.document)
+    extractor = Extractor(labels).eval().requires_grad_(False)
+    expected = {name: tuple(tensor.shape) for name, tensor in extractor.state_dict().items()}
+    extractor.load_state_dict(read_tensors(path, header, expected))
+    return extractor.to(memory_format=torch.channels_last), weights_hash(header)
+
+
+def _label_count(path: Path, document: dict[str, Any]) -> int:
+    labels = document.get("labels")
+    if type(labels) is not int or not 2 <= labels <= 10_000:
+        raise CheckpointError(f"{path} has a damaged description", "copy it again, or use another extractor")
+    return labels
+
+
+def _in_batches(extract: Callable[[ImageArray], Tensor], max_pixels: int) -> Callable[[ImageArray], Tensor]:
+    """Apply `extract` in batches of at most about `max_pixels` pixels, in full float32 precision on every device."""
 
     @torch.inference_mode()
-    def whole(pictures: ImageArray) -> Tensor:
-        size = max(1, pixels // (pictures.shape[1] * pictures.shape[2]))
-        # CUDA's shortened multiplications would make other features of the same picture than a CPU does.
+    def extract_all(images: ImageArray) -> Tensor:
+        size = max(1, max_pixels // (images.shape[1] * images.shape[2]))
+        # With TF32, a GPU's features of the same image would differ from a CPU's.
         with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-            parts = [extract(pictures[start : start + size]) for start in range(0, len(pictures), size)]
+            parts = [extract(images[start : start + size]) for start in range(0, len(images), size)]
         return torch.cat(parts).float().cpu()
 
-    return whole
+    return extract_all
 
 
-def _channels_first(pictures: ImageArray, device: torch.device) -> Tensor:
-    return torch.from_numpy(np.require(pictures, requirements=("C", "W"))).to(device).permute(0, 3, 1, 2)
-
-
-def _inception(path: Path | None, device: torch.device) -> Features:
+def _load_inception(path: Path | None, device: torch.device) -> Features:
+    """torch-fidelity's Inception v3, with the weights in `path`, or those that it downloads."""
     try:
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
     except ImportError as error:
         raise UsageError("Inception's features need torch-fidelity", "pip install 'imggen[eval]'") from error
     if path is not None and not path.is_file():
         raise CheckpointError(f"there is no file {path}", "--features inception downloads the weights")
-    # Its weights are a pickle: only tensors may come out of it.
-    before = os.environ.get("TORCH_FORCE_WEIGHTS_ONLY_LOAD")
-    os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
+    build: Callable[..., nn.Module] = FeatureExtractorInceptionV3
+    weights_path = None if path is None else str(path)
     try:
-        build: Callable[..., torch.nn.Module] = FeatureExtractorInceptionV3
-        network = build(
-            "inception-v3-compat", ["2048"], feature_extractor_weights_path=None if path is None else str(path)
-        )
-    except Exception as error:  # of the network, of the disk, of a file that is something else
+        with _weights_only_pickles():
+            network = build("inception-v3-compat", ["2048"], feature_extractor_weights_path=weights_path)
+    except Exception as error:  # of the network, of the disk, or of a file that is something else
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(
             f"Inception's weights cannot be had: {reason}", "--features inception:FILE takes a file that you have"
         ) from error
-    finally:
-        if before is None:
-            del os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"]
-        else:
-            os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = before
     network.eval().requires_grad_(False).to(device)
     digest = hashlib.sha256()
     for tensor in network.state_dict().values():
         digest.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
 
-    def extract(pictures: ImageArray) -> Tensor:
-        # It takes bytes in three channels and resizes by itself, as the reference implementation does.
-        levels = to_rgb(_channels_first(pictures, device).float().div_(127.5).sub_(1))
-        found: Tensor = network(levels.add(1).mul_(127.5).round_().to(torch.uint8))[0]
-        return found
+    def extract(images: ImageArray) -> Tensor:
+        # The network takes uint8 RGB images and resizes them itself, as the reference implementation does.
+        return network(to_levels(to_rgb(to_float(from_array(images, device)))))[0]
 
-    return Features("inception", digest.hexdigest()[:12], _in_parts(extract, 32 * 299 * 299), inception=True)
+    return Features("inception", digest.hexdigest()[:12], _in_batches(extract, _INCEPTION_BATCH_PIXELS), inception=True)
+
+
+@contextmanager
+def _weights_only_pickles() -> Iterator[None]:
+    """Let torch.load read tensors only: Inception's weights are a pickle, which could run any code."""
+    variable = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
+    previous = os.environ.get(variable)
+    os.environ[variable] = "1"
+    try:
+        yield
+    finally:
+        if previous is None:
+            del os.environ[variable]
+        else:
+            os.environ[variable] = previous

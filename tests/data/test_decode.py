@@ -1,3 +1,5 @@
+"""Images of every mode, size and defect."""
+
 from __future__ import annotations
 
 import io
@@ -20,8 +22,8 @@ def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "PA", "RGB", "RGBA", "I", "F", "CMYK", "YCbCr", "LAB", "I;16"])
 def test_every_mode(mode: str) -> None:
-    picture = decode_image(Image.new(mode, (5, 4)))
-    assert picture.mode in ("L", "LA", "RGB", "RGBA") and picture.size == (5, 4)
+    image = decode_image(Image.new(mode, (5, 4)))
+    assert image.mode in ("L", "LA", "RGB", "RGBA") and image.size == (5, 4)
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF"])
@@ -31,18 +33,18 @@ def test_sixteen_bits_are_rescaled(kind: str) -> None:
 
 
 @pytest.mark.parametrize("value", [70_000, -5])
-def test_flat_grey_of_any_number_is_a_picture(value: int) -> None:
+def test_constant_gray_of_any_value_can_be_decoded(value: int) -> None:
     flat = Image.fromarray(np.full((4, 5), value, np.int32))
     assert decode_image(encoded(flat, "TIFF")).getextrema() == (0, 0)
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "P"])
-def test_transparent_colour(mode: str) -> None:
-    hidden: object = (0, 0, 0) if mode == "RGB" else 0
-    picture = decode_image(encoded(Image.new(mode, (4, 4), 0), transparency=hidden))
-    assert picture.getchannel("A").getextrema() == (0, 0)
-    assert (fit_image(picture, 4, 3, "center", "") == 255).all()
-    assert fit_image(picture, 4, 4, "center", "")[0, 0].tolist() == [255, 255, 255, 0]
+def test_transparent_color(mode: str) -> None:
+    transparent: object = (0, 0, 0) if mode == "RGB" else 0
+    image = decode_image(encoded(Image.new(mode, (4, 4), 0), transparency=transparent))
+    assert image.getchannel("A").getextrema() == (0, 0)
+    assert (fit_image(image, 4, 3, "center", "") == 255).all()
+    assert fit_image(image, 4, 4, "center", "")[0, 0].tolist() == [255, 255, 255, 0]
 
 
 def test_exif_and_first_frame_and_cmyk() -> None:
@@ -50,15 +52,15 @@ def test_exif_and_first_frame_and_cmyk() -> None:
     exif[0x0112] = 6
     assert decode_image(encoded(Image.new("RGB", (6, 3)), "JPEG", exif=exif)).size == (3, 6)
     frames = [Image.new("RGB", (4, 4), c) for c in ("red", "blue")]
-    picture = decode_image(encoded(frames[0], "GIF", save_all=True, append_images=frames[1:]))
-    assert fit_image(picture, 4, 3, "center", "")[0, 0].tolist() == [255, 0, 0]
+    image = decode_image(encoded(frames[0], "GIF", save_all=True, append_images=frames[1:]))
+    assert fit_image(image, 4, 3, "center", "")[0, 0].tolist() == [255, 0, 0]
     assert decode_image(encoded(Image.new("CMYK", (4, 4)), "JPEG")).mode == "RGB"
 
 
 def test_unreadable(monkeypatch: pytest.MonkeyPatch) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
     whole = encoded(Image.fromarray(noise))
-    for data, reason in ((b"", "empty"), (b"some text", "not a picture"), (whole[: len(whole) // 2], "truncated")):
+    for data, reason in ((b"", "empty"), (b"some text", "not an image"), (whole[: len(whole) // 2], "truncated")):
         with pytest.raises(UnreadableError, match=reason):
             decode_image(data)
     monkeypatch.setattr(decode, "MAX_PIXELS", 100)
@@ -66,7 +68,7 @@ def test_unreadable(monkeypatch: pytest.MonkeyPatch) -> None:
         decode_image(whole)
 
 
-def test_exact_bytes_at_the_same_size_and_pad_colour() -> None:
+def test_exact_bytes_at_the_same_size_and_pad_color() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
     for crop in CROPS:
         assert (fit_image(Image.fromarray(pixels), 8, 3, crop, "k") == pixels).all()

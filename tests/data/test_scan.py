@@ -1,44 +1,14 @@
+"""Listing of folders and archives."""
+
 from __future__ import annotations
 
-import io
-import tarfile
-import zipfile
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
-from imggen.data import cache as store
-from imggen.data.scan import open_source
-from imggen.errors import DataError
-
-
-def png(colour: int = 0) -> bytes:
-    file = io.BytesIO()
-    Image.new("L", (4, 4), colour).save(file, "PNG")
-    return file.getvalue()
-
-
-def tree(root: Path, *names: str) -> Path:
-    for name in names:
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(png(len(name)))
-    return root
-
-
-def packed(root: Path, target: Path) -> Path:
-    files = sorted(p for p in root.rglob("*") if p.is_file())
-    if target.suffix == ".zip":
-        with zipfile.ZipFile(target, "w") as archive:
-            for p in files:
-                archive.write(p, p.relative_to(root))
-    else:
-        with tarfile.open(target, f"w:{target.suffix[1:].replace('tgz', 'gz').replace('tar', '')}") as tar:
-            for p in files:
-                tar.add(p, str(p.relative_to(root)))
-    return target
-
+from imggen.data.scan import is_archive, open_source
+from imggen.errors import DataError, UsageError
+from tests.data.helpers import packed, tree
 
 SPLIT_TREE = ("w/train/0/a.png", "w/train/2/b.PNG", "w/train/10/c.png", "w/test/2/d.png")
 
@@ -53,12 +23,8 @@ def test_every_container_gives_the_same(tmp_path: Path, kind: str) -> None:
     assert source.names == ["w/train/0/a.png", "w/train/10/c.png", "w/train/2/b.PNG"]
     assert source.labels.tolist() == [0, 2, 1]
     assert source.ignored == 1
-    job = store.Job(source, 16, 3, "center", "target", 128)
-    told = store.read_job(store.written(job))
-    again = told.source
-    assert (again.names, told.row_bytes, told.crop, told.offset) == (source.names, 768, "center", 128)
     for i, name in enumerate(source.names):
-        assert again.image(i) == source.image(i) == (root / name).read_bytes()
+        assert source.image(i) == (root / name).read_bytes()
     assert source.key == open_source(str(spec), cache_dir=tmp_path / "cache").key
     test = open_source(str(spec), split="test", cache_dir=tmp_path / "cache")
     assert (test.labels.tolist(), test.classes) == ([1], source.classes)
@@ -104,10 +70,10 @@ def test_defects_are_data_errors(tmp_path: Path) -> None:
 
 
 def test_missing_path_suggests(tmp_path: Path) -> None:
-    (tmp_path / "pictures").mkdir()
+    (tmp_path / "photos").mkdir()
     with pytest.raises(DataError) as caught:
-        open_source(str(tmp_path / "picturs"), cache_dir=tmp_path)
-    assert "pictures" in str(caught.value.hint)
+        open_source(str(tmp_path / "photso"), cache_dir=tmp_path)
+    assert "photos" in str(caught.value.hint)
     with pytest.raises(DataError) as caught:
         open_source("mnits", cache_dir=tmp_path)
     assert "mnist" in str(caught.value.hint)
@@ -120,3 +86,21 @@ def test_encrypted_zip(tmp_path: Path) -> None:
     path.write_bytes(data)
     with pytest.raises(DataError, match="encrypted"):
         open_source(str(path), cache_dir=tmp_path)
+
+
+def test_previews_of_a_training_run_are_not_data(tmp_path: Path) -> None:
+    root = tree(tmp_path / "d", "a.png", "run/samples/b.png", "run/c.png", "samples/d.png")
+    for name in ("metrics.jsonl", "config.toml"):
+        (root / "run" / name).write_text("")
+    assert open_source(str(root), cache_dir=tmp_path).names == ["a.png", "samples/d.png"]
+    assert open_source(str(root / "run"), cache_dir=tmp_path).names == ["c.png"]
+
+
+def test_archives_are_known_by_their_ending() -> None:
+    assert all(is_archive(Path(name)) for name in ("a.ZIP", "a.tar", "a.tar.gz", "a.tgz", "a.txz", "a.tbz2"))
+    assert not any(is_archive(Path(name)) for name in ("zip", "a.gz", "a.png"))
+
+
+def test_an_unknown_split_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="dev"):
+        open_source(str(tmp_path), split="dev", cache_dir=tmp_path)

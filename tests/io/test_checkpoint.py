@@ -1,4 +1,4 @@
-"""Checkpoints are whole or not there, and nothing strange is ever taken for one."""
+"""Checkpoints are complete or not there, and no other file is taken for one."""
 
 import errno
 import json
@@ -18,9 +18,8 @@ from hypothesis import strategies as st
 
 from imggen.engine.checkpoints import load_backend, save_backend
 from imggen.errors import CheckpointError, DataError
-from imggen.io import atomic as files
+from imggen.io import atomic
 from imggen.io.checkpoint import read_header, read_tensors, weights_hash, write_checkpoint
-from imggen.io.model_paths import find_weights
 from imggen.models import build_backend, presets
 
 
@@ -48,10 +47,10 @@ def raw(path: Path, table: dict[str, Any] | str, body: bytes = b"") -> Path:
 def test_round_trip(tmp_path: Path) -> None:
     path = written(tmp_path / "w.safetensors")
     header = read_header(path, kind="weights")
-    found = read_tensors(path, header, {name: tuple(t.shape) for name, t in tensors().items()})
+    loaded = read_tensors(path, header, {name: tuple(t.shape) for name, t in tensors().items()})
     for name, tensor in tensors().items():
-        assert torch.equal(found[name].to(tensor.dtype), tensor)
-    assert found["half"].dtype == torch.float32
+        assert torch.equal(loaded[name].to(tensor.dtype), tensor)
+    assert loaded["half"].dtype == torch.float32
     assert header.metadata["modelspec.architecture"] == "imggen/gan/tiny"
     assert header.metadata["modelspec.thumbnail"].startswith("data:image/png;base64,")
     assert len(weights_hash(header)) == 12
@@ -80,7 +79,7 @@ META = {"imggen": json.dumps({"format": 1, "kind": "weights"})}
 
 
 @pytest.mark.parametrize(
-    ("table", "body", "words"),
+    ("table", "body", "reason"),
     [
         ("{ ", b"", "damaged"),
         ("[]", b"", "damaged"),
@@ -103,15 +102,15 @@ META = {"imggen": json.dumps({"format": 1, "kind": "weights"})}
         ({"__metadata__": META, "a": entry([1], 0, 4)}, b"", "cut short"),
     ],
 )
-def test_defects_have_a_clear_line(tmp_path: Path, table: Any, body: bytes, words: str) -> None:
+def test_defects_have_a_clear_line(tmp_path: Path, table: Any, body: bytes, reason: str) -> None:
     path = raw(tmp_path / "w.safetensors", table, body)
-    with pytest.raises(CheckpointError, match=words) as caught:
+    with pytest.raises(CheckpointError, match=reason) as caught:
         read_header(path, kind="weights")
     assert caught.value.exit_code == 3 and caught.value.hint and "\n" not in caught.value.message
 
 
 def test_other_files(tmp_path: Path) -> None:
-    for name, data, words in (
+    for name, data, reason in (
         ("a.pt", b"PK\x03\x04" + bytes(99), "pickle"),
         ("b.pkl", b"\x80\x04" + bytes(99), "pickle"),
         ("c", b"", "not a safetensors"),
@@ -119,7 +118,7 @@ def test_other_files(tmp_path: Path) -> None:
         ("e", struct.pack("<Q", 2**62) + bytes(99), "not a safetensors"),
     ):
         (tmp_path / name).write_bytes(data)
-        with pytest.raises(CheckpointError, match=words):
+        with pytest.raises(CheckpointError, match=reason):
             read_header(tmp_path / name)
     with pytest.raises(CheckpointError, match="no checkpoint"):
         read_header(tmp_path / "nowhere")
@@ -131,12 +130,12 @@ def test_tensors_must_fit_and_be_finite(tmp_path: Path) -> None:
     path = written(tmp_path / "w.safetensors")
     header = read_header(path)
     shapes = {name: tuple(t.shape) for name, t in tensors().items()}
-    for wrong, words in (
+    for wrong, reason in (
         ({**shapes, "more": (1,)}, "lacks more"),
         ({k: v for k, v in shapes.items() if k != "a"}, "unknown tensors: a"),
         ({**shapes, "a": (2, 3)}, "'a' is"),
     ):
-        with pytest.raises(CheckpointError, match=words):
+        with pytest.raises(CheckpointError, match=reason):
             read_tensors(path, header, wrong)
     write_checkpoint(path, {"a": torch.tensor([torch.nan])}, {}, kind="state")
     with pytest.raises(CheckpointError, match="not finite"):
@@ -166,8 +165,8 @@ def test_damaged_bytes_never_give_another_error(tmp_path: Path, data: st.DataObj
     if kind == "random":
         bad = data.draw(st.binary(max_size=300))
     elif kind == "changed":
-        place = data.draw(st.integers(0, len(good) - 1))
-        bad = good[:place] + bytes([data.draw(st.integers(0, 255))]) + good[place + 1 :]
+        position = data.draw(st.integers(0, len(good) - 1))
+        bad = good[:position] + bytes([data.draw(st.integers(0, 255))]) + good[position + 1 :]
     else:
         bad = good[: data.draw(st.integers(0, len(good) - 1))]
     other = tmp_path / "bad.safetensors"
@@ -177,35 +176,6 @@ def test_damaged_bytes_never_give_another_error(tmp_path: Path, data: st.DataObj
         read_tensors(other, header, None)
     except CheckpointError as error:
         assert "\n" not in error.message
-
-
-def test_a_failing_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = written(tmp_path / "w.safetensors")
-    before = path.read_bytes()
-
-    def full(*_: Any) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(files, "_sync", full)
-        with pytest.raises(DataError, match="No space") as caught:
-            written(path)
-    assert caught.value.hint and "space" in caught.value.hint
-    with monkeypatch.context() as patch:
-        patch.setattr(files.os, "replace", full)
-        with pytest.raises(DataError):
-            files.atomic_write(path, b"new")
-    assert path.read_bytes() == before
-    assert [item.name for item in tmp_path.iterdir()] == ["w.safetensors"]
-    with pytest.raises(DataError, match="cannot be written"):
-        files.atomic_write(tmp_path / "no" / "folder", b"")
-
-
-def test_a_symlink_is_written_through(tmp_path: Path) -> None:
-    (tmp_path / "real").write_bytes(b"old")
-    (tmp_path / "link").symlink_to(tmp_path / "real")
-    files.atomic_write(tmp_path / "link", b"new")
-    assert (tmp_path / "link").is_symlink() and (tmp_path / "real").read_bytes() == b"new"
 
 
 def test_kill_while_writing_leaves_a_whole_file(tmp_path: Path) -> None:
@@ -228,27 +198,6 @@ def test_kill_while_writing_leaves_a_whole_file(tmp_path: Path) -> None:
         assert (values == values[0]).all()
 
 
-def test_which_weights_a_name_means(tmp_path: Path) -> None:
-    assert find_weights("gan", weights=None, families=("gan",))[1] == "shipped"
-    run = tmp_path / "runs" / "gan"
-    run.mkdir(parents=True)
-    written(run / "weights.safetensors")
-    assert find_weights("gan", weights=None, families=("gan",))[1] == "your run runs/gan"
-    for model in (str(run), str(run / "weights.safetensors")):
-        assert find_weights(model, weights=None, families=("gan",)) == (run / "weights.safetensors", "given")
-    (tmp_path / "runs" / "cats").mkdir()
-    written(tmp_path / "runs" / "cats" / "weights.safetensors")
-    assert find_weights("cats", weights=None, families=("gan",))[1] == "your run runs/cats"
-    with pytest.raises(CheckpointError) as caught:
-        find_weights("ctas", weights=None, families=("gan",))
-    assert caught.value.hint == "did you mean 'cats'?"
-    with pytest.raises(CheckpointError) as caught:
-        find_weights("gna", weights=None, families=("gan",))
-    assert caught.value.hint == "did you mean 'gan'?"
-    with pytest.raises(CheckpointError, match="no checkpoint"):
-        find_weights("gan", weights=tmp_path / "nowhere", families=("gan",))
-
-
 def test_every_length_of_header_can_be_read(tmp_path: Path) -> None:
     """One in 32 begins with the byte that a pickle begins with."""
     for length in range(0, 600, 8):
@@ -266,3 +215,19 @@ def test_a_changed_number_is_noticed(tmp_path: Path) -> None:
     path.write_bytes(data)
     with pytest.raises(CheckpointError, match="own hash"):
         read_tensors(path, read_header(path), None)
+
+
+def test_a_failing_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = written(tmp_path / "w.safetensors")
+    before = path.read_bytes()
+
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(atomic, "_sync", full)
+        with pytest.raises(DataError, match="No space") as caught:
+            written(path)
+    assert caught.value.hint and "space" in caught.value.hint
+    assert path.read_bytes() == before
+    assert [item.name for item in tmp_path.iterdir()] == ["w.safetensors"]

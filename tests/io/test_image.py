@@ -1,4 +1,4 @@
-"""Pictures with their settings, grids, seeds, and the writer."""
+"""Image files with their settings, alpha compositing, and grids."""
 
 import io
 import json
@@ -11,37 +11,36 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from imggen.engine.seeds import LARGEST, Seeds, format_seeds, parse_seeds
 from imggen.errors import DataError, UsageError
 from imggen.io import image as module
-from imggen.io.image import encode, format_of, grid, encode_png_fast, read_info
+from imggen.io.image import composite_on_white, drop_alpha, encode, encode_png_fast, format_of, grid, read_info
 
 
-def picture(channels: int, side: int = 8) -> Any:
+def noise_image(channels: int, side: int = 8) -> Any:
     return np.random.default_rng(channels).integers(0, 256, (side, side, channels), dtype=np.uint8)
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4])
 @pytest.mark.parametrize("format", ["png", "jpeg", "webp"])
-def test_settings_travel_with_the_picture(tmp_path: Path, channels: int, format: str) -> None:
+def test_settings_are_read_back(tmp_path: Path, channels: int, format: str) -> None:
     info = {"seeds": "0-63", "class": "Füchse 🦊", "command": "imggen sample gan"}
     path = tmp_path / f"x.{format}"
-    path.write_bytes(encode(picture(channels), format, info))
+    path.write_bytes(encode(noise_image(channels), format, info))
     assert read_info(path) == info
     with Image.open(path) as image:
         pixels = np.asarray(image.convert({1: "L", 3: "RGB", 4: "RGBA"}[channels])).reshape(8, 8, channels)
     if format != "jpeg":
-        assert np.array_equal(pixels, picture(channels))
+        assert np.array_equal(pixels, noise_image(channels))
 
 
-def test_pictures_without_settings(tmp_path: Path) -> None:
+def test_images_without_settings(tmp_path: Path) -> None:
     path = tmp_path / "x.png"
-    path.write_bytes(encode(picture(3), "png", None))
+    path.write_bytes(encode(noise_image(3), "png", None))
     assert read_info(path) is None
     for text in ("{", "[1]", "1", "[" * 100_000):
         path.write_bytes(_with_text(text))
         assert read_info(path) is None
-    path.write_bytes(b"not a picture")
+    path.write_bytes(b"not an image")
     with pytest.raises(DataError):
         read_info(path)
 
@@ -58,11 +57,11 @@ def test_formats() -> None:
     with pytest.raises(UsageError, match="bmp"):
         format_of(Path("a.bmp"))
     with pytest.raises(UsageError):
-        encode(picture(3), "bmp", None)
+        encode(noise_image(3), "bmp", None)
 
 
 @given(st.integers(1, 30), st.integers(1, 9), st.integers(1, 9), st.sampled_from([1, 3, 4]), st.integers(1, 40))
-def test_every_picture_is_on_the_grid_once(count: int, height: int, width: int, channels: int, columns: int) -> None:
+def test_every_image_is_in_the_grid_once(count: int, height: int, width: int, channels: int, columns: int) -> None:
     images = np.arange(count, dtype=np.uint8)[:, None, None, None] * np.ones((1, height, width, channels), np.uint8)
     sheet = grid(images, columns)
     if count == 1:
@@ -76,13 +75,13 @@ def test_every_picture_is_on_the_grid_once(count: int, height: int, width: int, 
         assert (sheet[y : y + height, x : x + width] == index).all()
 
 
-def test_grid_default_is_square() -> None:
+def test_a_grid_is_square_by_default() -> None:
     assert grid(np.zeros((64, 4, 4, 4), np.uint8)).shape == (50, 50, 4)
     assert (grid(np.ones((4, 4, 4, 4), np.uint8))[0, 0] == (255, 255, 255, 0)).all()
 
 
 @given(st.integers(1, 40), st.integers(1, 40), st.sampled_from([1, 3, 4]), st.booleans())
-def test_quick_png_is_read_by_pillow(height: int, width: int, channels: int, smooth: bool) -> None:
+def test_fast_png_is_read_by_pillow(height: int, width: int, channels: int, smooth: bool) -> None:
     random = np.random.default_rng(height * 41 + width)
     pixels = random.integers(0, 256, (height, width, channels), dtype=np.uint8)
     if smooth:
@@ -98,20 +97,22 @@ def test_quick_png_is_read_by_pillow(height: int, width: int, channels: int, smo
         assert "imggen" not in image.info
 
 
-def test_seeds_read_and_written() -> None:
-    assert list(parse_seeds("0-3,70, 5")) == [0, 1, 2, 3, 70, 5]
-    many = parse_seeds("0-999999,7")
-    assert len(many) == 1_000_001 and many[-1] == 7 and many[999_999] == 999_999 and many[1:3] == [1, 2]
-    assert format_seeds(range(3, 3)) == "" and format_seeds([1, 2, 3, 9]) == "1-3,9"
-    for bad in ("", "a", "3-1", "-1", "1--2", "1,,2", str(LARGEST + 1), "1.5", "²"):
-        with pytest.raises(UsageError):
-            parse_seeds(bad)
-    with pytest.raises(IndexError):
-        many[len(many)]
+def test_alpha_is_composited_exactly() -> None:
+    color, alpha = np.meshgrid(np.arange(256), np.arange(256))
+    exact = (2 * (color * alpha + 255 * (255 - alpha)) + 255) // 510  # rounded; no ties, because 255 is odd
+    rgba = np.stack([color, color, color, alpha], 2).astype(np.uint8)
+    assert np.array_equal(composite_on_white(rgba), np.stack([exact] * 3, 2))
+    gray = Image.merge("LA", (Image.fromarray(rgba[..., 0]), Image.fromarray(rgba[..., 3])))
+    assert drop_alpha(gray).mode == "L" and np.array_equal(np.asarray(drop_alpha(gray)), exact)
 
 
-@given(st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 50)), min_size=1, max_size=8))
-def test_seeds_round_trip(parts: list[tuple[int, int]]) -> None:
-    seeds = Seeds([range(low, low + more + 1) for low, more in parts])
-    assert list(parse_seeds(format_seeds(seeds))) == list(seeds)
-    assert [seeds[index] for index in range(len(seeds))] == list(seeds)
+@pytest.mark.parametrize("mode", ["L", "RGB", "P", "CMYK"])
+def test_images_without_alpha_stay(mode: str) -> None:
+    image = Image.new(mode, (3, 2))
+    assert drop_alpha(image) is image
+
+
+def test_compositing_gives_three_channels() -> None:
+    gray, rgb = noise_image(1), noise_image(3)
+    assert np.array_equal(composite_on_white(gray), np.concatenate([gray] * 3, 2))
+    assert composite_on_white(rgb) is rgb

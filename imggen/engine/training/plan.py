@@ -132,7 +132,9 @@ def make_plan(options: TrainOptions, reporter: Reporter, *, decode: bool = True)
         known[preset].with_overrides(size=options.size)  # a size that no network can have is refused before decoding
     if not world.is_main:
         world.barrier()  # one process decodes; the others then find the cache
-    dataset: Dataset | ScannedDataset = scan_dataset(options.data, data_options, max_size=int(defaults["size"]), reporter=reporter)
+    dataset: Dataset | ScannedDataset = scan_dataset(
+        options.data, data_options, max_size=int(defaults["size"]), reporter=reporter
+    )
     if decode and isinstance(dataset, ScannedDataset):
         dataset = dataset.load(reporter)
     if world.is_main:

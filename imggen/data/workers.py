@@ -1,0 +1,159 @@
+"""Decode the images of a source into a file, in processes or threads. Worker processes import this, so no torch."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import multiprocessing
+import os
+import signal
+import warnings
+from collections.abc import Iterator
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+
+from imggen.data import decode
+from imggen.data.decode import UnreadableError
+from imggen.data.readers import FILE_READERS, Source
+from imggen.reporting import Reporter
+
+MAX_IMAGES_FOR_THREADS = 3_000  # beyond this many, starting processes pays off
+MAX_WORKERS = 32
+_MAX_CHUNK_IMAGES = 32
+_MAX_CHUNK_BYTES = 32 << 20
+
+Chunk = tuple[int, int]
+"""Images from start to stop, exclusive."""
+
+
+@dataclass(frozen=True)
+class DecodeJob:
+    """What a worker needs: the source, the form of the images, and the file whose rows it writes from `offset` on."""
+
+    source: Source
+    size: int
+    channels: int
+    crop: str
+    target: str
+    offset: int
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one decoded image."""
+        return self.size * self.size * self.channels
+
+    def to_json(self) -> str:
+        """Everything that decoding needs, as JSON; the reader as its kind and its fields."""
+        reader = self.source.reader
+        kind, reader_class = next(item for item in FILE_READERS.items() if isinstance(reader, item[1]))
+        fields = {field.name: getattr(reader, field.name) for field in dataclasses.fields(reader_class) if field.init}
+        form = {name: getattr(self, name) for name in ("size", "channels", "crop", "target", "offset")}
+        return json.dumps({"reader": kind, "fields": fields, "names": self.source.names, "form": form})
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """The job written by `to_json`. Of its source, labels, classes and key are left empty: decoding needs none."""
+        document = json.loads(text)
+        reader, names = FILE_READERS[document["reader"]](**document["fields"]), document["names"]
+        source = Source("", (), names, np.zeros(len(names), np.int64), "", 0, reader)
+        return cls(source, **document["form"])
+
+
+def usable_cores() -> int:
+    """Cores that this process may use, which a container or a scheduler can limit."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def decode_all(job: DecodeJob, job_file: Path, reporter: Reporter) -> dict[int, str]:
+    """Decode every image of a job; returns the reason for each unreadable one, by index.
+
+    `job_file` is a path at which the job may be written for worker processes. If these end early, for example because
+    the main script has no `if __name__ == "__main__"`, threads of this process do what is left.
+    """
+    count = len(job.source)
+    step = max(1, min(_MAX_CHUNK_IMAGES, _MAX_CHUNK_BYTES // job.row_bytes))
+    pending = {(start, min(start + step, count)) for start in range(0, count, step)}
+    unreadable: dict[int, str] = {}
+    with reporter.task("decoding", count) as task:
+        for executor in _executors(job, job_file):
+            try:
+                for chunk, reasons in _decode_chunks(executor, job, sorted(pending)):
+                    pending.discard(chunk)
+                    unreadable.update(reasons)
+                    task.update(count - sum(stop - start for start, stop in pending))
+                break
+            except BrokenProcessPool:
+                reporter.warn("the worker processes ended early; decoding goes on in this process")
+    job_file.unlink(missing_ok=True)
+    return unreadable
+
+
+def _executors(job: DecodeJob, job_file: Path) -> Iterator[Executor]:
+    """Processes for large sources, then threads: for small sources, or if the processes fail.
+
+    Processes read the job from a file, because their arguments go through a pipe: if a process died before it had read
+    all of them, this one would wait forever.
+    """
+    workers = min(usable_cores(), MAX_WORKERS)
+    if job.source.parallel and workers > 1 and len(job.source) > MAX_IMAGES_FOR_THREADS:
+        # "spawn" works everywhere; forking a process that runs torch's threads can deadlock.
+        context = multiprocessing.get_context("spawn")
+        job_file.write_text(job.to_json(), encoding="utf-8")
+        yield ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(str(job_file),))
+    yield ThreadPoolExecutor(workers)
+
+
+def _decode_chunks(executor: Executor, job: DecodeJob, chunks: list[Chunk]) -> Iterator[tuple[Chunk, dict[int, str]]]:
+    """Yield each chunk when it is done, with the reasons for its unreadable images."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow's warnings about odd files; also for the threads
+            if isinstance(executor, ProcessPoolExecutor):
+                futures = {executor.submit(_decode_in_worker, *chunk): chunk for chunk in chunks}
+            else:
+                futures = {executor.submit(decode_rows, job, *chunk): chunk for chunk in chunks}
+            for future in as_completed(futures):
+                yield futures[future], future.result()
+    finally:
+        executor.shutdown(wait=True, cancel_futures=True)
+
+
+_worker_job: list[DecodeJob] = []  # of a worker process: the one job that it was started with
+
+
+def _start_worker(job_file: str) -> None:
+    """Read the job. Ctrl-C is left to the parent process, which ends the pool and cleans up."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    warnings.simplefilter("ignore")
+    _worker_job[:] = [DecodeJob.from_json(Path(job_file).read_text(encoding="utf-8"))]
+
+
+def _decode_in_worker(start: int, stop: int) -> dict[int, str]:
+    """`decode_rows` of this worker's job."""
+    return decode_rows(_worker_job[0], start, stop)
+
+
+def decode_rows(job: DecodeJob, start: int, stop: int) -> dict[int, str]:
+    """Decode images start..stop into their rows of the file; returns the reason for each unreadable one, by index.
+
+    Rows are written, not memory-mapped: when the disk is full, that is an error and not a crash.
+    """
+    rows = np.zeros((stop - start, job.size, job.size, job.channels), dtype=np.uint8)
+    unreadable: dict[int, str] = {}
+    for index in range(start, stop):
+        try:
+            image = decode.load_image(job.source, index)
+            rows[index - start] = decode.fit_image(image, job.size, job.channels, job.crop, job.source.names[index])
+        except (UnreadableError, MemoryError) as error:
+            unreadable[index] = str(error) or "too large for the memory"
+    with Path(job.target).open("r+b") as file:
+        file.seek(job.offset + start * job.row_bytes)
+        file.write(rows.data)
+    return unreadable
