@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from imggen.cli.app import main
-from imggen.io.image import Bytes
+from imggen.io.image import ImageArray
 from imggen.models import build_backend, presets
 from imggen.models.base import Backend
 from imggen.reporting import Silent
@@ -66,13 +66,13 @@ def small_gan(*, class_counts: tuple[int, ...] = (), channels: int = 3, gain: fl
     return backend.eval().requires_grad_(False)
 
 
-def read_pixels(path: Path | str) -> Bytes:
+def read_pixels(path: Path | str) -> ImageArray:
     """The pixels of an image file, in its own mode."""
     with Image.open(path) as image:
         return np.asarray(image)
 
 
-def read_frames(path: str) -> tuple[list[Bytes], list[float]]:
+def read_frames(path: str) -> tuple[list[ImageArray], list[float]]:
     """Frames of an animation and their durations in milliseconds, as another program reads them."""
     if path.endswith(".mp4"):
         with av.open(path) as container:

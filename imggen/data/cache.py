@@ -296,8 +296,8 @@ def decode_rows(job: Job, start: int, stop: int) -> dict[int, str]:
     bad: dict[int, str] = {}
     for index in range(start, stop):
         try:
-            picture = decode.load_picture(job.source, index)
-            rows[index - start] = decode.fit(picture, job.size, job.channels, job.crop, job.source.names[index])
+            picture = decode.load_image(job.source, index)
+            rows[index - start] = decode.fit_image(picture, job.size, job.channels, job.crop, job.source.names[index])
         except (UnreadableError, MemoryError) as error:
             bad[index] = str(error) or "too large for the memory"
     with Path(job.target).open("r+b") as file:

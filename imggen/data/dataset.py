@@ -145,7 +145,7 @@ def _auto_size(short_median: int, max_size: int) -> int:
 
 
 @dataclass(frozen=True)
-class Outline:
+class ScannedDataset:
     """A source that was listed and looked at, but not decoded: what a data set of it will be."""
 
     source: Source
@@ -201,7 +201,7 @@ def counts_of(labels: npt.NDArray[np.int64], classes: tuple[str, ...]) -> tuple[
     return tuple(int(n) for n in np.bincount(labels, minlength=len(classes))) if classes else ()
 
 
-def outline(spec: str, options: DataOptions, *, max_size: int, reporter: Reporter) -> Outline:
+def scan_dataset(spec: str, options: DataOptions, *, max_size: int, reporter: Reporter) -> ScannedDataset:
     """Scan `spec` and look at some of its pictures. `max_size` limits the size chosen when `options.size` is None."""
     if options.crop not in CROPS:
         raise UsageError(f"there is no crop {options.crop!r}", f"choose one of {', '.join(CROPS)}")
@@ -215,12 +215,12 @@ def outline(spec: str, options: DataOptions, *, max_size: int, reporter: Reporte
         reporter.info(f"{source.name}: ignored {source.ignored:,} files that are no pictures")
     look = surveyed(source, cache_dir)
     size = options.size or _auto_size(look.short_median, max_size)
-    return Outline(source, look, size, options.channels or look.channels, options)
+    return ScannedDataset(source, look, size, options.channels or look.channels, options)
 
 
 def load_dataset(spec: str, options: DataOptions, *, max_size: int, reporter: Reporter) -> Dataset:
     """`outline`, then decode and open."""
-    return outline(spec, options, max_size=max_size, reporter=reporter).load(reporter)
+    return scan_dataset(spec, options, max_size=max_size, reporter=reporter).load(reporter)
 
 
 def mirror(images: Tensor, probability: float = 0.5) -> Tensor:

@@ -96,7 +96,7 @@ def _plain_mode(picture: Image.Image) -> Image.Image:
     return picture.convert("L" if mode == "1" else "RGB")
 
 
-def grey_range(picture: Image.Image) -> tuple[float, float]:
+def gray_range(picture: Image.Image) -> tuple[float, float]:
     """What is black and what is white in a picture of mode I;16, I or F; white is the greater."""
     if picture.mode.startswith("I;16"):
         return 0.0, 65535.0
@@ -117,7 +117,7 @@ def _deep_grey(picture: Image.Image) -> Image.Image:
     """
     raw = np.asarray(picture)
     values = np.nan_to_num(raw.astype(np.float64), posinf=0.0, neginf=0.0)
-    black, white = grey_range(picture)
+    black, white = gray_range(picture)
     scaled = (values - black) * (255.0 / (white - black))
     grey = Image.fromarray(np.rint(scaled).astype(np.uint8))
     hidden = picture.info.get("transparency")
@@ -126,7 +126,7 @@ def _deep_grey(picture: Image.Image) -> Image.Image:
     return grey
 
 
-def fit(image: Image.Image, size: int, channels: int, crop: str, key: str) -> npt.NDArray[np.uint8]:
+def fit_image(image: Image.Image, size: int, channels: int, crop: str, key: str) -> npt.NDArray[np.uint8]:
     """A (size, size, channels) array from a picture of mode L, LA, RGB or RGBA.
 
     crop "center" takes the central square, "random" a square at a place that depends on `key` only,
@@ -145,10 +145,10 @@ def fit(image: Image.Image, size: int, channels: int, crop: str, key: str) -> np
             # One of the two ranges is always a single place.
             left, top = draw % (width - side + 1), draw % (height - side + 1)
         image = _resized(image, (size, size), (left, top, left + side, top + side))
-    return pixels_of(image, channels)
+    return to_array(image, channels)
 
 
-def pixels_of(image: Image.Image, channels: int) -> npt.NDArray[np.uint8]:
+def to_array(image: Image.Image, channels: int) -> npt.NDArray[np.uint8]:
     """(H, W, channels) of a picture that `with_channels` has given; colours that cannot be seen are white."""
     pixels = np.array(image, dtype=np.uint8).reshape(image.height, image.width, channels)
     if channels == 4:
@@ -207,7 +207,7 @@ def _traits(picture: Image.Image) -> tuple[bool, bool]:
     return see_through, bool((red == rgb[..., 1]).all() and (red == rgb[..., 2]).all())
 
 
-def load_picture(source: Source, index: int) -> Image.Image:
+def load_image(source: Source, index: int) -> Image.Image:
     """Read and decode picture `index`; a fault of the archive or the disk is `UnreadableError` too."""
     try:
         data = source.image(index)
@@ -228,7 +228,7 @@ def survey(source: Source, sample: int = 256) -> Survey:
 
     def look(index: int) -> tuple[int, int, bool, bool] | None:
         try:
-            picture = load_picture(source, index)
+            picture = load_image(source, index)
         except UnreadableError:
             return None
         return (*picture.size, *_traits(picture))

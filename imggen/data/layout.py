@@ -37,14 +37,14 @@ def is_hidden(path: str) -> bool:
     return any(part.startswith(".") or part.lower() in _LITTER for part in path.split("/"))
 
 
-def is_picture(path: str) -> bool:
+def is_image_file(path: str) -> bool:
     """True when the extension is one of a picture that imggen reads."""
     return PurePosixPath(path).suffix.lower() in EXTENSIONS
 
 
-def pictures_below(folder: Path) -> list[Path]:
+def images_below(folder: Path) -> list[Path]:
     """The pictures anywhere in a folder, in the order of their names, as paths from there; no hidden ones."""
-    found = (path.relative_to(folder) for path in folder.rglob("*") if is_picture(path.name) and path.is_file())
+    found = (path.relative_to(folder) for path in folder.rglob("*") if is_image_file(path.name) and path.is_file())
     return sorted(path for path in found if not is_hidden(path.as_posix()))
 
 

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from PIL import Image
 
 
-class PictureReader(Protocol):
+class ImageReader(Protocol):
     """Gives the i-th picture of a source."""
 
     def image(self, index: int) -> bytes | Image.Image:
@@ -93,7 +93,7 @@ class Source:
     labels: npt.NDArray[np.int64]
     key: str
     ignored: int
-    reader: PictureReader
+    reader: ImageReader
     parallel: bool = True
 
     def __len__(self) -> int:

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import numpy as np
 
-from imggen.data.layout import arrange, is_hidden, is_picture
-from imggen.data.readers import FolderReader, PictureReader, Source, TarReader, ZipReader
+from imggen.data.layout import arrange, is_hidden, is_image_file
+from imggen.data.readers import FolderReader, ImageReader, Source, TarReader, ZipReader
 from imggen.data.tars import TAR_SUFFIXES, list_tar
 from imggen.errors import DataError, UsageError
 
-KNOWN_SETS = ("mnist", "cifar10", "cifar100")
+TORCHVISION_SETS = ("mnist", "cifar10", "cifar100")
 SPLIT_CHOICES = ("train", "test", "val", "all")
 
 # What a lister gives: for each picture its name, a fingerprint of its contents, and where it lies.
@@ -41,10 +41,10 @@ def open_source(spec: str, *, split: str = "train", use_classes: bool = True, ca
     path = Path(spec).expanduser()
     try:
         if not path.exists():
-            if spec.lower() in KNOWN_SETS:
-                from imggen.data.torchvision_sets import open_known
+            if spec.lower() in TORCHVISION_SETS:
+                from imggen.data.torchvision_sets import open_torchvision_set
 
-                return open_known(spec.lower(), split, use_classes, cache_dir)
+                return open_torchvision_set(spec.lower(), split, use_classes, cache_dir)
             if spec.lower().startswith("imagenet:"):
                 return _open_imagenet(Path(spec[len("imagenet:") :]).expanduser(), split, use_classes)
             raise _missing(spec, path)
@@ -59,7 +59,7 @@ def open_source(spec: str, *, split: str = "train", use_classes: bool = True, ca
         raise DataError(
             f"cannot read {spec}: {error.strerror or error}", "check the disk and its permissions"
         ) from error
-    hint = "give the folder it lies in" if is_picture(path.name) else "give a folder, a .zip or a .tar of pictures"
+    hint = "give the folder it lies in" if is_image_file(path.name) else "give a folder, a .zip or a .tar of pictures"
     raise DataError(f"{spec} is neither a folder nor an archive", hint)
 
 
@@ -76,7 +76,7 @@ def _missing(spec: str, path: Path) -> DataError:
     near = difflib.get_close_matches(path.name, siblings, n=1)
     if near:
         return DataError(f"there is no {spec}", f"did you mean {path.with_name(near[0])}?")
-    near = difflib.get_close_matches(spec.lower(), KNOWN_SETS, n=1)
+    near = difflib.get_close_matches(spec.lower(), TORCHVISION_SETS, n=1)
     if near:
         return DataError(f"there is no {spec}", f"did you mean {near[0]}?")
     return DataError(
@@ -90,7 +90,7 @@ def _assemble(
     entries: list[Entry],
     ignored: int,
     choice: tuple[str, bool],
-    make_reader: Callable[[list[int]], PictureReader],
+    make_reader: Callable[[list[int]], ImageReader],
     salt: object = "",
 ) -> Source:
     """Sort the entries, read splits and classes off their names, and make the source."""
@@ -147,7 +147,7 @@ def _open_folder(path: Path, split: str, use_classes: bool) -> Source:
     entries: list[Entry] = []
     ignored = 0
     for entry in _walk(path):
-        if not is_picture(entry.name):
+        if not is_image_file(entry.name):
             ignored += 1
             continue
         status = entry.stat()
@@ -177,7 +177,7 @@ def _open_zip(path: Path, split: str, use_classes: bool) -> Source:
         name = info.filename.replace("\\", "/").lstrip("/")
         if info.is_dir() or is_hidden(name):
             continue
-        if not is_picture(name):
+        if not is_image_file(name):
             ignored += 1
             continue
         if info.flag_bits & 1:
@@ -201,7 +201,7 @@ def _open_tar(path: Path, split: str, use_classes: bool, cache_dir: Path) -> Sou
     for member in members:
         if is_hidden(member.name):
             continue
-        if not is_picture(member.name):
+        if not is_image_file(member.name):
             ignored += 1
             continue
         entries.append((member.name, f"{member.size} {member.mtime}"))

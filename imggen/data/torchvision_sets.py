@@ -12,7 +12,7 @@ from imggen.data.readers import ArrayReader, Source
 from imggen.errors import DataError
 
 
-def open_known(name: str, split: str, use_classes: bool, cache_dir: Path) -> Source:
+def open_torchvision_set(name: str, split: str, use_classes: bool, cache_dir: Path) -> Source:
     """`mnist`, `cifar10` or `cifar100`, downloaded below `cache_dir` at the first call."""
     if split == "val":
         raise NoSplitError(f"{name} has no val split", "it has: train, test; or take them together with split all")

@@ -18,7 +18,7 @@ import torch
 from imggen.engine.device import out_of_memory, release_memory
 from imggen.engine.noise import SampleSpec, noise_for
 from imggen.errors import DeviceError
-from imggen.io.image import Bytes
+from imggen.io.image import ImageArray
 from imggen.models.base import PLAIN, Backend
 from imggen.models.config import SamplingOptions
 
@@ -29,10 +29,10 @@ Item = TypeVar("Item")
 Render = Callable[[list[Item]], torch.Tensor]
 
 
-def to_uint8(pictures: torch.Tensor) -> Bytes:
+def to_uint8(pictures: torch.Tensor) -> ImageArray:
     """Pictures (B, C, H, W) in [-1, 1] → (B, H, W, C). Rounded: truncation would shift three bytes in four."""
     levels = pictures.float().add(1).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8)
-    rows: Bytes = levels.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+    rows: ImageArray = levels.permute(0, 2, 3, 1).contiguous().cpu().numpy()
     return rows
 
 
@@ -43,7 +43,7 @@ class _BatchRenderer(Generic[Item]):
         self.render, self.device, self.size, self.precision = render, device, size, precision
         self.on_smaller: Callable[[int], None] = lambda size: None
 
-    def render_batches(self, items: list[Item]) -> Bytes:
+    def render_batches(self, items: list[Item]) -> ImageArray:
         """Pictures (B, H, W, C), uint8."""
         parts, start = [], 0
         while start < len(items):
@@ -65,7 +65,7 @@ class _BatchRenderer(Generic[Item]):
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     @torch.inference_mode()
-    def _once(self, items: list[Item]) -> Bytes:
+    def _once(self, items: list[Item]) -> ImageArray:
         with torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32):
             return to_uint8(self.render(items))
 
@@ -79,7 +79,7 @@ def default_batch_size(backend: Backend) -> int:
 def sample_batches(
     backend: Backend,
     items: Iterable[SampleSpec],
-    finish: Callable[[list[SampleSpec], Bytes], T],
+    finish: Callable[[list[SampleSpec], ImageArray], T],
     *,
     options: SamplingOptions = PLAIN,
     batch: int | None = None,
@@ -101,7 +101,7 @@ def render_batches(
     backend: Backend,
     items: Iterable[Item],
     render: Render[Item],
-    finish: Callable[[list[Item], Bytes], T],
+    finish: Callable[[list[Item], ImageArray], T],
     *,
     batch: int | None = None,
     precision: torch.dtype = torch.float32,

@@ -23,7 +23,7 @@ from PIL import ExifTags, Image
 
 from imggen.errors import UsageError
 from imggen.io.atomic import atomic_path
-from imggen.io.image import KEY, Bytes, as_image
+from imggen.io.image import METADATA_KEY, ImageArray, as_image
 
 ENDINGS = {".gif": "gif", ".webp": "webp", ".png": "apng", ".apng": "apng", ".mp4": "mp4"}
 LONGEST_TEXT = 1 << 20
@@ -48,7 +48,7 @@ def check_speed(format: str, fps: Fraction) -> None:
         raise UsageError(f"{format.upper()} plays at most {FASTEST[format]} frames a second", hint)
 
 
-class Ticks:
+class FrameDurations:
     """How long each frame lasts in whole ticks, so that the end of every one is within half a tick of its time."""
 
     def __init__(self, fps: Fraction, per_second: int) -> None:
@@ -71,16 +71,16 @@ class Writer(ABC):
     def __init__(self, file: BinaryIO, fps: Fraction, count: int, info: Mapping[str, Any]) -> None:
         self.file, self.fps, self.count = file, fps, count
         self.text = json.dumps(dict(info))
-        self.before: Bytes | None = None
+        self.before: ImageArray | None = None
 
-    def add(self, frame: Bytes) -> None:
+    def add(self, frame: ImageArray) -> None:
         """The next frame."""
         if self.before is None:
             self.begin(frame)
         self.frame(frame, self.changed(frame))
         self.before = frame
 
-    def changed(self, frame: Bytes) -> Box:
+    def changed(self, frame: ImageArray) -> Box:
         """Left, top, right and bottom of what is not as in the frame before; one pixel when nothing has changed."""
         height, width = frame.shape[:2]
         if self.before is None:
@@ -92,11 +92,11 @@ class Writer(ABC):
         return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
 
     @abstractmethod
-    def begin(self, frame: Bytes) -> None:
+    def begin(self, frame: ImageArray) -> None:
         """Before the first frame."""
 
     @abstractmethod
-    def frame(self, frame: Bytes, box: Box) -> None:
+    def frame(self, frame: ImageArray, box: Box) -> None:
         """One frame, of which `box` has changed."""
 
     @abstractmethod
@@ -107,10 +107,10 @@ class Writer(ABC):
 class Gif(Writer):
     """GIF 89a: 256 colours a frame, hundredths of a second, transparent or not. Grey and few colours stay exact."""
 
-    def begin(self, frame: Bytes) -> None:
+    def begin(self, frame: ImageArray) -> None:
         """See the base."""
         height, width, channels = frame.shape
-        self.ticks = Ticks(self.fps, 100)
+        self.ticks = FrameDurations(self.fps, 100)
         self.clear = channels == 4
         grey = bytes(np.repeat(np.arange(256, dtype=np.uint8), 3)) if channels == 1 else b""
         self.global_table = grey
@@ -119,7 +119,7 @@ class Gif(Writer):
         self.file.write(b"\x21\xff\x0bNETSCAPE2.0\x03\x01\0\0\0")
         self.file.write(b"\x21\xfe" + _sub_blocks(f"{KEY}:{self.text}".encode()))
 
-    def frame(self, frame: Bytes, box: Box) -> None:
+    def frame(self, frame: ImageArray, box: Box) -> None:
         """See the base."""
         if self.clear:
             box = (0, 0, frame.shape[1], frame.shape[0])  # each frame is wiped before the next
@@ -141,7 +141,7 @@ class Gif(Writer):
         self.file.write(b"\x3b")
 
 
-def _few_colours(part: Bytes) -> tuple[Image.Image, int]:
+def _few_colours(part: ImageArray) -> tuple[Image.Image, int]:
     """A picture with a palette, and the index of what is transparent."""
     if part.shape[2] == 1:
         image = Image.fromarray(np.ascontiguousarray(part[:, :, 0])).convert("P")
@@ -187,14 +187,14 @@ def _little(value: int, size: int) -> bytes:
 class Apng(Writer):
     """Animated PNG, lossless: the first frame is what viewers that know no animation show."""
 
-    def begin(self, frame: Bytes) -> None:
+    def begin(self, frame: ImageArray) -> None:
         """See the base."""
         height, width, channels = frame.shape
         self.sequence, self.first = 0, True
         self.file.write(b"\x89PNG\r\n\x1a\n")
         self.chunk(b"IHDR", _big(width) + _big(height) + bytes((8, {1: 0, 3: 2, 4: 6}[channels], 0, 0, 0)))
         self.chunk(b"acTL", _big(self.count) + _big(0))
-        self.chunk(b"iTXt", KEY.encode() + bytes(5) + self.text.encode())
+        self.chunk(b"iTXt", METADATA_KEY.encode() + bytes(5) + self.text.encode())
 
     def chunk(self, kind: bytes, data: bytes) -> None:
         """One chunk."""
@@ -205,7 +205,7 @@ class Apng(Writer):
         self.sequence += 1
         return _big(self.sequence - 1)
 
-    def frame(self, frame: Bytes, box: Box) -> None:
+    def frame(self, frame: ImageArray, box: Box) -> None:
         """See the base."""
         left, top, right, bottom = box
         place = b"".join(_big(value) for value in (right - left, bottom - top, left, top))
@@ -238,10 +238,10 @@ def _png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
 class WebP(Writer):
     """Animated WebP, lossless, thousandths of a second."""
 
-    def begin(self, frame: Bytes) -> None:
+    def begin(self, frame: ImageArray) -> None:
         """See the base."""
         height, width, channels = frame.shape
-        self.ticks = Ticks(self.fps, 1000)
+        self.ticks = FrameDurations(self.fps, 1000)
         self.file.write(b"RIFF\0\0\0\0WEBP")
         flags = 0x02 | 0x08 | (0x10 if channels == 4 else 0)  # animated, with EXIF, perhaps with alpha
         self.chunk(b"VP8X", bytes((flags, 0, 0, 0)) + _little(width - 1, 3) + _little(height - 1, 3))
@@ -251,7 +251,7 @@ class WebP(Writer):
         """One chunk, of even length."""
         self.file.write(kind + _little(len(data), 4) + data + bytes(len(data) % 2))
 
-    def frame(self, frame: Bytes, box: Box) -> None:
+    def frame(self, frame: ImageArray, box: Box) -> None:
         """See the base."""
         left, top, right, bottom = box
         left, top = left // 2 * 2, top // 2 * 2  # places are stored halved
@@ -284,7 +284,7 @@ def _riff_chunks(data: bytes) -> Iterator[bytes]:
 class Mp4(Writer):
     """H.264 in MP4, with half the colour resolution, as every player wants it; odd sides gain a pixel."""
 
-    def begin(self, frame: Bytes) -> None:
+    def begin(self, frame: ImageArray) -> None:
         """See the base."""
         import av
         from av.video.reformatter import Colorspace
@@ -300,11 +300,11 @@ class Mp4(Writer):
         context = self.stream.codec_context
         context.color_primaries = context.color_trc = context.colorspace = 1  # BT.709
 
-    def frame(self, frame: Bytes, box: Box) -> None:
+    def frame(self, frame: ImageArray, box: Box) -> None:
         """See the base."""
         import av
 
-        frame = on_white(frame)
+        frame = composite_on_white(frame)
         padding = [(0, side % 2) for side in frame.shape[:2]]
         padded = np.ascontiguousarray(np.pad(frame, (*padding, (0, 0)), "edge"))
         picture = av.VideoFrame.from_ndarray(padded, format="rgb24")
@@ -317,14 +317,14 @@ class Mp4(Writer):
         self.container.close()
 
 
-def on_white(frame: Bytes) -> Bytes:
+def composite_on_white(frame: ImageArray) -> ImageArray:
     """(H, W, C) of any C → (H, W, 3)."""
     if frame.shape[2] == 1:
         return np.repeat(frame, 3, axis=2)
     if frame.shape[2] == 3:
         return frame
     share = frame[:, :, 3:].astype(np.float32) / 255
-    laid: Bytes = np.rint(frame[:, :, :3] * share + 255 * (1 - share)).astype(np.uint8)
+    laid: ImageArray = np.rint(frame[:, :, :3] * share + 255 * (1 - share)).astype(np.uint8)
     return laid
 
 
@@ -365,7 +365,7 @@ def _comment(file: BinaryIO, start: int, end: int, depth: int = 0) -> bytes:
 
 
 @contextmanager
-def animation(path: Path, fps: Fraction, count: int, info: Mapping[str, Any]) -> Iterator[Callable[[Bytes], None]]:
+def animation(path: Path, fps: Fraction, count: int, info: Mapping[str, Any]) -> Iterator[Callable[[ImageArray], None]]:
     """Gives what takes the frames of `path`, in order; the file is there, whole, when the block has ended well.
 
     Raises UsageError for an ending or a speed that cannot be, DataError when the disk refuses.

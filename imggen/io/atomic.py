@@ -80,7 +80,7 @@ def atomic_folder(path: Path, stale: re.Pattern[str]) -> Iterator[Path]:
 
 
 @contextmanager
-def alone(folder: Path) -> Iterator[None]:
+def lock_directory(folder: Path) -> Iterator[None]:
     """Hold a folder for this process; where the system or the disk knows no such thing, nothing is held.
 
     Raises UsageError where another process holds it.

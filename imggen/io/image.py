@@ -16,9 +16,9 @@ from PIL import ExifTags, Image, PngImagePlugin
 
 from imggen.errors import DataError, UsageError
 
-Bytes = NDArray[np.uint8]
+ImageArray = NDArray[np.uint8]
 FORMATS = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
-KEY = "imggen"
+METADATA_KEY = "imggen"
 _LONGEST = 1 << 20
 _DESCRIPTION = ExifTags.Base.ImageDescription
 EXIF_TAGS = (_DESCRIPTION, ExifTags.Base.ImageHistory)
@@ -32,19 +32,19 @@ def format_of(path: Path) -> str:
     return found
 
 
-def as_image(array: Bytes) -> Image.Image:
+def as_image(array: ImageArray) -> Image.Image:
     """(H, W, C), C of 1, 3 or 4, as Pillow has it: L, RGB or RGBA."""
     return Image.fromarray(np.ascontiguousarray(array[:, :, 0] if array.shape[2] == 1 else array))
 
 
-def encode(array: Bytes, format: str, info: Mapping[str, Any] | None, *, level: int = 4) -> bytes:
+def encode(array: ImageArray, format: str, info: Mapping[str, Any] | None, *, level: int = 4) -> bytes:
     """A picture (H, W, C), C of 1, 3 or 4, as a file's bytes, its settings inside; `level` is PNG's effort."""
     image, buffer = as_image(array), io.BytesIO()
     text = json.dumps(dict(info)) if info else None
     if format == "png":
         chunk = PngImagePlugin.PngInfo()
         if text:
-            chunk.add_itxt(KEY, text)
+            chunk.add_itxt(METADATA_KEY, text)
         image.save(buffer, "PNG", pnginfo=chunk, compress_level=level)
         return buffer.getvalue()
     exif = Image.Exif()
@@ -67,7 +67,7 @@ _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _COLOUR_TYPES = {1: 0, 3: 2, 4: 6}
 
 
-def quick_png(array: Bytes, info: Mapping[str, Any] | None) -> bytes:
+def encode_png_fast(array: ImageArray, info: Mapping[str, Any] | None) -> bytes:
     """The same as `encode` to PNG, for pictures drawn by the thousand.
 
     Pillow takes three times as long for a small picture and keeps every other Python thread waiting meanwhile;
@@ -85,7 +85,7 @@ def quick_png(array: Bytes, info: Mapping[str, Any] | None) -> bytes:
     chunks = [(b"IHDR", size + bytes((8, _COLOUR_TYPES[channels], 0, 0, 0)))]
     if info:
         # Keyword, then: not compressed, no language, no translated keyword.
-        chunks.append((b"iTXt", KEY.encode() + bytes(5) + json.dumps(dict(info)).encode()))
+        chunks.append((b"iTXt", METADATA_KEY.encode() + bytes(5) + json.dumps(dict(info)).encode()))
     chunks += [(b"IDAT", zlib.compress(rows.tobytes(), 1)), (b"IEND", b"")]
     parts = [_SIGNATURE]
     for kind, data in chunks:
@@ -97,10 +97,10 @@ def read_info(path: Path) -> dict[str, Any] | None:
     """The settings in a picture, or none. Raises DataError when it is no picture; nothing in it is trusted."""
     try:
         with Image.open(path, formats=("PNG", "JPEG", "WEBP", "TIFF")) as image:
-            text = image.info.get(KEY) if image.format == "PNG" else _exif_text(image.getexif())
+            text = image.info.get(METADATA_KEY) if image.format == "PNG" else _exif_text(image.getexif())
             if image.format == "PNG" and text is None:
                 image.load()  # the chunk may stand behind the pixels
-                text = image.info.get(KEY)
+                text = image.info.get(METADATA_KEY)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise DataError(f"{path} is not a picture that can be read", "PNG, JPEG and WebP carry settings") from error
     return settings_in(text)
@@ -122,14 +122,14 @@ def settings_in(text: object) -> dict[str, Any] | None:
     return found if isinstance(found, dict) else None
 
 
-def grid(images: Bytes, columns: int | None = None, *, padding: int = 2) -> Bytes:
+def grid(images: ImageArray, columns: int | None = None, *, padding: int = 2) -> ImageArray:
     """Pictures (N, H, W, C) on one sheet, row by row, on white (transparent where they have alpha).
 
     One picture stays as it is. `columns` none is the nearest to a square.
     """
     count, height, width, channels = images.shape
     if count == 1:
-        only: Bytes = images[0]
+        only: ImageArray = images[0]
         return only
     columns = min(count, columns or math.ceil(math.sqrt(count)))
     rows = math.ceil(count / columns)

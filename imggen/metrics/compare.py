@@ -54,7 +54,7 @@ class Estimate:
         return self.value < other.value if self.name in LOWER_IS_BETTER else self.value > other.value
 
 
-class Measure:
+class Estimator:
     """Makes figures; `features` is the extractor's hash, and only Inception's distances are called FID and KID."""
 
     def __init__(self, features: str, *, inception: bool = False, seed: int = 0) -> None:
@@ -110,7 +110,7 @@ class Measure:
         return self._figure(name, float(statistic(contributions)), low, high, count)
 
 
-def evenly(total: int, count: int) -> Tensor:
+def evenly_spaced(total: int, count: int) -> Tensor:
     """`count` evenly spaced indices of `total`, the first and the last among them; all where there are no more."""
     if count >= total:
         return torch.arange(total)
@@ -118,7 +118,7 @@ def evenly(total: int, count: int) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Sample:
+class FeatureSet:
     """Features (N, D) of some pictures, and their labels (N,) where they have any."""
 
     features: Tensor
@@ -127,24 +127,29 @@ class Sample:
     def __len__(self) -> int:
         return len(self.features)
 
-    def spread(self, count: int) -> Sample:
+    def spread(self, count: int) -> FeatureSet:
         """`count` evenly spaced ones, or all."""
-        chosen = evenly(len(self), count)
-        return Sample(self.features[chosen], None if self.labels is None else self.labels[chosen])
+        chosen = evenly_spaced(len(self), count)
+        return FeatureSet(self.features[chosen], None if self.labels is None else self.labels[chosen])
 
 
 @dataclass(frozen=True)
 class Comparison:
     """All figures of the generated pictures, the same of held-out ones, and the nearest of all training pictures."""
 
-    figures: dict[str, Estimate]
+    metrics: dict[str, Estimate]
     floor: dict[str, Estimate]
     nearest_distances: Tensor
     nearest_indices: Tensor
 
 
 def compare(
-    reference: Sample, held_out: Sample | None, pool: Tensor, generated: Sample, measure: Measure, classes: int
+    reference: FeatureSet,
+    held_out: FeatureSet | None,
+    pool: Tensor,
+    generated: FeatureSet,
+    measure: Estimator,
+    classes: int,
 ) -> Comparison:
     """Hold generated pictures, and held-out ones as the floor, against the reference pictures.
 
@@ -165,7 +170,7 @@ def compare(
 
 
 def _figures(
-    reference: Sample, moments: Moments, sample: Sample, measure: Measure, judge: Discriminant | None
+    reference: FeatureSet, moments: Moments, sample: FeatureSet, measure: Estimator, judge: Discriminant | None
 ) -> tuple[dict[str, Estimate], Tensor]:
     # As many real pictures as generated ones: a recall of 50,000 by 1,000 would be low for a perfect model.
     real = reference.spread(len(sample))
@@ -180,6 +185,6 @@ def _figures(
         measure.mean("coverage", found.coverage),
     ]
     if judge is not None and sample.labels is not None:
-        figures.append(measure.mean("accuracy", judge.right(sample.features, sample.labels)))
+        figures.append(measure.mean("accuracy", judge.correct(sample.features, sample.labels)))
     figures.append(measure.median("nearest", distances))
     return {figure.name: figure for figure in figures}, distances

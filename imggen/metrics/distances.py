@@ -184,7 +184,7 @@ class Discriminant:
         self.weights = torch.linalg.solve(covariance, means.T)
         self.bias = (counts / counts.sum()).log() - (means.T * self.weights).sum(0) / 2
 
-    def right(self, features: Tensor, labels: Tensor) -> Tensor:
+    def correct(self, features: Tensor, labels: Tensor) -> Tensor:
         """Whether each (N,) is taken for its own class, as 0.0 or 1.0."""
         right: Tensor = ((features.double() @ self.weights + self.bias).argmax(1) == labels).double()
         return right

@@ -17,10 +17,10 @@ from torch.nn.functional import interpolate, max_pool2d
 
 from imggen.errors import CheckpointError, UsageError
 from imggen.io.checkpoint import read_header, read_tensors, weights_hash
-from imggen.io.image import Bytes
+from imggen.io.image import ImageArray
 from imggen.io.model_paths import shipped_folder
 
-SIDE = 32
+INPUT_SIDE = 32
 WIDTH = 128
 
 
@@ -77,20 +77,20 @@ class Extractor(nn.Module):
         A picture of another size is seen as a whole, resized to 32 pixels; one of 64 pixels or more also in 32-pixel
         tiles, whose half-way features are averaged: what is lost when it is made small, its texture, is seen there.
         """
-        colour = to_colour(images)
+        colour = to_rgb(images)
         features = (self.raw(resized(colour)) - self.mean) / self.scale
         side = min(images.shape[2:])
-        if side < 2 * SIDE:
+        if side < 2 * INPUT_SIDE:
             return features
         total = torch.zeros_like(features[:, :WIDTH])
-        corners = [(y, x) for y in places(images.shape[2]) for x in places(images.shape[3])]
+        corners = [(y, x) for y in tile_starts(images.shape[2]) for x in tile_starts(images.shape[3])]
         for y, x in corners:
-            total += self.raw(colour[:, :, y : y + SIDE, x : x + SIDE])[:, :WIDTH]
+            total += self.raw(colour[:, :, y : y + INPUT_SIDE, x : x + INPUT_SIDE])[:, :WIDTH]
         texture = (total / len(corners) - self.mean[:WIDTH]) / self.scale[:WIDTH]
         return torch.cat([features, texture], 1)
 
 
-def to_colour(images: Tensor) -> Tensor:
+def to_rgb(images: Tensor) -> Tensor:
     """Grey three times; alpha laid on white."""
     if images.shape[1] == 1:
         return images.expand(-1, 3, -1, -1)
@@ -102,15 +102,15 @@ def to_colour(images: Tensor) -> Tensor:
 
 def resized(images: Tensor) -> Tensor:
     """To 32x32 with an antialiasing filter; pictures of that size stay as they are."""
-    if images.shape[2:] == (SIDE, SIDE):
+    if images.shape[2:] == (INPUT_SIDE, INPUT_SIDE):
         return images
-    return interpolate(images, (SIDE, SIDE), mode="bilinear", antialias=True, align_corners=False)
+    return interpolate(images, (INPUT_SIDE, INPUT_SIDE), mode="bilinear", antialias=True, align_corners=False)
 
 
-def places(length: int) -> list[int]:
+def tile_starts(length: int) -> list[int]:
     """Where tiles begin along a side: as few as cover it, evenly spread."""
-    count = math.ceil(length / SIDE)
-    return [round(k * (length - SIDE) / max(1, count - 1)) for k in range(count)]
+    count = math.ceil(length / INPUT_SIDE)
+    return [round(k * (length - INPUT_SIDE) / max(1, count - 1)) for k in range(count)]
 
 
 def load_extractor(path: Path | None = None) -> tuple[Extractor, str]:
@@ -141,7 +141,7 @@ class Features:
 
     name: str
     hash: str
-    extract: Callable[[Bytes], Tensor]
+    extract: Callable[[ImageArray], Tensor]
     inception: bool = False
 
 
@@ -155,18 +155,18 @@ def load_features(name: str | None, device: torch.device) -> Features:
     extractor, digest = load_extractor(None if name is None else Path(name))
     extractor.to(device)
 
-    def extract(pictures: Bytes) -> Tensor:
+    def extract(pictures: ImageArray) -> Tensor:
         found: Tensor = extractor(_channels_first(pictures, device).float().div_(127.5).sub_(1))
         return found
 
     return Features("imggen" if name is None else Path(name).name, digest, _in_parts(extract, 250 * 32 * 32))
 
 
-def _in_parts(extract: Callable[[Bytes], Tensor], pixels: int) -> Callable[[Bytes], Tensor]:
+def _in_parts(extract: Callable[[ImageArray], Tensor], pixels: int) -> Callable[[ImageArray], Tensor]:
     """The same for any number of pictures, at most about `pixels` pixels at a time, and in full float32 everywhere."""
 
     @torch.inference_mode()
-    def whole(pictures: Bytes) -> Tensor:
+    def whole(pictures: ImageArray) -> Tensor:
         size = max(1, pixels // (pictures.shape[1] * pictures.shape[2]))
         # CUDA's shortened multiplications would make other features of the same picture than a CPU does.
         with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
@@ -176,7 +176,7 @@ def _in_parts(extract: Callable[[Bytes], Tensor], pixels: int) -> Callable[[Byte
     return whole
 
 
-def _channels_first(pictures: Bytes, device: torch.device) -> Tensor:
+def _channels_first(pictures: ImageArray, device: torch.device) -> Tensor:
     return torch.from_numpy(np.require(pictures, requirements=("C", "W"))).to(device).permute(0, 3, 1, 2)
 
 
@@ -210,9 +210,9 @@ def _inception(path: Path | None, device: torch.device) -> Features:
     for tensor in network.state_dict().values():
         digest.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
 
-    def extract(pictures: Bytes) -> Tensor:
+    def extract(pictures: ImageArray) -> Tensor:
         # It takes bytes in three channels and resizes by itself, as the reference implementation does.
-        levels = to_colour(_channels_first(pictures, device).float().div_(127.5).sub_(1))
+        levels = to_rgb(_channels_first(pictures, device).float().div_(127.5).sub_(1))
         found: Tensor = network(levels.add(1).mul_(127.5).round_().to(torch.uint8))[0]
         return found
 

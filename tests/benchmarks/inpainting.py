@@ -158,14 +158,14 @@ class Judges:
     def _learnt(self, pictures: Bytes) -> Discriminant:
         return Discriminant(self.features.extract(pictures), self.their_labels, self.classes)
 
-    def right(self, filled: Bytes) -> float:
+    def correct(self, filled: Bytes) -> float:
         """The share of these that are taken for their own class."""
-        return float(self.whole.right(self.features.extract(filled), self.labels).mean())
+        return float(self.whole.correct(self.features.extract(filled), self.labels).mean())
 
     def right_by_known(self, pictures: Bytes, mask: Mask) -> float:
         """The share that the best linear classifier of pictures without the hole's pixels gets right."""
         judge = self._learnt(self.others * ~mask[..., None])
-        return float(judge.right(self.features.extract(pictures * ~mask[..., None]), self.labels).mean())
+        return float(judge.correct(self.features.extract(pictures * ~mask[..., None]), self.labels).mean())
 
 
 def main() -> None:

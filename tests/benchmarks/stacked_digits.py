@@ -25,7 +25,7 @@ from imggen.data.dataset import DataOptions, Dataset, load_dataset
 from imggen.engine.checkpoints import load_backend
 from imggen.engine.noise import SampleSpec
 from imggen.engine.render import sample_batches
-from imggen.io.image import Bytes
+from imggen.io.image import ImageArray
 from imggen.metrics.distances import Discriminant
 from imggen.metrics.features import Features, load_features
 from imggen.reporting import Silent
@@ -39,7 +39,7 @@ def digits(data: str, split: str) -> Dataset:
     return load_dataset(data, DataOptions(size=32, channels=1, split=split), max_size=32, reporter=Silent())
 
 
-def stacked(dataset: Dataset, count: int, seed: int) -> tuple[Bytes, Tensor]:
+def stacked(dataset: Dataset, count: int, seed: int) -> tuple[ImageArray, Tensor]:
     """Pictures (N, 32, 32, 3) of three random digits each, and their modes (N,), 0 to 999."""
     rows = np.random.default_rng(seed).integers(len(dataset), size=(count, 3))
     pictures = np.stack([np.asarray(dataset.images)[rows[:, channel], :, :, 0] for channel in range(3)], axis=3)
@@ -57,7 +57,7 @@ def make(data: str, output: str, count: int) -> None:
             archive.writestr(f"{index:06d}.png", buffer.getvalue())
 
 
-def tell(features: Features, discriminant: Discriminant, pictures: Bytes) -> Tensor:
+def tell(features: Features, discriminant: Discriminant, pictures: ImageArray) -> Tensor:
     """The mode (N,) of each picture (N, 32, 32, 3)."""
     found = [
         (features.extract(pictures[..., channel : channel + 1]).double() @ discriminant.weights + discriminant.bias)
@@ -80,7 +80,7 @@ def count(data: str, model: str) -> None:
     train, test = digits(data, "train"), digits(data, "test")
     known = features.extract(np.asarray(train.images))
     discriminant = Discriminant(known, torch.from_numpy(np.asarray(train.labels)), DIGITS)
-    right = discriminant.right(features.extract(np.asarray(test.images)), torch.from_numpy(np.asarray(test.labels)))
+    right = discriminant.correct(features.extract(np.asarray(test.images)), torch.from_numpy(np.asarray(test.labels)))
     print(f"held-out digits told right: {float(right.mean()):.2%}")
     backend = load_backend(model).backend.for_inference()
     drawn = list(

@@ -31,7 +31,7 @@ from imggen.engine.interpolation.latent_path import segments
 from imggen.engine.noise import SampleSpec, noise_for
 from imggen.engine.options import InterpolateOptions
 from imggen.engine.render import to_uint8
-from imggen.io.image import Bytes
+from imggen.io.image import ImageArray
 from imggen.metrics.distances import frechet, moments_of
 from imggen.metrics.features import load_features
 from imggen.models.base import Backend
@@ -46,7 +46,7 @@ def keys_of(backend: Backend, first: int, count: int) -> tuple[Tensor, Tensor | 
     return noise_for([SampleSpec(first + index) for index in range(count)], backend)
 
 
-def drawn(backend: Backend, noise: Tensor, ways: tuple[Tensor, Tensor, Tensor] | None) -> Bytes:
+def drawn(backend: Backend, noise: Tensor, ways: tuple[Tensor, Tensor, Tensor] | None) -> ImageArray:
     """(N, H, W, C) of noise, and of classes left, classes to come and how far between."""
     parts = []
     for start in range(0, len(noise), BATCH):
@@ -59,7 +59,7 @@ def drawn(backend: Backend, noise: Tensor, ways: tuple[Tensor, Tensor, Tensor] |
     return np.concatenate(parts)
 
 
-def frames(backend: Backend, count: int, path: str, repeat: int) -> Bytes:
+def frames(backend: Backend, count: int, path: str, repeat: int) -> ImageArray:
     """Random frames: of each, two (slerp, straight) or four (spline) seeds of its own, and a random place."""
     size = 4 if path == "spline" else 2
     several = [keys_of(backend, (repeat + 1) * 10**6 + count * index, count) for index in range(size)]
@@ -99,10 +99,10 @@ def main() -> None:
         dataset = load_dataset(given.data, form, max_size=256, reporter=Silent())
         reference = moments_of(features.extract(np.asarray(dataset.images)))
 
-        def distance(pictures: Bytes, reference: tuple[Tensor, Tensor] = reference) -> float:
+        def distance(pictures: ImageArray, reference: tuple[Tensor, Tensor] = reference) -> float:
             return frechet(reference, moments_of(features.extract(pictures)))
 
-        def sampled(repeat: int, backend: Backend = backend) -> Bytes:
+        def sampled(repeat: int, backend: Backend = backend) -> ImageArray:
             noise, labels = keys_of(backend, repeat * given.count, given.count)
             return drawn(backend, noise, None if labels is None else (labels, labels, torch.zeros(given.count)))
 

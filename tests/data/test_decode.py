@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from imggen.data import decode
-from imggen.data.decode import CROPS, UnreadableError, decode_image, fit
+from imggen.data.decode import CROPS, UnreadableError, decode_image, fit_image
 
 
 def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
@@ -41,8 +41,8 @@ def test_transparent_colour(mode: str) -> None:
     hidden: object = (0, 0, 0) if mode == "RGB" else 0
     picture = decode_image(encoded(Image.new(mode, (4, 4), 0), transparency=hidden))
     assert picture.getchannel("A").getextrema() == (0, 0)
-    assert (fit(picture, 4, 3, "center", "") == 255).all()
-    assert fit(picture, 4, 4, "center", "")[0, 0].tolist() == [255, 255, 255, 0]
+    assert (fit_image(picture, 4, 3, "center", "") == 255).all()
+    assert fit_image(picture, 4, 4, "center", "")[0, 0].tolist() == [255, 255, 255, 0]
 
 
 def test_exif_and_first_frame_and_cmyk() -> None:
@@ -51,7 +51,7 @@ def test_exif_and_first_frame_and_cmyk() -> None:
     assert decode_image(encoded(Image.new("RGB", (6, 3)), "JPEG", exif=exif)).size == (3, 6)
     frames = [Image.new("RGB", (4, 4), c) for c in ("red", "blue")]
     picture = decode_image(encoded(frames[0], "GIF", save_all=True, append_images=frames[1:]))
-    assert fit(picture, 4, 3, "center", "")[0, 0].tolist() == [255, 0, 0]
+    assert fit_image(picture, 4, 3, "center", "")[0, 0].tolist() == [255, 0, 0]
     assert decode_image(encoded(Image.new("CMYK", (4, 4)), "JPEG")).mode == "RGB"
 
 
@@ -69,10 +69,10 @@ def test_unreadable(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_exact_bytes_at_the_same_size_and_pad_colour() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
     for crop in CROPS:
-        assert (fit(Image.fromarray(pixels), 8, 3, crop, "k") == pixels).all()
+        assert (fit_image(Image.fromarray(pixels), 8, 3, crop, "k") == pixels).all()
     wide = Image.new("RGB", (8, 4), (10, 20, 30))
-    assert (fit(wide, 8, 3, "pad", "") == (10, 20, 30)).all()
-    assert fit(wide, 8, 4, "pad", "")[0, 0].tolist() == [255, 255, 255, 0]
+    assert (fit_image(wide, 8, 3, "pad", "") == (10, 20, 30)).all()
+    assert fit_image(wide, 8, 4, "pad", "")[0, 0].tolist() == [255, 255, 255, 0]
 
 
 @settings(max_examples=60, deadline=None)
@@ -85,5 +85,5 @@ def test_exact_bytes_at_the_same_size_and_pad_colour() -> None:
     st.sampled_from([1, 3, 4]),
 )
 def test_any_size_and_mode(width: int, height: int, size: int, mode: str, crop: str, channels: int) -> None:
-    out = fit(decode_image(Image.new(mode, (width, height))), size, channels, crop, "key")
+    out = fit_image(decode_image(Image.new(mode, (width, height))), size, channels, crop, "key")
     assert out.shape == (size, size, channels) and out.dtype == np.uint8

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from imggen.io.image import Bytes
+from imggen.io.image import ImageArray
 from imggen.models.gan.backend import GanBackend as GanBackend
 from imggen.reporting import Silent
 
@@ -63,17 +63,17 @@ def picture(mode: str, width: int, height: int, seed: int = 0) -> Image.Image:
     return Image.frombytes(mode, (width, height), raw.tobytes())
 
 
-def mask_file(hole: Bytes, name: str = "m.png") -> Path:
+def mask_file(hole: ImageArray, name: str = "m.png") -> Path:
     Image.fromarray((hole > 0).astype(np.uint8) * 255).save(name)
     return Path(name)
 
 
-def pixels(path: Path | str) -> Bytes:
+def pixels(path: Path | str) -> ImageArray:
     with Image.open(path) as image:
         return np.asarray(image)
 
 
-def square_hole(width: int = 20, height: int = 20) -> Bytes:
+def square_hole(width: int = 20, height: int = 20) -> ImageArray:
     hole = np.zeros((height, width), np.uint8)
     hole[6:12, 5:13] = 1
     return hole

@@ -11,7 +11,7 @@ from PIL import Image
 from imggen.engine.interpolation.interpolate import interpolate
 from imggen.engine.options import InterpolateOptions, SampleOptions
 from imggen.engine.sampling.sample import sample
-from imggen.io.image import Bytes
+from imggen.io.image import ImageArray
 from imggen.models import build_backend, presets
 from imggen.models.base import Backend
 from imggen.reporting import Silent
@@ -37,13 +37,13 @@ def walk(model: str, output: str, **more: Any) -> dict[str, Any]:
     return interpolate(InterpolateOptions(model=model, output=output, **{**keys, **more}), Silent())
 
 
-def drawn(model: str, seed: int, **more: Any) -> Bytes:
+def drawn(model: str, seed: int, **more: Any) -> ImageArray:
     sample(SampleOptions(model=model, output="one.png", count=1, seed=seed, force=True, **more), Silent())
     with Image.open("one.png") as image:
         return np.asarray(image)
 
 
-def frames_of(path: str) -> tuple[list[Bytes], list[float]]:
+def frames_of(path: str) -> tuple[list[ImageArray], list[float]]:
     """Frames and how long each lasts, in milliseconds, as another program reads them."""
     if path.endswith(".mp4"):
         with av.open(path) as container:
@@ -62,5 +62,5 @@ def frames_of(path: str) -> tuple[list[Bytes], list[float]]:
     return pictures, lasts
 
 
-def folder_frames(path: str) -> list[Bytes]:
+def folder_frames(path: str) -> list[ImageArray]:
     return [np.asarray(Image.open(file)) for file in sorted(Path(path).iterdir())]

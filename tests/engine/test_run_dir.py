@@ -11,7 +11,7 @@ from imggen.engine.training import loop as engine
 from imggen.engine.training.plan import make_plan
 from imggen.engine.training.signals import stop_requests
 from imggen.errors import InterruptedRun, UsageError
-from imggen.io.atomic import alone
+from imggen.io.atomic import lock_directory
 from imggen.reporting import Silent
 from tests.engine.training.test_training import options
 
@@ -43,7 +43,7 @@ def test_a_run_in_the_folder_of_its_data_goes_on(image_folder: Path) -> None:
 def test_one_training_at_a_time(image_folder: Path) -> None:
     engine.train(options(image_folder, "run"), Silent())
     before = Path("run/weights.safetensors").read_bytes()
-    with alone(Path("run")):
+    with lock_directory(Path("run")):
         for more in ({"resume": True, "images": 16 * 16}, {"force": True}):
             with pytest.raises(UsageError, match="another training is at work"):
                 engine.train(options(image_folder, "run", **more), Silent())

@@ -14,7 +14,7 @@ from PIL import Image
 from imggen.engine.seeds import LARGEST, Seeds, format_seeds, parse_seeds
 from imggen.errors import DataError, UsageError
 from imggen.io import image as module
-from imggen.io.image import encode, format_of, grid, quick_png, read_info
+from imggen.io.image import encode, format_of, grid, encode_png_fast, read_info
 
 
 def picture(channels: int, side: int = 8) -> Any:
@@ -88,12 +88,12 @@ def test_quick_png_is_read_by_pillow(height: int, width: int, channels: int, smo
     if smooth:
         pixels = np.broadcast_to(np.arange(width, dtype=np.uint8)[None, :, None] * 3, pixels.shape).copy()
     info = {"seeds": "7", "class": "Füchse 🦊"}
-    with Image.open(io.BytesIO(quick_png(pixels, info))) as image:
+    with Image.open(io.BytesIO(encode_png_fast(pixels, info))) as image:
         image.load()
         assert image.mode == {1: "L", 3: "RGB", 4: "RGBA"}[channels]
         assert json.loads(image.info["imggen"]) == info
         assert np.array_equal(np.asarray(image).reshape(pixels.shape), pixels)
-    with Image.open(io.BytesIO(quick_png(pixels, None))) as image:
+    with Image.open(io.BytesIO(encode_png_fast(pixels, None))) as image:
         image.load()
         assert "imggen" not in image.info
 

@@ -144,7 +144,7 @@ def test_discriminant_tells_classes_apart() -> None:
     centres = torch.randn(3, 24, generator=torch.Generator().manual_seed(7)) * 2
     x = features(600) + centres[labels]
     judge = Discriminant(x[:300], labels[:300], 3)
-    assert judge.right(x[300:], labels[300:]).mean() > 0.97
-    assert judge.right(x[300:], (labels[300:] + 1) % 3).mean() < 0.03
+    assert judge.correct(x[300:], labels[300:]).mean() > 0.97
+    assert judge.correct(x[300:], (labels[300:] + 1) % 3).mean() < 0.03
     few = Discriminant(x[:6], labels[:6], 3)
-    assert torch.isfinite(few.right(x, labels)).all()
+    assert torch.isfinite(few.correct(x, labels)).all()

@@ -19,9 +19,9 @@ from imggen.engine.options import EvaluateOptions
 from imggen.engine.outputs import check_report
 from imggen.engine.run_dir import RunDir
 from imggen.errors import UsageError
-from imggen.io.image import Bytes
+from imggen.io.image import ImageArray
 from imggen.io.model_paths import holds_weights, shipped_weights
-from imggen.metrics.compare import Comparison, Estimate, Measure, Sample, compare, evenly
+from imggen.metrics.compare import Comparison, Estimate, Estimator, FeatureSet, compare, evenly_spaced
 from imggen.metrics.features import load_features
 from imggen.models import FAMILIES
 from imggen.models.base import HasLatentLayers
@@ -35,7 +35,7 @@ def evaluate(options: EvaluateOptions, reporter: Reporter) -> dict[str, Any]:
     device = find_device(options.device)
     prepare(device)
     features = load_features(options.features, device)
-    measure = Measure(features.hash, inception=features.inception, seed=options.seed)
+    measure = Estimator(features.hash, inception=features.inception, seed=options.seed)
     loaded = None
     if not is_pictures(options):
         if options.size is not None:
@@ -64,7 +64,7 @@ def evaluate(options: EvaluateOptions, reporter: Reporter) -> dict[str, Any]:
     pool = reference
     if held_out is not None and held_out.dataset is reference.dataset:
         both = torch.cat([reference.sample.features, held_out.sample.features])
-        pool = Reference(reference.dataset, torch.cat([reference.rows, held_out.rows]), Sample(both))
+        pool = Reference(reference.dataset, torch.cat([reference.rows, held_out.rows]), FeatureSet(both))
     beside = None if held_out is None else held_out.sample
     found = compare(reference.sample, beside, pool.sample.features, generated.sample, measure, classes)
     own: dict[str, Estimate] = {}
@@ -73,11 +73,11 @@ def evaluate(options: EvaluateOptions, reporter: Reporter) -> dict[str, Any]:
     layers: list[dict[str, Any]] = []
     if loaded is not None and held_out is not None and known:
         given = (loaded.backend, held_out.dataset, held_out.rows)
-        found.figures.update(bits_per_dimension(*given, measure, reporter, options.iw))
+        found.metrics.update(bits_per_dimension(*given, measure, reporter, options.iw))
         if limitation := loaded.backend.limitation("likelihood"):
             reporter.warn(f"no bits per dimension of this model: {limitation}")
         own, explained = own_measures(*given, options.sampling, measure, reporter)
-        found.figures.update(own)
+        found.metrics.update(own)
         layers = layers_of(*given, options.seed)
     elif options.iw is not None:
         reporter.warn("no likelihood: there are no held-out pictures of the model's classes")
@@ -97,7 +97,7 @@ def evaluate(options: EvaluateOptions, reporter: Reporter) -> dict[str, Any]:
         "temperature": options.temperature,
         "sampling": options.sampling.changed(),
         "explained": explained,
-        "figures": {name: figure.to_json() for name, figure in found.figures.items()},
+        "figures": {name: figure.to_json() for name, figure in found.metrics.items()},
         "floor": {name: figure.to_json() for name, figure in found.floor.items()},
         "closest": closest,
     }
@@ -137,7 +137,7 @@ def _closest(found: Comparison, seed: int, count: int = 8) -> list[dict[str, Any
 
 def _shown(pool: Reference, generated: Side, closest: list[dict[str, Any]]) -> Pictures:
     rows = pool.rows[[pair["reference"] for pair in closest]].numpy()
-    by_class: dict[str, Bytes] = {}
+    by_class: dict[str, ImageArray] = {}
     labels = generated.sample.labels
     if labels is not None:
         for label, name in enumerate(generated.classes[:20]):
@@ -146,7 +146,7 @@ def _shown(pool: Reference, generated: Side, closest: list[dict[str, Any]]) -> P
                 by_class[name] = generated.pictures(chosen)
     return Pictures(
         drawn=generated.pictures(list(range(min(64, len(generated.sample))))),
-        real=np.asarray(pool.dataset.images[pool.rows[evenly(len(pool.rows), 64)].numpy()]),
+        real=np.asarray(pool.dataset.images[pool.rows[evenly_spaced(len(pool.rows), 64)].numpy()]),
         closest=generated.pictures([pair["index"] for pair in closest]),
         nearest=np.asarray(pool.dataset.images[rows]),
         by_class=by_class,

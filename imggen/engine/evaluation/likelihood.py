@@ -15,7 +15,7 @@ from imggen.data.dataset import Dataset
 from imggen.engine.noise import mix_seed
 from imggen.engine.render import default_batch_size
 from imggen.io.image import encode
-from imggen.metrics.compare import Estimate, Measure, evenly
+from imggen.metrics.compare import Estimate, Estimator, evenly_spaced
 from imggen.models.base import Backend, HasLatentLayers, HasLikelihood
 from imggen.models.config import SamplingOptions
 from imggen.reporting import Reporter
@@ -27,7 +27,7 @@ UNUSED = 0.1  # nats a picture: a layer that carries less might as well not be t
 
 @torch.inference_mode()
 def bits_per_dimension(
-    backend: Backend, dataset: Dataset, rows: Tensor, measure: Measure, reporter: Reporter, samples: int | None = None
+    backend: Backend, dataset: Dataset, rows: Tensor, measure: Estimator, reporter: Reporter, samples: int | None = None
 ) -> dict[str, Estimate]:
     """Of at most 1,000 of the pictures `rows`; nothing when the family gives no likelihood.
 
@@ -37,7 +37,7 @@ def bits_per_dimension(
     """
     if not isinstance(backend, HasLikelihood) or backend.limitation("likelihood"):
         return {}
-    rows = rows[evenly(len(rows), COUNT)]
+    rows = rows[evenly_spaced(len(rows), COUNT)]
     names = ("nats", "nats_iw") if backend.binarized else ("bits", "bits_iw")
     found: dict[str, list[float]] = {}
     dimensions = math.prod(backend.config.image_shape)
@@ -59,13 +59,13 @@ def bits_per_dimension(
 
 @torch.inference_mode()
 def own_measures(
-    backend: Backend, dataset: Dataset, rows: Tensor, options: SamplingOptions, measure: Measure, reporter: Reporter
+    backend: Backend, dataset: Dataset, rows: Tensor, options: SamplingOptions, measure: Estimator, reporter: Reporter
 ) -> tuple[dict[str, Estimate], dict[str, tuple[str, str]]]:
     """Means of the family's diagnostics over at most 1,000 of the images `rows`, and a title and description each."""
     device = backend.device
     found: dict[str, list[Tensor]] = {}
     explained: dict[str, tuple[str, str]] = {}
-    chosen = rows[evenly(len(rows), COUNT)]
+    chosen = rows[evenly_spaced(len(rows), COUNT)]
     with reporter.task("measuring", len(chosen)) as task:
         done = 0
         for part in torch.split(chosen, _batch(backend)):
@@ -90,7 +90,7 @@ def layers_of(backend: Backend, dataset: Dataset, rows: Tensor, seed: int) -> li
     if not isinstance(backend, HasLatentLayers):
         return []
     found: dict[str, list[Tensor]] = {}
-    for _, images, labels in _batches(backend, dataset, rows[evenly(len(rows), COUNT)], seed):
+    for _, images, labels in _batches(backend, dataset, rows[evenly_spaced(len(rows), COUNT)], seed):
         for name, values in backend.layer_information(images, labels).items():
             found.setdefault(name, []).append(values.cpu().double())
     means = {name: float(torch.cat(values).mean()) for name, values in found.items()}

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from imggen.io.atomic import atomic_write
-from imggen.io.image import Bytes, encode, grid
+from imggen.io.image import ImageArray, encode, grid
 
 EXPLAINED = {
     "fd": ("Fréchet distance", "lower is nearer; 0 is the same"),
@@ -55,11 +55,11 @@ WIDTH, HEIGHT, MARGIN = 640, 220, 40
 class Pictures:
     """What the report shows, each (N, H, W, C), uint8."""
 
-    drawn: Bytes
-    real: Bytes
-    closest: Bytes
-    nearest: Bytes
-    by_class: dict[str, Bytes]
+    drawn: ImageArray
+    real: ImageArray
+    closest: ImageArray
+    nearest: ImageArray
+    by_class: dict[str, ImageArray]
 
 
 def write_report(path: Path, document: dict[str, Any], pictures: Pictures, metrics: Path | None) -> None:
@@ -137,7 +137,7 @@ def number(value: float) -> str:
     return f"{value:.2e}"
 
 
-def _figure(pictures: Bytes, columns: int | None, caption: str) -> str:
+def _figure(pictures: ImageArray, columns: int | None, caption: str) -> str:
     sheet = grid(pictures[:, ::step, ::step] if (step := pictures.shape[1] // SHOWN_SIDE) > 1 else pictures, columns)
     data = base64.b64encode(encode(sheet, "png", None)).decode()
     # Small pictures are hard to judge: whole multiples keep their pixels square.
@@ -151,7 +151,7 @@ def _row(*figures: str) -> str:
     return f'<div class="row">{"".join(figures)}</div>'
 
 
-def _pairs(pictures: Pictures) -> Bytes:
+def _pairs(pictures: Pictures) -> ImageArray:
     return np.concatenate([pictures.closest, pictures.nearest])
 
 

@@ -19,8 +19,8 @@ from imggen.engine.outputs import FEWEST
 from imggen.engine.render import sample_batches
 from imggen.errors import DataError
 from imggen.io.atomic import atomic_path
-from imggen.io.image import Bytes
-from imggen.metrics.compare import Sample, evenly
+from imggen.io.image import ImageArray
+from imggen.metrics.compare import FeatureSet, evenly_spaced
 from imggen.metrics.features import Features
 from imggen.models.base import PLAIN, Backend
 from imggen.models.config import SamplingOptions
@@ -37,8 +37,8 @@ class Side:
     """One of the things compared: what it is called, its features, and how to get at some of its pictures."""
 
     name: str
-    sample: Sample
-    pictures: Callable[[list[int]], Bytes]
+    sample: FeatureSet
+    pictures: Callable[[list[int]], ImageArray]
     classes: tuple[str, ...]
 
 
@@ -48,7 +48,7 @@ class Reference:
 
     dataset: Dataset
     rows: Tensor
-    sample: Sample
+    sample: FeatureSet
 
 
 def _data(
@@ -67,11 +67,11 @@ def _data(
         cut = min(options.count, len(dataset) // 2)
         rest, rows = shuffled[:cut].sort().values, shuffled[cut:].sort().values
         note = f"{cut:,} of the data's own pictures, set apart; the model may have trained on them"
-    rows = rows[evenly(len(rows), REFERENCE)]
+    rows = rows[evenly_spaced(len(rows), REFERENCE)]
     _enough(len(rows), dataset.name)
     reference = Reference(dataset, rows, features_of(dataset, rows, features, reporter, "reference"))
     if test is not None:
-        dataset, rest = test[0], evenly(len(test[0]), options.count)
+        dataset, rest = test[0], evenly_spaced(len(test[0]), options.count)
     if not len(rest):
         return reference, None, note
     return reference, Reference(dataset, rest, features_of(dataset, rest, features, reporter, "held-out")), note
@@ -95,7 +95,7 @@ def _enough(count: int, name: str) -> None:
         raise DataError(f"{count} pictures of {name} are too few to compare", hint)
 
 
-def features_of(dataset: Dataset, rows: Tensor, features: Features, reporter: Reporter, what: str) -> Sample:
+def features_of(dataset: Dataset, rows: Tensor, features: Features, reporter: Reporter, what: str) -> FeatureSet:
     """Features of some pictures of a data set, taken from the cache where they were worked out before."""
     labels = torch.from_numpy(np.asarray(dataset.labels))[rows] if dataset.classes else None
     chosen = hashlib.sha256(rows.numpy().tobytes()).hexdigest()[:12]
@@ -103,7 +103,7 @@ def features_of(dataset: Dataset, rows: Tensor, features: Features, reporter: Re
     try:
         cached = torch.from_numpy(np.load(path, allow_pickle=False))
         if cached.ndim == 2 and len(cached) == len(rows) and bool(torch.isfinite(cached).all()):
-            return Sample(cached, labels)
+            return FeatureSet(cached, labels)
     except (OSError, ValueError, EOFError):
         pass  # not there, or damaged: worked out again
     parts = (np.asarray(dataset.images[part.numpy()]) for part in torch.split(rows, BATCH))
@@ -111,10 +111,10 @@ def features_of(dataset: Dataset, rows: Tensor, features: Features, reporter: Re
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as sibling, sibling.open("xb") as file:
         np.save(file, found.numpy(), allow_pickle=False)
-    return Sample(found, labels)
+    return FeatureSet(found, labels)
 
 
-def _extract(parts: Iterator[Bytes], total: int, features: Features, reporter: Reporter, what: str) -> Tensor:
+def _extract(parts: Iterator[ImageArray], total: int, features: Features, reporter: Reporter, what: str) -> Tensor:
     found: list[Tensor] = []
     done = 0
     with reporter.task(f"{what} pictures", total) as task:
@@ -132,7 +132,7 @@ def _folder(options: EvaluateOptions, data: Dataset, features: Features, reporte
     more = DataOptions(size=data.size, channels=data.channels, crop=options.crop, split="all")
     folder = load_dataset(options.model, more, max_size=LARGEST_SIDE, reporter=reporter)
     _enough(len(folder), folder.name)
-    rows = evenly(len(folder), options.count)
+    rows = evenly_spaced(len(folder), options.count)
     sample = features_of(folder, rows, features, reporter, "given")
     return Side(folder.name, sample, lambda chosen: np.asarray(folder.images[rows[chosen].numpy()]), folder.classes)
 
@@ -146,7 +146,7 @@ def _model(
         reporter.warn("the model's classes are not the data's: no accuracy by class")
     sample = draw_sample(backend, options.count, options.seed, features, reporter, options.sampling, options.batch)
 
-    def pictures(chosen: list[int]) -> Bytes:
+    def pictures(chosen: list[int]) -> ImageArray:
         items = [SampleSpec(options.seed + index) for index in chosen]
         return np.concatenate(list(sample_batches(backend, items, lambda _, part: part, options=options.sampling)))
 
@@ -162,11 +162,11 @@ def draw_sample(
     reporter: Reporter,
     options: SamplingOptions = PLAIN,
     batch: int | None = None,
-) -> Sample:
+) -> FeatureSet:
     """Features of pictures drawn from the seeds `seed` to `seed + count - 1`."""
     labels: list[Tensor] = []
 
-    def drawn() -> Iterator[Bytes]:
+    def drawn() -> Iterator[ImageArray]:
         items = (SampleSpec(seed + index) for index in range(count))
         for part, pictures in sample_batches(backend, items, lambda *found: found, options=options, batch=batch):
             _, of_part = noise_for(part, backend)
@@ -174,4 +174,4 @@ def draw_sample(
             yield pictures
 
     found = _extract(drawn(), count, features, reporter, "drawn")
-    return Sample(found, torch.cat(labels) if labels else None)
+    return FeatureSet(found, torch.cat(labels) if labels else None)

@@ -19,7 +19,7 @@ from torch.nn.functional import cross_entropy, pad
 from imggen.data.dataset import DataOptions, Dataset, Order, load_dataset, mirror
 from imggen.engine.device import find_device, prepare
 from imggen.io.checkpoint import write_checkpoint
-from imggen.metrics.features import SIDE, Extractor, to_colour
+from imggen.metrics.features import INPUT_SIDE, Extractor, to_rgb
 from imggen.reporting import Silent
 
 SHIFT = 3
@@ -29,14 +29,14 @@ STATISTICS = 20_000
 def batch_of(dataset: Dataset, indices: np.ndarray[tuple[int], np.dtype[np.int64]]) -> tuple[Tensor, Tensor]:
     """Pictures (B, 3, 32, 32) in [-1, 1] and labels (B,)."""
     pictures, labels = dataset.batch(indices)
-    return to_colour(pictures.float().div_(127.5).sub_(1)).contiguous(memory_format=torch.channels_last), labels
+    return to_rgb(pictures.float().div_(127.5).sub_(1)).contiguous(memory_format=torch.channels_last), labels
 
 
 def shifted(images: Tensor) -> Tensor:
     """Each picture moved by up to three pixels, its border repeated."""
     padded = pad(images, (SHIFT,) * 4, mode="replicate")
     corners = torch.randint(0, 2 * SHIFT + 1, (len(images), 2)).tolist()
-    return torch.stack([padded[i, :, y : y + SIDE, x : x + SIDE] for i, (y, x) in enumerate(corners)])
+    return torch.stack([padded[i, :, y : y + INPUT_SIDE, x : x + INPUT_SIDE] for i, (y, x) in enumerate(corners)])
 
 
 def accuracy(extractor: Extractor, dataset: Dataset, first: int) -> float:
@@ -57,9 +57,9 @@ def train(
     SGD with a one-cycle rate (Smith and Topin 2017, arXiv 1708.07120), label smoothing, shifts; sets that are
     named in `mirrored` are mirrored too: a mirrored digit would be no digit.
     """
-    train_set, test_set = DataOptions(size=SIDE), DataOptions(size=SIDE, split="test")
-    sets = [load_dataset(source, train_set, max_size=SIDE, reporter=Silent()) for source in sources]
-    held_out = [load_dataset(source, test_set, max_size=SIDE, reporter=Silent()) for source in sources]
+    train_set, test_set = DataOptions(size=INPUT_SIDE), DataOptions(size=INPUT_SIDE, split="test")
+    sets = [load_dataset(source, train_set, max_size=INPUT_SIDE, reporter=Silent()) for source in sources]
+    held_out = [load_dataset(source, test_set, max_size=INPUT_SIDE, reporter=Silent()) for source in sources]
     offsets = np.cumsum([0, *(len(dataset.classes) for dataset in sets)]).tolist()
     counts = [batch * share // sum(shares) for share in shares]
     torch.manual_seed(seed)

@@ -9,7 +9,7 @@ import numpy as np
 from imggen.engine.inpainting.image_file import Mask
 from imggen.engine.inpainting.masks import Floats, grown
 from imggen.errors import UsageError
-from imggen.io.image import Bytes
+from imggen.io.image import ImageArray
 
 SWEEPS = 24
 SMALLEST = 4
@@ -72,12 +72,12 @@ def check_classical() -> None:
         raise UsageError("--method classical needs scikit-image", "pip install 'imggen[classical]'")
 
 
-def biharmonic(picture: Bytes, hole: Mask) -> Bytes:
+def biharmonic(picture: ImageArray, hole: Mask) -> ImageArray:
     """(H, W, C) with the hole filled by a surface that bends as little as can be: good for scratches, no wider."""
     from skimage.restoration import inpaint_biharmonic
 
     given = picture.astype(np.float64) / 255
     given[hole] = 0
     found = inpaint_biharmonic(given, hole, split_into_regions=True, channel_axis=-1)
-    filled: Bytes = np.where(hole[..., None], np.rint(found.clip(0, 1) * 255).astype(np.uint8), picture)
+    filled: ImageArray = np.where(hole[..., None], np.rint(found.clip(0, 1) * 255).astype(np.uint8), picture)
     return filled

@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, PngImagePlugin
 
-from imggen.data.decode import UnreadableError, decode_image, grey_range
+from imggen.data.decode import UnreadableError, decode_image, gray_range
 from imggen.errors import DataError, UsageError
-from imggen.io.image import EXIF_TAGS, KEY, Bytes
+from imggen.io.image import EXIF_TAGS, METADATA_KEY, ImageArray
 
 Mask = NDArray[np.bool_]
 FORMATS = {".png": "png", ".webp": "webp", ".tif": "tiff", ".tiff": "tiff", ".jpg": "jpeg", ".jpeg": "jpeg"}
@@ -49,7 +49,7 @@ class SourceImage:
         """The picture in mode L, LA, RGB or RGBA."""
         return decode_image(self.image.copy())
 
-    def alpha(self) -> Bytes | None:
+    def alpha(self) -> ImageArray | None:
         """(H, W), or none where everything is opaque by nature."""
         plain = self.plain()
         return np.asarray(plain.getchannel("A")) if plain.mode in ("LA", "RGBA") else None
@@ -125,7 +125,7 @@ def format_for(original: SourceImage, wanted: str | None) -> str:
     return wanted
 
 
-def filled(original: SourceImage, hole: Mask, colours: Bytes, alpha: Bytes | None) -> Image.Image:
+def filled(original: SourceImage, hole: Mask, colours: ImageArray, alpha: ImageArray | None) -> Image.Image:
     """The picture with `colours` (H, W, 1 or 3) where `hole` (H, W) is true, in its own mode; the rest bit for bit.
 
     `alpha` (H, W) is that of the hole; none leaves the picture's own.
@@ -143,7 +143,7 @@ def filled(original: SourceImage, hole: Mask, colours: Bytes, alpha: Bytes | Non
     elif mode == "1":
         fill = grey[:, :, 0] >= 128
     elif mode in DEEP:
-        black, white = grey_range(image)
+        black, white = gray_range(image)
         levels = black + grey[:, :, 0].astype(np.float64) * ((white - black) / 255)
         fill = levels if mode == "F" else np.rint(levels)
     else:
@@ -166,13 +166,13 @@ def filled(original: SourceImage, hole: Mask, colours: Bytes, alpha: Bytes | Non
     return result
 
 
-def _grey(colours: Bytes) -> Bytes:
+def _grey(colours: ImageArray) -> ImageArray:
     if colours.shape[2] == 1:
         return colours
     return np.asarray(Image.fromarray(np.ascontiguousarray(colours)).convert("L"))[:, :, None]
 
 
-def _off_key(image: Image.Image, colours: Bytes) -> Bytes:
+def _off_key(image: Image.Image, colours: ImageArray) -> ImageArray:
     """Colours none of which is the one that the file calls transparent."""
     key = image.info["transparency"]
     if image.mode == "P" or not isinstance(key, int | tuple):
@@ -183,7 +183,7 @@ def _off_key(image: Image.Image, colours: Bytes) -> Bytes:
     return moved
 
 
-def _nearest(image: Image.Image, colour: Bytes, hole: Mask) -> Bytes:
+def _nearest(image: Image.Image, colour: ImageArray, hole: Mask) -> ImageArray:
     """(H, W): the nearest opaque colour of the palette."""
     palette = np.array(image.getpalette("RGB") or [0, 0, 0], dtype=np.float32).reshape(-1, 3)
     clear = image.info.get("transparency")
@@ -212,15 +212,15 @@ def save(original: SourceImage, result: Image.Image, format: str, info: Mapping[
         more["dpi"] = result.info["dpi"]
     if format == "png":
         chunk = PngImagePlugin.PngInfo()
-        chunk.add_itxt(KEY, text)
+        chunk.add_itxt(METADATA_KEY, text)
         if len(original.exif):
             more["exif"] = original.exif
         result.save(buffer, "PNG", pnginfo=chunk, **more)
         return buffer.getvalue()
     exif = Image.Exif()
     exif.load((_told(original.exif) if format == "tiff" else original.exif).tobytes())
-    own = str(exif.get(EXIF_TAGS[0]) or KEY)
-    exif[EXIF_TAGS[0 if own.startswith(KEY) else 1]] = f"{KEY}:{text}"
+    own = str(exif.get(EXIF_TAGS[0]) or METADATA_KEY)
+    exif[EXIF_TAGS[0 if own.startswith(METADATA_KEY) else 1]] = f"{KEY}:{text}"
     if format == "tiff":
         result.save(buffer, "TIFF", compression="tiff_deflate", exif=exif, **more)
     elif format == "webp":

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 import imggen
-from imggen.data.decode import decode_image, pixels_of, with_channels
+from imggen.data.decode import decode_image, to_array, with_channels
 from imggen.engine.checkpoints import LoadedModel, open_model
 from imggen.engine.inpainting.blending import biharmonic, check_classical
 from imggen.engine.inpainting.image_file import LOSSLESS, Mask, SourceImage, filled, format_for, open_source_image, save
@@ -25,9 +25,9 @@ from imggen.engine.options import InpaintOptions
 from imggen.engine.outputs import LONGEST_SIDE
 from imggen.engine.seeds import LARGEST
 from imggen.errors import DataError, UsageError
-from imggen.io.animation import on_white
+from imggen.io.animation import composite_on_white
 from imggen.io.atomic import atomic_write
-from imggen.io.image import Bytes, encode, format_of, grid
+from imggen.io.image import ImageArray, encode, format_of, grid
 from imggen.reporting import Reporter
 
 MOST_HIDDEN = 0.95
@@ -56,7 +56,7 @@ def inpaint(options: InpaintOptions, reporter: Reporter) -> dict[str, Any]:
     if loaded is not None:
         document |= {"weights": str(loaded.path), "hash": loaded.hash}
     pictures: list[dict[str, Any]] = []
-    rows: list[list[Bytes]] = []
+    rows: list[list[ImageArray]] = []
     group = max(1, (options.batch or AT_ONCE) // options.count)
     with reporter.task("filling", len(pairs)) as task:
         for start in range(0, len(pairs), group):
@@ -142,7 +142,7 @@ def _open(options: InpaintOptions, pair: Pair) -> Holed:
     return Holed(pair, original, hole, fresh & hole)
 
 
-Fill = Callable[[list[Holed], Callable[[float], None]], Iterator[Bytes]]
+Fill = Callable[[list[Holed], Callable[[float], None]], Iterator[ImageArray]]
 
 
 def _model(options: InpaintOptions, reporter: Reporter) -> LoadedModel | None:
@@ -163,7 +163,7 @@ def _filler(options: InpaintOptions, loaded: LoadedModel | None, reporter: Repor
     """What fills some pictures: for each (N, H, W, C) of the fills."""
     if loaded is None:
 
-        def classical(several: list[Holed], advance: Callable[[float], None]) -> Iterator[Bytes]:
+        def classical(several: list[Holed], advance: Callable[[float], None]) -> Iterator[ImageArray]:
             for number, holed in enumerate(several):
                 yield np.stack([biharmonic(_pixels(holed, None), holed.hole)] * options.count)
                 advance((number + 1) / len(several))
@@ -187,7 +187,7 @@ def _filler(options: InpaintOptions, loaded: LoadedModel | None, reporter: Repor
             reporter.info(message)
         said.add(message)
 
-    def model(several: list[Holed], advance: Callable[[float], None]) -> Iterator[Bytes]:
+    def model(several: list[Holed], advance: Callable[[float], None]) -> Iterator[ImageArray]:
         canvases = []
         for holed in several:
             parts, count = parts_of(holed.hole)
@@ -213,16 +213,16 @@ def _filler(options: InpaintOptions, loaded: LoadedModel | None, reporter: Repor
     return model
 
 
-def _pixels(holed: Holed, channels: int | None) -> Bytes:
+def _pixels(holed: Holed, channels: int | None) -> ImageArray:
     """(H, W, C) as the model sees it; with `channels` none, the bare colours: 1 for a grey picture, 3 for any other."""
     plain = holed.original.plain()
     if channels is None:
         channels = 1 if plain.mode in ("L", "LA") else 3
         plain = plain.convert("L" if channels == 1 else "RGB")
-    return pixels_of(with_channels(plain, channels), channels)
+    return to_array(with_channels(plain, channels), channels)
 
 
-def _result(options: InpaintOptions, holed: Holed, fill: Bytes) -> Image.Image:
+def _result(options: InpaintOptions, holed: Holed, fill: ImageArray) -> Image.Image:
     """The picture in its own mode, filled."""
     colours = fill
     if options.feather:
@@ -235,7 +235,7 @@ def _result(options: InpaintOptions, holed: Holed, fill: Bytes) -> Image.Image:
         alpha = colours[..., 3] if fill.shape[2] == 4 else np.where(holed.fresh, 255, alpha).astype(np.uint8)
         colours = colours[..., :3]
     elif fill.shape[2] == 4:
-        colours = on_white(colours)
+        colours = composite_on_white(colours)
     return filled(holed.original, holed.hole, colours, alpha)
 
 
@@ -251,12 +251,12 @@ def _write(options: InpaintOptions, holed: Holed, results: list[Image.Image], lo
     return paths
 
 
-def _shown(image: Image.Image) -> Bytes:
+def _shown(image: Image.Image) -> ImageArray:
     clear = image.convert("RGBA") if image.has_transparency_data else image
-    return on_white(np.array(clear if clear.mode == "RGBA" else clear.convert("RGB")))
+    return composite_on_white(np.array(clear if clear.mode == "RGBA" else clear.convert("RGB")))
 
 
-def _row(holed: Holed, results: list[Image.Image]) -> list[Bytes]:
+def _row(holed: Holed, results: list[Image.Image]) -> list[ImageArray]:
     """Original, hole, fills; (H, W, 3) each."""
     first = _shown(holed.original.plain())
     first[holed.fresh] = 255
@@ -265,7 +265,7 @@ def _row(holed: Holed, results: list[Image.Image]) -> list[Bytes]:
     return [first, marked, *(_shown(decode_image(result)) for result in results)]
 
 
-def _sheet(rows: list[list[Bytes]]) -> Bytes:
+def _sheet(rows: list[list[ImageArray]]) -> ImageArray:
     cells = [cell for row in rows for cell in row]
     height, width = (max(cell.shape[axis] for cell in cells) for axis in (0, 1))
     if max((height + 2) * len(rows), (width + 2) * len(rows[0])) > LONGEST_SIDE:

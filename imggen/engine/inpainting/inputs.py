@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from imggen.data.layout import EXTENSIONS, pictures_below
+from imggen.data.layout import EXTENSIONS, images_below
 from imggen.engine.inpainting.image_file import FORMATS
 from imggen.engine.options import InpaintOptions
 from imggen.engine.outputs import PATTERN, output_kind, refuse_file, refuse_folder
@@ -32,7 +32,7 @@ def find_pairs(options: InpaintOptions) -> list[Pair]:
         raise DataError(f"there is no file {options.mask}", "--mask names a mask or a folder of them")
     if not options.image.is_dir():
         return [Pair(options.image, _mask_for(options, Path(options.image.name)), Path(options.image.stem))]
-    images = pictures_below(options.image)
+    images = images_below(options.image)
     if not images:
         raise DataError(f"there are no pictures in {options.image}", f"endings: {', '.join(sorted(EXTENSIONS))}")
     stems = Counter(image.with_suffix("") for image in images)

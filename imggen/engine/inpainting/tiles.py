@@ -17,7 +17,7 @@ from imggen.engine.inpainting.image_file import Mask
 from imggen.engine.inpainting.masks import Floats, Square
 from imggen.engine.noise import SampleSpec, noise_for
 from imggen.errors import DeviceError
-from imggen.io.image import Bytes
+from imggen.io.image import ImageArray
 from imggen.models.base import Backend
 from imggen.models.config import SamplingOptions
 
@@ -29,7 +29,7 @@ TOUCHED = 5  # of 255: a pixel of the scaled square that holds so little of a ho
 class Canvas:
     """One picture in the making: its fills (N, H, W, C), what is still missing (H, W), and where to work."""
 
-    fills: Bytes
+    fills: ImageArray
     missing: Mask
     parts: NDArray[np.int32]
     squares: list[Square]

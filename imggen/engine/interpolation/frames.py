@@ -20,7 +20,7 @@ from imggen.engine.interpolation.plan import InterpolationPlan
 from imggen.engine.noise import SampleSpec
 from imggen.engine.options import InterpolateOptions
 from imggen.engine.render import render_batches, sample_batches
-from imggen.io.image import Bytes
+from imggen.io.image import ImageArray
 from imggen.models.base import Backend
 from imggen.reporting import Reporter
 
@@ -121,18 +121,18 @@ class FrameRenderer:
         # The class changes half-way, so that every frame is an image of one class.
         return self.backend.generate(noise, torch.where(share < 0.5, old, new), self.options)
 
-    def stream(self, spots: Iterator[FramePoint]) -> Iterator[Bytes]:
+    def stream(self, spots: Iterator[FramePoint]) -> Iterator[ImageArray]:
         """Pictures (H, W, C) one by one."""
         for pictures in self.paint(spots):
             yield from pictures
 
-    def exact(self, item: SampleSpec) -> Bytes:
+    def exact(self, item: SampleSpec) -> ImageArray:
         """The picture of a seed, drawn alone, as `sample -n 1` draws it: bit for bit the same."""
-        picture: Bytes = next(self.one(items=[item]))[0]
+        picture: ImageArray = next(self.one(items=[item]))[0]
         return picture
 
 
-def distance(first: Bytes, second: Bytes) -> float:
+def distance(first: ImageArray, second: ImageArray) -> float:
     """Root mean square of the differences, in levels of 255."""
     return float(np.sqrt(np.square(first.astype(np.float32) - second).mean()))
 
@@ -142,10 +142,10 @@ class FrameDistances:
 
     def __init__(self) -> None:
         self.far: list[float] = []
-        self.first: Bytes | None = None
-        self.last: Bytes | None = None
+        self.first: ImageArray | None = None
+        self.last: ImageArray | None = None
 
-    def watch(self, frames: Iterator[Bytes]) -> Iterator[Bytes]:
+    def watch(self, frames: Iterator[ImageArray]) -> Iterator[ImageArray]:
         """The same frames, measured as they pass."""
         for frame in frames:
             if self.last is None:

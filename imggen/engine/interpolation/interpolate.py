@@ -29,7 +29,7 @@ from imggen.engine.outputs import exact_fps, output_kind
 from imggen.engine.seeds import format_seeds
 from imggen.io.animation import animation
 from imggen.io.atomic import atomic_folder, atomic_write
-from imggen.io.image import Bytes, encode, format_of, grid, quick_png
+from imggen.io.image import ImageArray, encode, format_of, grid, encode_png_fast
 from imggen.models.base import Backend
 from imggen.reporting import Reporter
 
@@ -66,7 +66,7 @@ def interpolate(options: InterpolateOptions, reporter: Reporter) -> dict[str, An
 def _keys(
     options: InterpolateOptions,
     chosen: InterpolationPlan,
-    pictures: list[Bytes],
+    pictures: list[ImageArray],
     backend: Backend,
     reporter: Reporter,
 ) -> Keyframes:
@@ -125,7 +125,7 @@ def _pace(walk: LatentWalk, options: InterpolateOptions, studio: FrameRenderer, 
         done = 0
         for part in probes:
             far: list[float] = []
-            before: Bytes | None = None
+            before: ImageArray | None = None
             for _ in part:
                 picture = next(drawn)
                 far += [] if before is None else [distance(before, picture)]
@@ -142,14 +142,14 @@ def _frames(
     studio: FrameRenderer,
     steps: FrameDistances,
     reporter: Reporter,
-) -> Iterator[Bytes]:
+) -> Iterator[ImageArray]:
     """Sheets (H, W, C), a frame each; in a strip every walk's picture by itself."""
     # The last frame of a loop is drawn by itself; not where it is a key, which stays what it is.
     closing = chosen.loop and chosen.frames > 2 and all(0 < walk.places[-1].share < 1 for walk in walks)
     count = chosen.frames - closing
     order = [(walk, place) for index in range(count) for walk in walks for place in (walk.places[index],)]
     drawn = studio.stream(FramePoint(walk, place) for walk, place in order if walk.exact(place) is None)
-    cells: list[Bytes] = []
+    cells: list[ImageArray] = []
     done, began = 0, time.monotonic()
     with reporter.task("drawing", chosen.frames) as task:
         for walk, place in order:
@@ -165,13 +165,13 @@ def _frames(
             task.update(chosen.frames)
 
 
-def _sheet(cells: list[Bytes], options: InterpolateOptions) -> Bytes:
+def _sheet(cells: list[ImageArray], options: InterpolateOptions) -> ImageArray:
     return np.stack(cells) if options.strip else enlarge(grid(np.stack(cells), options.grid[0]), options)
 
 
 def _closing(
     walks: list[LatentWalk], options: InterpolateOptions, studio: FrameRenderer, steps: FrameDistances
-) -> Bytes:
+) -> ImageArray:
     """The last frame of a loop: moved on towards the first, if need be, until the step between is no longer than most.
 
     A pace that is even in noise is not even to the eye, and where a loop closes everybody looks. At the very last it is
@@ -190,16 +190,16 @@ def _closing(
     return sheet
 
 
-def enlarge(picture: Bytes, options: InterpolateOptions) -> Bytes:
+def enlarge(picture: ImageArray, options: InterpolateOptions) -> ImageArray:
     """Every pixel `zoom` times as wide and high."""
     if options.zoom == 1:
         return picture
-    larger: Bytes = np.repeat(np.repeat(picture, options.zoom, axis=-3), options.zoom, axis=-2)
+    larger: ImageArray = np.repeat(np.repeat(picture, options.zoom, axis=-3), options.zoom, axis=-2)
     return larger
 
 
 def _write(
-    options: InterpolateOptions, chosen: InterpolationPlan, info: dict[str, Any], frames: Iterator[Bytes]
+    options: InterpolateOptions, chosen: InterpolationPlan, info: dict[str, Any], frames: Iterator[ImageArray]
 ) -> None:
     path = Path(options.output)
     if options.strip:
@@ -209,7 +209,7 @@ def _write(
     elif output_kind(options.output) == "folder":
         with atomic_folder(path, STALE) as folder:
             for index, frame in enumerate(frames):
-                (folder / f"{index:05d}.png").write_bytes(quick_png(frame, {**info, "frame": index}))
+                (folder / f"{index:05d}.png").write_bytes(encode_png_fast(frame, {**info, "frame": index}))
     else:
         with animation(path, exact_fps(options.fps), chosen.frames, info) as add:
             for frame in frames:

@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from imggen.data.decode import UnreadableError, decode_image, fit
-from imggen.data.layout import EXTENSIONS, pictures_below
+from imggen.data.decode import UnreadableError, decode_image, fit_image
+from imggen.data.layout import EXTENSIONS, images_below
 from imggen.engine.interpolation.latent_path import Floats
 from imggen.engine.noise import SampleSpec, noise_for
 from imggen.errors import DataError, UsageError
-from imggen.io.image import Bytes
+from imggen.io.image import ImageArray
 from imggen.models.base import Backend
 from imggen.models.config import SamplingOptions
 from imggen.reporting import Reporter
@@ -35,7 +35,7 @@ class Keyframes:
     labels: Tensor | None
     names: tuple[str, ...]
     seeds: Sequence[int] | None = None
-    pictures: Bytes | None = None
+    pictures: ImageArray | None = None
     _alike: dict[tuple[int, int], float] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -72,7 +72,7 @@ def find_pictures(paths: Sequence[Path]) -> list[Path]:
     found: list[Path] = []
     for path in paths:
         if path.is_dir():
-            inside = [path / name for name in pictures_below(path)]
+            inside = [path / name for name in images_below(path)]
             if not inside:
                 raise DataError(f"there are no pictures in {path}", f"endings: {', '.join(sorted(EXTENSIONS))}")
             found += inside
@@ -81,7 +81,7 @@ def find_pictures(paths: Sequence[Path]) -> list[Path]:
     return found
 
 
-def read_picture(path: Path, backend: Backend) -> Bytes:
+def read_picture(path: Path, backend: Backend) -> ImageArray:
     """The middle square of a picture at the model's size and with its channels (H, W, C). Raises DataError."""
     try:
         image = decode_image(path.read_bytes())
@@ -89,12 +89,12 @@ def read_picture(path: Path, backend: Backend) -> Bytes:
         raise DataError(f"{path} cannot be read: {error.strerror}", "give a picture's file") from error
     except UnreadableError as error:
         raise DataError(f"{path} cannot be read: {error}", "PNG, JPEG, WebP, GIF, BMP and TIFF can") from error
-    return fit(image, backend.config.size, backend.config.channels, "center", "")
+    return fit_image(image, backend.config.size, backend.config.channels, "center", "")
 
 
 def picture_keys(
     paths: Sequence[Path],
-    pictures: Bytes,
+    pictures: ImageArray,
     backend: Backend,
     labels: Tensor | None,
     options: SamplingOptions,
@@ -121,7 +121,7 @@ def picture_keys(
     return Keyframes(torch.cat(noise), found, tuple(map(str, paths)), pictures=pictures)
 
 
-def decibels(first: Bytes, second: Bytes) -> float:
+def decibels(first: ImageArray, second: ImageArray) -> float:
     """Peak signal-to-noise ratio of two pictures; 99 for equal ones."""
     error = float(np.square(first.astype(np.float64) - second).mean())
     return 99.0 if error == 0 else min(99.0, 10 * math.log10(255**2 / error))

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from imggen.data.dataset import default_cache_dir
-from imggen.data.decode import UnreadableError, fit, load_picture
+from imggen.data.decode import UnreadableError, fit_image, load_image
 from imggen.data.readers import FolderReader, Source
 from imggen.data.scan import open_source
 from imggen.engine.noise import SampleSpec, noise_for
@@ -26,7 +26,7 @@ from imggen.engine.sampling.sample import SamplePlan, prepared
 from imggen.engine.seeds import format_seeds
 from imggen.errors import DataError, UsageError
 from imggen.io.atomic import atomic_write
-from imggen.io.image import Bytes, encode, format_of, grid
+from imggen.io.image import ImageArray, encode, format_of, grid
 from imggen.models.base import Backend
 from imggen.reporting import Reporter
 
@@ -109,16 +109,16 @@ def sheet_columns(options: SampleOptions, shown: int) -> int:
     return asked or 2 * max(1, round(math.sqrt(shown) / 2))
 
 
-def read_pictures(path: Path, count: int, backend: Backend, reporter: Reporter) -> Bytes:
+def read_pictures(path: Path, count: int, backend: Backend, reporter: Reporter) -> ImageArray:
     """At most `count` pictures (N, H, W, C), uint8, of a file, a folder or an archive, as the model takes them."""
     source = _source_of(path)
     channels, size, _ = backend.config.image_shape
-    found: list[Bytes] = []
+    found: list[ImageArray] = []
     for index in range(len(source)):
         if len(found) == count:
             break
         try:
-            found.append(fit(load_picture(source, index), size, channels, "center", source.names[index]))
+            found.append(fit_image(load_image(source, index), size, channels, "center", source.names[index]))
         except UnreadableError as error:
             reporter.warn(f"skipped {source.names[index]}: {error}")
     if not found:
@@ -138,10 +138,10 @@ def _source_of(path: Path) -> Source:
         return Source(path.name, (), [path.name], np.zeros(1, np.int64), "", 0, reader)
 
 
-def _beside(backend: Backend, pictures: Bytes, options: SampleOptions, reporter: Reporter) -> Bytes:
+def _beside(backend: Backend, pictures: ImageArray, options: SampleOptions, reporter: Reporter) -> ImageArray:
     """Each picture, then its reconstruction."""
     size = options.batch or default_batch_size(backend)
-    found: list[Bytes] = []
+    found: list[ImageArray] = []
     with reporter.task("looking", len(pictures)) as task:
         for start in range(0, len(pictures), size):
             images = _images(pictures[start : start + size], backend)
@@ -150,7 +150,7 @@ def _beside(backend: Backend, pictures: Bytes, options: SampleOptions, reporter:
     return np.stack([pictures, np.concatenate(found)], 1).reshape(-1, *pictures.shape[1:])
 
 
-def _near(backend: Backend, pictures: Bytes, plan: SamplePlan, options: SampleOptions) -> Bytes:
+def _near(backend: Backend, pictures: ImageArray, plan: SamplePlan, options: SampleOptions) -> ImageArray:
     """The picture, then those near it: its noise and other noise, mixed so that the variance stays."""
     images = _images(pictures, backend)
     own, labels = backend.invert(images, _asked(backend, options, images), options.sampling)
@@ -177,6 +177,6 @@ def _device(backend: Backend) -> torch.device:
     return backend.device
 
 
-def _images(pictures: Bytes, backend: Backend) -> Tensor:
+def _images(pictures: ImageArray, backend: Backend) -> Tensor:
     levels = torch.from_numpy(pictures).permute(0, 3, 1, 2).to(_device(backend))
     return levels.float().div(127.5).sub(1).contiguous(memory_format=torch.channels_last)

@@ -24,7 +24,7 @@ from imggen.engine.render import sample_batches
 from imggen.engine.seeds import LARGEST, format_seeds, parse_seeds
 from imggen.errors import UsageError
 from imggen.io.atomic import atomic_write
-from imggen.io.image import Bytes, encode, format_of, grid, quick_png
+from imggen.io.image import ImageArray, encode, format_of, grid, encode_png_fast
 from imggen.models.base import Backend
 from imggen.reporting import Reporter
 
@@ -127,9 +127,11 @@ def sample(options: SampleOptions, reporter: Reporter) -> dict[str, Any]:
     return result
 
 
-def _sheet(plan: SamplePlan, columns: int, backend: Backend, paint: Callable[..., Any], reporter: Reporter) -> Bytes:
+def _sheet(
+    plan: SamplePlan, columns: int, backend: Backend, paint: Callable[..., Any], reporter: Reporter
+) -> ImageArray:
     check_grid(len(plan), columns, backend)
-    pieces: list[Bytes] = []
+    pieces: list[ImageArray] = []
     with reporter.task("drawing", len(plan)) as task:
         for pictures in paint((plan[index] for index in range(len(plan))), lambda _, pictures: pictures):
             pieces.append(pictures)
@@ -171,7 +173,7 @@ class Files:
             return self.target.with_name(self.target.name % item.seed)
         return self.folder(item.label) / f"{item.seed:08d}.{'jpg' if self.format == 'jpeg' else self.format}"
 
-    def write(self, items: list[SampleSpec], pictures: Bytes) -> int:
+    def write(self, items: list[SampleSpec], pictures: ImageArray) -> int:
         """Encode and write some; returns how many."""
         for item, picture in zip(items, pictures, strict=True):
             path = self.path(item)
@@ -180,7 +182,7 @@ class Files:
                 info["class"] = self.classes[item.label]
             info["command"] = command_of(info, ["--seeds", str(item.seed)], path.name)
             png = self.format == "png"
-            atomic_write(path, quick_png(picture, info) if png else encode(picture, self.format, info))
+            atomic_write(path, encode_png_fast(picture, info) if png else encode(picture, self.format, info))
         return len(items)
 
 

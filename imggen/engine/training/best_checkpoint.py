@@ -13,7 +13,7 @@ from imggen.engine.run_dir import RunDir
 from imggen.engine.training.plan import TrainPlan
 from imggen.errors import CheckpointError
 from imggen.io.checkpoint import read_header
-from imggen.metrics.compare import Estimate, Measure, evenly
+from imggen.metrics.compare import Estimate, Estimator, evenly_spaced
 from imggen.metrics.distances import moments_of
 from imggen.metrics.features import load_features
 from imggen.models.base import Backend
@@ -29,8 +29,8 @@ class BestCheckpoint:
     def __init__(self, setup: TrainPlan, folder: RunDir, seconds: float, reporter: Reporter) -> None:
         self.folder, self.seconds, self.reporter = folder, seconds, reporter
         self.features = load_features(None, setup.device)
-        self.measure = Measure(self.features.hash)
-        rows = evenly(len(setup.dataset), REFERENCE)
+        self.measure = Estimator(self.features.hash)
+        rows = evenly_spaced(len(setup.dataset), REFERENCE)
         self.reference = moments_of(features_of(setup.dataset, rows, self.features, reporter, "reference").features)
         self.last = time.monotonic()
         self.best: Estimate | None = None

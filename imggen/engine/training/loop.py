@@ -24,7 +24,7 @@ from imggen.engine.training.mode_collapse import CollapseMonitor
 from imggen.engine.training.plan import TrainPlan, describe_plan, duration, make_plan
 from imggen.engine.training.signals import StopRequest, stop_requests
 from imggen.errors import CheckpointError, DeviceError, DivergedError, ImggenError
-from imggen.io.atomic import alone, atomic_write
+from imggen.io.atomic import lock_directory, atomic_write
 from imggen.io.checkpoint import read_header, read_tensors, weights_hash, write_checkpoint
 from imggen.io.image import encode, grid
 from imggen.metrics.features import load_features
@@ -283,7 +283,7 @@ def _train(setup: TrainPlan, reporter: Reporter, stack: ExitStack) -> dict[str, 
         setup.dataset.to(setup.device)
     if world.is_main:
         folder.path.mkdir(parents=True, exist_ok=True)
-        stack.enter_context(alone(folder.path))
+        stack.enter_context(lock_directory(folder.path))
         check_run_output(setup.options)  # once more: another training may have ended here since
         folder.clear_halves()
         if setup.state is None and folder.exists():

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 import imggen
-from imggen.data.dataset import DataOptions, Dataset, Outline, outline
+from imggen.data.dataset import DataOptions, Dataset, ScannedDataset, scan_dataset
 from imggen.engine.checkpoints import read_config
 from imggen.engine.device import find_device, find_precision, precision_name, prepare
 from imggen.engine.distributed import ProcessGroup
@@ -41,7 +41,7 @@ class TrainPlan:
     world: ProcessGroup
     device: torch.device
     precision: torch.dtype
-    source: Dataset | Outline
+    source: Dataset | ScannedDataset
     config: ModelConfig
     batch: int
     seed: int
@@ -51,7 +51,7 @@ class TrainPlan:
     @property
     def dataset(self) -> Dataset:
         """The decoded pictures. Raises TypeError when they were only looked at."""
-        if isinstance(self.source, Outline):
+        if isinstance(self.source, ScannedDataset):
             raise TypeError("this setup is a plan: its data is not decoded")
         return self.source
 
@@ -132,8 +132,10 @@ def make_plan(options: TrainOptions, reporter: Reporter, *, decode: bool = True)
         known[preset].with_overrides(size=options.size)  # a size that no network can have is refused before decoding
     if not world.is_main:
         world.barrier()  # one process decodes; the others then find the cache
-    dataset: Dataset | Outline = outline(options.data, data_options, max_size=int(defaults["size"]), reporter=reporter)
-    if decode and isinstance(dataset, Outline):
+    dataset: Dataset | ScannedDataset = scan_dataset(
+        options.data, data_options, max_size=int(defaults["size"]), reporter=reporter
+    )
+    if decode and isinstance(dataset, ScannedDataset):
         dataset = dataset.load(reporter)
     if world.is_main:
         world.barrier()
@@ -163,7 +165,7 @@ def _budget(options: TrainOptions, state: Header | None, count: int, default_min
 
 
 def _configure(
-    options: TrainOptions, preset: ModelConfig, dataset: Dataset | Outline, state: Header | None
+    options: TrainOptions, preset: ModelConfig, dataset: Dataset | ScannedDataset, state: Header | None
 ) -> ModelConfig:
     config = preset.for_pictures(len(dataset)).with_overrides(
         size=dataset.size,

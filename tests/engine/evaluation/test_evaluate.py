@@ -26,9 +26,9 @@ from imggen.engine.options import EvaluateOptions, TrainOptions
 from imggen.engine.training.loop import train
 from imggen.errors import CheckpointError, DataError, UsageError
 from imggen.io.checkpoint import write_checkpoint
-from imggen.metrics.compare import Estimate, Measure
+from imggen.metrics.compare import Estimate, Estimator
 from imggen.metrics.distances import moments_of
-from imggen.metrics.features import Extractor, load_extractor, load_features, places
+from imggen.metrics.features import Extractor, load_extractor, load_features, tile_starts
 from imggen.models import build_backend, presets
 from imggen.models.base import Backend
 from imggen.reporting import Silent
@@ -255,7 +255,7 @@ def test_intervals_hold_the_truth_about_as_often_as_they_say() -> None:
     generator = torch.Generator().manual_seed(0)
     held = 0
     for index in range(60):
-        figure = Measure("x", seed=index).mean("m", (torch.rand(200, generator=generator) < 0.3).double())
+        figure = Estimator("x", seed=index).mean("m", (torch.rand(200, generator=generator) < 0.3).double())
         held += figure.low <= 0.3 <= figure.high
     assert held >= 50
 
@@ -263,7 +263,7 @@ def test_intervals_hold_the_truth_about_as_often_as_they_say() -> None:
 def test_kernel_intervals_are_as_wide_as_the_figure_varies() -> None:
     generator = torch.Generator().manual_seed(0)
     reference = torch.randn(600, 8, generator=generator)
-    found = [Measure("x").kernel(reference, torch.randn(300, 8, generator=generator)) for _ in range(20)]
+    found = [Estimator("x").kernel(reference, torch.randn(300, 8, generator=generator)) for _ in range(20)]
     spread = float(torch.tensor([figure.value for figure in found]).std())
     widths = [(figure.high - figure.low) / 2 / 1.96 for figure in found]
     assert 0.5 * spread < float(np.median(widths)) < 2.5 * spread
@@ -272,7 +272,7 @@ def test_kernel_intervals_are_as_wide_as_the_figure_varies() -> None:
 def test_frechet_intervals_are_as_wide_as_the_figure_varies() -> None:
     generator = torch.Generator().manual_seed(0)
     moments = moments_of(torch.randn(2000, 8, generator=generator))
-    found = [Measure("x").frechet(moments, torch.randn(500, 8, generator=generator) * 1.2 + 0.2) for _ in range(20)]
+    found = [Estimator("x").frechet(moments, torch.randn(500, 8, generator=generator) * 1.2 + 0.2) for _ in range(20)]
     spread = float(torch.tensor([figure.value for figure in found]).std())
     widths = [(figure.high - figure.value) / 1.96 for figure in found]
     assert 0.5 * spread < float(np.median(widths)) < 2 * spread
@@ -356,7 +356,7 @@ def test_features_see_every_channel_count_and_size() -> None:
     assert extractor(torch.zeros(2, 3, 16, 16)).shape == (2, 256)
     assert extractor(torch.zeros(2, 3, 100, 100)).shape == (2, 384)
     for length in (64, 65, 100, 128):
-        found = places(length)
+        found = tile_starts(length)
         assert found[0] == 0 and found[-1] == length - 32 and max(np.diff(found)) <= 32
     row = extractor(grey)
     assert torch.allclose(row[1:2], extractor(grey[1:2]), atol=1e-4)

@@ -15,7 +15,7 @@ from imggen.engine.info import describe_file
 from imggen.engine.inpainting.blending import poisson_blend, solve_laplace
 from imggen.engine.inpainting.masks import feathered, grown, parts_of, squares
 from imggen.errors import DataError
-from imggen.io.image import Bytes
+from imggen.io.image import ImageArray
 from tests.engine.inpaint_help import ENDING, MODES, Call, Told, mask_file, picture, pixels, square_hole
 
 
@@ -138,7 +138,7 @@ def test_masks_of_every_kind(models: Call) -> None:
     picture("L", 20, 20).save("x.png")
     hole = square_hole() > 0
 
-    def filled_where(**more: Any) -> Bytes:
+    def filled_where(**more: Any) -> ImageArray:
         models("x.png", "y.png", force=True, seed=12, **more)
         return pixels("y.png") != pixels("x.png")
 

@@ -13,7 +13,7 @@ from imggen.cli.app import main
 from imggen.engine.checkpoints import save_backend
 from imggen.engine.info import describe_file
 from imggen.errors import DataError, UsageError
-from imggen.io.animation import Ticks, animation
+from imggen.io.animation import FrameDurations, animation
 from tests.engine.interpolate_help import drawn, folder_frames, frames_of, fresh, walk
 
 
@@ -70,7 +70,7 @@ def test_odd_sizes_and_any_channels(ending: str, channels: int) -> None:
 
 
 def test_no_time_is_lost_in_ticks() -> None:
-    ticks = Ticks(Fraction(30_000, 1001), 100)
+    ticks = FrameDurations(Fraction(30_000, 1001), 100)
     lasts = [ticks.next() for _ in range(300)]
     assert set(lasts) == {3, 4} and sum(lasts) == round(300 * 100 * 1001 / 30_000)
 

@@ -22,7 +22,7 @@ from imggen.engine.render import sample_batches
 from imggen.engine.sampling.sample import plan, sample
 from imggen.engine.seeds import LARGEST
 from imggen.errors import CheckpointError, DataError, DeviceError, UsageError
-from imggen.io.image import Bytes
+from imggen.io.image import ImageArray
 from imggen.models import build_backend, presets
 from imggen.models.base import Backend
 from imggen.models.gan.backend import GanBackend as GanBackend
@@ -59,12 +59,12 @@ def options(model: str, output: str, **more: Any) -> SampleOptions:
     return SampleOptions(model=model, output=output, **{"seed": 0, **more})
 
 
-def pixels(path: Path | str) -> Bytes:
+def pixels(path: Path | str) -> ImageArray:
     with Image.open(path) as image:
         return np.asarray(image)
 
 
-def pictures_of(backend: Backend, items: list[SampleSpec], **more: Any) -> Bytes:
+def pictures_of(backend: Backend, items: list[SampleSpec], **more: Any) -> ImageArray:
     return np.concatenate(list(sample_batches(backend, items, lambda _, pictures: pictures, **more)))
 
 

@@ -23,7 +23,7 @@ from imggen.engine.training.plan import make_plan
 from imggen.engine.training.signals import StopRequest
 from imggen.errors import CheckpointError, DataError, DeviceError, DivergedError, InterruptedRun, UsageError
 from imggen.io.checkpoint import read_header, read_tensors
-from imggen.metrics.compare import Estimate, Measure
+from imggen.metrics.compare import Estimate, Estimator
 from imggen.models import presets
 from imggen.models.base import NonFiniteError
 from imggen.models.gan.config import GanConfig as GanConfig
@@ -297,10 +297,10 @@ def test_the_best_checkpoint_is_kept(image_folder: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr("imggen.engine.training.best_checkpoint.COUNT", 20)
     values = iter((3.0, 1.0, 2.0))
 
-    def frechet(self: Measure, _: Any, features: Tensor) -> Estimate:
+    def frechet(self: Estimator, _: Any, features: Tensor) -> Estimate:
         return Estimate("fd", next(values), 0.0, 9.0, len(features), self.features)
 
-    monkeypatch.setattr(Measure, "frechet", frechet)
+    monkeypatch.setattr(Estimator, "frechet", frechet)
     said: list[str] = []
 
     class Heard(Silent):
