@@ -1,10 +1,10 @@
-"""Every error that imggen raises on purpose: a line for the user, a hint, and the exit code."""
+"""The errors that imggen raises on purpose: each has a message, a hint and an exit code."""
 
 from __future__ import annotations
 
 
 class ImggenError(Exception):
-    """One clear line, a hint what to do about it, and the exit code of the process.
+    """The base class: `message` is one sentence, `hint` says what to do, `exit_code` is that of the process.
 
     Exit codes: 2 usage, 3 bad data, bad checkpoint or no space, 4 device or out of memory,
     5 diverged, 130 Ctrl-C, 143 SIGTERM.
@@ -21,36 +21,36 @@ class ImggenError(Exception):
 
 
 class UsageError(ImggenError):
-    """What was asked for makes no sense, or would overwrite something."""
+    """The options are invalid or contradict each other, or a file would be overwritten."""
 
     exit_code = 2
 
 
 class DataError(ImggenError):
-    """Pictures, a folder, an archive or a disk that cannot be used."""
+    """An image, a folder, an archive or a disk cannot be read or written."""
 
     exit_code = 3
 
 
 class CheckpointError(ImggenError):
-    """A checkpoint that is missing, damaged, or of another kind or version."""
+    """A checkpoint is missing, damaged, or of another kind or format."""
 
     exit_code = 3
 
 
 class DeviceError(ImggenError):
-    """A device that is not there, or whose memory is too small."""
+    """A device does not exist, or its memory is too small."""
 
     exit_code = 4
 
 
 class DivergedError(ImggenError):
-    """Training met non-finite numbers more often than rolling back could mend."""
+    """Training produced non-finite values again after it was rolled back several times."""
 
     exit_code = 5
 
 
 class InterruptedRun(ImggenError):
-    """The user (Ctrl-C, 130) or the system (SIGTERM, 143) ended the command; the message says what was saved."""
+    """Ctrl-C (130) or SIGTERM (143) ended the command; the message names what was saved."""
 
     exit_code = 130

@@ -1,4 +1,4 @@
-"""How the layers below the command line speak to the user, without knowing of a terminal."""
+"""How the layers below the command line report to the user, independent of a terminal."""
 
 from __future__ import annotations
 
@@ -15,33 +15,33 @@ class Task(Protocol):
 
 
 class Reporter(Protocol):
-    """Where lines, warnings and progress go; `imggen.cli.console` has the real one."""
+    """Receives messages, warnings and progress; `imggen.cli.console` implements it for a terminal."""
 
     def info(self, message: str) -> None:
-        """A line of information."""
+        """Report one line of information."""
 
     def warn(self, message: str) -> None:
-        """Something the user should know; shown even with --quiet."""
+        """Report a warning, which is shown even with --quiet."""
 
     @contextmanager
     def task(self, description: str, total: float) -> Iterator[Task]:
-        """A progress bar of `total` units that lives as long as the block."""
-        ...  # a protocol: the console and Silent give the bodies
+        """A progress bar of `total` units, shown during the block."""
+        ...
 
 
 class Silent:
-    """A reporter that says nothing, and a task that shows nothing: for library use and tests."""
+    """A reporter, and a task, that print nothing: for use as a library and in tests."""
 
     def info(self, message: str) -> None:
-        """Say nothing."""
+        """Ignore the message."""
 
     def warn(self, message: str) -> None:
-        """Say nothing."""
+        """Ignore the message."""
 
     def update(self, completed: float, note: str = "") -> None:
-        """Show nothing."""
+        """Ignore the progress."""
 
     @contextmanager
     def task(self, description: str, total: float) -> Iterator[Task]:
-        """A task that shows nothing."""
+        """A task that prints nothing."""
         yield self

@@ -19,7 +19,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "engine": ("imggen.engine", "imggen.metrics", "imggen.models", "imggen.data", "imggen.io"),
     "metrics": ("imggen.metrics", "imggen.io"),
     "models": ("imggen.models",),
-    "data": ("imggen.data",),
+    "data": ("imggen.data", "imggen.io"),
     "io": ("imggen.io",),
 }
 

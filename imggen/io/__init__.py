@@ -1,1 +1,1 @@
-"""Checkpoints and pictures on disk."""
+"""Files on disk: checkpoints, images and animations, written atomically."""

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Write files and folders completely or not at all, and lock a folder for one process."""
 
 from __future__ import annotations
 
@@ -21,27 +21,28 @@ except ImportError:  # Windows
 
 _HINTS = {
     errno.ENOSPC: "no space is left on the disk: free some, or write elsewhere",
-    errno.EDQUOT: "your quota on this disk is spent: free some, or write elsewhere",
-    errno.EROFS: "the disk can only be read: write elsewhere",
+    errno.EDQUOT: "your disk quota is used up: free some space, or write elsewhere",
+    errno.EROFS: "the disk is read-only: write elsewhere",
     errno.EACCES: "you may not write there: choose another folder",
     errno.EPERM: "you may not write there: choose another folder",
     errno.ENOTDIR: "a part of this path is a file, not a folder",
-    errno.ENOENT: "the folder does not exist: make it first",
-    errno.EFBIG: "the disk, or a limit of the system, takes no file that large: write elsewhere",
+    errno.ENOENT: "the folder does not exist: create it first",
+    errno.EFBIG: "the disk, or a limit of the system, does not allow a file that large: write elsewhere",
     errno.ENAMETOOLONG: "the name is too long for this disk",
 }
 
-
-_TOKEN, _NUMBER = secrets.token_hex(4), itertools.count()
+# Temporary names are unique: within a process by the counter, among processes by process id and token.
+_TOKEN, _COUNTER = secrets.token_hex(4), itertools.count()
 
 
 @contextmanager
 def atomic_path(path: Path, *, durable: bool = False) -> Iterator[Path]:
-    """A sibling to write to; it takes the place of `path` when the block ends well, and goes when it does not.
+    """Yield a temporary path beside `path`, which replaces it when the block ends without an error.
 
-    `durable` waits until the disk has it. A symlink is written through. Raises DataError when the disk refuses.
+    After an error the temporary file is removed and `path` is unchanged. If `path` is a symlink, its target is
+    replaced. `durable` waits until the file is on the disk. Raises DataError if it cannot be written.
     """
-    target, sibling = _names(path)
+    target, sibling = _target_and_temporary(path)
     try:
         yield Path(sibling)
         if durable:
@@ -50,17 +51,18 @@ def atomic_path(path: Path, *, durable: bool = False) -> Iterator[Path]:
         if durable and os.name == "posix":
             _sync(os.path.dirname(target) or ".")
     except BaseException as error:
-        _give_up(path, sibling, error)
+        _clean_up(path, sibling, error)
         raise
 
 
 @contextmanager
 def atomic_folder(path: Path, stale: re.Pattern[str]) -> Iterator[Path]:
-    """A folder to write files to; they take their places in `path` when the block ends well, else nothing is there.
+    """Yield a temporary folder, whose files move into `path` when the block ends without an error.
 
-    What lies in `path` already stays, but for files whose names match `stale`. Raises DataError when the disk refuses.
+    Files already in `path` stay, except those whose whole names match `stale`, which are removed. After an error
+    nothing is moved. Raises DataError if the folder cannot be written.
     """
-    target, sibling = _names(path)
+    target, sibling = _target_and_temporary(path)
     try:
         os.makedirs(sibling)
         yield Path(sibling)
@@ -75,58 +77,35 @@ def atomic_folder(path: Path, stale: re.Pattern[str]) -> Iterator[Path]:
         os.rmdir(sibling)
     except BaseException as error:
         shutil.rmtree(sibling, ignore_errors=True)
-        _give_up(path, sibling, error)
+        _clean_up(path, sibling, error)
         raise
 
 
 @contextmanager
 def lock_directory(folder: Path) -> Iterator[None]:
-    """Hold a folder for this process; where the system or the disk knows no such thing, nothing is held.
+    """Hold an exclusive lock on a directory (flock) during the block; a no-op where locks are not supported.
 
-    Raises UsageError where another process holds it.
+    Raises UsageError if another process holds the lock.
     """
     if fcntl is None:
         yield
         return
     handle = os.open(folder, os.O_RDONLY)
     try:
-        with suppress(OSError):  # a disk of a network may know no locks
+        with suppress(OSError):  # a network disk may not support locks
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
-                hint = "wait for it, or name another folder by -o"
+                hint = "wait until it ends, or choose another folder with -o"
                 raise UsageError(f"another training is at work in {folder}", hint) from error
         yield
     finally:
         os.close(handle)
 
 
-def _names(path: Path) -> tuple[str, str]:
-    # Strings and os: pathlib would take longer than the disk does for a small picture.
-    target = os.path.realpath(path) if os.path.islink(path) else os.fspath(path)
-    folder, name = os.path.split(target)
-    return target, os.path.join(folder, f".{name[:80]}.{os.getpid():x}{_TOKEN}{next(_NUMBER):x}.part")
-
-
-def _give_up(path: Path, sibling: str, error: BaseException) -> None:
-    with suppress(OSError):
-        os.unlink(sibling)
-    if isinstance(error, OSError):
-        hint = _HINTS.get(error.errno or 0)
-        raise DataError(f"{path} cannot be written: {error.strerror or error}", hint) from error
-
-
-def _sync(path: str) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 def atomic_write(path: Path, data: bytes) -> None:
-    """Write `data` to `path`, whole or not at all, with the mode that the umask gives. Raises DataError."""
-    target, sibling = _names(path)
+    """Write `data` to `path` completely or not at all, with the mode that the umask gives. Raises DataError."""
+    target, sibling = _target_and_temporary(path)
     try:
         handle = os.open(sibling, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
         try:
@@ -137,5 +116,33 @@ def atomic_write(path: Path, data: bytes) -> None:
             os.close(handle)
         os.replace(sibling, target)
     except BaseException as error:
-        _give_up(path, sibling, error)
+        _clean_up(path, sibling, error)
         raise
+
+
+def _target_and_temporary(path: Path) -> tuple[str, str]:
+    """The real path to replace, and a unique temporary name in the same folder.
+
+    Strings and `os`, because pathlib would take longer than the disk does for a small image.
+    """
+    target = os.path.realpath(path) if os.path.islink(path) else os.fspath(path)
+    folder, name = os.path.split(target)
+    return target, os.path.join(folder, f".{name[:80]}.{os.getpid():x}{_TOKEN}{next(_COUNTER):x}.part")
+
+
+def _clean_up(path: Path, sibling: str, error: BaseException) -> None:
+    """Remove the temporary file; raise DataError with a hint if the error is the disk's."""
+    with suppress(OSError):
+        os.unlink(sibling)
+    if isinstance(error, OSError):
+        hint = _HINTS.get(error.errno or 0)
+        raise DataError(f"{path} cannot be written: {error.strerror or error}", hint) from error
+
+
+def _sync(path: str) -> None:
+    """Wait until a file or folder is on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

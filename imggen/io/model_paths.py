@@ -1,4 +1,4 @@
-"""Where weights lie: given, of a run, or shipped."""
+"""Find the checkpoint that a model's name or path stands for: a file, a run's folder, or a shipped model."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def shipped_folder() -> Path | None:
 
 
 def shipped_weights() -> dict[str, Path]:
-    """The shipped models by name."""
+    """The paths of the shipped models, by name."""
     folder = shipped_folder()
     return {path.stem: path for path in sorted(folder.glob("*.safetensors"))} if folder else {}
 
@@ -28,35 +28,38 @@ def shipped_weights() -> dict[str, Path]:
 def find_weights(
     model: str, *, weights: Path | None, families: Sequence[str], runs: Path = Path("runs")
 ) -> tuple[Path, str]:
-    """The file that `model` (a family's name, a shipped model's name, a file or a run's folder) means, and why.
+    """The checkpoint for `model`, and its origin: "given", "your run …" or "shipped".
 
-    Raises CheckpointError with the names that are near.
+    `model` is the name of a run, a family or a shipped model, a file, or a run's folder; `weights`, if given, takes
+    precedence. A run in `runs` precedes a shipped model, and a path precedes a run of the same name unless that is
+    also a family's name. Raises CheckpointError, with the nearest name if there is one.
     """
     if weights is not None:
-        return _of_path(weights), "given"
-    own = runs / model / "weights.safetensors"
-    named = Path(model).name == model != ".." and own.is_file()
-    if named and (model in families or not holds_weights(Path(model))):
-        return own, f"your run {own.parent}"
+        return _checkpoint_file(weights), "given"
+    run_weights = runs / model / "weights.safetensors"
+    is_run = Path(model).name == model != ".." and run_weights.is_file()
+    if is_run and (model in families or not holds_weights(Path(model))):
+        return run_weights, f"your run {run_weights.parent}"
     shipped = shipped_weights()
     if model in shipped:
         return shipped[model], "shipped"
     if Path(model).exists():
-        return _of_path(Path(model)), "given"
-    known = sorted({*families, *shipped, *(path.parent.name for path in runs.glob("*/weights.safetensors"))})
-    near = difflib.get_close_matches(model, known, 1)
+        return _checkpoint_file(Path(model)), "given"
+    names = sorted({*families, *shipped, *(path.parent.name for path in runs.glob("*/weights.safetensors"))})
+    near = difflib.get_close_matches(model, names, 1)
     if near and near[0] != model:
         raise CheckpointError(f"there is no model '{model}'", f"did you mean '{near[0]}'?")
-    train = model if model in families else families[0]
-    raise CheckpointError(f"there is no model '{model}'", f"train one: imggen train {train} --data FOLDER")
+    family = model if model in families else families[0]
+    raise CheckpointError(f"there is no model '{model}'", f"train one: imggen train {family} --data FOLDER")
 
 
 def holds_weights(path: Path) -> bool:
-    """Whether a path may be a checkpoint, or is a run's folder."""
+    """Whether a path is a file, which may be a checkpoint, or a run's folder with weights."""
     return path.is_file() or (path / "weights.safetensors").is_file()
 
 
-def _of_path(path: Path) -> Path:
+def _checkpoint_file(path: Path) -> Path:
+    """The checkpoint at `path`, a file or a run's folder. Raises CheckpointError if there is none."""
     if path.is_dir():
         path = path / "weights.safetensors"
     if not path.is_file():
