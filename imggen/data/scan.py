@@ -81,7 +81,7 @@ def _missing(spec: str, path: Path) -> DataError:
         return DataError(f"there is no {spec}", f"did you mean {near[0]}?")
     return DataError(
         f"there is no {spec}",
-        f"give a folder, a .zip or a .tar of pictures, or one of {', '.join(KNOWN_SETS)}, imagenet:PATH",
+        f"give a folder, a .zip or a .tar of pictures, or one of {', '.join(TORCHVISION_SETS)}, imagenet:PATH",
     )
 
 

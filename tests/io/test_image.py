@@ -14,7 +14,7 @@ from PIL import Image
 from imggen.engine.seeds import LARGEST, Seeds, format_seeds, parse_seeds
 from imggen.errors import DataError, UsageError
 from imggen.io import image as module
-from imggen.io.image import encode, format_of, grid, encode_png_fast, read_info
+from imggen.io.image import encode, encode_png_fast, format_of, grid, read_info
 
 
 def picture(channels: int, side: int = 8) -> Any:

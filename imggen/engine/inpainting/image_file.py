@@ -220,7 +220,7 @@ def save(original: SourceImage, result: Image.Image, format: str, info: Mapping[
     exif = Image.Exif()
     exif.load((_told(original.exif) if format == "tiff" else original.exif).tobytes())
     own = str(exif.get(EXIF_TAGS[0]) or METADATA_KEY)
-    exif[EXIF_TAGS[0 if own.startswith(METADATA_KEY) else 1]] = f"{KEY}:{text}"
+    exif[EXIF_TAGS[0 if own.startswith(METADATA_KEY) else 1]] = f"{METADATA_KEY}:{text}"
     if format == "tiff":
         result.save(buffer, "TIFF", compression="tiff_deflate", exif=exif, **more)
     elif format == "webp":

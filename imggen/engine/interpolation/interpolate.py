@@ -29,7 +29,7 @@ from imggen.engine.outputs import exact_fps, output_kind
 from imggen.engine.seeds import format_seeds
 from imggen.io.animation import animation
 from imggen.io.atomic import atomic_folder, atomic_write
-from imggen.io.image import ImageArray, encode, format_of, grid, encode_png_fast
+from imggen.io.image import ImageArray, encode, encode_png_fast, format_of, grid
 from imggen.models.base import Backend
 from imggen.reporting import Reporter
 

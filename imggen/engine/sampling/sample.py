@@ -24,7 +24,7 @@ from imggen.engine.render import sample_batches
 from imggen.engine.seeds import LARGEST, format_seeds, parse_seeds
 from imggen.errors import UsageError
 from imggen.io.atomic import atomic_write
-from imggen.io.image import ImageArray, encode, format_of, grid, encode_png_fast
+from imggen.io.image import ImageArray, encode, encode_png_fast, format_of, grid
 from imggen.models.base import Backend
 from imggen.reporting import Reporter
 

@@ -24,7 +24,7 @@ from imggen.engine.training.mode_collapse import CollapseMonitor
 from imggen.engine.training.plan import TrainPlan, describe_plan, duration, make_plan
 from imggen.engine.training.signals import StopRequest, stop_requests
 from imggen.errors import CheckpointError, DeviceError, DivergedError, ImggenError
-from imggen.io.atomic import lock_directory, atomic_write
+from imggen.io.atomic import atomic_write, lock_directory
 from imggen.io.checkpoint import read_header, read_tensors, weights_hash, write_checkpoint
 from imggen.io.image import encode, grid
 from imggen.metrics.features import load_features
