@@ -15,7 +15,7 @@ from imggen.io.animation import animation_format, check_speed
 from imggen.io.image import format_of
 from imggen.models.base import Backend
 
-FEWEST = 10  # pictures that can be compared
+MIN_IMAGES_TO_COMPARE = 10  # pictures that can be compared
 PATTERN = re.compile(r"[^%]*%(0\d{1,2})?d[^%]*")
 
 
@@ -93,8 +93,10 @@ def _taken_by(pattern: Path) -> Path | None:
 
 def check_report(options: EvaluateOptions) -> None:
     """Refuse too few pictures, to overwrite a report, or to make one of another kind. Raises UsageError, DataError."""
-    if options.count < FEWEST:
-        raise UsageError(f"{options.count} pictures are too few to compare", f"-n {FEWEST} or more; 10,000 are steady")
+    if options.count < MIN_IMAGES_TO_COMPARE:
+        raise UsageError(
+            f"{options.count} pictures are too few to compare", f"-n {MIN_IMAGES_TO_COMPARE} or more; 10,000 are steady"
+        )
     if options.output is None:
         return
     if options.output.suffix.lower() not in (".html", ".htm"):

@@ -9,7 +9,7 @@ from typing import overload
 
 from imggen.errors import UsageError
 
-LARGEST = 2**63 - 1
+MAX_SEED = 2**63 - 1
 MOST = 10**12
 _HINT = "seeds look like 7, 0-63 or 0-63,70"
 
@@ -53,8 +53,8 @@ def parse_seeds(text: str) -> Seeds:
         low, high = int(ends[0]), int(ends[1])
         if low > high:
             raise UsageError(f"the range '{part.strip()}' runs backwards", _HINT)
-        if high > LARGEST:
-            raise UsageError(f"the seed {high} is too large", f"the largest is {LARGEST}")
+        if high > MAX_SEED:
+            raise UsageError(f"the seed {high} is too large", f"the largest is {MAX_SEED}")
         if high - low >= MOST:
             raise UsageError(f"the range '{part.strip()}' is too long", f"at most {MOST:,} at a time")
         ranges.append(range(low, high + 1))

@@ -23,7 +23,7 @@ from imggen.engine.inpainting.masks import box_mask, feathered, grown, parts_of,
 from imggen.engine.inpainting.tiles import AT_ONCE, Canvas, TileInpainter
 from imggen.engine.options import InpaintOptions
 from imggen.engine.outputs import LONGEST_SIDE
-from imggen.engine.seeds import LARGEST
+from imggen.engine.seeds import MAX_SEED
 from imggen.errors import DataError, UsageError
 from imggen.io.animation import composite_on_white
 from imggen.io.atomic import atomic_write
@@ -89,8 +89,8 @@ def _checked(options: InpaintOptions, reporter: Reporter) -> list[Pair]:
         raise UsageError("where is the hole?", "--mask FILE, --box X,Y,W,H, --mask-from-alpha or --expand N")
     if options.feather and (options.from_alpha or any(options.expand)):
         raise UsageError("--feather mixes in what was in the hole, and there was nothing", "leave it out")
-    if options.seed + options.count - 1 > LARGEST:
-        raise UsageError(f"the seeds from {options.seed} on are too large", f"the largest is {LARGEST}")
+    if options.seed + options.count - 1 > MAX_SEED:
+        raise UsageError(f"the seeds from {options.seed} on are too large", f"the largest is {MAX_SEED}")
     pairs = find_pairs(options)
     lossy = False
     for pair in pairs:

@@ -17,7 +17,7 @@ from imggen.engine.device import precision_name
 from imggen.engine.interpolation.keyframes import find_pictures
 from imggen.engine.options import InterpolateOptions
 from imggen.engine.outputs import LONGEST_SIDE, check_walk_output, output_kind
-from imggen.engine.seeds import LARGEST, format_seeds, parse_seeds
+from imggen.engine.seeds import MAX_SEED, format_seeds, parse_seeds
 from imggen.errors import UsageError
 from imggen.io.animation import LONGEST_SIDE as LONGEST
 from imggen.io.animation import animation_format
@@ -79,8 +79,8 @@ def _plan(options: InterpolateOptions, pictures: list[Path], backend: Backend) -
     seeds: Sequence[int] | None = None
     if not pictures:
         first, count = options.seed or 0, (2 if options.path == "circle" else 4) * cells
-        if first + count - 1 > LARGEST:
-            raise UsageError(f"the seeds from {first} on are too large", f"the largest is {LARGEST}")
+        if first + count - 1 > MAX_SEED:
+            raise UsageError(f"the seeds from {first} on are too large", f"the largest is {MAX_SEED}")
         seeds = range(first, first + count) if options.seeds is None else parse_seeds(options.seeds)
     count = len(pictures) if seeds is None else len(seeds)
     what = "pictures" if seeds is None else "seeds"

@@ -21,7 +21,7 @@ from imggen.engine.options import SampleOptions
 from imggen.engine.outputs import check_grid, check_sample_output, output_kind
 from imggen.engine.provenance import command_of, settings_of
 from imggen.engine.render import sample_batches
-from imggen.engine.seeds import LARGEST, format_seeds, parse_seeds
+from imggen.engine.seeds import MAX_SEED, format_seeds, parse_seeds
 from imggen.errors import UsageError
 from imggen.io.atomic import atomic_write
 from imggen.io.image import ImageArray, encode, encode_png_fast, format_of, grid
@@ -54,8 +54,8 @@ def _plan(options: SampleOptions, backend: Backend) -> SamplePlan:
     count = options.count
     if every:
         count = math.ceil(count / len(backend.classes))
-    if first + count - 1 > LARGEST:
-        raise UsageError(f"the seeds from {first} on are too large", f"the largest is {LARGEST}")
+    if first + count - 1 > MAX_SEED:
+        raise UsageError(f"the seeds from {first} on are too large", f"the largest is {MAX_SEED}")
     seeds = parse_seeds(options.seeds) if options.seeds is not None else range(first, first + count)
     labels: tuple[int | None, ...] = (None,)
     if every:

@@ -20,7 +20,7 @@ from imggen.engine.noise import SampleSpec
 from imggen.engine.options import SampleOptions
 from imggen.engine.render import sample_batches
 from imggen.engine.sampling.sample import plan, sample
-from imggen.engine.seeds import LARGEST
+from imggen.engine.seeds import MAX_SEED
 from imggen.errors import CheckpointError, DataError, DeviceError, UsageError
 from imggen.io.image import ImageArray
 from imggen.models import build_backend, presets
@@ -286,7 +286,7 @@ def test_too_large_a_grid(model: str) -> None:
         sample(options(model, "grid.png", count=1000, columns=1000), Silent())
     sample(options(model, "grid.png", count=2, columns=1000), Silent())
     with pytest.raises(UsageError, match="too large"):
-        sample(options(model, "x.png", seed=LARGEST, count=2), Silent())
+        sample(options(model, "x.png", seed=MAX_SEED, count=2), Silent())
     with pytest.raises(UsageError, match="too long"):
         sample(options(model, "x.png", seeds="0-9223372036854775807"), Silent())
 
