@@ -120,10 +120,10 @@ def test_what_cannot_be_is_one_clear_line(make: Make, image_folder: Path, capfd:
     picture = sorted((image_folder / "disc").glob("*.png"))[0]
     Path("text.png").write_text("no picture", encoding="utf-8")
     for words, code, text in (
-        (("vae.safetensors", "--from", image_folder, "-o", "folder/"), 2, "one sheet"),
+        (("vae.safetensors", "--from", image_folder, "-o", "folder/"), 2, "one grid"),
         (("vae.safetensors", "--from", image_folder, "--near", picture), 2, "--from"),
         (("vae.safetensors", "--from", image_folder, "--seed", 3), 2, "--from"),
-        (("vae.safetensors", "--near", image_folder), 3, "not a picture"),
+        (("vae.safetensors", "--near", image_folder), 3, "not an image file"),
         (("vae.safetensors", "--from", "text.png"), 3, "can be read"),
         (("vae.safetensors", "--from", "nowhere"), 3, "there is no"),
         (("vae.safetensors", "--near", picture, "--class", "cat"), 2, "no classes"),
