@@ -68,11 +68,7 @@ def test_the_command_in_a_file_makes_it_again(
 
 def test_a_dry_run_writes_nothing(gan_files: dict[int, str]) -> None:
     random_image("RGB").save("x.png")
-    options = InpaintOptions(
-        model=gan_files[3], image=Path("x.png"), output="z.png", boxes=((0, 0, 4, 5),), count=2
-    )
+    options = InpaintOptions(model=gan_files[3], image=Path("x.png"), output="z.png", boxes=((0, 0, 4, 5),), count=2)
     plan = inpainting.dry_run(options, Silent())
-    assert plan["images"] == [
-        {"image": "x.png", "masked_fraction": 0.05, "tiles": 1, "paths": ["z-1.png", "z-2.png"]}
-    ]
+    assert plan["images"] == [{"image": "x.png", "masked_fraction": 0.05, "tiles": 1, "paths": ["z-1.png", "z-2.png"]}]
     assert not list(Path().glob("z*")) and json.dumps(plan)

@@ -108,9 +108,7 @@ def test_each_file_is_read_once_where_memory_allows(
         ("y.png", {"boxes": ((0, 0, 2, 2),), "seed": 2**63 - 1, "count": 2}, UsageError, "too large"),
     ],
 )
-def test_refusals(
-    inpaint: Inpaint, output: str, more: dict[str, Any], error: type[Exception], message: str
-) -> None:
+def test_refusals(inpaint: Inpaint, output: str, more: dict[str, Any], error: type[Exception], message: str) -> None:
     random_image("RGB").save("x.png")
     Path("bad.png").write_bytes(b"not an image")
     before = sorted(Path().iterdir())
