@@ -17,6 +17,7 @@ from tests.engine.inpainting.conftest import ENDINGS, MODES, Inpaint, random_ima
 from tests.helpers import RecordingReporter, read_pixels
 
 
+@pytest.mark.slow
 @settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     mode=st.sampled_from(MODES),

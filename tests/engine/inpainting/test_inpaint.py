@@ -43,7 +43,14 @@ def test_a_shipped_model_fills() -> None:
     radius = np.hypot(*(np.mgrid[:32, :32] - 15.5))
     Image.fromarray(np.where(abs(radius - 8) < 2, 255, 0).astype(np.uint8)).save("x.png")
     options = InpaintOptions(
-        model="gan", image=Path("x.png"), output="y.png", boxes=((16, 10, 8, 8),), label="0", seed=1, temperature=0.8
+        model="transformer",
+        image=Path("x.png"),
+        output="y.png",
+        boxes=((16, 10, 8, 8),),
+        label="0",
+        seed=1,
+        temperature=0.8,
+        device="cpu",
     )
     result = inpainting.run(options, Silent())
     mask = np.zeros((32, 32), bool)

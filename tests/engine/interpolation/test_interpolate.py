@@ -60,12 +60,17 @@ def test_easing_is_slow_at_the_keyframes(model: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", ["slerp", "spline", "circle"])
-@pytest.mark.parametrize(("name", "label"), [("gan", "3"), ("gan-emoji", None), ("vae", None), ("transformer", "3")])
-def test_loops_of_shipped_models_close_with_no_longer_step(name: str, label: str | None, path: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "label", "frames"),
+    [("gan", "3", 48), ("gan-emoji", None, 48), ("vae", None, 48), ("transformer", "3", 24)],
+)
+def test_loops_of_shipped_models_close_with_no_longer_step(
+    name: str, label: str | None, frames: int, path: str
+) -> None:
     count = 2 if path == "circle" else 4
     for first in (4, 44, 100):
         more = {"seeds": f"{first}-{first + count - 1}", "label": label, "path": path}
-        steps = interpolate(name, "w.png", frames=48, loop=True, force=True, **more)["steps"]
+        steps = interpolate(name, "w.png", frames=frames, loop=True, force=True, **more)["steps"]
         assert steps["closing"] <= steps["median"]
 
 
