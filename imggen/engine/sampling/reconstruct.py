@@ -52,8 +52,9 @@ def reconstruct(options: SampleOptions, reporter: Reporter) -> dict[str, Any]:
     path = options.near or options.source
     assert path is not None
     images = read_images(path, options.count if options.near is None else 1, backend, reporter)
-    columns = _grid_columns(options, 2 * len(images) if options.near is None else 1 + len(plan))
-    check_grid(2 * len(images) if options.near is None else 1 + len(plan), columns, backend)
+    num_cells = 2 * len(images) if options.near is None else 1 + len(plan)
+    columns = _grid_columns(options, num_cells)
+    check_grid(num_cells, columns, backend)
     with torch.no_grad(), torch.autocast(backend.device.type, loaded.dtype, enabled=loaded.dtype != torch.float32):
         if options.near is None:
             cells = _with_reconstructions(backend, images, options, reporter)
