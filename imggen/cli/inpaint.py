@@ -140,7 +140,6 @@ def inpaint(
 
     Example: imggen inpaint --method classical --image scan.tif --mask scratches.png -o clean.tif
     """
-    from imggen.engine.inpainting.inputs import check_fill_output, find_pairs
     from imggen.engine.options import InpaintOptions
 
     if method not in ("model", "classical"):
@@ -185,21 +184,19 @@ def inpaint(
         device=device,
         force=force,
     )
-    check_fill_output(options)
-    find_pairs(options)
     if drawn:
         console.info(f"seed {options.seed}")
-    from imggen.engine.inpainting import inpaint as engine
+    from imggen.engine import inpainting
 
     if dry_run:
-        plan = engine.plan(options, console)
-        pictures = plan.pop("pictures")
+        plan = inpainting.dry_run(options, console)
+        images = plan.pop("images")
         lines = [f"{name:12} {value}" for name, value in plan.items()]
         lines += [
-            f"{line['image']}: {line['hole']:.1%} hole, {line['squares']} squares, to {', '.join(line['paths'])}"
-            for line in pictures
+            f"{one['image']}: {one['masked_fraction']:.1%} masked, {one['tiles']} tiles, to {', '.join(one['paths'])}"
+            for one in images
         ]
-        console.result({**plan, "pictures": pictures}, lines)
+        console.result({**plan, "images": images}, lines)
         return
-    result = engine.inpaint(options, console)
+    result = inpainting.run(options, console)
     console.result(result, result["paths"])

@@ -128,7 +128,6 @@ def interpolate(
     Example: imggen interpolate gan --class-from 3 --class-to 8 --strip -o strip.png
     """
     from imggen.engine.options import InterpolateOptions
-    from imggen.engine.outputs import check_walk_output
     from imggen.engine.seeds import parse_seeds
 
     if seeds is not None:
@@ -174,16 +173,15 @@ def interpolate(
         precision=precision,
         force=force,
     )
-    check_walk_output(options)
     if drawn:
         console.info(f"seed {options.seed}")
-    from imggen.engine.interpolation import interpolate as engine
+    from imggen.engine import interpolation
 
     if dry_run:
-        plan = engine.plan(options, console)
+        plan = interpolation.dry_run(options, console)
         console.result(plan, [f"{name:12} {value}" for name, value in plan.items()])
         return
-    result = engine.interpolate(options, console)
+    result = interpolation.run(options, console)
     far = result["steps"]
     closing = f", the closing one {far['closing']:.1f}" if "closing" in far else ""
     if far:

@@ -106,7 +106,6 @@ def sample(
     Example: imggen sample vae --near x.png --temperature 0.5 -n 16 -o near.png
     """
     from imggen.engine.options import SampleOptions
-    from imggen.engine.outputs import check_sample_output
     from imggen.engine.seeds import parse_seeds
 
     if seeds is not None:
@@ -144,18 +143,15 @@ def sample(
         source=source,
         near=near,
     )
-    check_sample_output(options)
     if drawn:
         console.info(f"seed {options.seed}")
-    from imggen.engine.sampling import reconstruct
-    from imggen.engine.sampling import sample as engine
+    from imggen.engine import sampling
 
-    beside = source is not None or near is not None
     if dry_run:
-        plan = (reconstruct if beside else engine).plan(options, console)
+        plan = sampling.dry_run(options, console)
         console.result(plan, [f"{name:12} {value}" for name, value in plan.items()])
         return
-    result = reconstruct.reconstruct(options, console) if beside else engine.sample(options, console)
+    result = sampling.run(options, console)
     if (picture := result.pop("png", None)) is not None:
         sys.stdout.buffer.write(picture)
         sys.stdout.buffer.flush()

@@ -1,16 +1,18 @@
-"""Holes filled by models and by classical methods: the table of PSNR, Fréchet distance and diversity.
+"""Inpainting by models and by classical methods: tables of PSNR, Fréchet distance (FD) and diversity.
 
     pip install opencv-python-headless scikit-image
     python tests/benchmarks/inpainting.py --data mnist.zip --model gan [--model vae …] [--count 500] [--masks half]
 
-Pictures are held-out ones (the test split). Masks are strokes and boxes in the manner of LaMa's (arXiv 2109.07161)
-thin, medium and thick sets, drawn at 256 px and scaled down, two centred squares and the right half. PSNR is over the
-holes alone, in dB, of the mean squared error over all pictures (the mean of the pictures' own PSNRs would be about 1 dB
-more): of the mean of 16 fills, and of the best of 8. FD is of single fills, against all held-out pictures.
-Diversity is the mean distance of 8 fills in the hole, as a share of that between real pictures. `mean` fills with the
-mean of what is known; `real` puts the pixels back, so its FD is what a perfect fill would have. Where pictures have
-classes, `right` is the share of single fills that are taken for their picture's class, by a linear classifier of whole
-pictures; of one mask for all there is also the share that such a classifier of the known pixels alone gets right.
+Images are held-out ones (the test split). Masks: strokes and boxes like LaMa's thin, medium and thick sets (arXiv
+2109.07161), drawn at 256 pixels and scaled down; two centered squares; the right half.
+
+PSNR in dB is measured in the masked region, from the mean squared error over all images (averaging the PSNR of each
+image would give about 1 dB more): that of the mean of 16 fills, and that of the best of 8. FD is that of single fills
+against all held-out images. Diversity is the mean distance of 8 fills in the masked region, divided by that of real
+images. The row "mean" fills with the mean of the unmasked pixels; "real" restores the masked pixels, so its FD is that
+of a perfect fill. If the images have classes, "correct" is the fraction of single fills that a linear classifier
+assigns to their image's class; if all masks are equal, the accuracy of such a classifier that sees only the unmasked
+pixels is printed too.
 """
 
 from __future__ import annotations
@@ -28,27 +30,28 @@ from torch import Tensor
 
 from imggen.data.dataset import DataOptions, load_dataset
 from imggen.engine.checkpoints import load_backend
+from imggen.io.image import ImageArray
+from imggen.io.pixels import from_array, to_float, to_uint8
 from imggen.metrics.distances import Discriminant, frechet, moments_of
 from imggen.metrics.features import Features, load_features
 from imggen.models.base import Backend
 from imggen.reporting import Silent
 
 Mask = npt.NDArray[np.bool_]
-Bytes = npt.NDArray[np.uint8]
-FILLS, DIVERSE = 16, 8
+FILLS, DIVERSITY_FILLS = 16, 8
 CANVAS = 256
-# Strokes (from, to), their greatest width and length; boxes (from, to), their sides; at 256 px.
-KINDS = {
+# Number of strokes (min, max), their maximum width and length; number of boxes (min, max), their sides; at 256 pixels.
+STROKES = {
     "thin": ((4, 50), 10, 40, (0, 0), (0, 0)),
     "medium": ((4, 5), 50, 100, (0, 5), (30, 75)),
     "thick": ((1, 5), 100, 200, (1, 4), (30, 150)),
 }
-MASKS = (*KINDS, "small", "centre", "half")
+MASKS = (*STROKES, "small", "center", "half")
 
 
 def stroke_mask(kind: str, size: int, random: np.random.Generator) -> Mask:
-    """Polylines of round ends, and boxes."""
-    times, width, length, boxes, sides = KINDS[kind]
+    """(H, W): polylines with round ends, and boxes."""
+    times, width, length, boxes, sides = STROKES[kind]
     canvas = Image.new("L", (CANVAS, CANVAS))
     pen = ImageDraw.Draw(canvas)
     for _ in range(random.integers(times[0], times[1] + 1)):
@@ -70,12 +73,12 @@ def stroke_mask(kind: str, size: int, random: np.random.Generator) -> Mask:
     return np.asarray(canvas.resize((size, size), Image.Resampling.BOX)) >= 128
 
 
-def mask_of(kind: str, size: int, random: np.random.Generator) -> Mask:
-    """(H, W), true in the hole; never empty, never everything."""
+def make_mask(kind: str, size: int, random: np.random.Generator) -> Mask:
+    """(H, W), true where masked; neither empty nor full."""
     mask = np.zeros((size, size), bool)
     if kind == "half":
         mask[:, size // 2 :] = True
-    elif kind in ("small", "centre"):
+    elif kind in ("small", "center"):
         edge = size * (3 if kind == "small" else 2) // 8
         mask[edge : size - edge, edge : size - edge] = True
     else:
@@ -84,59 +87,56 @@ def mask_of(kind: str, size: int, random: np.random.Generator) -> Mask:
     return mask
 
 
-def classical(name: str, picture: Bytes, mask: Mask) -> Bytes:
-    """(H, W, C) with the hole filled."""
-    filled = picture.copy()
+def fill_classically(name: str, image: ImageArray, mask: Mask) -> ImageArray:
+    """(H, W, C) with the masked region filled."""
+    filled = image.copy()
     if name == "mean":
-        filled[mask] = picture[~mask].mean(0).round()
+        filled[mask] = image[~mask].mean(0).round()
     elif name == "biharmonic":
-        given = picture.astype(np.float64) / 255
+        given = image.astype(np.float64) / 255
         given[mask] = 0
         filled = np.clip(inpaint_biharmonic(given, mask, channel_axis=-1) * 255 + 0.5, 0, 255).astype(np.uint8)
     elif name in ("telea", "navier-stokes"):
         method = cv2.INPAINT_TELEA if name == "telea" else cv2.INPAINT_NS
-        filled = cv2.inpaint(picture, mask.astype(np.uint8), 3, method).reshape(picture.shape)
-    filled[~mask] = picture[~mask]
+        filled = cv2.inpaint(image, mask.astype(np.uint8), 3, method).reshape(image.shape)
+    filled[~mask] = image[~mask]
     return filled
 
 
-def to_bytes(pictures: Tensor) -> Bytes:
-    """(B, C, H, W) in [-1, 1] → (B, H, W, C)."""
-    return (pictures.permute(0, 2, 3, 1) + 1).mul(127.5).round().clamp(0, 255).byte().numpy()
-
-
-def by_model(backend: Backend, pictures: Bytes, masks: list[Mask], fills: int) -> tuple[npt.NDArray[np.uint8], float]:
-    """Fills (fills, N, H, W, C) with the known pixels pasted back, and seconds a fill, one after another in batches."""
-    images = torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1
+def fill_by_model(
+    backend: Backend, images: ImageArray, masks: list[Mask], fills: int
+) -> tuple[npt.NDArray[np.uint8], float]:
+    """Fills (fills, N, H, W, C) with the unmasked pixels of the images, and seconds per fill."""
+    floats = to_float(from_array(images, "cpu"))
     mask = torch.from_numpy(np.stack(masks))[:, None].float()
-    began, found = time.perf_counter(), []
+    began, results = time.perf_counter(), []
     for fill in range(fills):
         parts = []
-        for start in range(0, len(images), 50):
+        for start in range(0, len(floats), 50):
             part = slice(start, start + 50)
             noise = torch.randn(
-                len(images[part]), *backend.noise_shape, generator=torch.Generator().manual_seed(1000 * fill + start)
+                len(floats[part]), *backend.noise_shape, generator=torch.Generator().manual_seed(1000 * fill + start)
             )
-            hidden = images[part] * (1 - mask[part])
-            parts.append(to_bytes(backend.inpaint(hidden, mask[part], noise)))
-        drawn = np.concatenate(parts)
-        found.append(np.where(np.stack(masks)[..., None], drawn, pictures))
-    return np.stack(found), (time.perf_counter() - began) / fills / len(images)
+            visible = floats[part] * (1 - mask[part])
+            parts.append(to_uint8(backend.inpaint(visible, mask[part], noise)))
+        generated = np.concatenate(parts)
+        results.append(np.where(np.stack(masks)[..., None], generated, images))
+    return np.stack(results), (time.perf_counter() - began) / fills / len(images)
 
 
-def errors(filled: Bytes, pictures: Bytes, masks: list[Mask]) -> npt.NDArray[np.float64]:
-    """(N,) mean squared error in levels of 255, over the hole alone."""
-    squares = (filled.astype(np.float64) - pictures) ** 2
+def squared_errors(filled: ImageArray, images: ImageArray, masks: list[Mask]) -> npt.NDArray[np.float64]:
+    """(N,) mean squared errors in levels of 255, in the masked region."""
+    squares = (filled.astype(np.float64) - images) ** 2
     return np.array([square[mask].mean() for square, mask in zip(squares, masks, strict=True)])
 
 
-def psnr(found: npt.NDArray[np.float64]) -> float:
-    """`errors` (N,) → dB."""
-    return float(10 * np.log10(255**2 / max(found.mean(), 1e-2)))
+def psnr(errors: npt.NDArray[np.float64]) -> float:
+    """Mean squared errors (N,) in dB."""
+    return float(10 * np.log10(255**2 / max(errors.mean(), 1e-2)))
 
 
-def apart(several: npt.NDArray[np.uint8], masks: list[Mask]) -> float:
-    """Mean distance of the pictures (K, N, H, W, C) of every pair of the K, in the hole, root of the mean square."""
+def mean_distance(several: npt.NDArray[np.uint8], masks: list[Mask]) -> float:
+    """Root mean square distance in the masked region, averaged over all pairs of K versions (K, N, H, W, C)."""
     k = len(several)
     total = []
     for a in range(k):
@@ -146,26 +146,28 @@ def apart(several: npt.NDArray[np.uint8], masks: list[Mask]) -> float:
     return float(np.mean(total))
 
 
-class Judges:
-    """Which class is a picture of? Learnt from the pictures that are not filled."""
+class Classifiers:
+    """Linear classifiers trained on the features of the images that are not filled."""
 
-    def __init__(self, features: Features, everything: Bytes, labels: Tensor, chosen: npt.NDArray[np.int64]) -> None:
+    def __init__(
+        self, features: Features, all_images: ImageArray, labels: Tensor, chosen: npt.NDArray[np.int64]
+    ) -> None:
         self.features, self.labels, self.classes = features, labels[chosen], int(labels.max()) + 1
-        others = np.setdiff1d(np.arange(len(everything)), chosen)
-        self.others, self.their_labels = everything[others], labels[others]
-        self.whole = self._learnt(self.others)
+        others = np.setdiff1d(np.arange(len(all_images)), chosen)
+        self.others, self.other_labels = all_images[others], labels[others]
+        self.whole = self._train(self.others)
 
-    def _learnt(self, pictures: Bytes) -> Discriminant:
-        return Discriminant(self.features.extract(pictures), self.their_labels, self.classes)
+    def _train(self, images: ImageArray) -> Discriminant:
+        return Discriminant(self.features.extract(images), self.other_labels, self.classes)
 
-    def correct(self, filled: Bytes) -> float:
-        """The share of these that are taken for their own class."""
+    def accuracy(self, filled: ImageArray) -> float:
+        """The fraction that is assigned to the right class."""
         return float(self.whole.correct(self.features.extract(filled), self.labels).mean())
 
-    def right_by_known(self, pictures: Bytes, mask: Mask) -> float:
-        """The share that the best linear classifier of pictures without the hole's pixels gets right."""
-        judge = self._learnt(self.others * ~mask[..., None])
-        return float(judge.correct(self.features.extract(pictures * ~mask[..., None]), self.labels).mean())
+    def accuracy_of_unmasked(self, images: ImageArray, mask: Mask) -> float:
+        """The accuracy of a linear classifier that sees the unmasked pixels only."""
+        classifier = self._train(self.others * ~mask[..., None])
+        return float(classifier.correct(self.features.extract(images * ~mask[..., None]), self.labels).mean())
 
 
 def main() -> None:
@@ -183,39 +185,43 @@ def main() -> None:
     options = DataOptions(size=size, channels=channels, split="test")
     dataset = load_dataset(given.data, options, max_size=size, reporter=Silent())
     features = load_features(None, torch.device("cpu"))
-    everything = np.asarray(dataset.images)
-    reference = moments_of(features.extract(everything))
-    chosen = np.linspace(0, len(everything) - 1, given.count).astype(int)
-    pictures = everything[chosen]
-    judges = None
+    all_images = np.asarray(dataset.images)
+    reference = moments_of(features.extract(all_images))
+    chosen = np.linspace(0, len(all_images) - 1, given.count).astype(int)
+    images = all_images[chosen]
+    classifiers = None
     if len(dataset.classes) > 1:
-        judges = Judges(features, everything, torch.from_numpy(np.array(dataset.labels)).long(), chosen)
-    swapped = np.stack([np.roll(pictures, shift, 0) for shift in range(1, DIVERSE + 1)])
+        classifiers = Classifiers(features, all_images, torch.from_numpy(np.array(dataset.labels)).long(), chosen)
+    other_images = np.stack([np.roll(images, shift, 0) for shift in range(1, DIVERSITY_FILLS + 1)])
     for kind in given.masks.split(","):
         random = np.random.default_rng(0)
-        masks = [mask_of(kind, size, random) for _ in pictures]
-        holes = float(np.mean([mask.mean() for mask in masks]))
-        print(f"\n{kind}, {holes:.0%} hole: PSNR of mean, best of {DIVERSE}, FD, diversity, seconds, right", flush=True)
+        masks = [make_mask(kind, size, random) for _ in images]
+        masked = float(np.mean([mask.mean() for mask in masks]))
+        columns = f"PSNR of mean, best of {DIVERSITY_FILLS}, FD, diversity, seconds, correct"
+        print(f"\n{kind}, {masked:.0%} masked: {columns}", flush=True)
 
-        def line(name: str, mean: float, best: float, single: Bytes, diverse: float, seconds: float) -> None:
+        def line(name: str, mean: float, best: float, single: ImageArray, diversity: float, seconds: float) -> None:
             fd = frechet(reference, moments_of(features.extract(single)))
-            right = "" if judges is None else f"{judges.right(single):8.1%}"
-            print(f"{name:14} {mean:6.2f} {best:6.2f} {fd:8.2f} {diverse:6.2f} {seconds:8.3f}{right}", flush=True)
+            correct = "" if classifiers is None else f"{classifiers.accuracy(single):8.1%}"
+            print(f"{name:14} {mean:6.2f} {best:6.2f} {fd:8.2f} {diversity:6.2f} {seconds:8.3f}{correct}", flush=True)
 
         for name in ("real", "mean", "telea", "navier-stokes", "biharmonic"):
             began = time.perf_counter()
-            filled = np.stack([classical(name, *pair) for pair in zip(pictures, masks, strict=True)])
-            seconds = (time.perf_counter() - began) / len(pictures)
-            value = psnr(errors(filled, pictures, masks))
+            filled = np.stack([fill_classically(name, *pair) for pair in zip(images, masks, strict=True)])
+            seconds = (time.perf_counter() - began) / len(images)
+            value = psnr(squared_errors(filled, images, masks))
             line(name, value, value, filled, 0.0, seconds)
         for name, backend in backends.items():
-            fills, seconds = by_model(backend, pictures, masks, given.fills)
-            mean = psnr(errors(fills.mean(0).round().astype(np.uint8), pictures, masks))
-            best = psnr(np.min([errors(fill, pictures, masks) for fill in fills[:DIVERSE]], 0))
-            diverse = apart(fills[:DIVERSE], masks) / apart(swapped, masks) if len(fills) > 1 else float("nan")
-            line(name, mean, best, fills[0], diverse, seconds)
-        if judges is not None and all((mask == masks[0]).all() for mask in masks):
-            print(f"a classifier of the known pixels alone: {judges.right_by_known(pictures, masks[0]):.1%} right")
+            fills, seconds = fill_by_model(backend, images, masks, given.fills)
+            mean = psnr(squared_errors(fills.mean(0).round().astype(np.uint8), images, masks))
+            best = psnr(np.min([squared_errors(fill, images, masks) for fill in fills[:DIVERSITY_FILLS]], 0))
+            diversity = float("nan")
+            if len(fills) > 1:
+                diversity = mean_distance(fills[:DIVERSITY_FILLS], masks) / mean_distance(other_images, masks)
+            line(name, mean, best, fills[0], diversity, seconds)
+        if classifiers is not None and all((mask == masks[0]).all() for mask in masks):
+            accuracy = classifiers.accuracy_of_unmasked(images, masks[0])
+            print(f"a classifier of the unmasked pixels alone: {accuracy:.1%} correct")
 
 
 if __name__ == "__main__":

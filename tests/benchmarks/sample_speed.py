@@ -1,10 +1,10 @@
-"""How much faster imggen draws than the plain eager loop over the same network, and what writing PNGs adds.
+"""How much faster imggen samples than a plain eager loop over the same network, and what writing PNGs adds.
 
     python tests/benchmarks/sample_speed.py [--count 10000] [--rounds 3] [--folder /dev/shm]
 
-Each figure is of a process of its own, all of one machine in one state: the plain loop must not gain from what
-imggen sets, nor the other way round. The plain loop gets its best batch size. What a disk takes to make that many
-files of that size, empty of any drawing, stands beside: give --folder in memory to see imggen's own share.
+Each number is measured in its own process, so that the plain loop and imggen do not share global settings. The plain
+loop uses its best batch size. The speed of the disk alone, for as many files of that size, is printed too: with
+--folder in memory, the time of imggen alone remains.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from pathlib import Path
 
 import torch
 
+from imggen.engine import sampling
 from imggen.engine.checkpoints import save_backend
-from imggen.engine.device import prepare
+from imggen.engine.device import configure_device
 from imggen.engine.noise import SampleSpec
 from imggen.engine.options import SampleOptions
 from imggen.engine.render import sample_batches
-from imggen.engine.sampling.sample import sample
 from imggen.models import build_backend, presets
 from imggen.models.base import Backend
 from imggen.reporting import Silent
 
 
 def eager(backend: Backend, count: int, batch: int) -> float:
-    """Pictures a second of `generator(torch.randn(…))`, batch by batch."""
+    """Images per second of `generator(torch.randn(…))`, batch by batch."""
     began = time.perf_counter()
     with torch.no_grad():
         for _ in range(count // batch):
@@ -40,43 +40,43 @@ def eager(backend: Backend, count: int, batch: int) -> float:
     return count // batch * batch / (time.perf_counter() - began)
 
 
-def files_alone(folder: str, count: int) -> float:
-    """Files a second that the disk can make, of the size that the pictures have."""
+def disk_speed(folder: str, count: int) -> float:
+    """Files per second that the disk can write, of about the size of the images."""
     data = bytes(3000)
-    with tempfile.TemporaryDirectory(dir=folder) as place:
+    with tempfile.TemporaryDirectory(dir=folder) as directory:
         began = time.perf_counter()
         for index in range(count):
-            Path(f"{place}/{index:08d}.png").write_bytes(data)
+            Path(f"{directory}/{index:08d}.png").write_bytes(data)
         return count / (time.perf_counter() - began)
 
 
-def measure(what: str, count: int, place: str) -> float:
-    """Pictures a second of one of the ways, after a warm-up."""
+def measure(what: str, count: int, folder: str) -> float:
+    """Images per second of one way, after a warm-up."""
     backend = build_backend(presets("gan")["dcgan"].with_overrides(size=32, channels=3)).eval().requires_grad_(False)
     if what.startswith("eager"):
         batch = int(what.removeprefix("eager"))
         eager(backend, 1000, batch)
         return eager(backend, count, batch)
     if what == "disk":
-        return files_alone(place, count)
-    prepare(torch.device("cpu"))
+        return disk_speed(folder, count)
+    configure_device(torch.device("cpu"))
     fast = backend.for_inference()
-    deque(sample_batches(fast, map(SampleSpec, range(1000)), lambda items, _: None), maxlen=0)
-    with tempfile.TemporaryDirectory(dir=place) as folder:
-        weights = Path(folder) / "w.safetensors"
+    deque(sample_batches(fast, map(SampleSpec, range(1000))), maxlen=0)
+    with tempfile.TemporaryDirectory(dir=folder) as directory:
+        weights = Path(directory) / "w.safetensors"
         save_backend(weights, backend, {})
-        options = SampleOptions(model=str(weights), output=f"{folder}/out/", count=count)
+        options = SampleOptions(model=str(weights), output=f"{directory}/out/", count=count)
         began = time.perf_counter()
-        if what == "draw":
-            deque(sample_batches(fast, map(SampleSpec, range(count)), lambda items, _: None), maxlen=0)
+        if what == "sample":
+            deque(sample_batches(fast, map(SampleSpec, range(count))), maxlen=0)
         else:
-            sample(options, Silent())
+            sampling.run(options, Silent())
         return count / (time.perf_counter() - began)
 
 
-def of_process(what: str, count: int, place: str) -> tuple[float, float]:
-    """The same of a new process, with its peak memory in MiB."""
-    words = [sys.executable, __file__, "--what", what, "--count", str(count), "--folder", place]
+def measure_in_process(what: str, count: int, folder: str) -> tuple[float, float]:
+    """The same in a new process, and its peak memory in MiB."""
+    words = [sys.executable, __file__, "--what", what, "--count", str(count), "--folder", folder]
     speed, peak = subprocess.run(words, check=True, capture_output=True, text=True).stdout.split()
     return float(speed), float(peak)
 
@@ -95,18 +95,18 @@ def main() -> None:
         return
 
     def run(what: str, count: int = given.count) -> tuple[float, float]:
-        return of_process(what, count, given.folder)
+        return measure_in_process(what, count, given.folder)
 
     for number in range(given.rounds):
         speeds = {batch: run(f"eager{batch}", given.count // 2)[0] for batch in (32, 64, 128)}
         slow, _ = run(f"eager{max(speeds, key=lambda batch: speeds[batch])}")
-        fast, _ = run("draw")
+        fast, _ = run("sample")
         files, peak = run("files")
         _, small_peak = run("files", given.count // 10)
         print(
             f"round {number}: eager {slow:.0f}/s, imggen {fast:.0f}/s, ratio {fast / slow:.2f}; "
             f"as PNG files {files:.0f}/s, {fast / files - 1:+.0%} (files alone {run('disk')[0]:.0f}/s); "
-            f"peak {peak:.0f} MiB, for a tenth of the pictures {small_peak:.0f} MiB",
+            f"peak {peak:.0f} MiB, for a tenth of the images {small_peak:.0f} MiB",
             flush=True,
         )
 

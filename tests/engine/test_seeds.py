@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imggen.engine.seeds import LARGEST, Seeds, format_seeds, parse_seeds
+from imggen.engine.seeds import MAX_SEED, Seeds, format_seeds, parse_seeds
 from imggen.errors import UsageError
 
 
@@ -13,7 +13,7 @@ def test_seeds_read_and_written() -> None:
     many = parse_seeds("0-999999,7")
     assert len(many) == 1_000_001 and many[-1] == 7 and many[999_999] == 999_999 and many[1:3] == [1, 2]
     assert format_seeds(range(3, 3)) == "" and format_seeds([1, 2, 3, 9]) == "1-3,9"
-    for bad in ("", "a", "3-1", "-1", "1--2", "1,,2", str(LARGEST + 1), "1.5", "²"):
+    for bad in ("", "a", "3-1", "-1", "1--2", "1,,2", str(MAX_SEED + 1), "1.5", "²"):
         with pytest.raises(UsageError):
             parse_seeds(bad)
     with pytest.raises(IndexError):

@@ -1,7 +1,6 @@
-"""What sample and evaluate do with a family that can look at pictures and has a likelihood."""
+"""What evaluate and train do with a family that has a likelihood."""
 
 import json
-import shlex
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from imggen.cli.app import main
 from imggen.engine.checkpoints import save_backend
@@ -20,7 +18,6 @@ from imggen.engine.options import EvaluateOptions
 from imggen.engine.run_dir import RunDir
 from imggen.errors import UsageError
 from imggen.io.checkpoint import read_header, read_tensors, write_checkpoint
-from imggen.io.image import read_info
 from imggen.models import build_backend, presets
 from imggen.models.base import Backend
 from imggen.reporting import Silent
@@ -55,101 +52,6 @@ def call(*words: object) -> int:
     with pytest.raises(SystemExit) as caught:
         main([*map(str, words), "--quiet", "--device", "cpu"])
     return int(caught.value.code or 0)
-
-
-def redrawn(name: str, flag: str) -> None:
-    """The command that a file carries makes it again, byte for byte."""
-    info, first = read_info(Path(name)), Path(name).read_bytes()
-    assert info is not None and flag in info["command"]
-    Path(name).unlink()
-    assert call(*shlex.split(info["command"])[1:]) == 0 and Path(name).read_bytes() == first
-
-
-def test_pictures_beside_the_models_own(make: Make, image_folder: Path) -> None:
-    backend = make(classes=("disc", "square"), class_counts=(1, 1))
-    assert call("sample", "vae.safetensors", "--from", image_folder, "-n", 8, "-o", "side.png") == 0
-    with Image.open("side.png") as sheet:
-        found = np.asarray(sheet.convert("RGB"))
-    assert found.shape[:2] == (4 * 18 + 2, 4 * 18 + 2)
-    with Image.open(sorted((image_folder / "disc").glob("*.png"))[0]) as first:
-        original = np.asarray(first)
-    assert np.array_equal(found[2:18, 2:18], original)
-    images = torch.from_numpy(original.copy()).permute(2, 0, 1)[None].float() / 127.5 - 1
-    levels = backend.reconstruct(images).add(1).mul(127.5).round().to(torch.uint8)[0].permute(1, 2, 0)
-    assert np.abs(found[2:18, 20:36].astype(int) - levels.numpy().astype(int)).max() <= 1
-    redrawn("side.png", "--from")
-
-
-def test_pictures_near_a_picture(make: Make, image_folder: Path) -> None:
-    make()
-    picture = sorted((image_folder / "disc").glob("*.png"))[3]
-    words = ("sample", "vae.safetensors", "--near", picture, "--seed", 5, "-n", 8)
-    assert call(*words, "-o", "near.png") == 0
-    assert call(*words, "--batch", 3, "-o", "again.png") == 0
-    assert call(*words, "--temperature", 0, "-o", "cold.png") == 0
-    near, again, cold = (
-        np.asarray(Image.open(name).convert("RGB")).astype(int) for name in ("near.png", "again.png", "cold.png")
-    )
-    assert np.abs(near - again).max() <= 1
-    tiles = [cold[2 + 18 * (k // 3) :, 2 + 18 * (k % 3) :][:16, :16] for k in range(9)]
-    assert np.array_equal(tiles[0], np.asarray(Image.open(picture))) and all(
-        np.array_equal(tiles[1], t) for t in tiles[2:]
-    )
-    tiles = [near[2 + 18 * (k // 3) :, 2 + 18 * (k % 3) :][:16, :16] for k in range(9)]
-    assert len({tile.tobytes() for tile in tiles}) == 9
-    info = read_info(Path("near.png"))
-    assert info is not None and info["temperature"] == 0.5 and info["seeds"] == "5-12"
-    redrawn("near.png", "--near")
-    assert call(*words, "--temperature", 1, "--columns", 9, "-o", "far.png") == 0
-    redrawn("far.png", "--near")
-
-
-def test_any_family_looks_at_pictures(make: Make, image_folder: Path) -> None:
-    """Of one without an encoder the noise is searched for."""
-    make("gan", classes=("disc", "square"), class_counts=(1, 1))
-    assert call("sample", "gan.safetensors", "--from", image_folder / "disc", "-n", 2, "-o", "side.png") == 0
-    picture = sorted((image_folder / "disc").glob("*.png"))[0]
-    assert call("sample", "gan.safetensors", "--near", picture, "-n", 3, "--temperature", 0, "-o", "near.png") == 0
-    tiles = np.asarray(Image.open("near.png").convert("RGB"))
-    assert tiles.shape == (38, 38, 3) and np.array_equal(tiles[20:36, 2:18], tiles[20:36, 20:36])
-    assert not np.array_equal(tiles[2:18, 2:18], tiles[2:18, 20:36])
-
-
-def test_what_cannot_be_is_one_clear_line(make: Make, image_folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    make()
-    picture = sorted((image_folder / "disc").glob("*.png"))[0]
-    Path("text.png").write_text("no picture", encoding="utf-8")
-    for words, code, text in (
-        (("vae.safetensors", "--from", image_folder, "-o", "folder/"), 2, "one sheet"),
-        (("vae.safetensors", "--from", image_folder, "--near", picture), 2, "--from"),
-        (("vae.safetensors", "--from", image_folder, "--seed", 3), 2, "--from"),
-        (("vae.safetensors", "--near", image_folder), 3, "not a picture"),
-        (("vae.safetensors", "--from", "text.png"), 3, "can be read"),
-        (("vae.safetensors", "--from", "nowhere"), 3, "there is no"),
-        (("vae.safetensors", "--near", picture, "--class", "cat"), 2, "no classes"),
-        (("vae.safetensors", "--near", picture, "--temperature", 1.7), 2, "from 0 to 1"),
-        (("vae.safetensors", "--near", picture, "-n", 1000, "--columns", 1001), 2, "too large"),
-    ):
-        more = () if "-o" in words else ("-o", "out.png")
-        assert call("sample", *words, *more) == code, words
-        assert text in capfd.readouterr().err, words
-    assert not Path("out.png").exists()
-
-
-def test_a_plan_of_a_sheet_says_what_is_on_it(
-    make: Make, image_folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    make()
-    words = ("sample", "vae.safetensors", "-n", 5, "-o", "out.png", "--json", "--dry-run")
-    assert call(*words, "--from", image_folder) == 0
-    plan = json.loads(capsys.readouterr().out)
-    assert plan["count"] == 5 and plan["from"] == str(image_folder) and "seeds" not in plan and plan["columns"] % 2 == 0
-    assert call(*words, "--from", "nowhere") == 3 and not capsys.readouterr().out
-    picture = sorted((image_folder / "disc").glob("*.png"))[0]
-    assert call(*words, "--near", picture, "--seed", 3) == 0
-    plan = json.loads(capsys.readouterr().out)
-    assert plan["near"] == str(picture) and plan["seeds"] == "3-7" and plan["columns"] == 3
-    assert not Path("out.png").exists()
 
 
 def test_bits_bounds_and_layers(make: Make, divided: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,7 +15,7 @@ from imggen.data.layout import NoSplitError
 from imggen.engine.checkpoints import LoadedModel
 from imggen.engine.noise import SampleSpec, noise_for
 from imggen.engine.options import EvaluateOptions
-from imggen.engine.outputs import FEWEST
+from imggen.engine.outputs import MIN_IMAGES_TO_COMPARE
 from imggen.engine.render import sample_batches
 from imggen.errors import DataError
 from imggen.io.atomic import atomic_path
@@ -62,7 +62,7 @@ def _data(
     test = _held_out(options, dataset, reporter)
     if test is not None:
         note = f"{test[1]} split, {len(test[0]):,} pictures"
-    elif len(dataset) >= 20 * FEWEST:
+    elif len(dataset) >= 20 * MIN_IMAGES_TO_COMPARE:
         shuffled = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(0))
         cut = min(options.count, len(dataset) // 2)
         rest, rows = shuffled[:cut].sort().values, shuffled[cut:].sort().values
@@ -84,14 +84,14 @@ def _held_out(options: EvaluateOptions, dataset: Dataset, reporter: Reporter) ->
             found = load_dataset(options.data, more, max_size=LARGEST_SIDE, reporter=reporter)
         except NoSplitError:
             continue
-        if len(found) >= FEWEST and found.classes == dataset.classes:
+        if len(found) >= MIN_IMAGES_TO_COMPARE and found.classes == dataset.classes:
             return found, split
     return None
 
 
 def _enough(count: int, name: str) -> None:
-    if count < FEWEST:
-        hint = f"{FEWEST} at least, {ROUGH:,} for steady figures"
+    if count < MIN_IMAGES_TO_COMPARE:
+        hint = f"{MIN_IMAGES_TO_COMPARE} at least, {ROUGH:,} for steady figures"
         raise DataError(f"{count} pictures of {name} are too few to compare", hint)
 
 

@@ -1,83 +1,75 @@
-"""Seams: a fill is moved to meet what is known all round it; and filling without a model."""
+"""Blending a fill into its image without a visible seam, and filling without a model."""
 
 from __future__ import annotations
-
-from importlib.util import find_spec
 
 import numpy as np
 
 from imggen.engine.inpainting.image_file import Mask
-from imggen.engine.inpainting.masks import Floats, grown
-from imggen.errors import UsageError
+from imggen.engine.inpainting.masks import Floats, dilate
 from imggen.io.image import ImageArray
 
-SWEEPS = 24
-SMALLEST = 4
+SWEEPS_PER_LEVEL = 24
+MIN_LEVEL_SIZE = 4
 
 
-def solve_laplace(values: Floats, given: Mask, inside: Mask) -> Floats:
-    """(H, W, C): `values` where `given`, and inside the smoothest surface between them (Laplace's equation).
+def solve_laplace(values: Floats, fixed: Mask, unknown: Mask) -> Floats:
+    """(H, W, C): `values` where `fixed`, and where `unknown` the solution of Laplace's equation between them.
 
-    What is neither is a border at which the surface lies flat. Solved from coarse to fine, by averaging neighbours.
+    Pixels that are neither form a border across which the solution is flat (zero derivative); they are 0. Solved from
+    coarse to fine, by averaging neighbors.
     """
-    height, width = given.shape
+    height, width = fixed.shape
     start = np.zeros_like(values)
-    if min(height, width) > SMALLEST and inside.any():
-        counts = _halved(given[..., None].astype(np.float32))
-        coarse_given = counts[..., 0] > 0
-        coarse_inside = (_halved(inside[..., None].astype(np.float32))[..., 0] > 0) & ~coarse_given
-        sums = _halved(np.where(given[..., None], values, np.float32(0)))
+    if min(height, width) > MIN_LEVEL_SIZE and unknown.any():
+        # Start from the solution at half the size
+        counts = _sum_2x2(fixed[..., None].astype(np.float32))
+        coarse_fixed = counts[..., 0] > 0
+        coarse_unknown = (_sum_2x2(unknown[..., None].astype(np.float32))[..., 0] > 0) & ~coarse_fixed
+        sums = _sum_2x2(np.where(fixed[..., None], values, np.float32(0)))
         means = np.divide(sums, np.maximum(counts, 1e-6), dtype=np.float32)
-        coarse = solve_laplace(means, coarse_given, coarse_inside)
+        coarse = solve_laplace(means, coarse_fixed, coarse_unknown)
         start = coarse.repeat(2, 0).repeat(2, 1)[:height, :width]
-    elif given.any():
-        start[:] = values[given].mean(0)
-    surface = np.where(given[..., None], values, np.where(inside[..., None], start, 0)).astype(np.float32)
-    weight = np.pad((given | inside)[..., None].astype(np.float32), ((1, 1), (1, 1), (0, 0)))
-    around = np.maximum(_neighbours(weight), 1e-6)
-    for _ in range(SWEEPS):
-        mean = _neighbours(np.pad(surface, ((1, 1), (1, 1), (0, 0))) * weight) / around
-        surface = np.where(inside[..., None], mean, surface)
-    return surface
+    elif fixed.any():
+        start[:] = values[fixed].mean(0)
+    solution = np.where(fixed[..., None], values, np.where(unknown[..., None], start, 0)).astype(np.float32)
+    weights = np.pad((fixed | unknown)[..., None].astype(np.float32), ((1, 1), (1, 1), (0, 0)))
+    weight_sums = np.maximum(_sum_neighbors(weights), 1e-6)
+    for _ in range(SWEEPS_PER_LEVEL):
+        mean = _sum_neighbors(np.pad(solution, ((1, 1), (1, 1), (0, 0))) * weights) / weight_sums
+        solution = np.where(unknown[..., None], mean, solution)
+    return solution
 
 
-def _halved(values: Floats) -> Floats:
+def _sum_2x2(values: Floats) -> Floats:
+    """(ceil(H / 2), ceil(W / 2), C): the sums of blocks of 2x2 pixels."""
     height, width = values.shape[:2]
     even = np.pad(values, ((0, height % 2), (0, width % 2), (0, 0)))
-    sums: Floats = even.reshape(even.shape[0] // 2, 2, even.shape[1] // 2, 2, -1).sum((1, 3))
-    return sums
+    return even.reshape(even.shape[0] // 2, 2, even.shape[1] // 2, 2, -1).sum((1, 3))
 
 
-def _neighbours(padded: Floats) -> Floats:
-    sums: Floats = padded[:-2, 1:-1] + padded[2:, 1:-1] + padded[1:-1, :-2] + padded[1:-1, 2:]
-    return sums
+def _sum_neighbors(padded: Floats) -> Floats:
+    """(H, W, C): the sums of the four neighbors, of an array that is padded by one pixel."""
+    return padded[:-2, 1:-1] + padded[2:, 1:-1] + padded[1:-1, :-2] + padded[1:-1, 2:]
 
 
-def poisson_blend(drawn: Floats, picture: Floats, known: Mask, hole: Mask) -> Floats:
-    """`drawn` (H, W, C) moved inside `hole` so that it meets `picture` where that is known (Poisson blending).
+def poisson_blend(generated: Floats, image: Floats, unmasked: Mask, mask: Mask) -> Floats:
+    """`generated` (H, W, C), changed inside `mask` so that it continues `image` at the unmasked pixels around it.
 
-    What the drawing is wrong by at the known pixels round the hole is spread over it as a membrane. A model that gives
-    those back unchanged is taken at its word; at another size than the picture's it cannot. Pérez, Gangnet, Blake,
-    "Poisson image editing", 2003.
+    The difference at those pixels is interpolated over the mask by Laplace's equation (Pérez, Gangnet and Blake,
+    "Poisson image editing", 2003). A model that reproduces them exactly is left unchanged; at another size than the
+    image's it cannot.
     """
-    ring = grown(hole, 1) & known
+    ring = dilate(mask, 1) & unmasked
     if not ring.any():
-        return drawn
-    return drawn + solve_laplace(picture - drawn, ring, hole)
+        return generated
+    return generated + solve_laplace(image - generated, ring, mask)
 
 
-def check_classical() -> None:
-    """Raises UsageError when its library is not there."""
-    if find_spec("skimage") is None:
-        raise UsageError("--method classical needs scikit-image", "pip install 'imggen[classical]'")
-
-
-def biharmonic(picture: ImageArray, hole: Mask) -> ImageArray:
-    """(H, W, C) with the hole filled by a surface that bends as little as can be: good for scratches, no wider."""
+def biharmonic(image: ImageArray, mask: Mask) -> ImageArray:
+    """(H, W, C) with the mask filled by the surface of least bending: good for thin scratches. Needs scikit-image."""
     from skimage.restoration import inpaint_biharmonic
 
-    given = picture.astype(np.float64) / 255
-    given[hole] = 0
-    found = inpaint_biharmonic(given, hole, split_into_regions=True, channel_axis=-1)
-    filled: ImageArray = np.where(hole[..., None], np.rint(found.clip(0, 1) * 255).astype(np.uint8), picture)
-    return filled
+    floats = image.astype(np.float64) / 255
+    floats[mask] = 0
+    surface = inpaint_biharmonic(floats, mask, split_into_regions=True, channel_axis=-1)
+    return np.where(mask[..., None], np.rint(surface.clip(0, 1) * 255).astype(np.uint8), image)

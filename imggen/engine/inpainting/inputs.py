@@ -1,44 +1,61 @@
-"""Which pictures have holes to fill, where their masks are, and what the results are called; no torch."""
+"""The images to fill, their masks, and the names of the results. No torch."""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from imggen.data.layout import EXTENSIONS, images_below
-from imggen.engine.inpainting.image_file import FORMATS
+from imggen.engine.inpainting.image_file import (
+    FORMATS,
+    LOSSLESS_FORMATS,
+    Mask,
+    SourceImage,
+    format_for,
+    open_source_image,
+)
+from imggen.engine.inpainting.masks import box_mask, dilate, read_mask
 from imggen.engine.options import InpaintOptions
-from imggen.engine.outputs import PATTERN, output_kind, refuse_file, refuse_folder
+from imggen.engine.outputs import MAX_GRID_SIDE, check_pattern, output_kind, refuse_file, refuse_folder
 from imggen.errors import DataError, UsageError
+from imggen.reporting import Reporter
 
 ENDINGS = {"png": ".png", "webp": ".webp", "tiff": ".tif", "jpeg": ".jpg"}
+WARN_MASKED_FRACTION = 0.95
+WARN_CLASSICAL_MASKED_FRACTION = 0.2
+MIN_OPAQUE_ALPHA = 128
+BYTES_PER_PIXEL = 6  # at most 4 of Pillow's image, and 2 masks
+MAX_KEPT_BYTES = 1 << 29
 
 
 @dataclass(frozen=True)
-class Pair:
-    """A picture, its mask if that is a file, and its result's path below the output's folder, without an ending."""
+class InpaintInput:
+    """An image file, its mask file if there is one, and the result's name below the output folder, without ending."""
 
     image: Path
     mask: Path | None
     name: Path
 
 
-def find_pairs(options: InpaintOptions) -> list[Pair]:
-    """The pictures in the order of their names, each with its mask. Raises DataError for what is not there."""
+def find_inputs(options: InpaintOptions) -> list[InpaintInput]:
+    """The images in the order of their names, each with its mask. Raises DataError for a missing file."""
     if not options.image.exists():
-        raise DataError(f"there is no file {options.image}", "--image names a picture or a folder of them")
+        raise DataError(f"there is no file {options.image}", "--image names an image or a folder of images")
     if options.mask is not None and not options.mask.exists():
-        raise DataError(f"there is no file {options.mask}", "--mask names a mask or a folder of them")
+        raise DataError(f"there is no file {options.mask}", "--mask names a mask or a folder of masks")
     if not options.image.is_dir():
-        return [Pair(options.image, _mask_for(options, Path(options.image.name)), Path(options.image.stem))]
+        return [InpaintInput(options.image, _mask_for(options, Path(options.image.name)), Path(options.image.stem))]
     images = images_below(options.image)
     if not images:
-        raise DataError(f"there are no pictures in {options.image}", f"endings: {', '.join(sorted(EXTENSIONS))}")
+        raise DataError(f"there are no images in {options.image}", f"endings: {', '.join(sorted(EXTENSIONS))}")
+    # Of images with the same stem, the results keep the endings in their names, so that none overwrites another.
     stems = Counter(image.with_suffix("") for image in images)
-    # Two pictures of one stem keep their endings in the results' names: none is written over the other.
     return [
-        Pair(
+        InpaintInput(
             options.image / image,
             _mask_for(options, image),
             image.with_suffix("") if stems[image.with_suffix("")] == 1 else image,
@@ -48,45 +65,137 @@ def find_pairs(options: InpaintOptions) -> list[Pair]:
 
 
 def _mask_for(options: InpaintOptions, image: Path) -> Path | None:
+    """The mask file of an image: the only one, or in a folder that of the same name or the same stem."""
     if options.mask is None or not options.mask.is_dir():
         return options.mask
     folder = options.mask / image.parent
-    same = sorted(folder.iterdir()) if folder.is_dir() else []
-    stem = [path for path in same if path.stem == image.stem and path.suffix.lower() in EXTENSIONS]
-    exact = [path for path in stem if path.name == image.name]
-    if not stem:
-        raise DataError(
-            f"{image} has no mask in {options.mask}", f"it would be called {image.stem}.png, in the same place"
-        )
-    if len(stem) > 1 and not exact:
-        raise DataError(f"{image} has more than one mask: {', '.join(path.name for path in stem)}", "keep one of them")
-    return (exact or stem)[0]
+    files = sorted(folder.iterdir()) if folder.is_dir() else []
+    same_stem = [path for path in files if path.stem == image.stem and path.suffix.lower() in EXTENSIONS]
+    same_name = [path for path in same_stem if path.name == image.name]
+    if not same_stem:
+        raise DataError(f"{image} has no mask in {options.mask}", f"call it {image.with_suffix('.png')}")
+    if len(same_stem) > 1 and not same_name:
+        names = ", ".join(path.name for path in same_stem)
+        raise DataError(f"{image} has more than one mask: {names}", "keep one of them")
+    return (same_name or same_stem)[0]
 
 
-def check_fill_output(options: InpaintOptions) -> None:
-    """Refuse what cannot be written, or would overwrite something. Raises UsageError, DataError."""
-    kind, path, many = output_kind(options.output), Path(options.output), options.image.is_dir()
+@dataclass(frozen=True)
+class MaskedImage:
+    """An image and its mask (H, W), true where it is to be filled.
+
+    `empty` (H, W) is the part of the mask that had no pixels before: transparent, or beyond the image's edges.
+    """
+
+    files: InpaintInput
+    source: SourceImage
+    mask: Mask
+    empty: Mask
+
+    @property
+    def masked_fraction(self) -> float:
+        """The fraction of the pixels that is masked."""
+        return float(self.mask.mean())
+
+
+class MaskedImages:
+    """The images of an inpainting, each read and checked when this is made; iterating yields them in order.
+
+    Images are kept in memory up to MAX_KEPT_BYTES; those beyond are read once more when their turn comes.
+
+    Raises UsageError and DataError for what cannot be read, has no masked pixels or has masked pixels only.
+    """
+
+    def __init__(self, options: InpaintOptions, inputs: list[InpaintInput], reporter: Reporter) -> None:
+        self.options, self.inputs = options, inputs
+        self._kept: dict[int, MaskedImage] = {}
+        kept_bytes, is_lossy = 0, False
+        for index, files in enumerate(inputs):
+            image = open_masked_image(options, files)
+            is_lossy |= result_format(options, image) not in LOSSLESS_FORMATS
+            _warn(options, image, reporter)
+            kept_bytes += image.mask.size * BYTES_PER_PIXEL
+            if kept_bytes <= MAX_KEPT_BYTES:
+                self._kept[index] = image
+        if is_lossy and not options.sheet:
+            reporter.warn("JPEG changes every pixel a little, unmasked ones too; a name in .png keeps them")
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    def __iter__(self) -> Iterator[MaskedImage]:
+        for index, files in enumerate(self.inputs):
+            kept = index in self._kept
+            yield self._kept.pop(index) if kept else open_masked_image(self.options, files)
+
+
+def _warn(options: InpaintOptions, image: MaskedImage, reporter: Reporter) -> None:
+    """Warn of an image that will not be filled well, or not completely kept."""
+    name, fraction, frames = image.files.image, image.masked_fraction, image.source.frames
+    if fraction > WARN_MASKED_FRACTION:
+        reporter.warn(f"{name}: {fraction:.0%} is masked, little remains to go by")
+    if options.method == "classical" and fraction > WARN_CLASSICAL_MASKED_FRACTION:
+        reporter.warn(f"{name}: {fraction:.0%} is masked; --method classical is for thin scratches")
+    if frames > 1:
+        reporter.warn(f"{name}: of its {frames} images only the first is filled and kept")
+
+
+def open_masked_image(options: InpaintOptions, files: InpaintInput) -> MaskedImage:
+    """Read an image and make its mask of everything that the options name. Raises UsageError and DataError."""
+    source = open_source_image(files.image)
+    width, height = source.size
+    mask = box_mask(options.boxes, source.size)
+    if files.mask is not None:
+        from_file = read_mask(files.mask, source.size, resize=options.resize_mask)
+        mask |= ~from_file if options.invert else from_file
+    empty = np.zeros_like(mask)
+    if options.from_alpha:
+        alpha = source.alpha()
+        if alpha is None:
+            raise DataError(f"{files.image} has no transparency", "give the mask with --mask FILE")
+        empty = alpha < MIN_OPAQUE_ALPHA
+        mask |= ~empty if options.invert and files.mask is None else empty
+    mask = dilate(mask, options.grow)
+    if any(options.expand):
+        left, top, right, bottom = options.expand
+        if max(width + left + right, height + top + bottom) > MAX_GRID_SIDE:
+            raise UsageError(f"{files.image} would grow too large", f"a side may have {MAX_GRID_SIDE:,} pixels")
+        margins = ((top, bottom), (left, right))
+        source, new_pixels = source.expanded(left, top, right, bottom)
+        mask, empty = np.pad(mask, margins) | new_pixels, np.pad(empty, margins) | new_pixels
+    if not mask.any():
+        hint = "white is masked; --invert-mask makes black masked"
+        raise DataError(f"{files.mask or files.image}: no pixel is masked", hint)
+    if mask.all():
+        hint = "use --invert-mask, or generate a whole image with imggen sample"
+        raise DataError(f"{files.mask or files.image}: every pixel is masked", hint)
+    return MaskedImage(files, source, mask, empty & mask)
+
+
+def check_output(options: InpaintOptions) -> None:
+    """Raise UsageError or DataError for an output that cannot be written or would overwrite a file."""
+    kind, path, is_folder = output_kind(options.output), Path(options.output), options.image.is_dir()
     if kind == "stdout":
-        raise UsageError("filled pictures are files", "-o filled.png, or -o filled/")
+        raise UsageError("filled images are written to files", "-o filled.png, or -o filled/")
     if options.sheet and kind != "grid":
-        raise UsageError("a sheet is one picture", "-o sheet.png")
+        raise UsageError("a sheet is one image", "-o sheet.png")
     if kind == "folder":
         refuse_folder(path, options.force)
         return
     if path.suffix.lower() not in FORMATS:
-        raise UsageError(f"imggen does not fill holes of '{path.suffix}' pictures", f"endings: {', '.join(FORMATS)}")
+        raise UsageError(f"imggen cannot write '{path.suffix}' images here", f"endings: {', '.join(FORMATS)}")
     if options.format is not None:
         raise UsageError("the name's ending is the format", "--format is for folders")
-    if many and not options.sheet:
-        raise UsageError("several pictures go into a folder", "-o filled/, or --sheet -o sheet.png")
-    if kind == "pattern" and not PATTERN.fullmatch(path.name):
-        raise UsageError(f"'{path.name}' needs one number, such as name-%05d.png")
+    if is_folder and not options.sheet:
+        raise UsageError("several images go into a folder", "-o filled/, or --sheet -o sheet.png")
+    if kind == "pattern":
+        check_pattern(path)
     for number in range(options.count):
-        refuse_file(single_path(options, number), options.force)
+        refuse_file(_single_path(options, number), options.force)
 
 
-def single_path(options: InpaintOptions, number: int) -> Path:
-    """The file of fill `number`: y.png itself, y-1.png … of several, or the pattern with the seed put in."""
+def _single_path(options: InpaintOptions, number: int) -> Path:
+    """The file of fill `number` of one image: y.png itself, y-1.png … of several, or the pattern with its seed."""
     path = Path(options.output)
     if output_kind(options.output) == "pattern":
         return path.with_name(path.name % (options.seed + number))
@@ -95,16 +204,18 @@ def single_path(options: InpaintOptions, number: int) -> Path:
     return path.with_name(f"{path.stem}-{number + 1}{path.suffix}")
 
 
-def wanted_format(options: InpaintOptions) -> str | None:
-    """What the output's name, or --format, asks for; none leaves each picture its own."""
+def result_format(options: InpaintOptions, image: MaskedImage) -> str:
+    """The format of an image's results: that of the output's name or --format, else its own. Raises UsageError."""
+    if options.sheet:
+        return format_for(image.source, None)
     if output_kind(options.output) == "folder":
-        return options.format
-    return FORMATS[Path(options.output).suffix.lower()]
+        return format_for(image.source, options.format)
+    return format_for(image.source, FORMATS[Path(options.output).suffix.lower()])
 
 
-def result_path(options: InpaintOptions, pair: Pair, number: int, format: str) -> Path:
-    """Where fill `number` of a picture goes."""
+def result_path(options: InpaintOptions, image: MaskedImage, number: int) -> Path:
+    """The file of fill `number` of an image."""
     if output_kind(options.output) != "folder":
-        return single_path(options, number)
-    tail = f"-{number + 1}" if options.count > 1 else ""
-    return Path(options.output) / pair.name.parent / f"{pair.name.name}{tail}{ENDINGS[format]}"
+        return _single_path(options, number)
+    name, tail = image.files.name, f"-{number + 1}" if options.count > 1 else ""
+    return Path(options.output) / name.parent / f"{name.name}{tail}{ENDINGS[result_format(options, image)]}"

@@ -1,4 +1,4 @@
-"""Masks, and the squares of a picture in which its holes are worked."""
+"""Masks (H, W), true where an image is to be filled, and the tiles in which the masked regions are processed."""
 
 from __future__ import annotations
 
@@ -14,138 +14,150 @@ from imggen.data.decode import UnreadableError, decode_image
 from imggen.engine.inpainting.image_file import Mask
 from imggen.errors import DataError, UsageError
 
-HOLE = 128  # and lighter
-FINEST = 128  # cells a side in which holes are told apart
+MIN_MASKED_LEVEL = 128
+COMPONENT_GRID = 128  # cells per side of the grid in which components are separated
 Floats = NDArray[np.float32]
+Labels = NDArray[np.int32]
 
 
 def read_mask(path: Path, size: tuple[int, int], *, resize: bool) -> Mask:
-    """(H, W), true in the hole: where a mask is white. What is transparent in it counts as black. Raises DataError."""
+    """Read a mask of `size` (width, height): (H, W), true where it is white; transparent pixels count as black.
+
+    Raises DataError for a file that cannot be read, or for another size unless `resize` is set.
+    """
     try:
-        mask = decode_image(path.read_bytes())
+        image = decode_image(path.read_bytes())
     except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}", "give a mask's file") from error
+        raise DataError(f"{path} cannot be read: {error.strerror}", "give a mask file") from error
     except UnreadableError as error:
-        raise DataError(f"{path} cannot be read: {error}", "PNG, JPEG, WebP, GIF, BMP and TIFF can") from error
-    if mask.mode in ("LA", "RGBA"):
-        clear, mask = mask, Image.new("L", mask.size)
-        mask.paste(clear.convert("L"), mask=clear.getchannel("A"))
-    mask = mask.convert("L")
-    if mask.size != size:
+        hint = "supported formats: PNG, JPEG, WebP, GIF, BMP and TIFF"
+        raise DataError(f"{path} cannot be read: {error}", hint) from error
+    if image.mode in ("LA", "RGBA"):
+        with_alpha, image = image, Image.new("L", image.size)
+        image.paste(with_alpha.convert("L"), mask=with_alpha.getchannel("A"))
+    image = image.convert("L")
+    if image.size != size:
         if not resize:
             raise DataError(
-                f"{path} is {mask.width}x{mask.height}, its picture {size[0]}x{size[1]}", "--resize-mask fits it"
+                f"{path} is {image.width}x{image.height}, its image {size[0]}x{size[1]}", "--resize-mask resizes it"
             )
-        mask = mask.resize(size, Image.Resampling.BILINEAR)
-    hole: Mask = np.asarray(mask) >= HOLE
-    return hole
+        image = image.resize(size, Image.Resampling.BILINEAR)
+    return np.asarray(image) >= MIN_MASKED_LEVEL
 
 
 def box_mask(boxes: tuple[tuple[int, int, int, int], ...], size: tuple[int, int]) -> Mask:
-    """(H, W), true in boxes of left, top, width and height. Raises UsageError for one that is not in the picture."""
+    """(H, W), true in boxes of left, top, width, height. Raises UsageError for a box that leaves the image."""
     mask = np.zeros((size[1], size[0]), bool)
     for left, top, width, height in boxes:
         if left + width > size[0] or top + height > size[1]:
             raise UsageError(
-                f"the box {left},{top},{width},{height} is not in the picture of {size[0]}x{size[1]}",
+                f"the box {left},{top},{width},{height} is not inside the image of {size[0]}x{size[1]}",
                 "X,Y,WIDTH,HEIGHT",
             )
         mask[top : top + height, left : left + width] = True
     return mask
 
 
-def grown(mask: Mask, by: int) -> Mask:
-    """Wider by so many pixels on every side."""
-    found = mask.copy()
-    for _ in range(by):
-        wider = found.copy()
-        wider[1:] |= found[:-1]
-        wider[:-1] |= found[1:]
-        across = wider.copy()
-        across[:, 1:] |= wider[:, :-1]
-        across[:, :-1] |= wider[:, 1:]
-        if np.array_equal(across, found):
+def dilate(mask: Mask, pixels: int) -> Mask:
+    """Grow the mask by some pixels on every side, corners included."""
+    current = mask.copy()
+    for _ in range(pixels):
+        vertical = current.copy()
+        vertical[1:] |= current[:-1]
+        vertical[:-1] |= current[1:]
+        grown = vertical.copy()
+        grown[:, 1:] |= vertical[:, :-1]
+        grown[:, :-1] |= vertical[:, 1:]
+        if np.array_equal(grown, current):
             break
-        found = across
-    return found
+        current = grown
+    return current
 
 
-def feathered(mask: Mask, width: int) -> Floats:
-    """(H, W): 1 deep in the hole, falling over `width` pixels towards its border, 0 outside: known stays known."""
-    weight, left = np.zeros(mask.shape, np.float32), mask
+def feather_weights(mask: Mask, width: int) -> Floats:
+    """(H, W): 1 deep inside the mask, falling linearly over `width` pixels towards its border, and 0 outside."""
+    weights, inner = np.zeros(mask.shape, np.float32), mask
     for step in range(width + 1):
-        weight[left] = (step + 1) / (width + 1)
-        left = ~grown(~left, 1)
-    return weight
+        weights[inner] = (step + 1) / (width + 1)
+        inner = ~dilate(~inner, 1)
+    return weights
+
+
+def connected_components(mask: Mask) -> tuple[Labels, int]:
+    """(H, W): the number of each masked pixel's component, from 1 on, and 0 elsewhere; and how many there are.
+
+    Components are separated on a grid of COMPONENT_GRID cells per side, so regions that almost touch are one.
+    """
+    height, width = mask.shape
+    cell = max(1, math.ceil(max(height, width) / COMPONENT_GRID))
+    padded: Mask = np.pad(mask, ((0, -height % cell), (0, -width % cell)))
+    cells = padded.reshape(padded.shape[0] // cell, cell, -1, cell).max((1, 3))
+    numbers, count = np.zeros(cells.shape, np.int32), 0
+    for y, x in zip(*np.nonzero(cells), strict=True):
+        if not numbers[y, x]:
+            count += 1
+            _flood_fill(cells, numbers, int(y), int(x), count)
+    pixels = numbers.repeat(cell, 0).repeat(cell, 1)[:height, :width]
+    return np.where(mask, pixels, 0).astype(np.int32), count
+
+
+def _flood_fill(cells: Mask, numbers: Labels, y: int, x: int, number: int) -> None:
+    """Write `number` to the cell (y, x) and to all set cells connected with it, diagonally too."""
+    numbers[y, x], pending = number, [(y, x)]
+    while pending:
+        y, x = pending.pop()
+        top, left = max(0, y - 1), max(0, x - 1)
+        around = np.s_[top : y + 2, left : x + 2]
+        reached = cells[around] & (numbers[around] == 0)
+        numbers[around][reached] = number
+        pending += [(top + int(j), left + int(i)) for j, i in zip(*np.nonzero(reached), strict=True)]
 
 
 @dataclass(frozen=True)
-class Square:
-    """A square of the picture, perhaps over its edges, and which parts of the hole (numbers in `parts_of`) it fills."""
+class TileBox:
+    """A square of the image, which may extend beyond its edges, and the numbers of the components filled in it."""
 
     left: int
     top: int
     side: int
-    parts: tuple[int, ...]
+    components: tuple[int, ...]
 
 
-def parts_of(hole: Mask) -> tuple[NDArray[np.int32], int]:
-    """(H, W) the number of each pixel's part from 1 on, 0 where nothing is missing; and how many parts there are.
+def tile_boxes(components: Labels, count: int, model_size: int, context: float) -> list[TileBox]:
+    """Boxes that together contain all components of `connected_components`, the largest first.
 
-    Holes that all but touch are one part.
+    Each is `context` times as wide as its component, but at least `model_size`, and at most as wide as the image. A
+    component inside the box of another one, if that is at most twice as wide as its own would be, is filled with it.
     """
-    height, width = hole.shape
-    cell = max(1, math.ceil(max(height, width) / FINEST))
-    padded: Mask = np.pad(hole, ((0, -height % cell), (0, -width % cell)))
-    cells = padded.reshape(padded.shape[0] // cell, cell, -1, cell).max((1, 3))
-    numbers, count = np.zeros(cells.shape, np.int32), 0
-    for y, x in zip(*np.nonzero(cells), strict=True):
-        if numbers[y, x]:
-            continue
-        count += 1
-        numbers[y, x], edge = count, [(int(y), int(x))]
-        while edge:
-            at_y, at_x = edge.pop()
-            near = np.s_[max(0, at_y - 1) : at_y + 2, max(0, at_x - 1) : at_x + 2]
-            fresh = cells[near] & (numbers[near] == 0)
-            numbers[near][fresh] = count
-            edge += [
-                (max(0, at_y - 1) + int(j), max(0, at_x - 1) + int(i)) for j, i in zip(*np.nonzero(fresh), strict=True)
-            ]
-    wide = numbers.repeat(cell, 0).repeat(cell, 1)[:height, :width]
-    return np.where(hole, wide, 0).astype(np.int32), count
-
-
-def squares(parts: NDArray[np.int32], count: int, model_size: int, context: float) -> list[Square]:
-    """Where to work: for each hole a square `context` times as wide, at least the model's size, at most the picture's.
-
-    Holes that lie in another's square, at a scale that does for them too, are filled with it. Largest first.
-    """
-    height, width = parts.shape
-    boxes = []
+    height, width = components.shape
+    bounds = []
     for number in range(1, count + 1):
-        rows, columns = (np.flatnonzero((parts == number).any(axis)) for axis in (1, 0))
-        boxes.append((int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1))
-    order = sorted(range(count), key=lambda k: -max(boxes[k][2] - boxes[k][0], boxes[k][3] - boxes[k][1]))
-    found: list[Square] = []
+        rows, columns = (np.flatnonzero((components == number).any(axis)) for axis in (1, 0))
+        bounds.append((int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1))
+    order = sorted(range(count), key=lambda k: -max(bounds[k][2] - bounds[k][0], bounds[k][3] - bounds[k][1]))
+    boxes: list[TileBox] = []
     for index in order:
-        left, top, right, bottom = boxes[index]
+        left, top, right, bottom = bounds[index]
         longest = max(right - left, bottom - top)
         side = math.ceil(min(max(context * longest, model_size), max(width, height)))
-        for place, there in enumerate(found):
-            inside = there.left <= left and there.top <= top
-            inside &= right <= there.left + there.side and bottom <= there.top + there.side
-            if inside and there.side <= 2 * side:
-                found[place] = Square(there.left, there.top, there.side, (*there.parts, index + 1))
+        for position, box in enumerate(boxes):
+            if _contains(box, bounds[index]) and box.side <= 2 * side:
+                boxes[position] = TileBox(box.left, box.top, box.side, (*box.components, index + 1))
                 break
         else:
-            at = [_placed(a, b, side, whole) for a, b, whole in ((left, right, width), (top, bottom, height))]
-            found.append(Square(at[0], at[1], side, (index + 1,)))
-    return found
+            x, y = _centered(left, right, side, width), _centered(top, bottom, side, height)
+            boxes.append(TileBox(x, y, side, (index + 1,)))
+    return boxes
 
 
-def _placed(low: int, high: int, side: int, whole: int) -> int:
-    """Where a side begins that is centred on low … high, within 0 … whole if it fits there, else centred on that."""
-    if side >= whole:
-        return (whole - side) // 2
-    return min(max((low + high - side) // 2, 0), whole - side)
+def _contains(box: TileBox, bounds: tuple[int, int, int, int]) -> bool:
+    left, top, right, bottom = bounds
+    is_right_of_corner = box.left <= left and box.top <= top
+    return is_right_of_corner and right <= box.left + box.side and bottom <= box.top + box.side
+
+
+def _centered(low: int, high: int, side: int, length: int) -> int:
+    """Where an interval of `side` starts that is centered on [low, high], moved inside [0, length] if it fits."""
+    if side >= length:
+        return (length - side) // 2
+    return min(max((low + high - side) // 2, 0), length - side)

@@ -1,107 +1,110 @@
-"""Squares of pictures through a model: scaled to its size, filled, scaled back, moved to meet what is known."""
+"""Tiles of images through a model: scaled to its size, filled, scaled back, and blended into the image."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from imggen.engine.device import out_of_memory, release_memory
+from imggen.engine.device import run_in_batches
 from imggen.engine.inpainting.blending import poisson_blend, solve_laplace
 from imggen.engine.inpainting.image_file import Mask
-from imggen.engine.inpainting.masks import Floats, Square
+from imggen.engine.inpainting.masks import Floats, Labels, TileBox
 from imggen.engine.noise import SampleSpec, noise_for
-from imggen.errors import DeviceError
 from imggen.io.image import ImageArray
+from imggen.io.pixels import to_float
 from imggen.models.base import Backend
 from imggen.models.config import SamplingOptions
 
-AT_ONCE = 16  # of 32 pixels
-TOUCHED = 5  # of 255: a pixel of the scaled square that holds so little of a hole is known
+BATCH_OF_32_PX = 16  # tiles per batch at 32x32 pixels, fewer at larger sizes
+MIN_MASKED_COVERAGE = 5  # of 255: a scaled pixel with less of it masked counts as unmasked
 
 
 @dataclass
 class Canvas:
-    """One picture in the making: its fills (N, H, W, C), what is still missing (H, W), and where to work."""
+    """An image being filled: its fills (N, H, W, C), what is still masked (H, W), and the tiles that remain to fill.
+
+    `components` (H, W) numbers the masked regions.
+    """
 
     fills: ImageArray
-    missing: Mask
-    parts: NDArray[np.int32]
-    squares: list[Square]
+    masked: Mask
+    components: Labels
+    boxes: list[TileBox]
 
 
 @dataclass(frozen=True)
 class Tile:
-    """A square of one fill: its pixels (S, S, C), what is known of them, and what of the hole is to be filled now."""
+    """The cut-out of one fill: pixels (S, S, C), which of them are unmasked, and which are filled with this tile."""
 
     pixels: Floats
-    known: Mask
-    mine: Mask
+    unmasked: Mask
+    target: Mask
 
 
-def cut(canvas: Canvas, fill: int, square: Square) -> Tile:
-    """Take a square out; beyond the picture's edges nothing is known."""
-    height, width = canvas.missing.shape
-    side = square.side
+def cut_tile(canvas: Canvas, fill: int, box: TileBox) -> Tile:
+    """Cut a tile out of fill number `fill`; pixels beyond the image's edges count as masked."""
+    side = box.side
     pixels = np.zeros((side, side, canvas.fills.shape[3]), np.float32)
-    known, mine = np.zeros((side, side), bool), np.zeros((side, side), bool)
-    inside, place = _overlap(square, height, width)
-    pixels[inside] = canvas.fills[fill][place]
-    known[inside] = ~canvas.missing[place]
-    mine[inside] = np.isin(canvas.parts[place], square.parts)
-    return Tile(pixels, known, mine)
+    unmasked, target = np.zeros((side, side), bool), np.zeros((side, side), bool)
+    in_tile, in_image = _overlap(box, *canvas.masked.shape)
+    pixels[in_tile] = canvas.fills[fill][in_image]
+    unmasked[in_tile] = ~canvas.masked[in_image]
+    target[in_tile] = np.isin(canvas.components[in_image], box.components)
+    return Tile(pixels, unmasked, target)
 
 
 Slices = tuple[slice, slice]
 
 
-def _overlap(square: Square, height: int, width: int) -> tuple[Slices, Slices]:
-    """Where the picture lies in the square, and where the square lies in the picture."""
-    top, left = max(square.top, 0), max(square.left, 0)
-    bottom, right = min(square.top + square.side, height), min(square.left + square.side, width)
-    inside = (slice(top - square.top, bottom - square.top), slice(left - square.left, right - square.left))
-    return inside, (slice(top, bottom), slice(left, right))
+def _overlap(box: TileBox, height: int, width: int) -> tuple[Slices, Slices]:
+    """The part that box and image share, in the coordinates of the tile and in those of the image."""
+    top, left = max(box.top, 0), max(box.left, 0)
+    bottom, right = min(box.top + box.side, height), min(box.left + box.side, width)
+    in_tile = (slice(top - box.top, bottom - box.top), slice(left - box.left, right - box.left))
+    return in_tile, (slice(top, bottom), slice(left, right))
 
 
-def _resized(values: Floats, side: int, how: Image.Resampling) -> Floats:
-    planes = [
-        np.asarray(Image.fromarray(plane).resize((side, side), how)) for plane in np.moveaxis(values, 2, 0).copy()
-    ]
-    found: Floats = np.stack(planes, 2)
-    return found
+def _resize(values: Floats, side: int, method: Image.Resampling) -> Floats:
+    """(side, side, C): each channel resized by itself."""
+    channels = np.moveaxis(values, 2, 0).copy()
+    return np.stack([np.asarray(Image.fromarray(plane).resize((side, side), method)) for plane in channels], 2)
 
 
-def model_input(piece: Tile, size: int) -> tuple[Tensor, Tensor]:
-    """(C, size, size) in [-1, 1] and (1, size, size), 1 where the model is to draw: all that a hole touches."""
-    pixels, hidden = piece.pixels, ~piece.known
-    if len(hidden) != size:
-        smooth = solve_laplace(pixels, piece.known, hidden)
-        pixels = _resized(smooth, size, Image.Resampling.LANCZOS).clip(0, 255)
-        share = _resized(hidden[..., None].astype(np.float32), size, Image.Resampling.BOX)[..., 0]
-        hidden = share * 255 >= TOUCHED
-    hole = torch.from_numpy(hidden)
-    image = torch.from_numpy(np.moveaxis(pixels, 2, 0).copy()) / 127.5 - 1
-    return image.masked_fill(hole, 0), hole[None].float()
+def model_input(tile: Tile, size: int) -> tuple[Tensor, Tensor]:
+    """An image (C, size, size) in [-1, 1] and its mask (1, size, size), 1 for every pixel that the tile's mask touches.
+
+    Masked pixels are 0. Before the tile is resized they are filled smoothly, so that they do not blend into others.
+    """
+    pixels, masked = tile.pixels, ~tile.unmasked
+    if len(masked) != size:
+        smooth = solve_laplace(pixels, tile.unmasked, masked)
+        pixels = _resize(smooth, size, Image.Resampling.LANCZOS).clip(0, 255)
+        coverage = _resize(masked[..., None].astype(np.float32), size, Image.Resampling.BOX)[..., 0]
+        masked = coverage * 255 >= MIN_MASKED_COVERAGE
+    mask = torch.from_numpy(masked)
+    image = to_float(torch.from_numpy(np.moveaxis(pixels, 2, 0).copy()))
+    return image.masked_fill(mask, 0), mask[None].float()
 
 
-def paste(canvas: Canvas, fill: int, square: Square, piece: Tile, drawn: Tensor) -> None:
-    """Write what the model drew (C, size, size) into the square's part of the hole, at the picture's own size."""
-    levels = ((drawn.float() + 1) * 127.5).permute(1, 2, 0).cpu().numpy()
-    if len(levels) != square.side:
-        levels = _resized(levels, square.side, Image.Resampling.BICUBIC)
-    levels = poisson_blend(levels, piece.pixels, piece.known, piece.mine)
-    inside, place = _overlap(square, *canvas.missing.shape)
-    mine = piece.mine[inside]
-    canvas.fills[fill][place][mine] = np.rint(levels[inside][mine]).clip(0, 255).astype(np.uint8)
+def paste_tile(canvas: Canvas, fill: int, box: TileBox, tile: Tile, generated: Tensor) -> None:
+    """Write the model's image (C, size, size) in [-1, 1] into the tile's target, at the image's own resolution."""
+    levels = ((generated.float() + 1) * 127.5).permute(1, 2, 0).cpu().numpy()
+    if len(levels) != box.side:
+        levels = _resize(levels, box.side, Image.Resampling.BICUBIC)
+    levels = poisson_blend(levels, tile.pixels, tile.unmasked, tile.target)
+    in_tile, in_image = _overlap(box, *canvas.masked.shape)
+    target = tile.target[in_tile]
+    canvas.fills[fill][in_image][target] = np.rint(levels[in_tile][target]).clip(0, 255).astype(np.uint8)
 
 
 class TileInpainter:
-    """A model that fills canvases, many squares at a time; fill k of every picture is the noise of seed k."""
+    """Fills canvases with a model, many tiles at a time; fill k of every image uses the noise of seed k."""
 
     def __init__(
         self,
@@ -114,43 +117,45 @@ class TileInpainter:
     ) -> None:
         self.backend, self.label, self.options = backend, label, options
         self.device = backend.device
-        self.batch = batch or max(backend.min_batch, AT_ONCE * 32**2 // max(32, backend.config.size) ** 2)
+        self.batch = batch or max(backend.min_batch, BATCH_OF_32_PX * 32**2 // max(32, backend.config.size) ** 2)
         self.on_smaller = on_smaller
         self.noise, _ = noise_for([SampleSpec(seed) for seed in seeds], backend)
 
     @torch.no_grad()
     def fill(self, canvases: Sequence[Canvas], advance: Callable[[int], None]) -> None:
-        """Fill every hole of some pictures; `advance` is told how many squares are done."""
-        for number in range(max((len(canvas.squares) for canvas in canvases), default=0)):
-            now = [canvas for canvas in canvases if number < len(canvas.squares)]
-            work = [(canvas, fill) for canvas in now for fill in range(len(canvas.fills))]
-            start = 0
-            while start < len(work):
-                part = work[start : start + self.batch]
-                try:
-                    self._some(part, number)
-                except (RuntimeError, MemoryError) as error:
-                    if not out_of_memory(error):
-                        raise
-                    if len(part) == 1:
-                        raise DeviceError("not enough memory to fill one picture", "--device cpu") from error
-                    self.batch = len(part) // 2
-                    self.on_smaller(self.batch)
-                    release_memory(self.device)
-                    continue
-                start += len(part)
-                advance(len(part))
-            for canvas in now:
-                canvas.missing &= ~np.isin(canvas.parts, canvas.squares[number].parts)
+        """Fill all masked pixels; `advance` is called with the number of tiles after each batch.
 
-    def _some(self, work: Sequence[tuple[Canvas, int]], number: int) -> None:
-        pieces = [cut(canvas, fill, canvas.squares[number]) for canvas, fill in work]
-        inputs = [model_input(piece, self.backend.config.size) for piece in pieces]
-        images, masks = (torch.stack(part).to(self.device) for part in zip(*inputs, strict=True))
+        Tiles of different images are filled together, those of one image one after another, because they may overlap.
+        """
+        for number in range(max((len(canvas.boxes) for canvas in canvases), default=0)):
+            current = [canvas for canvas in canvases if number < len(canvas.boxes)]
+            batches = run_in_batches(
+                partial(self._fill_batch, number=number),
+                [(canvas, fill) for canvas in current for fill in range(len(canvas.fills))],
+                self.batch,
+                self.device,
+                on_smaller=self._set_batch,
+                error="not enough memory to fill one image",
+            )
+            for count in batches:
+                advance(count)
+            for canvas in current:
+                canvas.masked &= ~np.isin(canvas.components, canvas.boxes[number].components)
+
+    def _set_batch(self, size: int) -> None:
+        self.batch = size
+        self.on_smaller(size)
+
+    def _fill_batch(self, work: list[tuple[Canvas, int]], number: int) -> int:
+        """Fill tile `number` of some fills, each given by its canvas and its index; returns how many."""
+        tiles = [cut_tile(canvas, fill, canvas.boxes[number]) for canvas, fill in work]
+        inputs = [model_input(tile, self.backend.config.size) for tile in tiles]
+        images, masks = (torch.stack(tensors).to(self.device) for tensors in zip(*inputs, strict=True))
         labels = None
         if self.label is not None:
             labels = torch.full((len(work),), self.label, device=self.device)
         noise = self.noise[[fill for _, fill in work]].to(self.device)
-        drawn = self.backend.inpaint(images, masks, noise, labels, self.options)
-        for (canvas, fill), piece, picture in zip(work, pieces, drawn, strict=True):
-            paste(canvas, fill, canvas.squares[number], piece, picture)
+        generated = self.backend.inpaint(images, masks, noise, labels, self.options)
+        for (canvas, fill), tile, image in zip(work, tiles, generated, strict=True):
+            paste_tile(canvas, fill, canvas.boxes[number], tile, image)
+        return len(work)

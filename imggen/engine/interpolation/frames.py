@@ -1,8 +1,8 @@
-"""The frames of a walk: what each shows, and how they are rendered."""
+"""The frames of an interpolation: the noise and the class of each, rendering, and the distances between them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -10,157 +10,143 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from imggen.engine.checkpoints import LoadedModel
 from imggen.engine.interpolation.keyframes import Keyframes
-from imggen.engine.interpolation.latent_path import (
-    PathPoint,
-    Segment,
-    unevenness,
-)
-from imggen.engine.interpolation.plan import InterpolationPlan
+from imggen.engine.interpolation.latent_path import PathPoint, Segment, unevenness
 from imggen.engine.noise import SampleSpec
 from imggen.engine.options import InterpolateOptions
 from imggen.engine.render import render_batches, sample_batches
 from imggen.io.image import ImageArray
-from imggen.models.base import Backend
 from imggen.reporting import Reporter
 
 
-@dataclass(frozen=True)
-class FramePoint:
-    """One frame of one walk."""
-
-    walk: LatentWalk
-    place: PathPoint
-
-
 @dataclass
-class LatentWalk:
-    """One way through some keys, which are `first` and those after it; `places` are its frames'.
+class LatentPath:
+    """One path through consecutive keyframes, of which the first has the index `first`.
 
-    `details` (*noise_shape), bool, says what of the noise stays the first key's all the way.
+    labels: the classes at the start and at the end; if None, every keyframe has its own class.
+    class_fraction: how far the class has changed, 0 to 1, at a fraction of the path.
+    points: one for each frame.
+    fixed_noise: (*noise_shape), bool: elements of the noise that stay those of the first keyframe; None for none.
     """
 
-    keys: Keyframes
+    keyframes: Keyframes
     first: int
-    parts: list[Segment]
-    plan: InterpolationPlan
-    places: list[PathPoint]
-    details: Tensor | None = None
+    segments: list[Segment]
+    labels: tuple[int, int] | None
+    class_fraction: Callable[[float], float]
+    points: list[PathPoint]
+    fixed_noise: Tensor | None = None
 
-    def noise(self, place: PathPoint) -> Tensor:
-        """(*noise_shape): of one place."""
-        part = self.parts[place.segment]
-        shares = part.shares(np.array([place.share]))[0]
-        total = torch.zeros_like(self.keys.noise[0])
-        for key, share in zip(part.keys, shares.tolist(), strict=True):
-            if share:
-                total += share * self.keys.noise[self.first + key]
-        return total if self.details is None else torch.where(self.details, self.keys.noise[self.first], total)
+    def noise(self, point: PathPoint) -> Tensor:
+        """The noise (*noise_shape) at a point."""
+        segment = self.segments[point.segment]
+        weights = segment.weights(np.array([point.t]))[0]
+        total = torch.zeros_like(self.keyframes.noise[0])
+        for index, weight in zip(segment.keyframes, weights.tolist(), strict=True):
+            if weight:
+                total += weight * self.keyframes.noise[self.first + index]
+        if self.fixed_noise is None:
+            return total
+        return torch.where(self.fixed_noise, self.keyframes.noise[self.first], total)
 
-    def label(self, place: PathPoint) -> tuple[int, int, float]:
-        """The class left, the class that comes, and how far on the way to it."""
-        if self.plan.labels is not None:
-            part = self.parts[: place.segment]
-            gone = sum(one.length for one in part) + place.share * self.parts[place.segment].length
-            share = gone / sum(one.length for one in self.parts)
-            return *self.plan.labels, self.plan.class_share(share)
-        part_now = self.parts[place.segment]
-        a, b = (part_now.keys[end] for end in part_now.ends)
-        assert self.keys.labels is not None
-        return int(self.keys.labels[self.first + a]), int(self.keys.labels[self.first + b]), place.share
+    def label(self, point: PathPoint) -> int:
+        """The class at a point; it changes half-way, so that every frame is an image of one class."""
+        old, new, fraction = self._class_change(point)
+        return old if np.float32(fraction) < 0.5 else new  # float32: the middle is half-way despite rounding errors
 
-    def exact(self, place: PathPoint) -> SampleSpec | None:
-        """The seed, and the class, whose picture `sample` draws is this frame; none where it is no seed's."""
-        if self.keys.seeds is None or place.share not in (0.0, 1.0):
+    def _class_change(self, point: PathPoint) -> tuple[int, int, float]:
+        """The class before and after a point, and how far it has changed, 0 to 1."""
+        segment = self.segments[point.segment]
+        if self.labels is not None:
+            traveled = sum(part.length for part in self.segments[: point.segment]) + point.t * segment.length
+            return *self.labels, self.class_fraction(traveled / sum(part.length for part in self.segments))
+        assert self.keyframes.labels is not None
+        a, b = (self.first + segment.keyframes[end] for end in segment.ends)
+        return int(self.keyframes.labels[a]), int(self.keyframes.labels[b]), point.t
+
+    def seed_at(self, point: PathPoint) -> SampleSpec | None:
+        """The seed and class whose sample is the frame at a point; None if it is not the sample of a seed."""
+        if self.keyframes.seeds is None or point.t not in (0.0, 1.0):
             return None
-        part = self.parts[place.segment]
-        key = part.keys[part.ends[int(place.share)]]
-        if self.details is not None and key != 0:
-            return None  # the seed's picture with the first one's details
-        seed = self.keys.seeds[self.first + key]
-        if self.plan.labels is None:
+        segment = self.segments[point.segment]
+        index = segment.keyframes[segment.ends[int(point.t)]]
+        if self.fixed_noise is not None and index != 0:
+            return None  # a part of its noise is the first keyframe's
+        seed = self.keyframes.seeds[self.first + index]
+        if self.labels is None:
             return SampleSpec(seed)
-        old, new, share = self.label(place)
-        return SampleSpec(seed, old if share == 0 else new) if share in (0.0, 1.0) or old == new else None
+        old, new, fraction = self._class_change(point)
+        is_one_class = fraction in (0.0, 1.0) or old == new
+        return SampleSpec(seed, old if fraction == 0 else new) if is_one_class else None
+
+
+FramePoint = tuple[LatentPath, PathPoint]
 
 
 class FrameRenderer:
-    """What draws frames: the model arranged for speed, and how it was asked to draw."""
+    """Renders frames with a model arranged for inference."""
 
-    def __init__(self, backend: Backend, options: InterpolateOptions, dtype: torch.dtype, reporter: Reporter) -> None:
-        self.backend = backend.for_inference()
-        self.device = backend.device
+    def __init__(self, loaded: LoadedModel, options: InterpolateOptions, reporter: Reporter) -> None:
+        self.backend = loaded.backend.for_inference()
+        self.device = loaded.backend.device
         self.options = options.sampling
-        self.paint = partial(
+        self._render_batches = partial(
             render_batches,
             self.backend,
-            render=self.render,
-            finish=lambda _, pictures: pictures,
+            render=self._render,
             batch=options.batch,
-            precision=dtype,
-            on_smaller=lambda size: reporter.warn(f"not enough memory: drawing {size} pictures at a time"),
+            precision=loaded.dtype,
+            on_smaller=lambda size: reporter.warn(f"not enough memory: generating {size} images at a time"),
         )
-        self.one = partial(
-            sample_batches,
-            self.backend,
-            finish=lambda _, pictures: pictures,
-            options=options.sampling,
-            precision=dtype,
-        )
+        self._sample_batches = partial(sample_batches, self.backend, options=options.sampling, precision=loaded.dtype)
 
-    def render(self, spots: list[FramePoint]) -> Tensor:
-        """Pictures (B, C, H, W) of some places."""
-        noise = torch.stack([spot.walk.noise(spot.place) for spot in spots]).to(self.device)
-        if not self.backend.classes:
-            return self.backend.generate(noise, None, self.options)
-        ways = [spot.walk.label(spot.place) for spot in spots]
-        old, new = (torch.tensor([way[end] for way in ways], device=self.device) for end in (0, 1))
-        if torch.equal(old, new):
-            return self.backend.generate(noise, old, self.options)
-        share = torch.tensor([way[2] for way in ways], dtype=torch.float32, device=self.device)
-        # The class changes half-way, so that every frame is an image of one class.
-        return self.backend.generate(noise, torch.where(share < 0.5, old, new), self.options)
+    def _render(self, points: list[FramePoint]) -> Tensor:
+        """Images (B, C, H, W) of some points, in [-1, 1]."""
+        noise = torch.stack([path.noise(point) for path, point in points]).to(self.device)
+        labels = None
+        if self.backend.classes:
+            labels = torch.tensor([path.label(point) for path, point in points], device=self.device)
+        return self.backend.generate(noise, labels, self.options)
 
-    def stream(self, spots: Iterator[FramePoint]) -> Iterator[ImageArray]:
-        """Pictures (H, W, C) one by one."""
-        for pictures in self.paint(spots):
-            yield from pictures
+    def frames(self, points: Iterator[FramePoint]) -> Iterator[ImageArray]:
+        """Yield the frames (H, W, C) uint8 of points one by one, rendered in batches."""
+        for images in self._render_batches(points):
+            yield from images
 
-    def exact(self, item: SampleSpec) -> ImageArray:
-        """The picture of a seed, drawn alone, as `sample -n 1` draws it: bit for bit the same."""
-        picture: ImageArray = next(self.one(items=[item]))[0]
-        return picture
+    def sample(self, spec: SampleSpec) -> ImageArray:
+        """The image (H, W, C) of a seed, generated alone: the same bytes as from `imggen sample -n 1`."""
+        images: ImageArray = next(self._sample_batches([spec]))
+        return images[0]
 
 
-def distance(first: ImageArray, second: ImageArray) -> float:
+def rms_distance(first: ImageArray, second: ImageArray) -> float:
     """Root mean square of the differences, in levels of 255."""
     return float(np.sqrt(np.square(first.astype(np.float32) - second).mean()))
 
 
 class FrameDistances:
-    """How far apart neighbouring frames are."""
+    """The distances between neighboring frames, in the order in which the frames are added."""
 
     def __init__(self) -> None:
-        self.far: list[float] = []
+        self.distances: list[float] = []
         self.first: ImageArray | None = None
         self.last: ImageArray | None = None
 
-    def watch(self, frames: Iterator[ImageArray]) -> Iterator[ImageArray]:
-        """The same frames, measured as they pass."""
-        for frame in frames:
-            if self.last is None:
-                self.first = frame
-            else:
-                self.far.append(distance(self.last, frame))
-            self.last = frame
-            yield frame
+    def add(self, frame: ImageArray) -> None:
+        """Measure the step from the previous frame to this one."""
+        if self.last is None:
+            self.first = frame
+        else:
+            self.distances.append(rms_distance(self.last, frame))
+        self.last = frame
 
-    def report(self, loop: bool) -> dict[str, float]:
-        """Median and largest step in levels, unevenness (deviation over mean), and the step that closes a loop."""
-        if self.first is None or self.last is None or not self.far:
+    def statistics(self, loop: bool) -> dict[str, float]:
+        """Median and largest step in levels of 255, unevenness (deviation over mean), and a loop's closing step."""
+        if self.first is None or self.last is None or not self.distances:
             return {}
-        steps = np.array(self.far)
-        found = {"median": float(np.median(steps)), "largest": float(steps.max()), "unevenness": unevenness(steps)}
+        steps = np.array(self.distances)
+        values = {"median": float(np.median(steps)), "largest": float(steps.max()), "unevenness": unevenness(steps)}
         if loop:
-            found["closing"] = distance(self.last, self.first)
-        return {name: round(value, 3) for name, value in found.items()}
+            values["closing"] = rms_distance(self.last, self.first)
+        return {name: round(value, 3) for name, value in values.items()}

@@ -1,9 +1,10 @@
-"""Ways through noise: which shares of which keys make the noise of a place, and which places the frames stand at.
+"""Paths through the latent space, and the points on them at which frames are rendered.
 
-A place's noise is a sum of keys' noises. For keys drawn independently from a standard normal the sum is divided by
-the length of its shares, so that it is standard normal itself: every frame is one more sample. (A straight line's
-middle is too short by a factor of 0.71, and models draw poorly there.) Keys found for given pictures are neither
-independent nor of unit size: what they have in common counts too, and their size changes evenly from one to the next.
+The noise at a point is a weighted sum of the noise of keyframes. For independent standard normal keyframes, the
+weights are divided by their norm, so that the sum is standard normal too: every frame is a sample of the model. (The
+middle of a straight line has only 0.71 of that norm, and models generate poor images there.) Keyframes that were
+inverted from images are neither independent nor of unit variance: their cosine similarities are taken into account,
+and their RMS changes linearly from one to the next.
 """
 
 from __future__ import annotations
@@ -24,53 +25,59 @@ EASES: dict[str, Callable[[Floats], Floats]] = {
     "sine": lambda u: (1 - np.cos(np.pi * u)) / 2,
     "cubic": lambda u: u * u * (3 - 2 * u),
 }
-SLACK = 0.9  # of a step: what closes a loop that is paced by sight, so that rounding never makes it the longest
+CLOSING_STEP_FRACTION = 0.9  # of a perceptual step: rounding must not make the closing step the longest
+MAX_ANGLE = math.pi - 0.05  # between opposite keyframes there is no unique arc
 
 
 @dataclass(frozen=True)
 class Segment:
-    """The way from one key to the next: `keys` it is made of, of which `ends` are the places of its two ends.
+    """The part of a path between two neighboring keyframes.
 
-    `gram` (K, K) holds the cosines between the keys, `sizes` (K,) their root mean squares.
+    keyframes: the K keyframes that it depends on, as indices into those of the path.
+    ends: positions, in `keyframes`, of the two that it connects.
+    cosines: (K, K) cosine similarities between the keyframes; rms: (K,) their root mean squares.
+    length: relative to other segments. is_long_arc: of a circle, the arc that leads back the long way.
     """
 
     path: str
-    keys: tuple[int, ...]
+    keyframes: tuple[int, ...]
     ends: tuple[int, int]
-    gram: Floats
-    sizes: Floats
+    cosines: Floats
+    rms: Floats
     length: float = 1.0
-    rest: bool = False
+    is_long_arc: bool = False
 
     @property
     def angle(self) -> float:
-        """Between the two ends; that of opposite keys, between which there is no one way, is kept off π."""
-        return math.acos(float(np.clip(self.gram[self.ends], math.cos(math.pi - 0.05), 1)))
+        """The angle between the two ends in radians, at most MAX_ANGLE."""
+        return math.acos(float(np.clip(self.cosines[self.ends], math.cos(MAX_ANGLE), 1)))
 
-    def shares(self, places: Floats) -> Floats:
-        """(N, K): what of each key makes the noise at places in [0, 1]; the ends are the keys themselves, exactly."""
-        weights = np.zeros((len(places), len(self.keys)))
-        if self.path == "spline":
-            weights[:] = _catmull_rom(places)
-        else:
-            angle, (a, b) = self.angle, self.ends
-            if angle < 1e-4:
-                weights[:, a], weights[:, b] = 1 - places, places
-            else:
-                # The rest of a circle leads from its second key on, away from the first, and round to it.
-                to = -(2 * math.pi - angle) * places if self.rest else angle * places
-                weights[:, a], weights[:, b] = np.sin(angle - to) / math.sin(angle), np.sin(to) / math.sin(angle)
-        for end, place in zip(self.ends, (0.0, 1.0), strict=True):
-            weights[places == place] = np.eye(len(self.keys))[end]
-        lengths = np.sqrt(np.maximum(np.einsum("ni,ij,nj->n", weights, self.gram, weights), 1e-12))
+    def weights(self, t: Floats) -> Floats:
+        """(N, K): the weight of each keyframe at positions `t` (N,) in [0, 1]; exactly one-hot at 0 and 1."""
+        weights = np.zeros((len(t), len(self.keyframes)))
         a, b = self.ends
-        sizes = (1 - places) * self.sizes[a] + places * self.sizes[b]
-        shares: Floats = weights * (sizes / lengths)[:, None] / self.sizes
-        return shares
+        if self.path == "spline":
+            weights[:] = _catmull_rom(t)
+        else:
+            weights[:, a], weights[:, b] = self._arc_weights(t)
+        for end, position in zip(self.ends, (0.0, 1.0), strict=True):
+            weights[t == position] = np.eye(len(self.keyframes))[end]
+        norms = np.sqrt(np.maximum(np.einsum("ni,ij,nj->n", weights, self.cosines, weights), 1e-12))
+        rms = (1 - t) * self.rms[a] + t * self.rms[b]
+        return weights * (rms / norms)[:, None] / self.rms
+
+    def _arc_weights(self, t: Floats) -> tuple[Floats, Floats]:
+        """Spherical interpolation (slerp): weights (N,) of the two ends."""
+        angle = self.angle
+        if angle < 1e-4:
+            return 1 - t, t
+        # The long arc starts at its first end in the direction away from the other end.
+        turn = -(2 * math.pi - angle) * t if self.is_long_arc else angle * t
+        return np.sin(angle - turn) / math.sin(angle), np.sin(turn) / math.sin(angle)
 
 
 def _catmull_rom(u: Floats) -> Floats:
-    """(N, 4): a smooth cubic through the two keys in the middle, aware of the keys beside them."""
+    """(N, 4): weights of a cubic spline through the two middle keyframes, with the outer two as neighbors."""
     return np.stack(
         [
             ((2 - u) * u - 1) * u / 2,
@@ -82,92 +89,100 @@ def _catmull_rom(u: Floats) -> Floats:
     )
 
 
-def segments(path: str, count: int, loop: bool, alike: Callable[[int, int], float], sizes: Floats) -> list[Segment]:
-    """The ways from key to key of a walk through `count` keys; `alike` is the cosine between two. Raises UsageError."""
+def make_segments(
+    path: str, count: int, loop: bool, cosine_similarity: Callable[[int, int], float], rms: Floats
+) -> list[Segment]:
+    """The segments of a path through `count` keyframes with root mean squares `rms` (count,).
 
-    def one(keys: tuple[int, ...], ends: tuple[int, int], **more: Any) -> Segment:
-        gram = np.array([[alike(i, j) for j in keys] for i in keys])
-        return Segment(path, keys, ends, gram, sizes[list(keys)], **more)
+    `cosine_similarity(i, j)` is that of two keyframes. Raises UsageError for a circle that is not defined.
+    """
+
+    def segment(keyframes: tuple[int, ...], ends: tuple[int, int], **more: Any) -> Segment:
+        cosines = np.array([[cosine_similarity(i, j) for j in keyframes] for i in keyframes])
+        return Segment(path, keyframes, ends, cosines, rms[list(keyframes)], **more)
 
     if path == "circle":
         if count != 2:
-            raise UsageError(f"a circle goes through two keys, not {count}", "--path spline --loop takes any number")
-        if alike(0, 1) > 0.999:
-            raise UsageError("a circle goes through two different keys", "other seeds, or other pictures")
-        arc = math.acos(max(alike(0, 1), math.cos(math.pi - 0.05)))
+            raise UsageError(
+                f"a circle goes through two keyframes, not {count}", "--path spline --loop takes any number"
+            )
+        if cosine_similarity(0, 1) > 0.999:
+            raise UsageError("a circle goes through two different keyframes", "give other seeds, or other images")
+        arc = math.acos(max(cosine_similarity(0, 1), math.cos(MAX_ANGLE)))
         return [
-            one((0, 1), (0, 1), length=arc),
-            one((0, 1), (1, 0), length=2 * math.pi - arc, rest=True),
+            segment((0, 1), (0, 1), length=arc),
+            segment((0, 1), (1, 0), length=2 * math.pi - arc, is_long_arc=True),
         ]
-    found = []
+    segments = []
     for index in range(count if loop else count - 1):
         if path == "slerp":
-            found.append(one((index, (index + 1) % count), (0, 1)))
+            segments.append(segment((index, (index + 1) % count), (0, 1)))
             continue
-        around = [index - 1, index, index + 1, index + 2]
-        near = [place % count if loop else min(max(place, 0), count - 1) for place in around]
-        found.append(one(tuple(near), (1, 2)))
-    return found
+        neighbors = [index - 1, index, index + 1, index + 2]
+        inside = [number % count if loop else min(max(number, 0), count - 1) for number in neighbors]
+        segments.append(segment(tuple(inside), (1, 2)))
+    return segments
 
 
 @dataclass(frozen=True)
 class PathPoint:
-    """Where a frame stands: how far along which segment."""
+    """A point on a path: the index of the segment, and the position `t` in it, 0 to 1."""
 
     segment: int
-    share: float
+    t: float
 
 
-def divide(lengths: Floats, steps: int) -> list[int]:
-    """Steps for each segment, in proportion to its length, at least one each; what is left over comes last.
+def divide_steps(lengths: Floats, steps: int) -> list[int]:
+    """Divide `steps` among segments in proportion to their lengths, at least one each; the remainder goes to the last.
 
-    So the step that closes a loop is never a longer one. Raises UsageError when there are too few.
+    So the step that closes a loop is never a longer one. Raises UsageError if there are too few steps.
     """
     if steps < len(lengths):
-        raise UsageError("there are more keys than frames", f"--frames {len(lengths) + 1} or more")
-    whole = np.floor(steps * np.cumsum(lengths) / lengths.sum() + 1e-9).astype(int)
-    for index in range(len(whole)):
-        whole[index] = max(whole[index], whole[index - 1] + 1 if index else 1)
-    whole[-1] = steps
-    for index in reversed(range(len(whole) - 1)):
-        whole[index] = min(whole[index], whole[index + 1] - 1)
-    counts: list[int] = np.diff(whole, prepend=0).tolist()
+        raise UsageError("there are more keyframes than frames", f"--frames {len(lengths) + 1} or more")
+    ends = np.floor(steps * np.cumsum(lengths) / lengths.sum() + 1e-9).astype(int)
+    for index in range(len(ends)):
+        ends[index] = max(ends[index], ends[index - 1] + 1 if index else 1)
+    ends[-1] = steps
+    for index in reversed(range(len(ends) - 1)):
+        ends[index] = min(ends[index], ends[index + 1] - 1)
+    counts: list[int] = np.diff(ends, prepend=0).tolist()
     return counts
 
 
-def even_places(parts: Sequence[Segment], frames: int, loop: bool, ease: str) -> list[PathPoint]:
-    """Places at an even pace in noise; every key is a frame's place exactly, and so is the end of what is no loop."""
-    counts = divide(np.array([part.length for part in parts]), frames if loop else frames - 1)
-    found = []
+def even_points(segments: Sequence[Segment], frames: int, loop: bool, ease: str) -> list[PathPoint]:
+    """Points at equal steps in noise. Every keyframe is one of them, and so is the end of a path that is no loop."""
+    counts = divide_steps(np.array([segment.length for segment in segments]), frames if loop else frames - 1)
+    points = []
     for index, count in enumerate(counts):
-        found += [PathPoint(index, float(u)) for u in EASES[ease](np.arange(count) / count)]
-    return found if loop else [*found, PathPoint(len(parts) - 1, 1.0)]
+        points += [PathPoint(index, float(t)) for t in EASES[ease](np.arange(count) / count)]
+    return points if loop else [*points, PathPoint(len(segments) - 1, 1.0)]
 
 
-def probe_places(parts: Sequence[Segment], frames: int) -> list[list[PathPoint]]:
-    """Places to look at before pacing by sight: of each segment, its two ends and closely between."""
-    each = max(16, math.ceil(4 * frames / len(parts)))
-    return [[PathPoint(index, float(u)) for u in np.linspace(0, 1, each + 1)] for index in range(len(parts))]
+def probe_points(segments: Sequence[Segment], frames: int) -> list[list[PathPoint]]:
+    """Closely spaced points of each segment, its ends included, at which to measure before `paced_points`."""
+    count = max(16, math.ceil(4 * frames / len(segments)))
+    return [[PathPoint(index, float(t)) for t in np.linspace(0, 1, count + 1)] for index in range(len(segments))]
 
 
-def paced_places(steps: Sequence[Floats], frames: int, loop: bool, ease: str) -> list[PathPoint]:
-    """Places at which neighbouring frames look equally far apart.
+def paced_points(distances: Sequence[Floats], frames: int, loop: bool, ease: str) -> list[PathPoint]:
+    """Points at which neighboring frames differ by equal amounts.
 
-    `steps` holds the distances between neighbouring probes of each segment. One that is far larger than the others is
-    a jump (a class that changes, tokens that flip): no pace evens it, so it is counted as no more than a few steps.
+    `distances` are those between neighboring probes of each segment. One that is far larger than the others is a jump
+    (the class changes, a token flips) that no choice of points can even out, so it is clipped to a few steps.
     """
-    everything = np.concatenate(steps)
-    most = 4 * float(np.median(everything[everything > 0])) if (everything > 0).any() else 1.0
-    ways = [np.cumsum([0.0, *np.clip(part, most * 1e-3, most)]) for part in steps]
-    counts = divide(np.array([way[-1] for way in ways]), frames if loop else frames - 1)
-    found = []
-    for index, (way, count) in enumerate(zip(ways, counts, strict=True)):
-        marks = np.arange(count) / count
-        if loop and index == len(ways) - 1:
-            marks = np.arange(count) / (count - 1 + SLACK)
-        looked = np.interp(EASES[ease](marks) * way[-1], way, np.linspace(0, 1, len(way)))
-        found += [PathPoint(index, float(u)) for u in looked]
-    return found if loop else [*found, PathPoint(len(ways) - 1, 1.0)]
+    all_distances = np.concatenate(distances)
+    positive = all_distances[all_distances > 0]
+    limit = 4 * float(np.median(positive)) if len(positive) else 1.0
+    traveled = [np.cumsum([0.0, *np.clip(part, limit * 1e-3, limit)]) for part in distances]
+    counts = divide_steps(np.array([part[-1] for part in traveled]), frames if loop else frames - 1)
+    points = []
+    for index, (part, count) in enumerate(zip(traveled, counts, strict=True)):
+        fractions = np.arange(count) / count
+        if loop and index == len(traveled) - 1:
+            fractions = np.arange(count) / (count - 1 + CLOSING_STEP_FRACTION)
+        positions = np.interp(EASES[ease](fractions) * part[-1], part, np.linspace(0, 1, len(part)))
+        points += [PathPoint(index, float(t)) for t in positions]
+    return points if loop else [*points, PathPoint(len(traveled) - 1, 1.0)]
 
 
 def unevenness(steps: Floats) -> float:

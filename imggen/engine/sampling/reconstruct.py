@@ -1,4 +1,4 @@
-"""Pictures beside the model's own versions of them, and pictures near a picture: one sheet each."""
+"""Grids of given images: each beside its reconstruction (--from), or one image and samples near it (--near)."""
 
 from __future__ import annotations
 
@@ -16,82 +16,56 @@ from imggen.data.dataset import default_cache_dir
 from imggen.data.decode import UnreadableError, fit_image, load_image
 from imggen.data.readers import FolderReader, Source
 from imggen.data.scan import open_source
+from imggen.engine.checkpoints import LoadedModel
 from imggen.engine.noise import SampleSpec, noise_for
 from imggen.engine.options import SampleOptions
-from imggen.engine.outputs import check_grid, check_sample_output, output_kind
+from imggen.engine.outputs import output_kind
 from imggen.engine.provenance import command_of, settings_of
-from imggen.engine.render import default_batch_size, to_uint8
-from imggen.engine.sampling import sample
-from imggen.engine.sampling.sample import SamplePlan, prepared
+from imggen.engine.render import default_batch_size
+from imggen.engine.sampling.sample import SamplePlan, check_grid, describe_plan, open_with_plan
 from imggen.engine.seeds import format_seeds
-from imggen.errors import DataError, UsageError
+from imggen.errors import DataError
 from imggen.io.atomic import atomic_write
 from imggen.io.image import ImageArray, encode, format_of, grid
+from imggen.io.pixels import from_array, to_float, to_uint8
 from imggen.models.base import Backend
 from imggen.reporting import Reporter
 
 
-def check(options: SampleOptions) -> None:
-    """Refuse what cannot be put on one sheet. Raises UsageError and DataError."""
-    what = "--from" if options.near is None else "--near"
-    if output_kind(options.output) not in ("grid", "stdout"):
-        raise UsageError(f"{what} draws one sheet", "-o side-by-side.png")
-    if options.label == "all":
-        raise UsageError(f"{what} takes one class, or finds it by itself", "leave --class out")
-    if options.near is not None and not options.near.is_file():
-        hint = "--from takes a folder" if options.near.is_dir() else None
-        raise DataError(f"{options.near} is not a picture's file", hint)
-    if options.near is not None and options.temperature > 1:
-        raise UsageError(
-            f"--near takes temperatures from 0 to 1, not {options.temperature:g}",
-            "1 draws as if the picture were not there",
-        )
-
-
-def plan(options: SampleOptions, reporter: Reporter) -> dict[str, Any]:
-    """What `reconstruct` would do, resolved, without looking at a picture. Raises as it does."""
-    check(options)
-    found = sample.plan(options, reporter)
+def describe_grid(options: SampleOptions, reporter: Reporter) -> dict[str, Any]:
+    """What `reconstruct` would do, without decoding an image; see `imggen.engine.sampling.dry_run`."""
+    plan = describe_plan(options, reporter)
     if options.near is not None:
-        return {**found, "columns": sheet_columns(options, 1 + found["count"]), "near": str(options.near)}
+        return {**plan, "columns": _grid_columns(options, 1 + plan["count"]), "near": str(options.near)}
     assert options.source is not None
-    count = min(options.count, len(_source_of(options.source)))
-    for name in ("seeds", "temperature"):
-        del found[name]
-    return {**found, "count": count, "columns": sheet_columns(options, 2 * count), "from": str(options.source)}
+    count = min(options.count, len(_open_images(options.source)))
+    for name in ("seeds", "temperature"):  # nothing is sampled
+        del plan[name]
+    return {**plan, "count": count, "columns": _grid_columns(options, 2 * count), "from": str(options.source)}
 
 
 def reconstruct(options: SampleOptions, reporter: Reporter) -> dict[str, Any]:
-    """Write the sheet; returns paths, counts, hash and timings.
-
-    Raises DataError for pictures that cannot be read, and as `sample` does.
-    """
-    check(options)
-    check_sample_output(options)
+    """Write the grid; see `imggen.engine.sampling.run`. Raises DataError for images that cannot be read."""
     began = time.monotonic()
-    loaded, plan, dtype = prepared(options, reporter)
+    loaded, plan = open_with_plan(options, reporter)
     backend = loaded.backend
     path = options.near or options.source
     assert path is not None
-    pictures = read_pictures(path, options.count if options.near is None else 1, backend, reporter)
-    shown = 2 * len(pictures) if options.near is None else 1 + len(plan)
-    columns = sheet_columns(options, shown)
-    check_grid(shown, columns, backend)
-    with torch.no_grad(), torch.autocast(_device(backend).type, dtype, enabled=dtype != torch.float32):
-        sheet = (
-            _near(backend, pictures, plan, options)
-            if options.near is not None
-            else _beside(backend, pictures, options, reporter)
-        )
-    named = options.output if output_kind(options.output) == "grid" else f"sheet.{options.format or 'png'}"
+    images = read_images(path, options.count if options.near is None else 1, backend, reporter)
+    num_cells = 2 * len(images) if options.near is None else 1 + len(plan)
+    columns = _grid_columns(options, num_cells)
+    check_grid(num_cells, columns, backend)
+    with torch.no_grad(), torch.autocast(backend.device.type, loaded.dtype, enabled=loaded.dtype != torch.float32):
+        if options.near is None:
+            cells = _with_reconstructions(backend, images, options, reporter)
+        else:
+            cells = _with_neighbors(backend, images, plan, options)
+
     seeds = {} if options.near is None else {"seeds": format_seeds(plan.seeds)}
-    flag = "--from" if options.near is None else "--near"
-    what = [flag, str(path), *(["--seeds", seeds["seeds"]] if seeds else ["-n", str(len(pictures))])]
-    what += ["--temperature", "1.0"] if seeds and options.temperature == 1 else []  # which is no default here
-    info = {**settings_of(options, loaded, dtype), **seeds, flag[2:]: str(path)}
-    info["command"] = command_of(info, what, named, columns)
-    encoded = encode(grid(sheet, columns), options.format or format_of(Path(named)), info)
-    result: dict[str, Any] = {"paths": [], "count": len(pictures), "hash": loaded.hash, **seeds}
+    name = options.output if output_kind(options.output) == "grid" else f"sheet.{options.format or 'png'}"
+    info = _settings(options, loaded, path, seeds, len(images), name, columns)
+    encoded = encode(grid(cells, columns), options.format or format_of(Path(name)), info)
+    result: dict[str, Any] = {"paths": [], "count": len(images), "hash": loaded.hash, **seeds}
     if output_kind(options.output) == "stdout":
         result["png"] = encoded
     else:
@@ -101,34 +75,57 @@ def reconstruct(options: SampleOptions, reporter: Reporter) -> dict[str, Any]:
     return result
 
 
-def sheet_columns(options: SampleOptions, shown: int) -> int:
-    """As asked for, else about a square; beside each other stays what is a pair."""
+def _settings(
+    options: SampleOptions,
+    loaded: LoadedModel,
+    path: Path,
+    seeds: dict[str, str],
+    count: int,
+    name: str,
+    columns: int,
+) -> dict[str, Any]:
+    """The settings stored in the file, with the command that makes it again."""
+    flag = "--from" if options.near is None else "--near"
+    what = [flag, str(path), *(["--seeds", seeds["seeds"]] if seeds else ["-n", str(count)])]
+    what += ["--temperature", "1.0"] if seeds and options.temperature == 1 else []  # the default of --near is 0.5
+    info = {**settings_of(options, loaded, loaded.dtype), **seeds, flag[2:]: str(path)}
+    info["command"] = command_of(info, what, name, columns)
+    return info
+
+
+def _grid_columns(options: SampleOptions, count: int) -> int:
+    """The columns that were asked for, or about a square; even for pairs, so that both stand in one row."""
     if options.near is not None:
-        return options.columns or math.ceil(math.sqrt(shown))
-    asked = None if options.columns is None else options.columns + options.columns % 2
-    return asked or 2 * max(1, round(math.sqrt(shown) / 2))
+        return options.columns or math.ceil(math.sqrt(count))
+    if options.columns is not None:
+        return options.columns + options.columns % 2
+    return 2 * max(1, round(math.sqrt(count) / 2))
 
 
-def read_pictures(path: Path, count: int, backend: Backend, reporter: Reporter) -> ImageArray:
-    """At most `count` pictures (N, H, W, C), uint8, of a file, a folder or an archive, as the model takes them."""
-    source = _source_of(path)
+def read_images(path: Path, count: int, backend: Backend, reporter: Reporter) -> ImageArray:
+    """Read at most `count` images of a file, a folder or an archive at the model's size: (N, H, W, C) uint8.
+
+    Unreadable images are skipped with a warning. Raises DataError if none is left.
+    """
+    source = _open_images(path)
     channels, size, _ = backend.config.image_shape
-    found: list[ImageArray] = []
+    images: list[ImageArray] = []
     for index in range(len(source)):
-        if len(found) == count:
+        if len(images) == count:
             break
         try:
-            found.append(fit_image(load_image(source, index), size, channels, "center", source.names[index]))
+            images.append(fit_image(load_image(source, index), size, channels, "center", source.names[index]))
         except UnreadableError as error:
             reporter.warn(f"skipped {source.names[index]}: {error}")
-    if not found:
-        raise DataError(f"no picture of {path} can be read", "PNG, JPEG, WebP, GIF, BMP and TIFF can")
-    if count == len(found) < len(source) and count > 1:
-        reporter.info(f"the first {count} of {len(source)} pictures; -n takes more")
-    return np.stack(found)
+    if not images:
+        raise DataError(f"no image of {path} can be read", "supported formats: PNG, JPEG, WebP, GIF, BMP and TIFF")
+    if count == len(images) < len(source) and count > 1:
+        reporter.info(f"the first {count} of {len(source)} images; -n takes more")
+    return np.stack(images)
 
 
-def _source_of(path: Path) -> Source:
+def _open_images(path: Path) -> Source:
+    """The images of a data set, or a single image file as a source of one."""
     try:
         return open_source(str(path), split="all", use_classes=False, cache_dir=default_cache_dir())
     except DataError:
@@ -138,45 +135,47 @@ def _source_of(path: Path) -> Source:
         return Source(path.name, (), [path.name], np.zeros(1, np.int64), "", 0, reader)
 
 
-def _beside(backend: Backend, pictures: ImageArray, options: SampleOptions, reporter: Reporter) -> ImageArray:
-    """Each picture, then its reconstruction."""
+def _with_reconstructions(
+    backend: Backend, images: ImageArray, options: SampleOptions, reporter: Reporter
+) -> ImageArray:
+    """(2N, H, W, C): each image, then its reconstruction."""
     size = options.batch or default_batch_size(backend)
-    found: list[ImageArray] = []
-    with reporter.task("looking", len(pictures)) as task:
-        for start in range(0, len(pictures), size):
-            images = _images(pictures[start : start + size], backend)
-            found.append(to_uint8(backend.reconstruct(images, _asked(backend, options, images))))
-            task.update(start + len(images))
-    return np.stack([pictures, np.concatenate(found)], 1).reshape(-1, *pictures.shape[1:])
+    reconstructions: list[ImageArray] = []
+    with reporter.task("reconstructing", len(images)) as task:
+        for start in range(0, len(images), size):
+            batch = _to_device(images[start : start + size], backend)
+            reconstructions.append(to_uint8(backend.reconstruct(batch, _given_labels(backend, options, batch))))
+            task.update(start + len(batch))
+    return np.stack([images, np.concatenate(reconstructions)], 1).reshape(-1, *images.shape[1:])
 
 
-def _near(backend: Backend, pictures: ImageArray, plan: SamplePlan, options: SampleOptions) -> ImageArray:
-    """The picture, then those near it: its noise and other noise, mixed so that the variance stays."""
-    images = _images(pictures, backend)
-    own, labels = backend.invert(images, _asked(backend, options, images), options.sampling)
+def _with_neighbors(backend: Backend, image: ImageArray, plan: SamplePlan, options: SampleOptions) -> ImageArray:
+    """(1 + N, H, W, C): the image, then samples near it.
+
+    Their noise is sqrt(1 - t²) times the image's own noise plus t times the noise of a seed, with t the temperature,
+    so that it stays standard normal.
+    """
+    batch = _to_device(image, backend)
+    own_noise, label = backend.invert(batch, _given_labels(backend, options, batch), options.sampling)
     size = options.batch or default_batch_size(backend)
-    share = options.temperature
-    found = [pictures]
+    t = options.temperature
+    parts = [image]
     for start in range(0, len(plan), size):
-        items = [SampleSpec(plan[index].seed) for index in range(start, min(len(plan), start + size))]
-        noise, _ = noise_for(items, backend)
-        of_items = None if labels is None else labels.expand(len(items))
-        mixed = math.sqrt(1 - share**2) * own + share * noise.to(images.device)
-        found.append(to_uint8(backend.generate(mixed, of_items, replace(options.sampling, temperature=1.0))))
-    return np.concatenate(found)
+        specs = [SampleSpec(plan[index].seed) for index in range(start, min(len(plan), start + size))]
+        noise, _ = noise_for(specs, backend)
+        labels = None if label is None else label.expand(len(specs))
+        mixed = math.sqrt(1 - t**2) * own_noise + t * noise.to(batch.device)
+        parts.append(to_uint8(backend.generate(mixed, labels, replace(options.sampling, temperature=1.0))))
+    return np.concatenate(parts)
 
 
-def _asked(backend: Backend, options: SampleOptions, images: Tensor) -> Tensor | None:
-    """The class that was asked for, of each picture; none lets the family find it."""
+def _given_labels(backend: Backend, options: SampleOptions, images: Tensor) -> Tensor | None:
+    """The class that was asked for as labels (B,); None lets the model choose the most likely one."""
     if options.label is None:
         return None
     return torch.full((len(images),), backend.config.class_index(options.label), device=images.device)
 
 
-def _device(backend: Backend) -> torch.device:
-    return backend.device
-
-
-def _images(pictures: ImageArray, backend: Backend) -> Tensor:
-    levels = torch.from_numpy(pictures).permute(0, 3, 1, 2).to(_device(backend))
-    return levels.float().div(127.5).sub(1).contiguous(memory_format=torch.channels_last)
+def _to_device(images: ImageArray, backend: Backend) -> Tensor:
+    """(B, H, W, C) uint8 as a tensor (B, C, H, W) in [-1, 1] on the model's device."""
+    return to_float(from_array(images, backend.device)).contiguous(memory_format=torch.channels_last)

@@ -1,4 +1,4 @@
-"""Seeds → noise → pictures → files, batch by batch; picture k is the noise of seed k, whatever the batch."""
+"""Seeds to noise to images to files, batch by batch."""
 
 from __future__ import annotations
 
@@ -18,20 +18,22 @@ from imggen.engine.device import precision_name
 from imggen.engine.distributed import ProcessGroup
 from imggen.engine.noise import SampleSpec
 from imggen.engine.options import SampleOptions
-from imggen.engine.outputs import check_grid, check_sample_output, output_kind
+from imggen.engine.outputs import MAX_GRID_SIDE, output_kind
 from imggen.engine.provenance import command_of, settings_of
 from imggen.engine.render import sample_batches
-from imggen.engine.seeds import LARGEST, format_seeds, parse_seeds
+from imggen.engine.seeds import format_seeds, parse_seeds, seed_range
 from imggen.errors import UsageError
 from imggen.io.atomic import atomic_write
 from imggen.io.image import ImageArray, encode, encode_png_fast, format_of, grid
 from imggen.models.base import Backend
 from imggen.reporting import Reporter
 
+SampleBatches = Callable[..., Iterator[Any]]  # `sample_batches` with the model and its options bound
+
 
 @dataclass(frozen=True)
 class SamplePlan:
-    """Which pictures go where."""
+    """The seeds and labels to generate: every seed with every label, one row of the grid for each label."""
 
     seeds: Sequence[int]
     labels: tuple[int | None, ...]
@@ -41,199 +43,209 @@ class SamplePlan:
         return len(self.seeds) * len(self.labels)
 
     def __getitem__(self, index: int) -> SampleSpec:
-        """Row by row: one label a row, the same seeds in each."""
+        """Sample number `index`, in the order of the grid."""
         row, column = divmod(index, len(self.seeds))
         return SampleSpec(self.seeds[column], self.labels[row])
 
 
-def _plan(options: SampleOptions, backend: Backend) -> SamplePlan:
-    every = options.label == "all" and "all" not in backend.classes
-    if every and not backend.classes:
-        raise UsageError("this model has no classes", "leave --class out")
-    first = options.seed or 0
-    count = options.count
-    if every:
-        count = math.ceil(count / len(backend.classes))
-    if first + count - 1 > LARGEST:
-        raise UsageError(f"the seeds from {first} on are too large", f"the largest is {LARGEST}")
-    seeds = parse_seeds(options.seeds) if options.seeds is not None else range(first, first + count)
-    labels: tuple[int | None, ...] = (None,)
-    if every:
-        labels = tuple(range(len(backend.classes)))
-    elif options.label is not None:
-        labels = (backend.config.class_index(options.label),)
-    return SamplePlan(seeds, labels, options.columns or (len(seeds) if every else None))
-
-
 def sample(options: SampleOptions, reporter: Reporter) -> dict[str, Any]:
-    """Draw what was asked for; returns paths, seeds, hash and timings.
-
-    Raises UsageError, CheckpointError, DeviceError, and DataError when the disk refuses.
-    """
-    check_sample_output(options)
-    began, world = time.monotonic(), ProcessGroup.from_environment()
+    """Generate and write what the options ask for; see `imggen.engine.sampling.run`."""
+    began, processes = time.monotonic(), ProcessGroup.from_environment()
     kind = output_kind(options.output)
-    if kind in ("grid", "stdout") and world.size > 1:
-        raise UsageError("several processes share the pictures of a folder, not of one file", "-o folder/")
-    loaded, plan, dtype = prepared(options, reporter)
+    if kind in ("grid", "stdout") and processes.size > 1:
+        raise UsageError("several processes can share the images of a folder, but not of one file", "-o folder/")
+    loaded, plan = open_with_plan(options, reporter)
     backend = loaded.backend.for_inference()
-    settings = settings_of(options, loaded, dtype)
-    seeds = format_seeds(plan.seeds)
     result: dict[str, Any] = {
         "paths": [],
         "count": len(plan),
-        "seeds": seeds,
+        "seeds": format_seeds(plan.seeds),
         "weights": str(loaded.path),
         "hash": loaded.hash,
         "device": str(backend.device),
     }
-
-    paint = partial(
+    batches: SampleBatches = partial(
         sample_batches,
         backend,
         options=options.sampling,
         batch=options.batch,
-        precision=dtype,
-        on_smaller=lambda size: reporter.warn(f"not enough memory: drawing {size} pictures at a time"),
+        precision=loaded.dtype,
+        on_smaller=lambda size: reporter.warn(f"not enough memory: generating {size} images at a time"),
     )
+    settings = settings_of(options, loaded, loaded.dtype)
     if kind in ("folder", "pattern"):
-        files = Files(options, plan, backend, settings)
-        device = backend.device
-        world.start(device)
-        try:
-            world.barrier()  # until every process has found the folder empty
-            result["written"] = _write_files(files, world, paint, reporter)
-            world.barrier()
-        finally:
-            world.stop()
-        result["paths"] = [options.output]
+        writer = FileWriter(options, plan, backend, settings)
+        result["written"] = _write_files(writer, processes, backend.device, batches, reporter)
     else:
-        name = options.output if kind == "grid" else f"grid.{options.format or 'png'}"
-        picture_format = options.format or format_of(Path(name))
-        columns = min(len(plan), plan.columns or math.ceil(math.sqrt(len(plan))))
-        info = {
-            **settings,
-            "seeds": seeds,
-            "columns": columns,
-            "command": command_of(settings, ["--seeds", seeds], name, columns),
-        }
-        encoded = encode(_sheet(plan, columns, backend, paint, reporter), picture_format, info)
+        encoded = _encode_grid(options, plan, backend, settings, batches, reporter)
         if kind == "stdout":
             result["png"] = encoded
         else:
             atomic_write(Path(options.output), encoded)
-            result["paths"] = [options.output]
+    if kind != "stdout":
+        result["paths"] = [options.output]
     result["seconds"] = round(time.monotonic() - began, 3)
     return result
 
 
-def _sheet(
-    plan: SamplePlan, columns: int, backend: Backend, paint: Callable[..., Any], reporter: Reporter
-) -> ImageArray:
+def describe_plan(options: SampleOptions, reporter: Reporter) -> dict[str, Any]:
+    """What `sample` would do; see `imggen.engine.sampling.dry_run`."""
+    loaded, plan = open_with_plan(options, reporter)
+    return {
+        "model": str(loaded.path),
+        "hash": loaded.hash,
+        "count": len(plan),
+        "seeds": format_seeds(plan.seeds),
+        "columns": plan.columns,
+        "temperature": options.temperature,
+        **options.sampling.changed(),
+        "precision": precision_name(loaded.dtype),
+        "output": options.output,
+        "kind": output_kind(options.output),
+    }
+
+
+def open_with_plan(options: SampleOptions, reporter: Reporter) -> tuple[LoadedModel, SamplePlan]:
+    """Open the model and choose seeds and labels. Raises UsageError, CheckpointError and DeviceError."""
+    loaded = open_model(options, options.model, reporter, precision=options.precision)
+    return loaded, _make_plan(options, loaded.backend)
+
+
+def _make_plan(options: SampleOptions, backend: Backend) -> SamplePlan:
+    all_classes = options.label == "all" and "all" not in backend.classes
+    if all_classes and not backend.classes:
+        raise UsageError("this model has no classes", "leave --class out")
+    labels: tuple[int | None, ...] = (None,)
+    if all_classes:
+        labels = tuple(range(len(backend.classes)))
+    elif options.label is not None:
+        labels = (backend.config.class_index(options.label),)
+    seeds: Sequence[int]
+    if options.seeds is not None:
+        seeds = parse_seeds(options.seeds)
+    else:
+        seeds = seed_range(options.seed or 0, math.ceil(options.count / len(labels)))
+    return SamplePlan(seeds, labels, options.columns or (len(seeds) if all_classes else None))
+
+
+def check_grid(count: int, columns: int, backend: Backend) -> None:
+    """Raise UsageError if a grid of `count` images is larger than MAX_GRID_SIDE."""
+    height, width = backend.config.image_shape[1:]
+    rows = math.ceil(count / columns)
+    if max(columns * (width + 2), rows * (height + 2)) > MAX_GRID_SIDE:
+        raise UsageError(f"a grid of {count:,} images is too large for one file", "fewer images, or -o folder/")
+
+
+def _encode_grid(
+    options: SampleOptions,
+    plan: SamplePlan,
+    backend: Backend,
+    settings: dict[str, Any],
+    batches: SampleBatches,
+    reporter: Reporter,
+) -> bytes:
+    """Generate all samples and return the bytes of one image file."""
+    columns = min(len(plan), plan.columns or math.ceil(math.sqrt(len(plan))))
     check_grid(len(plan), columns, backend)
-    pieces: list[ImageArray] = []
-    with reporter.task("drawing", len(plan)) as task:
-        for pictures in paint((plan[index] for index in range(len(plan))), lambda _, pictures: pictures):
-            pieces.append(pictures)
-            task.update(sum(map(len, pieces)))
-    return grid(np.concatenate(pieces), columns)
+
+    # Generate the images
+    parts: list[ImageArray] = []
+    with reporter.task("sampling", len(plan)) as task:
+        for images in batches(plan[index] for index in range(len(plan))):
+            parts.append(images)
+            task.update(sum(map(len, parts)))
+
+    # Encode them with the settings and the command that makes the file again
+    name = options.output if output_kind(options.output) == "grid" else f"grid.{options.format or 'png'}"
+    seeds = format_seeds(plan.seeds)
+    command = command_of(settings, ["--seeds", seeds], name, columns)
+    info = {**settings, "seeds": seeds, "columns": columns, "command": command}
+    return encode(grid(np.concatenate(parts), columns), options.format or format_of(Path(name)), info)
 
 
-class Files:
-    """One file a picture: its name, its settings, its bytes."""
+class FileWriter:
+    """Writes each sample to its own file, with the settings that made it inside."""
 
     def __init__(self, options: SampleOptions, plan: SamplePlan, backend: Backend, settings: dict[str, Any]) -> None:
         self.options, self.plan, self.settings = options, plan, settings
         self.classes = backend.classes
         self.target = Path(options.output)
-        self.pattern = output_kind(options.output) == "pattern"
-        self.format = options.format or (format_of(self.target) if self.pattern else "png")
+        self.has_pattern = output_kind(options.output) == "pattern"
+        self.format = options.format or (format_of(self.target) if self.has_pattern else "png")
         self.by_class = len(plan.labels) > 1
-        if self.pattern and self.by_class:
-            raise UsageError("--class all into a pattern would write a name twice", "-o folder/ makes a folder a class")
+        if self.has_pattern and self.by_class:
+            raise UsageError(
+                "--class all with a pattern would write each name once per class", "-o folder/ makes a folder per class"
+            )
 
     def make_folders(self) -> None:
-        """Before the first file."""
-        if self.pattern:
+        """Make the folders of all files."""
+        if self.has_pattern:
             self.target.parent.mkdir(parents=True, exist_ok=True)
         else:
             for label in self.plan.labels:
                 self.folder(label).mkdir(parents=True, exist_ok=True)
 
     def folder(self, label: int | None) -> Path:
-        """The folder itself, or one of the class where all classes are drawn."""
+        """The output folder, or if all classes are sampled a folder in it named after the class."""
         if not self.by_class or label is None:
             return self.target
-        name, safe = self.classes[label], _safe(self.classes[label])
-        return self.target / (name if name == safe else f"{label:03d}-{safe}")
+        name, safe_name = self.classes[label], _safe_file_name(self.classes[label])
+        return self.target / (name if name == safe_name else f"{label:03d}-{safe_name}")
 
-    def path(self, item: SampleSpec) -> Path:
-        """name-00007.png of the pattern, or 00000007.png in the folder."""
-        if self.pattern:
-            return self.target.with_name(self.target.name % item.seed)
-        return self.folder(item.label) / f"{item.seed:08d}.{'jpg' if self.format == 'jpeg' else self.format}"
+    def path(self, spec: SampleSpec) -> Path:
+        """The file of a sample: name-00007.png of a pattern, or 00000007.png in a folder."""
+        if self.has_pattern:
+            return self.target.with_name(self.target.name % spec.seed)
+        return self.folder(spec.label) / f"{spec.seed:08d}.{'jpg' if self.format == 'jpeg' else self.format}"
 
-    def write(self, items: list[SampleSpec], pictures: ImageArray) -> int:
-        """Encode and write some; returns how many."""
-        for item, picture in zip(items, pictures, strict=True):
-            path = self.path(item)
-            info = {**self.settings, "seeds": str(item.seed)}
-            if item.label is not None:
-                info["class"] = self.classes[item.label]
-            info["command"] = command_of(info, ["--seeds", str(item.seed)], path.name)
-            png = self.format == "png"
-            atomic_write(path, encode_png_fast(picture, info) if png else encode(picture, self.format, info))
-        return len(items)
+    def write(self, specs: list[SampleSpec], images: ImageArray) -> int:
+        """Encode and write images (B, H, W, C); returns how many."""
+        for spec, image in zip(specs, images, strict=True):
+            path = self.path(spec)
+            info = {**self.settings, "seeds": str(spec.seed)}
+            if spec.label is not None:
+                info["class"] = self.classes[spec.label]
+            info["command"] = command_of(info, ["--seeds", str(spec.seed)], path.name)
+            is_png = self.format == "png"
+            atomic_write(path, encode_png_fast(image, info) if is_png else encode(image, self.format, info))
+        return len(specs)
 
 
-def _write_files(files: Files, world: ProcessGroup, paint: Callable[..., Any], reporter: Reporter) -> int:
-    """This process's share of the pictures; returns how many were drawn."""
-    files.make_folders()
-    mine = range(world.rank, len(files.plan), world.size)
-    drawn, there, began = 0, 0, time.monotonic()
+def _write_files(
+    writer: FileWriter, processes: ProcessGroup, device: torch.device, batches: SampleBatches, reporter: Reporter
+) -> int:
+    """Generate and write this process's part of the samples; returns the number of files written."""
+    processes.start(device)
+    try:
+        processes.barrier()  # no process may write before every process has checked that the folder is empty
+        written = _write_part(writer, processes, batches, reporter)
+        processes.barrier()
+    finally:
+        processes.stop()
+    return written
 
-    def missing() -> Iterator[SampleSpec]:
-        nonlocal there
-        for item in (files.plan[index] for index in mine):
-            if files.options.resume and files.path(item).exists():
-                there += 1
+
+def _write_part(writer: FileWriter, processes: ProcessGroup, batches: SampleBatches, reporter: Reporter) -> int:
+    writer.make_folders()
+    indices = range(processes.rank, len(writer.plan), processes.size)
+    written, skipped, began = 0, 0, time.monotonic()
+
+    def missing_samples() -> Iterator[SampleSpec]:
+        nonlocal skipped
+        for spec in (writer.plan[index] for index in indices):
+            if writer.options.resume and writer.path(spec).exists():
+                skipped += 1
             else:
-                yield item
+                yield spec
 
-    with reporter.task("drawing", len(mine)) as task:
-        for written in paint(missing(), files.write):
-            drawn += written
-            task.update(drawn + there, f"{drawn / max(time.monotonic() - began, 1e-9):,.0f} pictures/s")
-    return drawn
+    with reporter.task("sampling", len(indices)) as task:
+        for count in batches(missing_samples(), writer.write):
+            written += count
+            task.update(written + skipped, f"{written / max(time.monotonic() - began, 1e-9):,.0f} images/s")
+    return written
 
 
-def _safe(name: str) -> str:
-    # A class is named by whoever made the model: its name must not climb out of the folder.
+def _safe_file_name(name: str) -> str:
+    # Whoever made the model named its classes: a name must not lead out of the folder.
     return "".join(letter if letter.isalnum() or letter in " -_." else "_" for letter in name).strip(". ") or "_"
-
-
-def prepared(options: SampleOptions, reporter: Reporter) -> tuple[LoadedModel, SamplePlan, torch.dtype]:
-    """The model, which pictures of it, and in what precision. Raises UsageError, CheckpointError, DeviceError."""
-    loaded = open_model(options, options.model, reporter, precision=options.precision)
-    plan = _plan(options, loaded.backend)
-    if len(plan) == 0:
-        raise UsageError("no pictures were asked for", "-n is at least 1")
-    return loaded, plan, loaded.dtype
-
-
-def plan(options: SampleOptions, reporter: Reporter) -> dict[str, Any]:
-    """What `sample` would do, resolved, without drawing."""
-    check_sample_output(options)
-    loaded, chosen, dtype = prepared(options, reporter)
-    return {
-        "model": str(loaded.path),
-        "hash": loaded.hash,
-        "count": len(chosen),
-        "seeds": format_seeds(chosen.seeds),
-        "columns": chosen.columns,
-        "temperature": options.temperature,
-        **options.sampling.changed(),
-        "precision": precision_name(dtype),
-        "output": options.output,
-        "kind": output_kind(options.output),
-    }
