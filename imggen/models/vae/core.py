@@ -26,7 +26,9 @@ class Normal(NamedTuple):
     scale: Tensor
 
 
-STANDARD = Normal(torch.zeros(()), torch.ones(()))  # the prior of every layer's noise; broadcasts
+# The prior of every layer's noise; broadcasts. The device is explicit, because checkpoints are loaded (and this module
+# perhaps first imported) under `with torch.device("meta")`; scalars on the CPU go with tensors of any device.
+STANDARD = Normal(torch.zeros((), device="cpu"), torch.ones((), device="cpu"))
 
 # (index of the layer, the hidden state that `condition` gave) -> the distribution of the layer's noise.
 PosteriorFunction = Callable[[int, Tensor], Normal]
