@@ -1,5 +1,7 @@
 """The top-down pass: divergences, ratios, and the precision of what distributions are made of."""
 
+import importlib.util
+
 import torch
 
 from imggen.models.vae.core import (
@@ -51,3 +53,13 @@ def test_distributions_are_computed_in_float32() -> None:
     for values in (encoding.output, *(q.mean for q in encoding.posteriors), *(q.scale for q in encoding.posteriors)):
         assert values.dtype == torch.float32
         assert float((values.bfloat16().float() != values).float().mean()) > 0.5
+
+
+def test_the_standard_normal_is_on_the_cpu_whatever_the_default_device_is() -> None:
+    """Checkpoints are loaded under the meta device, and this module may first be imported then."""
+    spec = importlib.util.find_spec("imggen.models.vae.core")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    with torch.device("meta"):
+        spec.loader.exec_module(module)
+    assert module.STANDARD.mean.device.type == module.STANDARD.scale.device.type == "cpu"
