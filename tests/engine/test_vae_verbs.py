@@ -103,6 +103,7 @@ def test_images_near_an_image(cli: Cli, make: Make, image_folder: Path) -> None:
     assert_command_reproduces(cli, "far.png", "--near")
 
 
+@pytest.mark.slow
 def test_a_family_without_an_encoder_inverts_by_optimization(cli: Cli, make: Make, image_folder: Path) -> None:
     """`--from` and `--near` work with a GAN too."""
     make("gan", classes=("disc", "square"), class_counts=(1, 1))
@@ -151,6 +152,7 @@ def test_dry_run_reports_the_sheet(cli: Cli, make: Make, image_folder: Path) -> 
     assert not Path("out.png").exists()
 
 
+@pytest.mark.slow
 def test_bits_bounds_and_layers(cli: Cli, make: Make, split_folder: Path) -> None:
     backend = make()
     options = EvaluateOptions(
@@ -176,6 +178,7 @@ def test_bits_bounds_and_layers(cli: Cli, make: Make, split_folder: Path) -> Non
     assert plain["layers"] == document["layers"]
 
 
+@pytest.mark.slow
 def test_nats_of_binarized_images(make: Make, split_folder: Path) -> None:
     """A model whose every probability is one half has log 2 nats per value."""
     backend = make(likelihood="bernoulli", channels=1)
