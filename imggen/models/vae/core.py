@@ -1,9 +1,14 @@
-"""One way down the ladder with a posterior, and the divergences along it."""
+"""The top-down pass of a VAE with layers of latents (VDVAE, arXiv 2011.10650), and the divergences along it.
+
+Every layer is written in terms of standard normal noise: the prior turns the noise into latents (by a mean and a scale
+that depend on the layers above), and a posterior is a Gaussian of the noise. This is the residual parameterization of
+NVAE (arXiv 2007.03898): the KL divergence of a layer is that from a standard normal, however narrow its prior is.
+"""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -15,124 +20,159 @@ from imggen.models.vae.likelihoods import build_likelihood
 
 
 class Normal(NamedTuple):
-    """Independent normal distributions: means and standard deviations of one shape, float32."""
+    """A Gaussian with diagonal covariance: means and standard deviations of one shape, float32."""
 
     mean: Tensor
     scale: Tensor
 
 
-@dataclass(frozen=True)
-class Latents:
-    """One layer of latents: its name for people, and its shape for one picture."""
+# The prior of every layer's noise; broadcasts. The device is explicit, because checkpoints are loaded (and this module
+# perhaps first imported) under `with torch.device("meta")`; scalars on the CPU go with tensors of any device.
+STANDARD = Normal(torch.zeros((), device="cpu"), torch.ones((), device="cpu"))
+
+# (index of the layer, the hidden state that `condition` gave) -> the distribution of the layer's noise.
+PosteriorFunction = Callable[[int, Tensor], Normal]
+# (index of the layer, the posterior of its noise) -> noise (B, *shape of the layer).
+SampleFunction = Callable[[int, Normal], Tensor]
+
+
+class TopDownLayer(nn.Module, ABC):
+    """One layer of latents of the decoder, called `name`; its noise is (B, *shape)."""
 
     name: str
     shape: tuple[int, ...]
 
+    @abstractmethod
+    def condition(self, x: Tensor) -> Tensor:
+        """The state above the layer -> the hidden state that its prior and its posterior depend on."""
 
-Choose = Callable[[int, Tensor], Tensor]
+    @abstractmethod
+    def update(self, x: Tensor, hidden: Tensor, noise: Tensor) -> Tensor:
+        """The state above, its `condition` and the noise (B, *shape) -> the state below the layer."""
 
 
 class Core(nn.Module, ABC):
-    """What a VAE is made of: layers of latents, each a function of the layers above and of standard normal noise.
-
-    A posterior is one of that noise: how the latents follow from it is the prior's affair (the residual normal
-    distributions of NVAE, arXiv 2007.03898, taken to their end), so its divergence is that from a standard normal,
-    however narrow a prior may be.
-    """
-
-    layers: tuple[Latents, ...]
+    """Encoder, layers of latents (coarsest first) and likelihood of a VAE."""
 
     def __init__(self, config: VaeConfig) -> None:
         super().__init__()
         self.likelihood = build_likelihood(config)
 
+    @property
+    @abstractmethod
+    def layers(self) -> Sequence[TopDownLayer]:
+        """The layers of latents in the order of generation, coarsest first."""
+
     @abstractmethod
     def encode(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Pictures (B, C, H, W) → what the posteriors look at, a tensor a stage."""
+        """Images (B, C, H, W) -> feature maps for the posteriors, one for each resolution."""
 
     @abstractmethod
-    def posterior(self, index: int, state: Tensor, encoded: tuple[Tensor, ...]) -> Normal:
-        """Of layer `index`'s noise, given the decoder's `state` above it and what `encode` gave."""
+    def posterior(self, index: int, hidden: Tensor, encoded: tuple[Tensor, ...]) -> Normal:
+        """The distribution of layer `index`'s noise, given the layers above it and what `encode` returned."""
 
     @abstractmethod
-    def top_down(self, count: int, labels: Tensor | None, choose: Choose) -> Tensor:
-        """Decode `count` pictures → the likelihood's input (B, outputs, H, W).
+    def initial_state(self, count: int, labels: Tensor | None) -> Tensor:
+        """The state above the first layer, for `count` images."""
 
-        `choose(index, state)` gives the noise (B, *shape) of each layer in turn.
-        """
+    def upsample(self, index: int, x: Tensor, labels: Tensor | None) -> Tensor:
+        """Bring the state to the resolution of layer `index`; most layers have that of the layer above."""
+        return x
+
+    @abstractmethod
+    def output(self, x: Tensor) -> Tensor:
+        """The state below the last layer -> the parameters of the likelihood (B, parameters, H, W)."""
 
 
 @dataclass(frozen=True)
 class TopDownPass:
-    """The likelihood's input (B, outputs, H, W), and for each layer the posterior of its noise, and its noise."""
+    """The likelihood's parameters (B, parameters, H, W), and the posterior and the sampled noise of each layer."""
 
     output: Tensor
     posteriors: list[Normal]
     noise: list[Tensor]
 
     @property
-    def divergences(self) -> list[Tensor]:
-        """KL of each layer's posterior from its prior, in nats a picture (B,)."""
-        return [
-            sum_except_batch((mean.square() + scale.square() - 1) / 2 - scale.log()) for mean, scale in self.posteriors
-        ]
+    def layer_kl(self) -> list[Tensor]:
+        """KL divergence (B,) of each layer's posterior from its prior, in nats per image."""
+        return [kl_divergence(posterior) for posterior in self.posteriors]
 
     @property
-    def divergence(self) -> Tensor:
-        """Their sum (B,)."""
-        return torch.stack(self.divergences).sum(0)
+    def kl(self) -> Tensor:
+        """The sum of `layer_kl`, (B,) in nats per image."""
+        return torch.stack(self.layer_kl).sum(0)
 
     @property
     def log_ratio(self) -> Tensor:
-        """log p(noise) - log q(noise) of the noise that was taken (B,)."""
-        parts = [
-            sum_except_batch((((noise - mean) / scale).square() - noise.square()) / 2 + scale.log())
-            for noise, (mean, scale) in zip(self.noise, self.posteriors, strict=True)
+        """log p(noise) - log q(noise) of the noise that was sampled, (B,)."""
+        ratios = [
+            log_density_ratio(noise, (noise - q.mean) / q.scale, q)
+            for noise, q in zip(self.noise, self.posteriors, strict=True)
         ]
-        return torch.stack(parts).sum(0)
+        return torch.stack(ratios).sum(0)
 
 
-Look = Callable[[int, Tensor], Normal]
-Take = Callable[[int, Normal], Tensor]
-
-
-def sum_except_batch(values: Tensor) -> Tensor:
-    """Over all but the rows."""
-    return values.flatten(1).sum(1)
-
-
-def draw(index: int, posterior: Normal) -> Tensor:
-    """Noise from the posterior, by torch's global generator."""
+def sample_posterior(index: int, posterior: Normal) -> Tensor:
+    """Noise from the posterior, by torch's global generator (the reparameterization trick)."""
     return posterior.mean + posterior.scale * torch.randn_like(posterior.mean)
 
 
-def mean(index: int, posterior: Normal) -> Tensor:
-    """The posterior's mean."""
+def posterior_mean(index: int, posterior: Normal) -> Tensor:
+    """The mean of the posterior in place of a sample."""
     return posterior.mean
 
 
-def top_down_pass(core: Core, count: int, labels: Tensor | None, look: Look, take: Take = draw) -> TopDownPass:
-    """Decode with each layer's noise taken from its posterior: `look(index, state)`, `take(index, posterior)`."""
+def top_down_pass(
+    core: Core,
+    count: int,
+    labels: Tensor | None,
+    posterior: PosteriorFunction,
+    sample: SampleFunction = sample_posterior,
+) -> TopDownPass:
+    """Decode `count` images, with each layer's noise sampled from its posterior given the layers above."""
     posteriors: list[Normal] = []
     noise: list[Tensor] = []
+    x = core.initial_state(count, labels)
+    for index, layer in enumerate(core.layers):
+        x = core.upsample(index, x, labels)
+        hidden = layer.condition(x)
+        posteriors.append(posterior(index, hidden))
+        noise.append(sample(index, posteriors[-1]))
+        x = layer.update(x, hidden, noise[-1])
+    return TopDownPass(core.output(x), posteriors, noise)
 
-    def choose(index: int, state: Tensor) -> Tensor:
-        posteriors.append(look(index, state))
-        noise.append(take(index, posteriors[-1]))
-        return noise[-1]
 
-    output = core.top_down(count, labels, choose)
-    return TopDownPass(output, posteriors, noise)
-
-
-def look_at(core: Core, images: Tensor) -> Look:
-    """The model's own posterior of pictures (B, C, H, W)."""
+def encoder_posterior(core: Core, images: Tensor) -> PosteriorFunction:
+    """The model's own posterior q(noise | images), for images (B, C, H, W)."""
     encoded = core.encode(images)
-    return lambda index, state: core.posterior(index, state, encoded)
+    return lambda index, hidden: core.posterior(index, hidden, encoded)
 
 
-def kl_divergence(one: Normal, other: Normal) -> Tensor:
-    """KL of `one` from `other`, in nats a picture (B,)."""
-    ratio = one.scale / other.scale
-    distance = (one.mean - other.mean) / other.scale
-    return sum_except_batch((ratio.square() + distance.square() - 1) / 2 - ratio.log())
+def decode(core: Core, noise: Sequence[Tensor], labels: Tensor | None) -> Tensor:
+    """Generate from given noise, one tensor (B, *shape) for each layer -> the likelihood's parameters."""
+
+    def prior(index: int, hidden: Tensor) -> Normal:
+        return STANDARD
+
+    return top_down_pass(core, len(noise[0]), labels, prior, lambda index, _: noise[index]).output
+
+
+def sum_except_batch(values: Tensor) -> Tensor:
+    """Sum over all dimensions but the first."""
+    return values.flatten(1).sum(1)
+
+
+def kl_divergence(q: Normal, p: Normal = STANDARD) -> Tensor:
+    """KL(q || p) in nats per image (B,)."""
+    ratio = q.scale / p.scale
+    distance = (q.mean - p.mean) / p.scale
+    return sum_except_batch((distance.square() + ratio.square() - 1) / 2 - ratio.log())
+
+
+def log_density_ratio(noise: Tensor, standardized: Tensor, q: Normal) -> Tensor:
+    """log N(noise; 0, 1) - log q(noise), summed over a layer (B,).
+
+    `standardized` is (noise - mean of q) / scale of q. If the noise was sampled at another temperature than 1, it is
+    what was sampled from the standard normal: the ratio is then right but for a constant.
+    """
+    return sum_except_batch((standardized.square() - noise.square()) / 2 + q.scale.log())

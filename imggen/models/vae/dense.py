@@ -1,4 +1,7 @@
-"""The textbook VAE (Kingma and Welling 2013, arXiv 1312.6114): two dense layers either way, one layer of latents."""
+"""The textbook VAE (Kingma and Welling 2013, arXiv 1312.6114): two dense layers each way, one layer of latents.
+
+pixels -> hidden -> mean and scale of z; z -> hidden -> pixels. The class is given to both sides as a one-hot vector.
+"""
 
 from __future__ import annotations
 
@@ -9,41 +12,63 @@ from torch import Tensor, nn
 from torch.nn.functional import one_hot, relu
 
 from imggen.models.vae.config import VaeConfig
-from imggen.models.vae.core import Choose, Core, Latents, Normal
-from imggen.models.vae.likelihoods import scale_of
+from imggen.models.vae.core import Core, Normal, TopDownLayer
+from imggen.models.vae.likelihoods import positive_scale
+
+
+class DenseLayer(TopDownLayer):
+    """The only layer of latents: z is the noise itself, and the state above it is the class."""
+
+    name = "z"
+
+    def __init__(self, z: int, classes: int, hidden: int) -> None:
+        super().__init__()
+        self.shape = (z,)
+        self.linear = nn.Linear(z + classes, hidden)
+
+    def condition(self, x: Tensor) -> Tensor:
+        """The posterior depends on the class as it is, (B, classes)."""
+        return x
+
+    def update(self, x: Tensor, hidden: Tensor, noise: Tensor) -> Tensor:
+        """z (B, z) and class -> hidden units (B, hidden)."""
+        return relu(self.linear(torch.cat([noise.to(x), x], 1)))
 
 
 class Dense(Core):
-    """Pixels → hidden → mean and scale of z; z → hidden → pixels. The class is given to both sides as a unit vector."""
+    """Encoder and decoder with one hidden layer each."""
 
     def __init__(self, config: VaeConfig) -> None:
         super().__init__(config)
-        self.shape = config.image_shape
+        self.image_shape = config.image_shape
         self.classes = len(config.classes)
-        self.layers = (Latents("z", (config.z,)),)
-        pixels = math.prod(self.shape)
-        self.enter = nn.Linear(pixels, config.hidden)
+        pixels = math.prod(self.image_shape)
+        self.encoder = nn.Linear(pixels, config.hidden)
         self.moments = nn.Linear(config.hidden + self.classes, 2 * config.z)
-        self.latent = nn.Linear(config.z + self.classes, config.hidden)
-        self.leave = nn.Linear(config.hidden, self.likelihood.outputs * pixels // config.channels)
-        start = self.likelihood.start()
+        self.layer = DenseLayer(config.z, self.classes, config.hidden)
+        self.head = nn.Linear(config.hidden, self.likelihood.outputs * pixels // config.channels)
         with torch.no_grad():
-            self.leave.bias.add_(start.repeat_interleave(pixels // config.channels))
+            self.head.bias.add_(self.likelihood.initial_bias().repeat_interleave(pixels // config.channels))
+
+    @property
+    def layers(self) -> tuple[TopDownLayer]:
+        """One layer."""
+        return (self.layer,)
 
     def encode(self, images: Tensor) -> tuple[Tensor, ...]:
         """One tensor (B, hidden)."""
-        return (relu(self.enter(images.flatten(1))),)
+        return (relu(self.encoder(images.flatten(1))),)
 
-    def posterior(self, index: int, state: Tensor, encoded: tuple[Tensor, ...]) -> Normal:
-        """See `Core`; the state is the class."""
-        mean, raw = self.moments(torch.cat([encoded[0], state.to(encoded[0])], 1)).float().chunk(2, 1)
-        return Normal(mean, scale_of(raw))
+    def posterior(self, index: int, hidden: Tensor, encoded: tuple[Tensor, ...]) -> Normal:
+        """Mean and scale of z, from the encoder's hidden units and the class."""
+        mean, raw_scale = self.moments(torch.cat([encoded[0], hidden.to(encoded[0])], 1)).float().chunk(2, 1)
+        return Normal(mean, positive_scale(raw_scale))
 
-    def top_down(self, count: int, labels: Tensor | None, choose: Choose) -> Tensor:
-        """See `Core`; the latents are the noise."""
-        weight = self.latent.weight
-        state = weight.new_zeros(count, 0) if labels is None else one_hot(labels, self.classes).to(weight)
-        latents = choose(0, state)
-        hidden = relu(self.latent(torch.cat([latents.to(weight), state], 1)))
-        out: Tensor = self.leave(hidden)
-        return out.view(count, -1, *self.shape[1:])
+    def initial_state(self, count: int, labels: Tensor | None) -> Tensor:
+        """The class as one-hot vectors (B, classes); without classes (B, 0)."""
+        weight = self.layer.linear.weight
+        return weight.new_zeros(count, 0) if labels is None else one_hot(labels, self.classes).to(weight)
+
+    def output(self, x: Tensor) -> Tensor:
+        """Hidden units -> the likelihood's parameters (B, parameters, H, W)."""
+        return self.head(x).view(len(x), -1, *self.image_shape[1:])

@@ -1,55 +1,85 @@
-"""Several fills from the noise of one, and the luck that chooses among them: all of it a function of the noise."""
+"""Candidate fills from permutations of one noise vector, and the choice of one among them.
+
+Everything here is a function of the noise, so that a seed gives one fill.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-MOST, LEAST = 32, 4
-ON_A_CPU = 110e6  # weights times pixels, in units of 32x32, for all candidates: two seconds a picture are enough
-A_PART = 4  # numbers at least of which one piece of luck is made
+MAX_CANDIDATES, MIN_CANDIDATES_ON_CPU = 32, 4
+# Weights times pixels (in units of 32x32 px) of all candidates on a CPU: about two seconds per image.
+CPU_BUDGET = 110e6
+MIN_NOISE_PER_GUMBEL = 4  # elements of the noise that are summed to one Gumbel variable
+MIN_PROBABILITY = 1e-6  # keeps Gumbel variables finite
 
 
-def num_candidates(weights: int, size: int, device: torch.device, numbers: int, classes: int = 0) -> int:
-    """Fills to choose from, by a core of so many weights, at `size` pixels, of noise of so many numbers.
+class Candidate(NamedTuple):
+    """One fill for each image of a batch (B, C, H, W), and the log of its importance weight (B,), unnormalized."""
 
-    Each class that is tried first takes as long as a fill.
+    images: Tensor
+    log_weight: Tensor
+
+
+def resample(candidates: Iterable[Candidate], gumbel: Tensor, default: Tensor) -> Tensor:
+    """Self-normalized importance resampling: choose a candidate with probability proportional to its weight.
+
+    By the Gumbel-max trick, the largest of log weight + Gumbel noise is such a choice; `gumbel` (B, number of
+    candidates) is that noise. A candidate with a NaN weight is never chosen; if all are NaN, `default` is returned.
     """
-    most = MOST
+    chosen, best_score = default, torch.full_like(gumbel[:, 0], -torch.inf)
+    for (images, log_weight), noise in zip(candidates, gumbel.unbind(1), strict=True):
+        score = log_weight + noise
+        better = score > best_score
+        chosen = torch.where(better.view(-1, 1, 1, 1), images, chosen)
+        best_score = torch.where(better, score, best_score)
+    return chosen
+
+
+def num_candidates(weights: int, size: int, device: torch.device, noise_size: int, classes: int = 0) -> int:
+    """How many candidates to compare, for a core of `weights` parameters at `size` pixels.
+
+    Fewer on a CPU for large models; scoring each of `classes` classes first takes as long as one candidate.
+    `noise_size` is the number of elements of the noise.
+    """
+    count = MAX_CANDIDATES
     if device.type == "cpu":
-        most = max(LEAST, min(MOST, int(ON_A_CPU / (weights * (size / 32) ** 2)) - classes))
-    return max(1, min(most, numbers // A_PART))
+        affordable = int(CPU_BUDGET / (weights * (size / 32) ** 2)) - classes
+        count = max(MIN_CANDIDATES_ON_CPU, min(MAX_CANDIDATES, affordable))
+    return max(1, min(count, noise_size // MIN_NOISE_PER_GUMBEL))
 
 
 def permuted_noise(noise: Tensor, count: int) -> Iterator[Tensor]:
-    """`noise` (B, N), and the same numbers in other places: as good as drawn anew."""
+    """`noise` (B, N), then `count` - 1 rotations of it, each standard normal like a new sample."""
     step = max(1, noise.shape[1] // count)
     for index in range(count):
         yield noise.roll(index * step, 1)
 
 
 def gumbel_noise(noise: Tensor, count: int) -> Tensor:
-    """Gumbel variables (B, count): the largest of score plus luck is a draw by the scores.
+    """Gumbel variables (B, count) made from standard normal noise (B, N).
 
-    Each is made of a share of all the noise, so that it says next to nothing of any latent: luck that were a latent
-    itself would choose by it.
+    Each is made from the sum of every `count`-th element, so that it is almost independent of any single one: if it
+    were a latent itself, fills would be chosen by the value of that latent.
     """
     if count > noise.shape[1]:
-        # Fewer numbers than are wanted: sums of all of them, each with signs and weights of its own.
-        ways = torch.randn(noise.shape[1], count, generator=torch.Generator().manual_seed(0)).to(noise)
-        sums = noise @ (ways / ways.norm(dim=0))
+        # More variables than elements: random linear combinations of all elements.
+        mixing = torch.randn(noise.shape[1], count, generator=torch.Generator().manual_seed(0)).to(noise)
+        normal = noise @ (mixing / mixing.norm(dim=0))
     else:
         parts = (noise[:, index::count] for index in range(count))
-        sums = torch.stack([part.sum(1) / part.shape[1] ** 0.5 for part in parts], 1)
-    shares = torch.special.ndtr(sums).clamp(1e-6, 1 - 1e-6)
-    return -torch.log(-torch.log(shares))
+        normal = torch.stack([part.sum(1) / part.shape[1] ** 0.5 for part in parts], 1)
+    uniform = torch.special.ndtr(normal).clamp(MIN_PROBABILITY, 1 - MIN_PROBABILITY)
+    return -torch.log(-torch.log(uniform))
 
 
 def unique_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Which rows (B, N) are the first of their like, and for each row which of those is like it."""
-    kinds, kind_of = torch.unique(rows, dim=0, return_inverse=True)
-    places = torch.arange(len(rows), device=rows.device)
-    first = torch.full((len(kinds),), len(rows), device=rows.device).scatter_reduce(0, kind_of, places, "amin")
-    return first, kind_of
+    """Indices of the first of each set of equal rows (B, N), and for each row the position in them of its equal."""
+    unique, inverse = torch.unique(rows, dim=0, return_inverse=True)
+    indices = torch.arange(len(rows), device=rows.device)
+    first = torch.full((len(unique),), len(rows), device=rows.device).scatter_reduce(0, inverse, indices, "amin")
+    return first, inverse

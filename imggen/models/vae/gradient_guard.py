@@ -1,4 +1,4 @@
-"""Which steps to skip: those whose gradient is much longer than is usual just now."""
+"""Skip updates whose gradient norm exceeds a multiple of a running quantile."""
 
 from __future__ import annotations
 
@@ -7,55 +7,61 @@ import math
 import torch
 from torch import Tensor
 
-WINDOW = 100
-FIRST = 20
-MOST_IN_A_ROW = 5
-USUAL = 0.9
+NORMS_KEPT = 100
+MIN_NORMS_BEFORE_SKIPPING = 20
+MAX_CONSECUTIVE_SKIPS = 5
+USUAL_NORM_QUANTILE = 0.9
 
 
 class GradientGuard:
-    """A running quantile of gradient norms says what is usual.
+    """Decides by the gradient norm whether a step is taken, skipped or shortened.
 
-    A fixed threshold (VDVAE's) can lock up: once all gradients are longer, no step is taken ever again. Here skipped
-    norms count among the usual ones, and after five skips in a row a step is shortened and taken.
+    VDVAE skips steps above a fixed threshold, and can stop learning for ever once all gradients are above it. Here the
+    limit is `factor` times a quantile of the last norms, which include skipped ones, and after MAX_CONSECUTIVE_SKIPS
+    skips the next step is taken, shortened to the limit. `factor` 0 skips nothing.
     """
 
     def __init__(self, factor: float) -> None:
         self.factor = factor
         self.norms: list[float] = []
-        self.skipped = 0
+        self.consecutive_skips = 0
 
-    def judge(self, norm: float) -> float:
-        """What to multiply the gradient by: 1, or less to shorten it, or 0 to skip the step."""
-        limit = self.factor * self._usual() if self.factor and len(self.norms) >= FIRST else math.inf
-        self.norms = [*self.norms, norm][-WINDOW:]
+    def gradient_scale(self, norm: float) -> float:
+        """What to multiply the gradient by: 1, less than 1 to shorten it, or 0 to skip the step."""
+        limit = self.factor * self._usual_norm() if self.factor and self._has_enough_norms() else math.inf
+        self.norms = [*self.norms, norm][-NORMS_KEPT:]
+        # A limit of 0 means that gradients have vanished until now: then every step is taken.
         if norm <= limit or limit == 0:
-            self.skipped = 0
+            self.consecutive_skips = 0
             return 1.0
-        if self.skipped < MOST_IN_A_ROW:
-            self.skipped += 1
+        if self.consecutive_skips < MAX_CONSECUTIVE_SKIPS:
+            self.consecutive_skips += 1
             return 0.0
-        self.skipped = 0
+        self.consecutive_skips = 0
         return limit / norm
 
-    def forgives(self) -> bool:
-        """Whether a gradient that is not finite may be skipped too: not at first, and not five times in a row.
+    def skip_nonfinite(self) -> bool:
+        """Count a step whose gradient is not finite as skipped; False if it may not be skipped.
 
-        One picture in a hundred thousand can drive a ladder of latents beyond what fp32 holds.
+        That is at the start of training and after MAX_CONSECUTIVE_SKIPS. About one image in a hundred thousand makes a
+        deep hierarchy of latents overflow float32.
         """
-        if not self.factor or len(self.norms) < FIRST or self.skipped >= MOST_IN_A_ROW:
+        if not self.factor or not self._has_enough_norms() or self.consecutive_skips >= MAX_CONSECUTIVE_SKIPS:
             return False
-        self.skipped += 1
+        self.consecutive_skips += 1
         return True
 
-    def _usual(self) -> float:
-        return sorted(self.norms)[math.ceil(USUAL * len(self.norms)) - 1]
+    def _has_enough_norms(self) -> bool:
+        return len(self.norms) >= MIN_NORMS_BEFORE_SKIPPING
+
+    def _usual_norm(self) -> float:
+        return sorted(self.norms)[math.ceil(USUAL_NORM_QUANTILE * len(self.norms)) - 1]
 
     def state(self) -> Tensor:
-        """For a checkpoint: the count of skips, then the norms, float64."""
-        return torch.tensor([self.skipped, *self.norms], dtype=torch.float64)
+        """For a checkpoint: the count of consecutive skips, then the norms, float64."""
+        return torch.tensor([self.consecutive_skips, *self.norms], dtype=torch.float64)
 
     def load_state(self, state: Tensor) -> None:
-        """The inverse."""
-        skipped, *self.norms = state.tolist()
-        self.skipped = int(skipped)
+        """Continue from what `state` returned."""
+        skips, *self.norms = state.tolist()
+        self.consecutive_skips = int(skips)

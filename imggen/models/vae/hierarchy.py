@@ -1,9 +1,13 @@
-"""A ladder of latents: bottom-up encoder, top-down decoder (VDVAE, arXiv 2011.10650; ladder VAE, arXiv 1602.02282)."""
+"""The hierarchical VAE: bottom-up encoder, top-down decoder.
+
+VDVAE, Child 2020 (arXiv 2011.10650); ladder VAE, Sønderby et al. 2016 (arXiv 1602.02282).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -12,250 +16,268 @@ from torch.nn.functional import avg_pool2d, interpolate, pad, silu
 from imggen.models.muon import inner_weights
 from imggen.models.vae.architecture import Stage
 from imggen.models.vae.config import VaeConfig
-from imggen.models.vae.core import Choose, Core, Latents, Normal
-from imggen.models.vae.likelihoods import scale_of
+from imggen.models.vae.core import Core, Normal, TopDownLayer
+from imggen.models.vae.likelihoods import positive_scale
+
+HEAD_INIT_SCALE = 0.1  # of the last convolution's weights
 
 
 class Block(nn.Module):
-    """SiLU and convolution in turn: 1x1 to a bottleneck, 3x3s there (1x1s on maps below 3 px), 1x1 out.
+    """The bottleneck block of VDVAE: 1x1 convolution, 3x3 convolutions (1x1 on maps below 3 px), 1x1 convolution.
 
-    The last one of an `exact` block is in float32.
+    SiLU comes before every convolution but the first, whose input has been through one already: so prior and posterior
+    share it. The weights of the last convolution start `scale` times as large; with `full_precision` it is in float32.
     """
 
     def __init__(
-        self, inputs: int, outputs: int, side: int, config: VaeConfig, scale: float = 1.0, *, exact: bool = False
+        self,
+        inputs: int,
+        outputs: int,
+        side: int,
+        config: VaeConfig,
+        scale: float = 1.0,
+        *,
+        full_precision: bool = False,
     ) -> None:
         super().__init__()
-        self.exact = exact
+        self.full_precision = full_precision
         inner = max(4, round(inputs * config.bottleneck))
-        size = 3 if side > 2 else 1
-        self.enter = nn.Conv2d(inputs, inner, 1)
-        self.middle = nn.ModuleList(
-            nn.Conv2d(inner, inner, size, padding=size // 2) for _ in range(config.convolutions)
+        kernel = 3 if side > 2 else 1
+        self.conv_in = nn.Conv2d(inputs, inner, 1)
+        self.convs = nn.ModuleList(
+            nn.Conv2d(inner, inner, kernel, padding=kernel // 2) for _ in range(config.convolutions)
         )
-        self.leave = nn.Conv2d(inner, outputs, 1)
+        self.conv_out = nn.Conv2d(inner, outputs, 1)
         with torch.no_grad():
-            self.leave.weight.mul_(scale)
+            self.conv_out.weight.mul_(scale)
 
-    def forward(self, active: Tensor) -> Tensor:
-        """From what has been through a SiLU already, so that two blocks can share it."""
-        x = self.enter(active)
-        for layer in self.middle:
-            x = layer(silu(x))
-        return in_full(self.leave, x) if self.exact else plain(self.leave, x)
-
-
-def plain(layer: nn.Module, x: Tensor) -> Tensor:
-    """A last layer, after its SiLU."""
-    out: Tensor = layer(silu(x))
-    return out
+    def forward(self, hidden: Tensor) -> Tensor:
+        """(B, inputs, H, W) after a SiLU -> (B, outputs, H, W)."""
+        x = self.conv_in(hidden)
+        for conv in self.convs:
+            x = conv(silu(x))
+        return conv_in_float32(self.conv_out, x) if self.full_precision else self.conv_out(silu(x))
 
 
-def in_full(layer: nn.Module, x: Tensor) -> Tensor:
-    """The same in float32 whatever the rest is in: a bf16 number near 1 is as coarse as half a step of 256 values.
+class ResidualBlock(Block):
+    """A block whose output is added to its input."""
 
-    (A GPU may multiply with TF32's ten bits there, an eighth of such a step.)
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, width, H, W), before a SiLU -> the same shape."""
+        return x + super().forward(silu(x))
+
+
+def residual_blocks(count: int, width: int, side: int, config: VaeConfig, scale: float) -> nn.Sequential:
+    """`count` residual blocks one after another."""
+    return nn.Sequential(*(ResidualBlock(width, width, side, config, scale) for _ in range(count)))
+
+
+def conv_in_float32(conv: nn.Conv2d, x: Tensor) -> Tensor:
+    """SiLU and convolution in float32 under autocast: bfloat16 near 1 resolves only half a step of 256 values.
+
+    (A GPU may multiply in TF32 there, whose error is an eighth of such a step.)
     """
     with torch.autocast(x.device.type, enabled=False):
-        return plain(layer, x.float())
+        return conv(silu(x.float()))
 
 
-class Posterior(nn.Module):
-    """The decoder's state and the encoder's map → the distribution of a layer's noise."""
-
-    def __init__(self, width: int, side: int, config: VaeConfig) -> None:
-        super().__init__()
-        self.beside = nn.Conv2d(width, width, 1)
-        self.block = Block(width, 2 * config.z, side, config, exact=True)
-
-    def forward(self, state: Tensor, encoded: Tensor) -> Normal:
-        """Both have been through a SiLU."""
-        mean, raw = self.block(silu(state + self.beside(encoded))).chunk(2, 1)
-        return Normal(mean, scale_of(raw))
-
-
-class Encoder(nn.Module):
-    """Pictures, or pictures with a mask → a map a stage, coarsest first, each through a SiLU."""
-
-    def __init__(self, config: VaeConfig, inputs: int) -> None:
-        super().__init__()
-        stages, widths = config.stages, config.widths
-        scale = max(1, sum(stage.encoder for stage in stages)) ** -0.5
-        self.stem = nn.Conv2d(inputs, widths[-1], config.patch + 2, config.patch, padding=1)
-        self.blocks = nn.ModuleList()
-        self.narrow = nn.ModuleList()
-        self.sides = tuple(stage.side for stage in stages)
-        self.factors = tuple(after.nominal // before.nominal for before, after in pairwise(stages))
-        for index, (stage, width) in enumerate(zip(stages, widths, strict=True)):
-            blocks = (Block(width, width, stage.side, config, scale) for _ in range(stage.encoder))
-            self.blocks.append(nn.ModuleList(blocks))
-            if index:
-                self.narrow.append(join(width, widths[index - 1]))
-
-    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """See above."""
-        x = self.stem(images)
-        found: list[Tensor] = []
-        for index in reversed(range(len(self.sides))):
-            for block in modules_of(self.blocks[index]):
-                x = x + block(silu(x))
-            found.append(silu(x))
-            if index:
-                x = self.narrow[index - 1](halve(x, self.factors[index - 1], self.sides[index - 1]))
-        return tuple(found[::-1])
-
-
-def join(before: int, after: int) -> nn.Module:
-    """A 1x1 convolution where widths differ."""
+def change_width(before: int, after: int) -> nn.Module:
+    """A 1x1 convolution where the number of channels changes."""
     return nn.Identity() if before == after else nn.Conv2d(before, after, 1)
 
 
-def halve(x: Tensor, factor: int, side: int) -> Tensor:
-    """Average pooling by `factor` to `side`; where a map is too small for that, its last row and column count again."""
+def downsample(x: Tensor, factor: int, side: int) -> Tensor:
+    """Average pooling by `factor` to `side`; a map too small for that is padded with its last row and column."""
     missing = factor * side - x.shape[-1]
     return avg_pool2d(pad(x, (0, missing, 0, missing), "replicate") if missing else x, factor)
 
 
-class Layer(nn.Module):
-    """One layer of latents of the decoder: its prior, what it adds to the state, and a block after it."""
+@torch.no_grad()
+def zero_init(conv: nn.Conv2d) -> None:
+    """Set weights and biases to zero, so that the convolution returns zeros at first."""
+    conv.weight.zero_()
+    assert conv.bias is not None
+    conv.bias.zero_()
 
-    def __init__(self, width: int, side: int, config: VaeConfig, scale: float) -> None:
+
+class Encoder(nn.Module):
+    """Bottom-up: images, or images with a mask, -> a feature map (B, width, side, side) after a SiLU for each stage."""
+
+    def __init__(self, config: VaeConfig, inputs: int) -> None:
         super().__init__()
-        self.z = config.z
+        stages, widths = config.stages, config.widths
+        scale = max(1, sum(stage.encoder_blocks for stage in stages)) ** -0.5
+        self.stem = nn.Conv2d(inputs, widths[-1], config.patch + 2, config.patch, padding=1)
+        self.blocks = nn.ModuleList()
+        self.change_width = nn.ModuleList()
+        self.sides = tuple(stage.side for stage in stages)
+        self.factors = tuple(fine.nominal // coarse.nominal for coarse, fine in pairwise(stages))
+        for index, (stage, width) in enumerate(zip(stages, widths, strict=True)):
+            self.blocks.append(residual_blocks(stage.encoder_blocks, width, stage.side, config, scale))
+            if index:
+                self.change_width.append(change_width(width, widths[index - 1]))
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Images (B, inputs, H, W) -> the maps, coarsest first."""
+        x = self.stem(images)
+        maps: list[Tensor] = []
+        for index in reversed(range(len(self.sides))):
+            x = self.blocks[index](x)
+            maps.append(silu(x))
+            if index:
+                x = downsample(x, self.factors[index - 1], self.sides[index - 1])
+                x = self.change_width[index - 1](x)
+        return tuple(reversed(maps))
+
+
+class Posterior(nn.Module):
+    """The distribution of one layer's noise, from the decoder's hidden state and the encoder's map."""
+
+    def __init__(self, width: int, side: int, config: VaeConfig) -> None:
+        super().__init__()
+        self.project_encoded = nn.Conv2d(width, width, 1)
+        self.block = Block(width, 2 * config.z, side, config, full_precision=True)
+
+    def forward(self, hidden: Tensor, encoded: Tensor) -> Normal:
+        """Both (B, width, side, side), after a SiLU."""
+        mean, raw_scale = self.block(silu(hidden + self.project_encoded(encoded))).chunk(2, 1)
+        return Normal(mean, positive_scale(raw_scale))
+
+
+class Posteriors(nn.ModuleList):
+    """A posterior for each layer of latents, coarsest first."""
+
+    def __init__(self, config: VaeConfig) -> None:
+        pairs = list(zip(config.stages, config.widths, strict=True))
+        super().__init__(
+            Posterior(width, stage.side, config) for stage, width in pairs for _ in range(stage.decoder_layers)
+        )
+        self.stage_of = [index for index, (stage, _) in enumerate(pairs) for _ in range(stage.decoder_layers)]
+
+    def forward(self, index: int, hidden: Tensor, encoded: tuple[Tensor, ...]) -> Normal:
+        """The posterior of layer `index`, from the hidden state and the encoder's map of its stage."""
+        return self[index](hidden, encoded[self.stage_of[index]])
+
+
+class LatentLayer(TopDownLayer):
+    """One layer of latents: its prior, the projection of its latents to the state, and a block after it."""
+
+    def __init__(self, name: str, width: int, side: int, config: VaeConfig, scale: float) -> None:
+        super().__init__()
+        self.name = name
+        self.shape = (config.z, side, side)
         self.prior = Block(width, width + config.z, side, config)
         self.project = nn.Conv2d(config.z, width, 1)
-        self.body = Block(width, width, side, config, scale)
+        self.block = ResidualBlock(width, width, side, config, scale)
         with torch.no_grad():
-            # At first every prior is standard normal, and nothing is added but the latents.
-            silence(self.prior.leave)
+            # At the start every prior is standard normal, and only the latents are added to the state.
+            zero_init(self.prior.conv_out)
             self.project.weight.mul_(scale)
 
-    def forward(self, x: Tensor, choose: Callable[[Tensor], Tensor]) -> Tensor:
-        """The state above (B, width, side, side) → the state below. The prior's mean is what it adds by itself."""
-        active = silu(x)
-        drift, raw = self.prior(active).split([x.shape[1], self.z], 1)
-        x = x + drift + self.project(scale_of(raw) * choose(active))
-        out: Tensor = x + self.body(silu(x))
-        return out
+    def condition(self, x: Tensor) -> Tensor:
+        """SiLU, which prior and posterior share."""
+        return silu(x)
+
+    def update(self, x: Tensor, hidden: Tensor, noise: Tensor) -> Tensor:
+        """Add the prior's mean (as `width` channels) and the projected latents (prior's scale times noise)."""
+        mean, raw_scale = self.prior(hidden).split([x.shape[1], self.shape[0]], 1)
+        x = x + mean + self.project(positive_scale(raw_scale) * noise)
+        return self.block(x)
 
 
-@torch.no_grad()
-def silence(layer: nn.Conv2d) -> None:
-    """Let it give nothing but zeros, until it has learnt better."""
-    layer.weight.zero_()
-    _bias(layer).zero_()
+class StageStart(nn.Module):
+    """The start of a stage of the decoder: the state above at another width, upsampled, plus a learned bias map.
 
+    The class embedding is added at every stage, so that posteriors depend on it too.
+    """
 
-def _bias(layer: nn.Conv2d) -> Tensor:
-    assert layer.bias is not None
-    return layer.bias
-
-
-class Start(nn.Module):
-    """Where a stage of the decoder begins: the state above made wider or narrower, spread out, and a learnt map."""
-
-    def __init__(self, config: VaeConfig, stage: Stage, width: int, before: int | None) -> None:
+    def __init__(self, config: VaeConfig, stage: Stage, width: int, width_above: int) -> None:
         super().__init__()
-        self.side = stage.side
-        self.mix = None if before is None else join(before, width)
-        self.map = nn.Parameter(torch.zeros(1, width, stage.side, stage.side))
-        self.embed = nn.Embedding(len(config.classes), width) if config.classes else None
+        self.change_width = change_width(width_above, width)
+        self.bias_map = nn.Parameter(torch.zeros(1, width, stage.side, stage.side))
+        self.class_embedding = nn.Embedding(len(config.classes), width) if config.classes else None
 
-    def forward(self, x: Tensor | None, count: int, labels: Tensor | None) -> Tensor:
-        """The state of the stage above, none at the first → (B, width, side, side)."""
-        if x is None or self.mix is None:
-            x = self.map.expand(count, *self.map.shape[1:])
-        else:
-            x = interpolate(self.mix(x), size=(self.side, self.side)) + self.map
-        if self.embed is not None and labels is not None:
-            x = x + self.embed(labels)[:, :, None, None]
-        return x
+    def first_state(self, count: int, labels: Tensor | None) -> Tensor:
+        """The state at the top of the decoder (count, width, side, side)."""
+        return self._add_class(self.bias_map.expand(count, *self.bias_map.shape[1:]), labels)
+
+    def forward(self, x: Tensor, labels: Tensor | None) -> Tensor:
+        """The state of the stage above -> (B, width, side, side)."""
+        x = interpolate(self.change_width(x), size=self.bias_map.shape[2:]) + self.bias_map
+        return self._add_class(x, labels)
+
+    def _add_class(self, x: Tensor, labels: Tensor | None) -> Tensor:
+        if self.class_embedding is None or labels is None:
+            return x
+        return x + self.class_embedding(labels)[:, :, None, None]
 
 
 class Hierarchy(Core):
-    """The ladder. The class is added to the state at the start of every stage, so the posteriors see it too."""
+    """The hierarchical VAE."""
 
     def __init__(self, config: VaeConfig) -> None:
         super().__init__(config)
         self.encoder = Encoder(config, config.channels)
         stages, widths = config.stages, config.widths
-        scale = sum(stage.decoder for stage in stages) ** -0.5
+        scale = sum(stage.decoder_layers for stage in stages) ** -0.5
         self.starts = nn.ModuleList()
-        self.rungs = nn.ModuleList()
-        self.posteriors = build_posteriors(config)
-        self.stage_of: list[int] = []
-        layers: list[Latents] = []
+        self.decoder = nn.ModuleList()
+        self.posteriors = Posteriors(config)
+        self.start_before: dict[int, int] = {}  # index of a layer -> index of the stage that starts there
         for index, (stage, width) in enumerate(zip(stages, widths, strict=True)):
-            self.starts.append(Start(config, stage, width, widths[index - 1] if index else None))
-            rungs = nn.ModuleList(Layer(width, stage.side, config, scale) for _ in range(stage.decoder))
-            self.rungs.append(rungs)
-            for number in range(stage.decoder):
+            self.start_before[len(self.decoder)] = index
+            self.starts.append(StageStart(config, stage, width, widths[max(0, index - 1)]))
+            for number in range(stage.decoder_layers):
                 name = f"{stage.side}x{stage.side} layer {number + 1}"
-                layers.append(Latents(name, (config.z, stage.side, stage.side)))
-                self.stage_of.append(index)
-        self.layers = tuple(layers)
-        start = self.likelihood.start().repeat_interleave(config.patch**2)
-        self.head = nn.Conv2d(widths[-1], len(start), 1)
+                self.decoder.append(LatentLayer(name, width, stage.side, config, scale))
+        bias = self.likelihood.initial_bias().repeat_interleave(config.patch**2)
+        self.head = nn.Conv2d(widths[-1], len(bias), 1)
         self.unpatch = nn.PixelShuffle(config.patch)
         with torch.no_grad():
-            self.head.weight.mul_(0.1)
-            _bias(self.head).copy_(start)
+            self.head.weight.mul_(HEAD_INIT_SCALE)
+            assert self.head.bias is not None
+            self.head.bias.copy_(bias)
+
+    @property
+    def layers(self) -> Sequence[TopDownLayer]:
+        """The layers of all stages, coarsest first."""
+        return cast(Sequence[TopDownLayer], self.decoder)
 
     def encode(self, images: Tensor) -> tuple[Tensor, ...]:
-        """See `Core`."""
-        found: tuple[Tensor, ...] = self.encoder(images)
-        return found
+        """One map for each stage, coarsest first."""
+        return self.encoder(images)
 
-    def posterior(self, index: int, state: Tensor, encoded: tuple[Tensor, ...]) -> Normal:
-        """See `Core`."""
-        return posterior_of(self.posteriors[index], state, encoded[self.stage_of[index]])
+    def posterior(self, index: int, hidden: Tensor, encoded: tuple[Tensor, ...]) -> Normal:
+        """From the hidden state and the encoder's map of the layer's stage."""
+        return self.posteriors(index, hidden, encoded)
 
-    def top_down(self, count: int, labels: Tensor | None, choose: Choose) -> Tensor:
-        """See `Core`."""
-        x: Tensor | None = None
-        number = 0
-        for start, rungs in zip(self.starts, self.rungs, strict=True):
-            x = start(x, count, labels)
-            for rung in modules_of(rungs):
-                x = rung(x, _numbered(choose, number))
-                number += 1
-        assert x is not None
-        out: Tensor = self.unpatch(in_full(self.head, x))
-        return out
+    def initial_state(self, count: int, labels: Tensor | None) -> Tensor:
+        """The learned bias map of the first stage."""
+        return cast(StageStart, self.starts[0]).first_state(count, labels)
 
+    def upsample(self, index: int, x: Tensor, labels: Tensor | None) -> Tensor:
+        """Start the next stage, if layer `index` is its first."""
+        stage = self.start_before.get(index, 0)
+        return self.starts[stage](x, labels) if stage else x
 
-def build_posteriors(config: VaeConfig) -> nn.ModuleList:
-    """A posterior for each layer of latents, coarsest first."""
-    pairs = zip(config.stages, config.widths, strict=True)
-    return nn.ModuleList(Posterior(width, stage.side, config) for stage, width in pairs for _ in range(stage.decoder))
+    def output(self, x: Tensor) -> Tensor:
+        """A 1x1 convolution in float32, and patches back to pixels."""
+        return self.unpatch(conv_in_float32(self.head, x))
 
 
 def hidden_weights(network: nn.Module) -> list[Tensor]:
-    """Of all convolutions between hidden layers: not what looks at pixels, nor what gives a distribution or pixels."""
+    """The weights of all convolutions between hidden layers, which Muon trains.
+
+    Left out are those whose input is pixels or latents, and those whose output is a distribution or pixels.
+    """
     outer: list[nn.Module] = []
     for module in network.modules():
-        if isinstance(module, Layer):
-            outer += [module.prior.leave, module.project]
+        if isinstance(module, LatentLayer):
+            outer += [module.prior.conv_out, module.project]
         elif isinstance(module, Posterior):
-            outer.append(module.block.leave)
+            outer.append(module.block.conv_out)
         elif isinstance(module, Encoder):
             outer.append(module.stem)
         elif isinstance(module, Hierarchy):
             outer.append(module.head)
     return inner_weights(network, outer)
-
-
-def posterior_of(network: nn.Module, state: Tensor, encoded: Tensor) -> Normal:
-    """What a posterior of `build_posteriors` says."""
-    found: Normal = network(state, encoded)
-    return found
-
-
-def modules_of(modules: nn.Module) -> Sequence[nn.Module]:
-    """Of a list of modules within another."""
-    assert isinstance(modules, nn.ModuleList)
-    return list(modules)
-
-
-def _numbered(choose: Choose, index: int) -> Callable[[Tensor], Tensor]:
-    return lambda state: choose(index, state)

@@ -1,4 +1,4 @@
-"""One step: the evidence lower bound first, then, the model frozen, the sharpener, and the partial encoder."""
+"""Training of the VAE in up to three stages: the VAE itself, then (with the VAE frozen) refiner and partial encoder."""
 
 from __future__ import annotations
 
@@ -11,206 +11,223 @@ from torch import Tensor, nn
 
 from imggen.models.base import Learner, NonFiniteError
 from imggen.models.muon import adam_and_muon
-from imggen.models.training import EMA, cosine_decay, micro_batches
+from imggen.models.training import EMA, cosine_decay, set_learning_rate
 from imggen.models.vae.backend import VaeBackend
 from imggen.models.vae.config import VaeConfig
-from imggen.models.vae.core import Core, look_at, sum_except_batch, top_down_pass
+from imggen.models.vae.core import Core, decode, encoder_posterior, sum_except_batch, top_down_pass
 from imggen.models.vae.dense import Dense
 from imggen.models.vae.gradient_guard import GradientGuard
 from imggen.models.vae.hierarchy import Hierarchy, hidden_weights
 from imggen.models.vae.random_masks import random_masks
-from imggen.models.vae.refiner import RefinerTrainer
+from imggen.models.vae.refiner import RefinerBatch, RefinerTrainer
 
-WARM_UP = 0.01  # of the learning rate
-LAST_RATE = 0.02
-FREE_UNTIL = 0.5
+RATE_WARM_UP, FIRST_RATE = 0.01, 0.1  # fraction of a stage over which the learning rate rises from this fraction of it
+LAST_RATE = 0.02  # where the cosine ends, as a fraction of the learning rate
+MIN_KL_WEIGHT = 0.01
+FREE_NATS_UNTIL = 0.5  # of the VAE's own stage
 
 
 class VaeLearner(Learner):
-    """The model, its average, and the partial encoder, which learns from the average."""
+    """The VAE with its EMA; partial encoder and refiner are trained on the EMA."""
 
     config: VaeConfig
 
     def __init__(self, config: VaeConfig) -> None:
         super().__init__(config)
         self.core: Core = Dense(config) if config.hidden else Hierarchy(config)
-        self.average = EMA(self.core, config.ema_images)
-        self.shown = VaeBackend(config).eval()
-        averaged = self.average.network
-        assert isinstance(averaged, Core)
-        self.shown.core = averaged
-        self.ladder = self._optimisers(self.core)
-        self.filler = {} if self.shown.partial is None else self._optimisers(self.shown.partial)
-        self.sharpening = None
-        if self.shown.sharpener is not None:
-            self.sharpening = RefinerTrainer(config, self.core.likelihood)
-            self.shown.sharpener = self.sharpening.shown
-        self.guard = GradientGuard(config.skip)
+        self.ema = EMA(self.core, config.ema_images)
+        self.averaged = VaeBackend(config).eval()
+        averaged_core = self.ema.network
+        assert isinstance(averaged_core, Core)
+        self.averaged.core = averaged_core
+        self.core_optimizers = self._make_optimizers(self.core)
+        partial_encoder = self.averaged.partial_encoder
+        self.partial_optimizers = {} if partial_encoder is None else self._make_optimizers(partial_encoder)
+        self.refiner_trainer = None
+        if self.averaged.refiner is not None:
+            self.refiner_trainer = RefinerTrainer(config, self.core.likelihood)
+            self.averaged.refiner = self.refiner_trainer.averaged
+        self.guard = GradientGuard(config.skip_threshold)
         self.dimensions = math.prod(config.image_shape)
-        self.filling = False
+        self.partial_encoder_stage = False
 
-    @property
-    def backend(self) -> VaeBackend:
-        """The averaged model with the partial encoder."""
-        return self.shown
-
-    @property
-    def networks(self) -> dict[str, nn.Module]:
-        """core, backend; and sharpener and critic where pictures are made sharper."""
-        more = {} if self.sharpening is None else self.sharpening.networks
-        return {"core": self.core, "backend": self.shown, **more}
-
-    @property
-    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
-        """adam, adam_partial where holes are learnt to be filled, the same of muon, and the sharpening's."""
-        found = {**self.ladder, **{f"{name}_partial": optimiser for name, optimiser in self.filler.items()}}
-        return found if self.sharpening is None else {**found, **self.sharpening.optimizers}
-
-    def _optimisers(self, network: nn.Module) -> dict[str, torch.optim.Optimizer]:
+    def _make_optimizers(self, network: nn.Module) -> dict[str, torch.optim.Optimizer]:
         hidden = {1: hidden_weights(network)} if self.config.muon_rate else {}
         return adam_and_muon(network, hidden, self.config.learning_rate, weight_decay=self.config.weight_decay)
 
+    @property
+    def backend(self) -> VaeBackend:
+        """The averaged VAE with partial encoder and refiner."""
+        return self.averaged
+
+    @property
+    def networks(self) -> dict[str, nn.Module]:
+        """Keys: core, backend; with a refiner also refiner and critic."""
+        refiner_networks = {} if self.refiner_trainer is None else self.refiner_trainer.networks
+        return {"core": self.core, "backend": self.averaged, **refiner_networks}
+
+    @property
+    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        """Keys: adam and muon; adam_partial and muon_partial; adam_refiner and adam_critic."""
+        partial = {f"{name}_partial": optimizer for name, optimizer in self.partial_optimizers.items()}
+        refiner = {} if self.refiner_trainer is None else self.refiner_trainer.optimizers
+        return {**self.core_optimizers, **partial, **refiner}
+
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """See the contract; what is usual of gradients, and whether holes are being learnt, belong to it."""
+        """Adds the guard's gradient norms, and the stage of the training."""
         tensors, document = super().state()
-        document = {**document, "filling": self.filling}
-        if self.sharpening is not None:
-            document["sharpened"] = self.sharpening.steps
+        document = {**document, "partial_encoder_stage": self.partial_encoder_stage}
+        if self.refiner_trainer is not None:
+            document["refiner_steps"] = self.refiner_trainer.steps
         return {**tensors, "guard": self.guard.state()}, document
 
     def load_state(self, tensors: dict[str, Tensor], document: dict[str, Any]) -> None:
-        """See the contract."""
+        """Continue from what `state` returned."""
         super().load_state(tensors, document)
         self.guard.load_state(tensors["guard"])
-        self.filling = bool(document["filling"])
-        if self.sharpening is not None:
-            self.sharpening.steps = int(document["sharpened"])
+        self.partial_encoder_stage = bool(document["partial_encoder_stage"])
+        if self.refiner_trainer is not None:
+            self.refiner_trainer.steps = int(document["refiner_steps"])
 
     def step(self, images: Tensor, labels: Tensor | None, progress: float, images_seen: int) -> dict[str, Tensor]:
-        """A last share `filling` of the progress is the partial encoder's, `sharpen` before it the critic's."""
-        filling, sharpen = self.config.filling, self.config.sharpen
-        if filling and progress >= 1 - filling:
-            return self._fill(images, labels, (progress - 1 + filling) / filling)
-        rest = 1 - filling - sharpen
-        if self.sharpening is not None and progress >= rest:
-            return self._sharpen(self.sharpening, images, labels, (progress - rest) / sharpen)
-        return self._model(images, labels, progress / rest, images_seen)
+        """Train the VAE, then the refiner for a fraction `sharpen`, then the partial encoder for `inpaint_fraction`."""
+        inpaint_fraction, sharpen = self.config.inpaint_fraction, self.config.sharpen
+        if inpaint_fraction and progress >= 1 - inpaint_fraction:
+            return self._partial_encoder_step(images, labels, (progress - 1 + inpaint_fraction) / inpaint_fraction)
+        core_fraction = 1 - inpaint_fraction - sharpen
+        if self.refiner_trainer is not None and progress >= core_fraction:
+            return self._refiner_step(self.refiner_trainer, images, labels, (progress - core_fraction) / sharpen)
+        return self._core_step(images, labels, progress / core_fraction, images_seen)
 
-    def _rate(self, progress: float) -> float:
-        rate = self.config.learning_rate * min(1.0, 0.1 + progress / WARM_UP)
-        if self.config.cosine:
-            rate *= cosine_decay(progress, LAST_RATE)
-        return rate
-
-    def _model(self, images: Tensor, labels: Tensor | None, progress: float, images_seen: int) -> dict[str, Tensor]:
+    def _core_step(self, images: Tensor, labels: Tensor | None, progress: float, images_seen: int) -> dict[str, Tensor]:
+        """One step of the VAE: -log p(images | latents) + KL. `progress` is that of this stage, in [0, 1]."""
         self.core.train()
-        if self.filling and self.shown.partial is not None:
-            # A larger budget on --resume: the model learns on, and what was learnt of holes is begun again later.
-            self.filling, self.guard = False, GradientGuard(self.config.skip)
-            self.shown.partial.ready.zero_()
-            for optimiser in self.filler.values():
-                optimiser.state.clear()
-        if self.sharpening is not None and self.sharpening.steps:
-            self.sharpening.forget()
-        weight = min(1.0, progress / self.config.warm_up) if self.config.warm_up else 1.0
-        # A KL that costs nothing at all lets the posteriors run away before the priors can follow.
-        weight = max(weight, 0.01)
-        # Free bits (arXiv 1606.04934), but only at first: without them the coarse layers are never taken into use.
-        free = self.config.free * max(0.0, 1 - progress / FREE_UNTIL)
-        loss = images.new_zeros(())
-        bound = images.new_zeros(())
-        divergence = images.new_zeros(())
-        for part, label in self._batches(images, labels):
-            seen = self.core.likelihood.taught(part)
+        self._reset_later_stages()
+        kl_weight, free_nats = self._kl_schedule(progress)
+        loss, bound, kl = (images.new_zeros(()) for _ in range(3))
+        for _, part, part_labels in self.micro_batches(images, labels):
+            # Forward pass
+            part = self.core.likelihood.training_images(part)
             with self.autocast(part.device):
-                descent = top_down_pass(self.core, len(part), label, look_at(self.core, seen))
+                encoding = top_down_pass(self.core, len(part), part_labels, encoder_posterior(self.core, part))
+
+            # Negative evidence lower bound, in float32; free bits are per layer and batch
             with torch.autocast(part.device.type, enabled=False):
-                costs = -sum_except_batch(self.core.likelihood.log_prob(descent.output, seen))
-                layers = torch.stack(descent.divergences)
-                nats = layers.sum(0)
-                paid = layers.mean(1).clamp(min=free).sum() * len(part)
-                share = (costs.sum() + weight * paid) / (len(images) * self.dimensions)
-            torch.autograd.backward(share)
-            loss += share.detach()
-            bound += (costs + nats).detach().sum() / len(images)
-            divergence += nats.detach().sum() / len(images)
-        skipped = self._take(self.ladder, self._rate(progress), self.guard, loss)
-        self.average.update(self.core, len(images) * self.processes, images_seen)
+                reconstruction = -sum_except_batch(self.core.likelihood.log_prob(encoding.output, part))
+                layer_kl = torch.stack(encoding.layer_kl)
+                part_kl = layer_kl.sum(0)
+                kl_cost = layer_kl.mean(1).clamp(min=free_nats).sum() * len(part)
+                part_loss = (reconstruction.sum() + kl_weight * kl_cost) / (len(images) * self.dimensions)
+
+            # Backward pass, and metrics
+            torch.autograd.backward(part_loss)
+            loss += part_loss.detach()
+            bound += (reconstruction + part_kl).detach().sum() / len(images)
+            kl += part_kl.detach().sum() / len(images)
+
+        # Update weights and EMA
+        skipped = self._update(self.core_optimizers, progress, loss)
+        self.ema.update(self.core, len(images) * self.processes, images_seen)
         if not bool(torch.isfinite(loss)):
             return {"skipped": torch.ones_like(loss)}
-        name, value = ("nats", bound) if self.shown.binary else ("bits", bound / (self.dimensions * math.log(2)))
-        return {name: value, "kl": divergence, "skipped": loss.new_tensor(float(skipped))}
+        skipped_metric = loss.new_tensor(float(skipped))
+        if self.averaged.binarized:
+            return {"nats": bound, "kl": kl, "skipped": skipped_metric}
+        return {"bits": bound / (self.dimensions * math.log(2)), "kl": kl, "skipped": skipped_metric}
 
-    def _fill(self, images: Tensor, labels: Tensor | None, progress: float) -> dict[str, Tensor]:
-        partial, core = self.shown.partial, self.shown.core
-        assert partial is not None and isinstance(core, Hierarchy)
-        if not self.filling:
-            partial.begin(core)
-            self.guard = GradientGuard(self.config.skip)
-            self.filling = True
+    def _reset_later_stages(self) -> None:
+        """On --resume with a larger budget the VAE trains on: what was trained on top of it starts anew later."""
+        if self.partial_encoder_stage and self.averaged.partial_encoder is not None:
+            self.partial_encoder_stage, self.guard = False, GradientGuard(self.config.skip_threshold)
+            self.averaged.partial_encoder.trained.zero_()
+            for optimizer in self.partial_optimizers.values():
+                optimizer.state.clear()
+        if self.refiner_trainer is not None and self.refiner_trainer.steps:
+            self.refiner_trainer.reset()
+
+    def _kl_schedule(self, progress: float) -> tuple[float, float]:
+        """The weight of the KL term, and the free nats per layer (free bits, arXiv 1606.04934).
+
+        The weight is never 0: the posteriors would diverge faster than the priors can follow. Free bits only in the
+        first part of the training; without them the coarse layers stay unused.
+        """
+        weight = min(1.0, progress / self.config.warm_up) if self.config.warm_up else 1.0
+        return max(weight, MIN_KL_WEIGHT), self.config.free_nats * max(0.0, 1 - progress / FREE_NATS_UNTIL)
+
+    def _partial_encoder_step(self, images: Tensor, labels: Tensor | None, progress: float) -> dict[str, Tensor]:
+        """One step of the partial encoder on random masks: KL of the full posterior from the partial one."""
+        partial_encoder, core = self.averaged.partial_encoder, self.averaged.core
+        assert partial_encoder is not None and isinstance(core, Hierarchy)
+        if not self.partial_encoder_stage:
+            partial_encoder.initialize_from(core)
+            self.guard = GradientGuard(self.config.skip_threshold)
+            self.partial_encoder_stage = True
         loss = images.new_zeros(())
-        for part, label in self._batches(images, labels):
-            seen = core.likelihood.taught(part)
-            known = 1 - random_masks(len(part), part.shape[-1], part.device)
+        for _, part, part_labels in self.micro_batches(images, labels):
+            part = core.likelihood.training_images(part)
+            unmasked = 1 - random_masks(len(part), part.shape[-1], part.device)
             with self.autocast(part.device):
-                gaps = partial.gaps(core, seen, known, label)
-            share = torch.stack(gaps).sum() / (len(images) * self.dimensions)
-            torch.autograd.backward(share)
-            loss += share.detach()
-        skipped = self._take(self.filler, self._rate(progress), self.guard, loss)
+                layer_kl = partial_encoder.matching_losses(core, part, unmasked, part_labels)
+            part_loss = torch.stack(layer_kl).sum() / (len(images) * self.dimensions)
+            torch.autograd.backward(part_loss)
+            loss += part_loss.detach()
+        skipped = self._update(self.partial_optimizers, progress, loss)
         if not bool(torch.isfinite(loss)):
             return {"skipped": torch.ones_like(loss)}
-        return {"gap": loss * self.dimensions, "skipped": loss.new_tensor(float(skipped))}
+        return {"partial_kl": loss * self.dimensions, "skipped": loss.new_tensor(float(skipped))}
 
-    def _sharpen(
-        self, sharpening: RefinerTrainer, images: Tensor, labels: Tensor | None, progress: float
+    def _refiner_step(
+        self, trainer: RefinerTrainer, images: Tensor, labels: Tensor | None, progress: float
     ) -> dict[str, Tensor]:
-        def batches() -> Iterator[tuple[float, Tensor, tuple[Tensor, Tensor]]]:
-            for part, label in self._batches(images, labels):
-                yield len(part) / len(images), part, self._outputs(part, label)
+        """One step of the refiner and its discriminator."""
 
-        count = len(images) * self.processes
-        return sharpening.step(batches, progress, count, self.apply_gradients, self.autocast)
+        def batches() -> Iterator[RefinerBatch]:
+            for fraction, part, part_labels in self.micro_batches(images, labels):
+                yield RefinerBatch(fraction, part, *self._reconstruct_and_sample(part, part_labels))
+
+        return trainer.step(batches, progress, len(images) * self.processes, self.apply_gradients, self.autocast)
 
     @torch.no_grad()
-    def _outputs(self, images: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The likelihood's input for pictures as the posterior sees them, and for as many drawn ones."""
-        core, count = self.shown.core, len(images)
-        shapes = [layer.shape for layer in core.layers]
+    def _reconstruct_and_sample(self, images: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The likelihood's parameters for the images' posterior, and for as many samples from the prior."""
+        core, count = self.averaged.core, len(images)
         with self.autocast(images.device):
-            seen = top_down_pass(core, count, labels, look_at(core, images)).output
-            drawn = core.top_down(
-                count, labels, lambda index, _: torch.randn(count, *shapes[index], device=images.device)
-            )
-        return seen.float(), drawn.float()
+            reconstruction = top_down_pass(core, count, labels, encoder_posterior(core, images)).output
+            noise = [torch.randn(count, *layer.shape, device=images.device) for layer in core.layers]
+            sample = decode(core, noise, labels)
+        return reconstruction.float(), sample.float()
 
-    def _take(
-        self, optimisers: dict[str, torch.optim.Optimizer], rate: float, guard: GradientGuard, loss: Tensor
-    ) -> bool:
-        """One step, unless the gradient is out of the ordinary; whether it was skipped."""
-        groups = [group for optimiser in optimisers.values() for group in optimiser.param_groups]
-        for name, optimiser in optimisers.items():
-            for group in optimiser.param_groups:
-                group["lr"] = rate * (self.config.muon_rate if name == "muon" else 1.0)
-        several = list(optimisers.values())
+    def _update(self, optimizers: dict[str, torch.optim.Optimizer], progress: float, loss: Tensor) -> bool:
+        """One step of the optimizers, unless the guard skips it; returns whether it was skipped.
+
+        Raises NonFiniteError if loss or gradient is not finite and the guard does not allow to skip that.
+        """
+        all_optimizers = list(optimizers.values())
+        set_learning_rate(all_optimizers, self._learning_rate(progress), self.config.muon_rate)
         try:
-            norm = float(self.gradient_norm(several, loss))
+            norm = float(self.gradient_norm(all_optimizers, loss))
         except NonFiniteError:
-            if not guard.forgives():
+            if not self.guard.skip_nonfinite():
                 raise
             return True
-        factor = guard.judge(norm)
-        if 0 < factor < 1:
-            for parameter in (parameter for group in groups for parameter in group["params"]):
+        scale = self.guard.gradient_scale(norm)
+        if 0 < scale < 1:
+            _scale_gradients(all_optimizers, scale)
+        for optimizer in all_optimizers:
+            if scale:
+                optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        return scale == 0
+
+    def _learning_rate(self, progress: float) -> float:
+        """Linear warm-up, then a cosine if the configuration asks for it; `progress` is that of the stage."""
+        rate = self.config.learning_rate * min(1.0, FIRST_RATE + progress / RATE_WARM_UP)
+        return rate * cosine_decay(progress, LAST_RATE) if self.config.cosine else rate
+
+
+def _scale_gradients(optimizers: list[torch.optim.Optimizer], factor: float) -> None:
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
                 if parameter.grad is not None:
                     parameter.grad.mul_(factor)
-        for optimiser in several:
-            if factor:
-                optimiser.step()
-            optimiser.zero_grad(set_to_none=True)
-        return factor == 0
-
-    def _batches(self, images: Tensor, labels: Tensor | None) -> list[tuple[Tensor, Tensor | None]]:
-        parts = micro_batches(images, self.micro_batch)
-        of_parts = [None] * len(parts) if labels is None else list(micro_batches(labels, self.micro_batch))
-        return list(zip(parts, of_parts, strict=True))

@@ -1,4 +1,4 @@
-"""How probable a picture is, given what the decoder says of each pixel; always in float32."""
+"""Likelihoods of pixels: how probable an image is, given the decoder's output; always in float32."""
 
 from __future__ import annotations
 
@@ -11,16 +11,20 @@ from torch.nn.functional import binary_cross_entropy_with_logits, logsigmoid, so
 
 from imggen.models.vae.config import VaeConfig
 
-HALF_BIN = 1 / 255
-SMALLEST_SCALE = 1e-3
-FAINT = 1e-4  # of an opaque colour: what a clear one counts
-_ONE = math.log(math.e - 1)  # softplus of it is 1
+HALF_BIN = 1 / 255  # half the distance between two of the 256 pixel values in [-1, 1]
+MIN_SCALE = 1e-3  # of any distribution
+MIN_COLOR_WEIGHT = 1e-4  # of a transparent mixture component's color, where an opaque one has 1
+SOFTPLUS_INVERSE_OF_ONE = math.log(math.e - 1)
+
+# Initial values of the mixture of logistics: means spread over +-0.8, scales of about a third (softplus(-1)).
+INITIAL_MEAN_RANGE = 0.8
+INITIAL_RAW_SCALE = -1.0
 
 
 class Likelihood(nn.Module, ABC):
-    """From the decoder's output (B, outputs, H, W) to probabilities; pictures are (B, C, H, W) in [-1, 1]."""
+    """p(image | decoder's output (B, outputs, H, W)); images are (B, C, H, W) in [-1, 1]."""
 
-    binary = False
+    binarized = False  # whether the likelihood is that of images whose every value is -1 or 1
 
     def __init__(self, config: VaeConfig) -> None:
         super().__init__()
@@ -29,10 +33,10 @@ class Likelihood(nn.Module, ABC):
     @property
     @abstractmethod
     def outputs(self) -> int:
-        """Numbers that the decoder gives for each pixel."""
+        """Number of parameters that the decoder gives for each pixel."""
 
-    def start(self) -> Tensor:
-        """The decoder's biases at first (outputs,)."""
+    def initial_bias(self) -> Tensor:
+        """Initial biases of the decoder's last layer (outputs,)."""
         return torch.zeros(self.outputs)
 
     @abstractmethod
@@ -41,96 +45,102 @@ class Likelihood(nn.Module, ABC):
 
     @abstractmethod
     def mean(self, output: Tensor) -> Tensor:
-        """The mean picture (B, C, H, W), in [-1, 1]."""
+        """The mean image (B, C, H, W) in [-1, 1]."""
 
-    def taught(self, images: Tensor) -> Tensor:
-        """What the model learns from: the pictures themselves, but for binarised ones."""
+    def training_images(self, images: Tensor) -> Tensor:
+        """The images to learn from: the given ones, binarized where the likelihood needs it."""
         return images
 
 
 class MixtureOfLogistics(Likelihood):
-    """A discretised mixture of logistics over the 256 values (Salimans et al. 2017, arXiv 1701.05517).
+    """A discretized mixture of logistics over the 256 pixel values (PixelCNN++, Salimans et al., arXiv 1701.05517).
 
-    The means of a channel shift linearly with the channels before it; alpha comes first, since colours without it
-    mean nothing. A difference of sigmoids is taken as a product, which neither cancels nor needs a case for tails.
+    The means of a channel depend linearly on the channels before it. Alpha comes first, since colors without it mean
+    nothing. The difference of two sigmoids is computed as a product, which does not cancel in the tails.
     """
 
     def __init__(self, config: VaeConfig) -> None:
         super().__init__(config)
         self.mixtures = config.mixtures
-        self.order = (3, 0, 1, 2) if config.channels == 4 else tuple(range(config.channels))
+        self.channel_order = (3, 0, 1, 2) if config.channels == 4 else tuple(range(config.channels))
 
     @property
     def outputs(self) -> int:
-        """A weight, then for each channel a mean, a scale and a slope on every earlier channel."""
+        """K weights; then for each channel K means, scales, and coefficients of every earlier channel."""
         count = self.channels
         return self.mixtures * (1 + 2 * count + count * (count - 1) // 2)
 
-    def start(self) -> Tensor:
-        """Means spread over the range, so that no two logistics are the same; scales of a third."""
+    def initial_bias(self) -> Tensor:
+        """Means spread over the range, so that no two logistics are the same."""
         biases = torch.zeros(self.outputs)
         count, k = self.channels, self.mixtures
-        biases[k : k + count * k] = torch.linspace(-0.8, 0.8, k).repeat(count) if k > 1 else 0.0
-        biases[k + count * k : k + 2 * count * k] = -1.0
+        means = torch.linspace(-INITIAL_MEAN_RANGE, INITIAL_MEAN_RANGE, k).repeat(count) if k > 1 else 0.0
+        biases[k : k + count * k] = means
+        biases[k + count * k : k + 2 * count * k] = INITIAL_RAW_SCALE
         return biases
 
-    def _parts(self, output: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Log weights (B, K, H, W), means and scales (B, C, K, H, W), slopes (B, pairs, K, H, W)."""
+    def _split_output(self, output: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Log weights (B, K, H, W), means and scales (B, C, K, H, W), coefficients (B, C (C - 1) / 2, K, H, W)."""
         batch, _, height, width = output.shape
         k, count = self.mixtures, self.channels
         output = output.float().contiguous()
-        weights = output[:, :k].log_softmax(1)
+        log_weights = output[:, :k].log_softmax(1)
         rest = output[:, k:].view(batch, -1, k, height, width)
-        scales = softplus(rest[:, count : 2 * count]) + SMALLEST_SCALE
-        return weights, rest[:, :count], scales, rest[:, 2 * count :].tanh()
+        scales = softplus(rest[:, count : 2 * count]) + MIN_SCALE
+        return log_weights, rest[:, :count], scales, rest[:, 2 * count :].tanh()
 
-    def _shifted(self, means: Tensor, slopes: Tensor, known: list[Tensor]) -> Tensor:
-        """The mean (B, K, H, W) of the next channel, when the earlier ones are `known`."""
-        index = len(known)
-        first = index * (index - 1) // 2
-        mean = means[:, index]
-        for place, value in enumerate(known):
-            mean = mean + slopes[:, first + place] * value
+    def _conditional_mean(self, means: Tensor, coefficients: Tensor, earlier: list[Tensor]) -> Tensor:
+        """The mean (B, K, H, W) of the next channel, given the values of the `earlier` ones."""
+        channel = len(earlier)
+        first = channel * (channel - 1) // 2
+        mean = means[:, channel]
+        for index, value in enumerate(earlier):
+            mean = mean + coefficients[:, first + index] * value
         return mean
 
     def log_prob(self, output: Tensor, images: Tensor) -> Tensor:
-        """See above; exact for the 256 values."""
-        weights, means, scales, slopes = self._parts(output)
-        images = images.float()[:, list(self.order)].contiguous()
+        """Probability of each of the 256 values, exactly: the logistic's mass between the value's two bin edges."""
+        log_weights, means, scales, coefficients = self._split_output(output)
+        images = images.float()[:, list(self.channel_order)].contiguous()
         values = list(images.unsqueeze(2).unbind(1))
-        centres = torch.stack([self._shifted(means, slopes, values[:index]) for index in range(self.channels)], 1)
+        centers = torch.stack(
+            [self._conditional_mean(means, coefficients, values[:index]) for index in range(self.channels)], 1
+        )
         x = images.unsqueeze(2)
-        inverse = scales.reciprocal()
-        upper, lower = (x + HALF_BIN - centres) * inverse, (x - HALF_BIN - centres) * inverse
+        inverse_scales = scales.reciprocal()
+        upper, lower = (x + HALF_BIN - centers) * inverse_scales, (x - HALF_BIN - centers) * inverse_scales
         # σ(a) - σ(b) = σ(a) σ(-b) (1 - exp(b - a)); the lowest and the highest value take the whole tail.
         not_last, not_first = x < 1 - HALF_BIN, x > HALF_BIN - 1
-        inside = torch.log(-torch.expm1(-2 * HALF_BIN * inverse))
-        found = logsigmoid(upper) * not_last + logsigmoid(-lower) * not_first + inside * (not_last & not_first)
-        return torch.logsumexp(weights + found.sum(1), 1)
+        inside = torch.log(-torch.expm1(-2 * HALF_BIN * inverse_scales))
+        log_probs = logsigmoid(upper) * not_last + logsigmoid(-lower) * not_first + inside * (not_last & not_first)
+        return torch.logsumexp(log_weights + log_probs.sum(1), 1)
 
     def mean(self, output: Tensor) -> Tensor:
-        """The mixture's mean: each logistic's own, cut to the range, earlier channels at theirs."""
-        weights, means, scales, slopes = self._parts(output)
-        found: list[Tensor] = []
+        """The mean of the mixture, each logistic clamped to [-1, 1], with earlier channels at their means."""
+        log_weights, means, scales, coefficients = self._split_output(output)
+        component_means: list[Tensor] = []
         for index in range(self.channels):
-            centre, scale = self._shifted(means, slopes, found), scales[:, index]
-            # The mean of a variable cut to [-1, 1] is the integral of its upper tail, less 1.
-            found.append(scale * (softplus((centre + 1) / scale) - softplus((centre - 1) / scale)) - 1)
-        shares = weights.exp()
-        of_colours = shares
+            center, scale = self._conditional_mean(means, coefficients, component_means), scales[:, index]
+            # The mean of a variable clamped to [-1, 1] is the integral of its upper tail, less 1.
+            clamped = scale * (softplus((center + 1) / scale) - softplus((center - 1) / scale)) - 1
+            component_means.append(clamped)
+        weights = color_weights = log_weights.exp()
         if self.channels == 4:
-            # A colour counts as much as it is seen: what is clear is white in training, and is not to fade an edge.
-            opaque = shares * ((found[0] + 1) / 2 + FAINT)
-            of_colours = opaque / opaque.sum(1, keepdim=True)
-        drawn = torch.stack([((of_colours if index else shares) * part).sum(1) for index, part in enumerate(found)], 1)
-        back = sorted(range(self.channels), key=self.order.__getitem__)
-        return drawn[:, back].clamp(-1, 1)
+            # Weight a color by its alpha: transparent pixels are white in training and would fade edges.
+            opacity = weights * ((component_means[0] + 1) / 2 + MIN_COLOR_WEIGHT)
+            color_weights = opacity / opacity.sum(1, keepdim=True)
+        channels = [
+            ((color_weights if index else weights) * component).sum(1)
+            for index, component in enumerate(component_means)
+        ]
+        original_order = sorted(range(self.channels), key=self.channel_order.__getitem__)
+        return torch.stack(channels, 1)[:, original_order].clamp(-1, 1)
 
 
 class Bernoulli(Likelihood):
-    """Of pictures whose every channel of every pixel was drawn black or white, by its grey value, anew each time."""
+    """Of binarized images: each channel of each pixel is -1 or 1, sampled anew each time by its gray value."""
 
-    binary = True
+    binarized = True
 
     @property
     def outputs(self) -> int:
@@ -138,26 +148,26 @@ class Bernoulli(Likelihood):
         return self.channels
 
     def log_prob(self, output: Tensor, images: Tensor) -> Tensor:
-        """Of pictures that are -1 or 1."""
+        """Binary cross-entropy, for images of -1 and 1."""
         target = images.float().add(1).div(2)
         return -binary_cross_entropy_with_logits(output.float(), target, reduction="none").sum(1)
 
     def mean(self, output: Tensor) -> Tensor:
-        """Probabilities, as grey values."""
+        """Probabilities as gray values."""
         return output.float().sigmoid() * 2 - 1
 
-    def taught(self, images: Tensor) -> Tensor:
-        """Dynamic binarisation (Salakhutdinov and Murray 2008): -1 or 1, from torch's global generator."""
+    def training_images(self, images: Tensor) -> Tensor:
+        """Dynamic binarization (Salakhutdinov and Murray 2008): -1 or 1, from torch's global generator."""
         white = torch.rand_like(images) < (images + 1) / 2
-        # A number that is not finite stays so, and is found where losses are.
+        # Adding 0 * images keeps NaN, so that the check of the loss sees it.
         return torch.where(white, 1.0, -1.0) + 0 * images
 
 
 class Gaussian(Likelihood):
-    """One variance for all pixels, the best there is: the mean squared error (arXiv 2006.13202, section 3.2).
+    """A Gaussian with one variance for all pixels, the optimal one: mean squared error (sigma-VAE, arXiv 2006.13202).
 
-    In training it is the batch's own; then the last one is kept, and the density is integrated over each of the 256
-    values, so that the figure is an honest one.
+    In training the variance is the batch's own. After it the last one is kept, and the density is integrated over each
+    of the 256 pixel values, so that bits per dimension are comparable with those of other models.
     """
 
     variance: Tensor
@@ -172,18 +182,13 @@ class Gaussian(Likelihood):
         return self.channels
 
     def log_prob(self, output: Tensor, images: Tensor) -> Tensor:
-        """In training the density times a value's width, else the exact integral."""
-        centres, images = output.float(), images.float()
+        """In training the density times the width of a pixel value's bin, else the exact integral."""
+        centers, images = output.float(), images.float()
         if self.training:
-            errors = (images - centres).square()
-            with torch.no_grad():
-                best = errors.mean().clamp(min=SMALLEST_SCALE**2)
-                self.variance.copy_(torch.where(best.isfinite(), best, self.variance))
-            each = -errors / (2 * best) - 0.5 * torch.log(2 * math.pi * best) + math.log(2 * HALF_BIN)
-            return each.sum(1)
+            return self._log_density(centers, images)
         deviation = self.variance.sqrt()
-        upper, lower = (images + HALF_BIN - centres) / deviation, (images - HALF_BIN - centres) / deviation
-        # In the upper half the same by symmetry, where the difference of two numbers near 1 would cancel.
+        upper, lower = (images + HALF_BIN - centers) / deviation, (images - HALF_BIN - centers) / deviation
+        # Above the center use the symmetry: the difference of two numbers near 1 would cancel.
         flip = lower > 0
         high = log_ndtr(torch.where(flip, -lower, upper))
         low = log_ndtr(torch.where(flip, -upper, lower))
@@ -192,24 +197,32 @@ class Gaussian(Likelihood):
         ends = torch.where(first, log_ndtr(upper), log_ndtr(-lower))
         return torch.where(first | last, ends, inside).sum(1)
 
+    def _log_density(self, centers: Tensor, images: Tensor) -> Tensor:
+        """Log density times the bin's width, with the batch's own variance, which is kept."""
+        errors = (images - centers).square()
+        with torch.no_grad():
+            optimal = errors.mean().clamp(min=MIN_SCALE**2)
+            self.variance.copy_(torch.where(optimal.isfinite(), optimal, self.variance))
+        log_probs = -errors / (2 * optimal) - 0.5 * torch.log(2 * math.pi * optimal) + math.log(2 * HALF_BIN)
+        return log_probs.sum(1)
+
     def mean(self, output: Tensor) -> Tensor:
-        """The means, cut to the range."""
+        """The means, clamped to [-1, 1]."""
         return output.float().clamp(-1, 1)
 
 
 def log_ndtr(x: Tensor) -> Tensor:
-    """Logarithm of the normal distribution's lower tail; torch has none for Apple's GPUs, so the CPU works it out."""
-    at = x.cpu() if x.device.type == "mps" else x
-    found: Tensor = torch.special.log_ndtr(at)
-    return found.to(x.device)
+    """Logarithm of the standard normal's distribution function; on the CPU for Apple's GPUs, where torch lacks it."""
+    on_device = x.cpu() if x.device.type == "mps" else x
+    return torch.special.log_ndtr(on_device).to(x.device)
 
 
 def build_likelihood(config: VaeConfig) -> Likelihood:
-    """The one that the configuration names."""
+    """The likelihood that the configuration names."""
     kinds: dict[str, type[Likelihood]] = {"dmol": MixtureOfLogistics, "bernoulli": Bernoulli, "gaussian": Gaussian}
     return kinds[config.likelihood](config)
 
 
-def scale_of(raw: Tensor) -> Tensor:
-    """A positive scale in float32 from what a network gives: 1 at 0, never below 0.001."""
-    return softplus(raw.float() + _ONE) + SMALLEST_SCALE
+def positive_scale(raw: Tensor) -> Tensor:
+    """A standard deviation in float32 from a network's output, by softplus: 1 + MIN_SCALE at 0, at least MIN_SCALE."""
+    return softplus(raw.float() + SOFTPLUS_INVERSE_OF_ONE) + MIN_SCALE

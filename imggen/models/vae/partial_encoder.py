@@ -1,6 +1,6 @@
-"""A posterior that sees a part of the picture, trained to say what the whole picture's posterior says.
+"""A posterior given a part of the image, trained to match the posterior given the whole image.
 
-Harvey et al. 2022 (IPA, arXiv 2102.12037); posterior matching, Strauss and Oliva 2022 (arXiv 2201.13414).
+IPA, Harvey et al. 2022 (arXiv 2102.12037); posterior matching, Strauss and Oliva 2022 (arXiv 2201.13414).
 """
 
 from __future__ import annotations
@@ -9,106 +9,94 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import interpolate, silu
+from torch.nn.functional import interpolate
 
 from imggen.models.vae.config import VaeConfig
-from imggen.models.vae.core import Look, kl_divergence
-from imggen.models.vae.hierarchy import (
-    Block,
-    Encoder,
-    Hierarchy,
-    Posterior,
-    build_posteriors,
-    modules_of,
-    posterior_of,
-    silence,
-)
+from imggen.models.vae.core import Normal, PosteriorFunction, encoder_posterior, kl_divergence, top_down_pass
+from imggen.models.vae.hierarchy import Encoder, Hierarchy, Posterior, Posteriors, residual_blocks, zero_init
 
 
-class Around(nn.Module):
-    """Carries what the coarse maps of an encoder have seen of the known pixels down into the fine maps.
+class ContextPath(nn.Module):
+    """Top-down path: propagates context from coarse to fine feature maps.
 
-    A fine map has seen nothing of what is more than a few pixels away, which deep in a hole is nothing at all; and what
-    the decoder brings from above is drawn, and says little of colours.
+    A fine map's receptive field is a few pixels, which deep in a masked region contain no unmasked pixel; and the
+    decoder's state above is a sample, which says little about colors.
     """
 
     def __init__(self, config: VaeConfig) -> None:
         super().__init__()
         stages, widths = config.stages, config.widths
-        self.mixes = nn.ModuleList(nn.Conv2d(before, after, 1) for before, after in pairwise(widths))
-        self.blocks = nn.ModuleList()
-        scale = (len(stages) * config.around) ** -0.5
-        for stage, width in zip(stages, widths, strict=True):
-            blocks = (Block(width, width, stage.side, config, scale) for _ in range(config.around))
-            self.blocks.append(nn.ModuleList(blocks))
+        scale = (len(stages) * config.context_blocks) ** -0.5
+        self.change_width = nn.ModuleList(nn.Conv2d(coarse, fine, 1) for coarse, fine in pairwise(widths))
+        self.blocks = nn.ModuleList(
+            residual_blocks(config.context_blocks, width, stage.side, config, scale)
+            for stage, width in zip(stages, widths, strict=True)
+        )
 
     def forward(self, maps: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """Of `Encoder`, and as many of the same shapes."""
-        found: list[Tensor] = []
-        for index, (x, blocks) in enumerate(zip(maps, self.blocks, strict=True)):
+        """Maps of `Encoder`, coarsest first -> maps of the same shapes."""
+        with_context: list[Tensor] = []
+        for index, x in enumerate(maps):
             if index:
-                x = x + interpolate(self.mixes[index - 1](found[-1]), size=x.shape[-2:])
-            for block in modules_of(blocks):
-                x = x + block(silu(x))
-            found.append(x)
-        return tuple(found)
+                x = x + interpolate(self.change_width[index - 1](with_context[-1]), size=x.shape[-2:])
+            with_context.append(self.blocks[index](x))
+        return tuple(with_context)
 
 
 class PartialEncoder(nn.Module):
-    """An encoder of the known pixels and the mask, and a posterior for each layer.
+    """An encoder of the unmasked pixels and the mask, and a posterior for each layer.
 
-    `ready` is 1 once it has begun to learn: a checkpoint may be older than that.
+    `trained` is 1 once its training has begun, 0 in checkpoints written before.
     """
 
-    ready: Tensor
+    trained: Tensor
 
     def __init__(self, config: VaeConfig) -> None:
         super().__init__()
         self.encoder = Encoder(config, config.channels + 1)
-        self.around = Around(config) if config.around else None
-        self.posteriors = build_posteriors(config)
-        self.stage_of = [index for index, stage in enumerate(config.stages) for _ in range(stage.decoder)]
-        self.register_buffer("ready", torch.zeros(()))
+        self.context_path = ContextPath(config) if config.context_blocks else None
+        self.posteriors = Posteriors(config)
+        self.register_buffer("trained", torch.zeros(()))
 
     @torch.no_grad()
-    def begin(self, core: Hierarchy) -> None:
-        """Take over what the whole picture's encoder and posteriors see, and say of all of it what the prior says.
+    def initialize_from(self, core: Hierarchy) -> None:
+        """Copy the full encoder and its posteriors, and zero the last layers, so that each posterior is the prior.
 
-        Were it to begin with what those say, it would be sure of what is wrong in every hole: divergences of millions
-        of nats, which training does not come down from. The mask is not looked at yet.
+        Posteriors copied as they are would be certain of wrong values in every masked region: KL divergences of
+        millions of nats, from which training does not recover. The weights of the mask channel start at 0.
         """
         self.posteriors.load_state_dict(core.posteriors.state_dict())
-        for posterior in modules_of(self.posteriors):
+        for posterior in self.posteriors:
             assert isinstance(posterior, Posterior)
-            silence(posterior.block.leave)
-        whole = core.encoder.state_dict()
+            zero_init(posterior.block.conv_out)
+        full_state = core.encoder.state_dict()
         stem = torch.zeros_like(self.encoder.stem.weight)
-        stem[:, : whole["stem.weight"].shape[1]] = whole["stem.weight"]
-        self.encoder.load_state_dict({**whole, "stem.weight": stem})
-        self.ready.fill_(1)
+        stem[:, : full_state["stem.weight"].shape[1]] = full_state["stem.weight"]
+        self.encoder.load_state_dict({**full_state, "stem.weight": stem})
+        self.trained.fill_(1)
 
-    def look_at(self, images: Tensor, known: Tensor) -> Look:
-        """Pictures (B, C, H, W) where `known` (B, 1, H, W) is 1; what is elsewhere is not looked at."""
-        encoded = self.encoder(torch.cat([images * known, known], 1))
-        if self.around is not None:
-            encoded = self.around(encoded)
-        return lambda index, state: posterior_of(self.posteriors[index], state, encoded[self.stage_of[index]])
+    def posterior(self, images: Tensor, unmasked: Tensor) -> PosteriorFunction:
+        """q(noise | unmasked pixels): images (B, C, H, W) where `unmasked` (B, 1, H, W) is 1."""
+        encoded = self.encoder(torch.cat([images * unmasked, unmasked], 1))
+        if self.context_path is not None:
+            encoded = self.context_path(encoded)
+        return lambda index, hidden: self.posteriors(index, hidden, encoded)
 
-    def gaps(self, core: Hierarchy, images: Tensor, known: Tensor, labels: Tensor | None) -> list[Tensor]:
-        """KL (B,) of the whole picture's posterior from this one, layer by layer, along a draw of the former.
+    def matching_losses(self, core: Hierarchy, images: Tensor, unmasked: Tensor, labels: Tensor | None) -> list[Tensor]:
+        """KL (B,) of the full posterior from this one in each layer, with the noise sampled from the full posterior.
 
-        Gradients reach this network alone, as long as the core's weights want none.
+        Only this network gets gradients, provided that the core's weights do not require any.
         """
         with torch.no_grad():
-            encoded = core.encode(images)
-        look = self.look_at(images, known)
-        found: list[Tensor] = []
+            full = encoder_posterior(core, images)
+        partial = self.posterior(images, unmasked)
+        losses: list[Tensor] = []
 
-        def choose(index: int, state: Tensor) -> Tensor:
+        def compare(index: int, hidden: Tensor) -> Normal:
             with torch.no_grad():
-                whole = core.posterior(index, state, encoded)
-            found.append(kl_divergence(whole, look(index, state)))
-            return whole.mean + whole.scale * torch.randn_like(whole.mean)
+                q = full(index, hidden)
+            losses.append(kl_divergence(q, partial(index, hidden)))
+            return q
 
-        core.top_down(len(images), labels, choose)
-        return found
+        top_down_pass(core, len(images), labels, compare)
+        return losses

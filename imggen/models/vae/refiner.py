@@ -1,13 +1,14 @@
-"""A network after the decoder that makes its means sharper.
+"""The refiner: a network after the decoder that makes its means sharper, trained adversarially.
 
-A mean is the average of all that may be there, and so is soft where much may be. The network adds what is missing to
-be told from a real picture by none of the critic's patches, and to look to the critic's own features like the picture
-that was looked at. The ladder itself is not touched.
+The mean of the likelihood averages over everything that is possible, and is blurred where much is. The refiner adds
+what is missing: a patch discriminator should not be able to tell its images from real ones, and reconstructions should
+have the real images' features in the discriminator. The VAE itself is not changed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -19,138 +20,147 @@ from imggen.models.vae.config import VaeConfig
 from imggen.models.vae.likelihoods import Likelihood
 
 BLOCKS = 4
-PATCH = 2  # the network works on squares of so many pixels
-ALIKE = 0.2  # weight of the critic's features
-COARSE, KEPT = 4, 10.0  # squares whose colour is to stay the mean's, and the weight of that
+PATCH = 2  # side in pixels of the patches that the network works on
+FEATURE_MATCHING_WEIGHT = 0.2
+COLOR_POOL, COLOR_WEIGHT = 4, 10.0  # keep the colors of the means: pool size in pixels, weight of the squared error
+ADAM_BETAS = (0.0, 0.99)
 
 
 class Refiner(nn.Module):
-    """The likelihood's mean (B, C, H, W) and its input (B, outputs, H, W) → pictures (B, C, H, W) in [-1, 1].
+    """The likelihood's mean (B, C, H, W) and parameters (B, outputs, H, W) -> images (B, C, H, W) in [-1, 1].
 
-    At first it gives the means back. `ready` is 1 once it has begun to learn: a checkpoint may be older than that.
+    At first it returns the means. `trained` is 1 once its training has begun, 0 in checkpoints written before.
     """
 
-    ready: Tensor
+    trained: Tensor
 
     def __init__(self, config: VaeConfig, outputs: int) -> None:
         super().__init__()
         width = config.width
-        self.enter = nn.Conv2d(PATCH**2 * (config.channels + outputs), width, 1)
+        self.conv_in = nn.Conv2d(PATCH**2 * (config.channels + outputs), width, 1)
         self.blocks = nn.ModuleList(
             nn.Sequential(nn.SiLU(), nn.Conv2d(width, width, 3, 1, 1), nn.SiLU(), nn.Conv2d(width, width, 3, 1, 1))
             for _ in range(BLOCKS)
         )
-        self.leave = nn.Conv2d(width, PATCH**2 * config.channels, 3, 1, 1)
-        self.register_buffer("ready", torch.zeros(()))
-        self.restart()
+        self.conv_out = nn.Conv2d(width, PATCH**2 * config.channels, 3, 1, 1)
+        self.register_buffer("trained", torch.zeros(()))
+        self.reset()
 
-    def restart(self) -> None:
-        """Give the means back."""
-        self.ready.zero_()
-        nn.init.zeros_(self.leave.weight)
-        assert self.leave.bias is not None
-        nn.init.zeros_(self.leave.bias)
+    def reset(self) -> None:
+        """Return the means again: zero the last convolution."""
+        self.trained.zero_()
+        nn.init.zeros_(self.conv_out.weight)
+        assert self.conv_out.bias is not None
+        nn.init.zeros_(self.conv_out.bias)
 
     def forward(self, mean: Tensor, output: Tensor) -> Tensor:
-        """See above."""
-        x = self.enter(pixel_unshuffle(torch.cat([mean, output], 1), PATCH))
+        """`output` holds the likelihood's parameters, `mean` their mean."""
+        x = self.conv_in(pixel_unshuffle(torch.cat([mean, output], 1), PATCH))
         for block in self.blocks:
             x = x + BLOCKS**-0.5 * block(x)
-        return (mean + pixel_shuffle(self.leave(silu(x)), PATCH)).clamp(-1, 1)
+        return (mean + pixel_shuffle(self.conv_out(silu(x)), PATCH)).clamp(-1, 1)
 
 
-def refiner_loss(
-    critic: PatchDiscriminator, real: Tensor, seen: Tensor, drawn: Tensor, means: tuple[Tensor, Tensor]
-) -> Tensor:
-    """Not to be told from real ones, in the critic's eyes like the picture looked at, and of the means' colours.
+class RefinerBatch(NamedTuple):
+    """A micro-batch: its fraction of the step's images, real images, and parameters of the likelihood for two batches.
 
-    `means` are those that `seen` and `drawn` were made of.
+    `reconstruction` (B, outputs, H, W) comes from the posterior of the real images, `sample` from the prior.
     """
-    told, apart = generator_loss(critic, real, seen, drawn)
-    loss = told + ALIKE * apart
-    for picture, mean in zip((seen, drawn), means, strict=True):
-        loss = loss + KEPT / 2 * avg_pool2d(picture - mean, COARSE).square().mean()
+
+    fraction: float
+    real: Tensor
+    reconstruction: Tensor
+    sample: Tensor
+
+
+def refiner_loss(discriminator: PatchDiscriminator, real: Tensor, refined: list[Tensor], means: list[Tensor]) -> Tensor:
+    """Adversarial loss, feature matching of the reconstructions, and squared error of the colors of large pixels.
+
+    `refined` and `means` are (reconstructions, samples) after and before the refiner.
+    """
+    adversarial, feature_distance = generator_loss(discriminator, real, *refined)
+    loss = adversarial + FEATURE_MATCHING_WEIGHT * feature_distance
+    for images, mean in zip(refined, means, strict=True):
+        loss = loss + COLOR_WEIGHT / 2 * avg_pool2d(images - mean, COLOR_POOL).square().mean()
     return loss
 
 
-Outputs = tuple[Tensor, Tensor]
-
-
 class RefinerTrainer(DiscriminatorTrainer):
-    """The sharpener, its critic, their Adams, and the averaged sharpener, which is the one that is shown."""
+    """The refiner, its discriminator, their Adams, and the refiner's EMA."""
 
     def __init__(self, config: VaeConfig, likelihood: Likelihood) -> None:
         self.likelihood = likelihood
         self.network = Refiner(config, likelihood.outputs)
         super().__init__(config.channels, config.size, config.width)
-        self.average = EMA(self.network, config.ema_images)
-        self.adam = torch.optim.Adam(self.network.parameters(), lr=RATE, betas=(0.0, 0.99), fused=True)
+        self.ema = EMA(self.network, config.ema_images)
+        self.adam = torch.optim.Adam(self.network.parameters(), lr=RATE, betas=ADAM_BETAS, fused=True)
 
     @property
-    def shown(self) -> Refiner:
-        """The averaged one."""
-        network = self.average.network
+    def averaged(self) -> Refiner:
+        """The refiner with averaged weights, which the backend uses."""
+        network = self.ema.network
         assert isinstance(network, Refiner)
         return network
 
     @property
     def networks(self) -> dict[str, nn.Module]:
-        """sharpener, critic."""
-        return {"sharpener": self.network, "critic": self.critic}
+        """Keys: refiner, critic."""
+        return {"refiner": self.network, "critic": self.critic}
 
     @property
     def optimizers(self) -> dict[str, torch.optim.Optimizer]:
-        """adam_sharpener, adam_critic."""
-        return {"adam_sharpener": self.adam, "adam_critic": self.adam_critic}
+        """Keys: adam_refiner, adam_critic."""
+        return {"adam_refiner": self.adam, "adam_critic": self.adam_critic}
 
-    def forget(self) -> None:
-        """The ladder learns on: its means are given back as they are; what was learnt of them begins anew later."""
+    def reset(self) -> None:
+        """Return the means again, and start anew at the next step: for when the VAE itself is trained on."""
         self.steps = 0
-        for network in (self.network, self.shown):
-            network.restart()
-        for optimiser in self.optimizers.values():
-            optimiser.state.clear()
+        for network in (self.network, self.averaged):
+            network.reset()
+        for optimizer in self.optimizers.values():
+            optimizer.state.clear()
 
     def step(
         self,
-        batches: Callable[[], Iterable[tuple[float, Tensor, Outputs]]],
+        batches: Callable[[], Iterable[RefinerBatch]],
         progress: float,
-        images: int,
+        num_images: int,
         apply: Apply,
         autocast: Callable[[torch.device], torch.autocast],
     ) -> dict[str, Tensor]:
-        """The critic first, then the sharpener.
+        """Train the discriminator, then the refiner; returns their losses.
 
-        A batch is its share of the step, real pictures, and the likelihood's input for those as the posterior sees
-        them and for as many drawn ones; in several parts they are worked out twice, to bound the memory.
-        `images` is what all processes see in the step; `apply` takes an optimiser's step, or raises NonFiniteError.
+        Several micro-batches are computed twice, by calling `batches` again, to bound the memory. `num_images` counts
+        the step's images of all processes; `apply` takes an optimizer's step, or raises NonFiniteError.
         """
-        self.network.ready.fill_(1)
+        self.network.trained.fill_(1)
         for group in self.adam.param_groups:
             group["lr"] = learning_rate(progress)
-        kept: list[tuple[float, Tensor, Outputs]] = []
+        images_seen = self.steps * num_images
+        only_batch: list[RefinerBatch] = []
 
-        def softened() -> Iterator[tuple[float, Tensor, tuple[Tensor, ...]]]:
-            for share, real, outputs in batches():
-                kept[:] = [(share, real, outputs)] if share == 1 else []
-                with torch.no_grad(), autocast(real.device):
-                    soft = self._sharp(outputs[0]), self._sharp(outputs[1])
-                yield share, real, soft
+        def refined_batches() -> Iterator[tuple[float, Tensor, tuple[Tensor, ...]]]:
+            for batch in batches():
+                only_batch[:] = [batch] if batch.fraction == 1 else []
+                with torch.no_grad(), autocast(batch.real.device):
+                    refined = (self._refine(batch.reconstruction), self._refine(batch.sample))
+                yield batch.fraction, batch.real, refined
 
-        seen_before = self.steps * images
-        losses = self.learn(softened(), progress, apply, autocast)
-        losses["sharper"] = self.network.ready.new_zeros(())
-        for share, real, outputs in kept or batches():
-            means = (self.likelihood.mean(outputs[0]), self.likelihood.mean(outputs[1]))
+        # Train the discriminator
+        losses = self.learn(refined_batches(), progress, apply, autocast)
+
+        # Train the refiner
+        losses["refiner"] = self.network.trained.new_zeros(())
+        for fraction, real, *outputs in only_batch or batches():
+            means = [self.likelihood.mean(output) for output in outputs]
             with autocast(real.device):
-                seen, drawn = self._sharp(outputs[0]), self._sharp(outputs[1])
-                loss = refiner_loss(self.critic, real, seen, drawn, means) * share
+                refined = [self._refine(output) for output in outputs]
+                loss = refiner_loss(self.critic, real, refined, means) * fraction
             torch.autograd.backward(loss)
-            losses["sharper"] += loss.detach()
-        apply(self.adam, losses["sharper"])
-        self.average.update(self.network, images, seen_before)
+            losses["refiner"] += loss.detach()
+        apply(self.adam, losses["refiner"])
+        self.ema.update(self.network, num_images, images_seen)
         return losses
 
-    def _sharp(self, output: Tensor) -> Tensor:
-        found: Tensor = self.network(self.likelihood.mean(output), output)
-        return found.float()
+    def _refine(self, output: Tensor) -> Tensor:
+        return self.network(self.likelihood.mean(output), output).float()
