@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
-from imggen.engine.device import find_device, find_precision, prepare
+from imggen.engine.device import find_device, find_precision, configure_device
 from imggen.engine.distributed import ProcessGroup
 from imggen.engine.options import ModelOptions
 from imggen.errors import CheckpointError
@@ -83,7 +83,7 @@ def open_model(options: ModelOptions, model: str, reporter: Reporter, *, precisi
     loaded = load_backend(model, weights=options.weights, device=options.device)
     backend = loaded.backend
     backend.check_options(sampling)
-    prepare(backend.device, full_precision=backend.needs_full_precision)
+    configure_device(backend.device, full_precision=backend.needs_full_precision)
     dtype = find_precision(precision, backend.device, training=False)
     reporter.info(f"model {loaded.path} ({loaded.origin}, {loaded.hash}) on {backend.device}")
     return replace(loaded, dtype=dtype)

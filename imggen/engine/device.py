@@ -60,7 +60,7 @@ def precision_name(dtype: torch.dtype) -> str:
     return next(name for name, known in PRECISIONS.items() if known == dtype)
 
 
-def prepare(device: torch.device, *, full_precision: bool = False) -> None:
+def configure_device(device: torch.device, *, full_precision: bool = False) -> None:
     """Set the process up for speed on `device`; with `full_precision` without TF32."""
     if device.type == "cuda":
         torch.cuda.set_device(device)

@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 
 from imggen.engine.checkpoints import save_backend
-from imggen.engine.device import prepare
+from imggen.engine.device import configure_device
 from imggen.engine.noise import SampleSpec
 from imggen.engine.options import SampleOptions
 from imggen.engine.render import sample_batches
@@ -59,7 +59,7 @@ def measure(what: str, count: int, place: str) -> float:
         return eager(backend, count, batch)
     if what == "disk":
         return files_alone(place, count)
-    prepare(torch.device("cpu"))
+    configure_device(torch.device("cpu"))
     fast = backend.for_inference()
     deque(sample_batches(fast, map(SampleSpec, range(1000)), lambda items, _: None), maxlen=0)
     with tempfile.TemporaryDirectory(dir=place) as folder:

@@ -27,7 +27,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from imggen.data.dataset import DataOptions, Order, load_dataset
-from imggen.engine.device import prepare
+from imggen.engine.device import configure_device
 from imggen.models import build_learner, presets
 from imggen.models.gan.dcgan import Discriminator, Generator
 from imggen.reporting import Silent
@@ -86,7 +86,7 @@ def ours(folder: Path, size: int, batch: int, seconds: float, preset: str = "dcg
     """Pictures a second of imggen's learner on imggen's data."""
     dataset = load_dataset(str(folder), DataOptions(size=size, channels=3), max_size=size, reporter=Silent())
     config = presets("gan")[preset].with_overrides(size=size, channels=3)
-    prepare(torch.device("cpu"))
+    configure_device(torch.device("cpu"))
     learner = build_learner(config)
     learner.to(torch.device("cpu"))
     order = Order(len(dataset), 0)

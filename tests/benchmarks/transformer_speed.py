@@ -22,7 +22,7 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 
-from imggen.engine.device import prepare
+from imggen.engine.device import configure_device
 from imggen.models import build_backend, presets
 from imggen.models.transformer.any_order_prior import AnyOrderPrior
 from imggen.models.transformer.backend import TransformerBackend
@@ -114,7 +114,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
     rounds, device = options.rounds, torch.device(options.device)
-    prepare(device, careful=TransformerBackend.careful)
+    configure_device(device, careful=TransformerBackend.careful)
     torch.manual_seed(0)
     backend = build_backend(presets("transformer")["tiny"].with_overrides(size=32, channels=1))
     assert isinstance(backend, TransformerBackend)

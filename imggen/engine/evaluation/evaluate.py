@@ -11,7 +11,7 @@ import torch
 
 from imggen.data.scan import is_archive
 from imggen.engine.checkpoints import open_model
-from imggen.engine.device import find_device, prepare
+from imggen.engine.device import find_device, configure_device
 from imggen.engine.evaluation.likelihood import bits_per_dimension, layers_of, own_measures
 from imggen.engine.evaluation.report import Pictures, write_report
 from imggen.engine.evaluation.samples import ROUGH, Reference, Side, _data, _folder, _model
@@ -33,7 +33,7 @@ def evaluate(options: EvaluateOptions, reporter: Reporter) -> dict[str, Any]:
     began = time.monotonic()
     check_report(options)
     device = find_device(options.device)
-    prepare(device)
+    configure_device(device)
     features = load_features(options.features, device)
     measure = Measure(features.hash, inception=features.inception, seed=options.seed)
     loaded = None

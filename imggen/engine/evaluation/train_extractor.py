@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, pad
 
 from imggen.data.dataset import DataOptions, Dataset, Order, load_dataset, mirror
-from imggen.engine.device import find_device, prepare
+from imggen.engine.device import find_device, configure_device
 from imggen.io.checkpoint import write_checkpoint
 from imggen.metrics.features import SIDE, Extractor, to_colour
 from imggen.reporting import Silent
@@ -114,7 +114,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("-o", "--output", type=Path, required=True)
     given = parser.parse_args()
-    prepare(find_device("cpu"))
+    configure_device(find_device("cpu"))
     began = time.monotonic()
     shares = given.share or [1] * len(given.data)
     extractor, found = train(given.data, shares, given.mirror, given.images, given.batch, given.seed)

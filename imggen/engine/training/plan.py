@@ -13,7 +13,7 @@ import torch
 import imggen
 from imggen.data.dataset import DataOptions, Dataset, Outline, outline
 from imggen.engine.checkpoints import read_config
-from imggen.engine.device import find_device, find_precision, precision_name, prepare
+from imggen.engine.device import find_device, find_precision, precision_name, configure_device
 from imggen.engine.distributed import ProcessGroup
 from imggen.engine.options import TrainOptions
 from imggen.engine.run_dir import RunDir
@@ -108,7 +108,7 @@ def make_plan(options: TrainOptions, reporter: Reporter, *, decode: bool = True)
     Budget.of(options.images, options.epochs, options.minutes, 1, 1)  # nonsense is refused before decoding
     world = ProcessGroup.from_environment()
     device = find_device(options.device, world.local_rank)
-    prepare(device)
+    configure_device(device)
     precision = find_precision(options.precision, device, training=True)
     world.start(device)
     state = read_header(RunDir(options.run).state, kind="state") if options.resume else None
