@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
-from imggen.engine.device import find_device, find_precision, configure_device
+from imggen.engine.device import configure_device, find_device, find_precision
 from imggen.engine.distributed import ProcessGroup
 from imggen.engine.options import ModelOptions
 from imggen.errors import CheckpointError

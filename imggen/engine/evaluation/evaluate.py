@@ -11,7 +11,7 @@ import torch
 
 from imggen.data.scan import is_archive
 from imggen.engine.checkpoints import open_model
-from imggen.engine.device import find_device, configure_device
+from imggen.engine.device import configure_device, find_device
 from imggen.engine.evaluation.likelihood import bits_per_dimension, layers_of, own_measures
 from imggen.engine.evaluation.report import Pictures, write_report
 from imggen.engine.evaluation.samples import ROUGH, Reference, Side, _data, _folder, _model

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, pad
 
 from imggen.data.dataset import DataOptions, Dataset, Order, load_dataset, mirror
-from imggen.engine.device import find_device, configure_device
+from imggen.engine.device import configure_device, find_device
 from imggen.io.checkpoint import write_checkpoint
 from imggen.metrics.features import SIDE, Extractor, to_colour
 from imggen.reporting import Silent

@@ -13,7 +13,7 @@ import torch
 import imggen
 from imggen.data.dataset import DataOptions, Dataset, Outline, outline
 from imggen.engine.checkpoints import read_config
-from imggen.engine.device import find_device, find_precision, precision_name, configure_device
+from imggen.engine.device import configure_device, find_device, find_precision, precision_name
 from imggen.engine.distributed import ProcessGroup
 from imggen.engine.options import TrainOptions
 from imggen.engine.run_dir import RunDir
