@@ -15,7 +15,7 @@ from PIL import Image
 
 from imggen.cli.app import main
 from imggen.engine.checkpoints import save_backend
-from imggen.engine.evaluation.evaluate import evaluate
+from imggen.engine.evaluation import run as evaluate
 from imggen.engine.options import EvaluateOptions
 from imggen.engine.run_dir import RunDir
 from imggen.errors import UsageError
@@ -158,7 +158,7 @@ def test_bits_bounds_and_layers(make: Make, divided: Path, capsys: pytest.Captur
         model="vae.safetensors", data=str(divided), count=20, device="cpu", iw=20, output=Path("r.html"), seed=1
     )
     document = evaluate(given, Silent())
-    figures = document["figures"]
+    figures = document["metrics"]
     assert {"bits", "bits_iw", "bits_png", "bits_webp"} <= set(figures)
     assert figures["bits_iw"]["value"] < figures["bits"]["value"]
     assert [layer["name"] for layer in document["layers"]] == [layer.name for layer in backend.core.layers]
@@ -174,7 +174,7 @@ def test_bits_bounds_and_layers(make: Make, divided: Path, capsys: pytest.Captur
     # What else is asked for changes no figure beside it.
     options = EvaluateOptions(model="vae.safetensors", data=str(divided), count=20, device="cpu", seed=1)
     plain = evaluate(options, Silent())
-    assert plain["figures"]["bits"]["value"] == pytest.approx(figures["bits"]["value"], abs=1e-9)
+    assert plain["metrics"]["bits"]["value"] == pytest.approx(figures["bits"]["value"], abs=1e-9)
     assert plain["layers"] == document["layers"]
 
 
@@ -187,18 +187,18 @@ def test_nats_of_binarised_pictures(make: Make, divided: Path) -> None:
                 parameter.zero_()
     save_backend(Path("vae.safetensors"), backend, {})
     options = EvaluateOptions(model="vae.safetensors", data=str(divided), count=20, device="cpu", iw=2)
-    figures = evaluate(options, Silent())["figures"]
+    figures = evaluate(options, Silent())["metrics"]
     assert figures["nats"]["value"] == pytest.approx(256 * np.log(2), abs=0.1)
     assert figures["nats_iw"]["value"] == pytest.approx(256 * np.log(2), abs=0.1)
     make(likelihood="bernoulli", channels=1)  # one that says something of them
-    one, other = (evaluate(replace(options, iw=iw), Silent())["figures"]["nats"]["value"] for iw in (None, 3))
+    one, other = (evaluate(replace(options, iw=iw), Silent())["metrics"]["nats"]["value"] for iw in (None, 3))
     assert one == pytest.approx(other, abs=1e-6)
     assert not any(name.startswith("bits") for name in figures)
 
 
 def test_a_bound_that_a_family_does_not_have(make: Make, image_folder: Path) -> None:
     make("gan")
-    for model, word in (("gan.safetensors", "a gan has no"), (str(image_folder), "pictures have no")):
+    for model, word in (("gan.safetensors", "a gan has no"), (str(image_folder), "has no likelihood")):
         with pytest.raises(UsageError, match=word):
             evaluate(EvaluateOptions(model=model, data=str(image_folder), count=20, device="cpu", iw=5), Silent())
 
