@@ -351,25 +351,25 @@ def test_damaged_caches_are_computed_again(make: Make) -> None:
 def test_the_extractor_can_be_trained_again(make: Make) -> None:
     make("data", 200, seed=0, split="train")
     data = str(make("data", 60, seed=1, split="test"))
-    extractor, (share,) = train_extractor([data], [1], [data], images=768, batch=64, seed=0)
-    assert share > 0.8 and extractor.logits.out_features == 2
+    extractor, (accuracy,) = train_extractor([data], [1], [data], images=768, batch=64, seed=0)
+    assert accuracy > 0.8 and extractor.logits.out_features == 2
     raw = extractor(torch.rand(50, 3, 32, 32) * 2 - 1)
     assert torch.isfinite(raw).all() and (extractor.scale > 0).all()
 
 
 def test_features_of_every_channel_count_and_size() -> None:
     extractor, _ = load_extractor()
-    grey = torch.rand(3, 1, 32, 32) * 2 - 1
-    assert torch.equal(extractor(grey), extractor(grey.expand(-1, 3, -1, -1)))
-    solid = torch.cat([grey.expand(-1, 3, -1, -1), torch.ones(3, 1, 32, 32)], 1)
-    assert torch.allclose(extractor(grey), extractor(solid), atol=1e-4)
+    gray = torch.rand(3, 1, 32, 32) * 2 - 1
+    assert torch.equal(extractor(gray), extractor(gray.expand(-1, 3, -1, -1)))
+    solid = torch.cat([gray.expand(-1, 3, -1, -1), torch.ones(3, 1, 32, 32)], 1)
+    assert torch.allclose(extractor(gray), extractor(solid), atol=1e-4)
     assert extractor(torch.zeros(2, 3, 16, 16)).shape == (2, 256)
     assert extractor(torch.zeros(2, 3, 100, 100)).shape == (2, 384)
     for length in (64, 65, 100, 128):
         found = places(length)
         assert found[0] == 0 and found[-1] == length - 32 and max(np.diff(found)) <= 32
-    row = extractor(grey)
-    assert torch.allclose(row[1:2], extractor(grey[1:2]), atol=1e-4)
+    row = extractor(gray)
+    assert torch.allclose(row[1:2], extractor(gray[1:2]), atol=1e-4)
 
 
 def test_on_the_command_line(make: Make, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,17 +1,19 @@
 """A run's directory: other files stay, one training at a time, partial files are removed."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from imggen.engine import training
+from imggen.engine.options import TrainOptions
 from imggen.engine.training.plan import make_plan
 from imggen.errors import UsageError
 from imggen.io.atomic import alone
 from imggen.reporting import Silent
-from tests.engine.training.conftest import MakeOptions
 from tests.helpers import RecordingReporter
 
+MakeOptions = Callable[..., TrainOptions]
 pytestmark = pytest.mark.usefixtures("few_pairs")
 
 

@@ -2,6 +2,7 @@
 
 import json
 import tomllib
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,9 +35,9 @@ from imggen.models.gan.config import GanConfig
 from imggen.models.gan.dcgan import Discriminator
 from imggen.models.gan.learner import GanLearner
 from imggen.reporting import Silent
-from tests.engine.training.conftest import MakeOptions
 from tests.helpers import RecordingReporter
 
+MakeOptions = Callable[..., TrainOptions]
 pytestmark = pytest.mark.usefixtures("few_pairs")
 
 
