@@ -351,7 +351,7 @@ def test_damaged_caches_are_computed_again(make: Make) -> None:
 def test_the_extractor_can_be_trained_again(make: Make) -> None:
     make("data", 200, seed=0, split="train")
     data = str(make("data", 60, seed=1, split="test"))
-    extractor, (accuracy,) = train_extractor([data], [1], [data], images=768, batch=64, seed=0)
+    extractor, (accuracy,) = train_extractor([data], [1], [data], images=1280, batch=64, seed=0)
     assert accuracy > 0.8 and extractor.logits.out_features == 2
     raw = extractor(torch.rand(50, 3, 32, 32) * 2 - 1)
     assert torch.isfinite(raw).all() and (extractor.scale > 0).all()
