@@ -78,8 +78,8 @@ def evaluate(
 
     Example: imggen evaluate ./drawn --data ./imgs --json
     """
+    from imggen.engine import evaluation
     from imggen.engine.options import EvaluateOptions
-    from imggen.engine.outputs import check_report
 
     options = EvaluateOptions(
         model=model,
@@ -98,31 +98,28 @@ def evaluate(
         device=device,
         force=force,
     )
-    check_report(options)
-    from imggen.engine.evaluation import evaluate as engine
-
-    found = engine.evaluate(options, console)
-    console.result(found, lines(found))
+    result = evaluation.run(options, console)
+    console.result(result, lines(result))
 
 
-def lines(found: dict[str, Any]) -> list[str]:
-    """The figures, one a line, then the report's path."""
+def lines(result: dict[str, Any]) -> list[str]:
+    """The metrics, one per line, then the report's path."""
     from imggen.engine.evaluation.report import number
 
     head = f"{'':10} {'value':>9}  {'95 % interval':>19}  {'held-out':>9}"
-    beside_count = f"beside {found['held_out_count']:,} held-out ones" if found["floor"] else "no held-out ones"
-    features = f"features {found['features']['name']} {found['features']['hash']}"
-    told = [f"{found['count']:,} pictures, {beside_count}, {features}", head]
-    for name, figure in found["figures"].items():
-        floor = found["floor"].get(name)
-        interval = f"{number(figure['low'])} – {number(figure['high'])}"
-        beside = number(floor["value"]) if floor else "–"
-        told.append(f"{name:10} {number(figure['value']):>9}  {interval:>19}  {beside:>9}")
-    return [*told, *layer_lines(found.get("layers", [])), *([found["report"]] if "report" in found else [])]
+    held_out = f"{result['held_out_count']:,} held-out images" if result["floor"] else "no held-out images"
+    features = f"features {result['features']['name']} {result['features']['hash']}"
+    table = [f"{result['count']:,} samples, {held_out}, {features}", head]
+    for name, metric in result["metrics"].items():
+        floor = result["floor"].get(name)
+        interval = f"{number(metric['low'])} – {number(metric['high'])}"
+        floor_value = number(floor["value"]) if floor else "–"
+        table.append(f"{name:10} {number(metric['value']):>9}  {interval:>19}  {floor_value:>9}")
+    return [*table, *layer_lines(result.get("layers", [])), *([result["report"]] if "report" in result else [])]
 
 
 def layer_lines(layers: list[dict[str, Any]]) -> list[str]:
-    """What each layer of latents carries, and which carry nothing."""
+    """The information in each layer of latents, and which layers are unused."""
     if not layers:
         return []
     from imggen.engine.evaluation.report import number

@@ -118,8 +118,8 @@ def _command(family: str) -> Any:
 
 def run(family: str, console: Console, values: dict[str, Any], own: list[str]) -> None:
     """Hand the options to the engine. Everything that can be refused without torch is refused first."""
+    from imggen.engine import training
     from imggen.engine.options import TrainOptions
-    from imggen.engine.run_dir import check_run_output
 
     overrides = {name: value for name in own if (value := values.pop(name)) is not None}
     dry_run = values.pop("dry_run")
@@ -134,14 +134,11 @@ def run(family: str, console: Console, values: dict[str, Any], own: list[str]) -
         command=typed_command(),
         **values,
     )
-    check_run_output(options)
-    from imggen.engine.training import loop as engine
-
     if dry_run:
-        plan = engine.plan(options, console)
+        plan = training.dry_run(options, console)
         console.result(plan, [f"{name:14} {value}" for name, value in plan.items()])
         return
-    result = engine.train(options, console)
+    result = training.run(options, console)
     console.result(result, [result["weights"]])
 
 

@@ -1,4 +1,4 @@
-"""Checkpoint → backend, and back."""
+"""Load models from checkpoints and save them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,10 @@ from imggen.reporting import Reporter
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A backend in eval mode, the file it was read from, and the precision to sample in."""
+    """A backend in eval mode, the file it was read from, and the precision to sample in.
+
+    `origin` says how the file was chosen, `hash` identifies the weights, `provenance` is how they were made.
+    """
 
     backend: Backend
     path: Path
@@ -33,39 +36,39 @@ class LoadedModel:
     dtype: torch.dtype = torch.float32
 
 
-class _Unfilled(TorchFunctionMode):
-    """Leave new tensors unfilled: random numbers on "meta" would import the compiler, a second's wait for nothing."""
+class _SkipInitialization(TorchFunctionMode):
+    """Leave new tensors uninitialized: random numbers on "meta" would import torch's compiler, which takes a second."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if getattr(func, "__module__", None) == "torch.nn.init" or func in _FILLS:
+        if getattr(func, "__module__", None) == "torch.nn.init" or func in _RANDOM_FILLS:
             return args[0] if args else (kwargs or {})["tensor"]
         return func(*args, **(kwargs or {}))
 
 
-_FILLS = (torch.Tensor.normal_, torch.Tensor.uniform_)
+_RANDOM_FILLS = (torch.Tensor.normal_, torch.Tensor.uniform_)
 
 
 def read_config(document: dict[str, Any], path: Path) -> ModelConfig:
-    """The configuration in a checkpoint's document. Raises CheckpointError."""
+    """Read the configuration from a checkpoint's document. Raises CheckpointError."""
     config = document.get("config")
     if not isinstance(config, dict) or config.get("family") not in FAMILIES:
         family = config.get("family") if isinstance(config, dict) else None
         raise CheckpointError(
             f"{path} holds a model of an unknown family: {family}",
-            f"this imggen knows: {', '.join(FAMILIES)}; a newer one may know more: pip install -U imggen",
+            f"this version has {', '.join(FAMILIES)}; a newer one may have more: pip install -U imggen",
         )
     return family_config(config["family"]).from_json(config)
 
 
 def load_backend(model: str | Path, *, weights: Path | None = None, device: str = "auto") -> LoadedModel:
-    """Find, check and build a model, in eval mode, ready to draw. Raises CheckpointError and DeviceError."""
+    """Find, check and build a model in eval mode. Raises CheckpointError and DeviceError."""
     path, origin = find_weights(str(model), weights=weights, families=FAMILIES)
     header = read_header(path, kind="weights")
     config = read_config(header.document, path)
-    # On "meta" a model costs nothing: a small file cannot ask for a large one before its shapes are checked.
-    with torch.device("meta"), _Unfilled():
+    # A model on "meta" needs no memory: shapes are checked before a damaged file can ask for a huge model.
+    with torch.device("meta"), _SkipInitialization():
         backend = build_backend(config)
     expected = {name: tuple(tensor.shape) for name, tensor in backend.state_dict().items()}
     tensors = read_tensors(path, header, expected)
@@ -97,7 +100,7 @@ def save_backend(
     thumbnail: bytes | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> None:
-    """Write a model that describes itself; `dtype` float16 halves the file. What is no weight (a count) stays whole."""
+    """Write the weights and configuration. `dtype` float16 halves the file; buffers keep their dtype."""
     weights = dict(backend.named_parameters())
     tensors = {
         name: tensor.to("cpu", dtype if name in weights else tensor.dtype)

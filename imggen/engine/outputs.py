@@ -6,10 +6,8 @@ import os
 import re
 from pathlib import Path
 
-from imggen.engine.options import EvaluateOptions
 from imggen.errors import DataError, UsageError
 
-MIN_IMAGES_TO_COMPARE = 10
 MAX_GRID_SIDE = 16_000  # pixels: WebP's limit is 16,383, and few viewers open larger images
 NUMBERED_NAME = re.compile(r"[^%]*%(0\d{1,2})?d[^%]*")
 
@@ -73,20 +71,3 @@ def refuse_folder(path: Path, force: bool) -> None:
     check_writable(path)
     if is_occupied(path) and not force:
         raise UsageError(f"{path} already exists", "--force writes into it")
-
-
-def check_report(options: EvaluateOptions) -> None:
-    """Raise UsageError for too few images or a report that is not HTML or exists, DataError if it cannot be written."""
-    if options.count < MIN_IMAGES_TO_COMPARE:
-        raise UsageError(
-            f"{options.count} images are too few to compare",
-            f"-n {MIN_IMAGES_TO_COMPARE} or more; results are steady from 10,000 on",
-        )
-    if options.output is None:
-        return
-    if options.output.suffix.lower() not in (".html", ".htm"):
-        raise UsageError(f"the report is an HTML file, not '{options.output.name}'", "-o report.html")
-    if options.output.exists() and not options.force:
-        raise UsageError(f"{options.output} already exists", "--force overwrites it")
-    check_parent(options.output)
-    check_writable(options.output.absolute().parent)

@@ -1,4 +1,4 @@
-"""The files of a training run."""
+"""The files of a training run, and when they may be overwritten."""
 
 from __future__ import annotations
 
@@ -6,17 +6,15 @@ import json
 import re
 import shutil
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from imggen.engine.options import TrainOptions
 from imggen.engine.outputs import check_writable
 from imggen.errors import UsageError
 from imggen.io.atomic import atomic_write
 
-PREVIEW = re.compile(r"\d{6,}\.png")
-HALF = re.compile(r"\.(weights|state|best)\.safetensors\.[0-9a-f]+\.part")
+PREVIEW_NAME = re.compile(r"\d{6,}\.png")
+PARTIAL_FILE_NAME = re.compile(r"\.(weights|state|best)\.safetensors\.[0-9a-f]+\.part")
 
 
 @dataclass(frozen=True)
@@ -27,12 +25,12 @@ class RunDir:
 
     @property
     def weights(self) -> Path:
-        """The averaged model, self-describing."""
+        """The averaged (EMA) model with its configuration."""
         return self.path / "weights.safetensors"
 
     @property
     def best(self) -> Path:
-        """The model whose pictures were nearest to the data's, by --evaluate-every."""
+        """The checkpoint whose samples had the lowest distance to the data, kept by --evaluate-every."""
         return self.path / "best.safetensors"
 
     @property
@@ -42,49 +40,72 @@ class RunDir:
 
     @property
     def metrics(self) -> Path:
-        """One JSON object a line."""
+        """Losses and other metrics: one JSON object per line."""
         return self.path / "metrics.jsonl"
 
     @property
     def samples(self) -> Path:
-        """Preview grids of fixed noise."""
+        """Preview grids, all generated from the same noise."""
         return self.path / "samples"
 
     def exists(self) -> bool:
-        """Whether a run is here."""
+        """Whether the directory holds a run."""
         return any(path.exists() for path in (self.weights, self.state, self.metrics))
 
     def clear_logs(self) -> None:
-        """Remove an old run's logs and previews; its weights and state stay until they are replaced."""
+        """Remove a previous run's logs and previews; its weights and state stay until they are replaced."""
         self.metrics.unlink(missing_ok=True)
         for preview in self.samples.iterdir() if self.samples.is_dir() else ():
-            if PREVIEW.fullmatch(preview.name):
+            if PREVIEW_NAME.fullmatch(preview.name):
                 preview.unlink()
         shutil.rmtree(self.path / "tensorboard", ignore_errors=True)
 
-    def clear_halves(self) -> None:
-        """Remove what a killed process left of the files it was writing."""
-        for left in self.path.glob(".*.part"):
-            if HALF.fullmatch(left.name):
-                left.unlink(missing_ok=True)
+    def clear_partial_files(self) -> None:
+        """Remove files that a killed process did not finish writing."""
+        for path in self.path.glob(".*.part"):
+            if PARTIAL_FILE_NAME.fullmatch(path.name):
+                path.unlink(missing_ok=True)
 
-    def taken(self) -> Path | None:
-        """A folder that a run would write into, and that holds something of somebody else's."""
-        mine = (self.samples, self.path / "tensorboard")
-        return next((path for path in mine if path.is_dir() and any(path.iterdir())), None)
+    def foreign_dir(self) -> Path | None:
+        """A subdirectory that a run would write to although it holds files; None if there is none."""
+        subdirs = (self.samples, self.path / "tensorboard")
+        return next((path for path in subdirs if path.is_dir() and any(path.iterdir())), None)
+
+    def check(self, *, resume: bool, force: bool) -> None:
+        """Refuse to overwrite a run or other files unless `force`, and to resume without a run.
+
+        Raises UsageError, and DataError if the directory cannot be written to.
+        """
+        if self.path.exists() and not self.path.is_dir():
+            raise UsageError(f"{self.path} is a file, not a folder", "-o names the run's folder")
+        check_writable(self.path)
+        if resume:
+            if not self.state.exists():
+                raise UsageError(f"there is nothing to resume in {self.path}", "leave --resume out to start a run")
+        elif force:
+            return
+        elif self.exists():
+            raise UsageError(
+                f"{self.path} already holds a run",
+                "--resume continues it, --force replaces it, -o FOLDER keeps both",
+            )
+        elif (foreign := self.foreign_dir()) is not None:
+            raise UsageError(
+                f"{foreign} already holds files, and a run would write there", "use -o FOLDER for another folder"
+            )
 
     def write_config(self, settings: dict[str, Any]) -> None:
-        """The resolved settings as TOML, in the names that --config takes."""
+        """Write the settings as TOML, under the names that --config reads."""
         lines = [f"{name} = {_toml(value)}" for name, value in settings.items() if value is not None]
         atomic_write(self.path / "config.toml", ("\n".join(lines) + "\n").encode("utf-8", "replace"))
 
     def append_metrics(self, record: dict[str, Any]) -> None:
-        """One more line."""
+        """Append one line to the metrics."""
         with self.metrics.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
 
-    def cut_metrics(self, images: int) -> None:
-        """Drop lines written after the state was saved: a resumed run writes them again."""
+    def truncate_metrics(self, images: int) -> None:
+        """Drop the lines written after the checkpoint at `images`: a resumed run writes them again."""
         if not self.metrics.exists():
             return
         kept = []
@@ -92,32 +113,12 @@ class RunDir:
             try:
                 record = json.loads(line)
             except json.JSONDecodeError:
-                continue  # a line cut short by a kill
+                continue  # an incomplete line of a killed process
             if record.get("images", 0) <= images:
                 kept.append(line + "\n")
         atomic_write(self.metrics, "".join(kept).encode())
 
 
 def _toml(value: Any) -> str:
-    # JSON's strings, numbers and booleans are TOML's too, but for DEL, and for characters as pairs of escapes.
+    # JSON's strings, numbers and booleans are valid TOML, but for DEL, and for characters escaped as surrogate pairs.
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
-
-
-def check_run_output(options: TrainOptions) -> None:
-    """Refuse to overwrite a run, to resume where there is none, or to log without a logger. Raises UsageError."""
-    folder = RunDir(options.run)
-    if options.tensorboard and find_spec("tensorboard") is None:
-        raise UsageError("--tensorboard needs tensorboard", "pip install 'imggen[log]'")
-    if options.run.exists() and not options.run.is_dir():
-        raise UsageError(f"{options.run} is a file, not a folder", "-o names the run's folder")
-    check_writable(options.run)
-    if options.resume:
-        if not folder.state.exists():
-            raise UsageError(f"there is nothing to resume in {options.run}", "leave --resume out to start a run")
-    elif folder.exists() and not options.force:
-        raise UsageError(
-            f"{options.run} already holds a run",
-            "--resume continues it, --force replaces it, -o FOLDER keeps both",
-        )
-    elif (taken := folder.taken()) is not None and not folder.exists() and not options.force:
-        raise UsageError(f"{taken} already holds something, and a run writes there", "-o FOLDER names another folder")

@@ -1,12 +1,11 @@
-"""How much faster imggen trains DCGAN than the plainest loop, and which share of the machine that is.
+"""How much faster imggen trains DCGAN than a tutorial's loop, and which fraction of the machine's speed that is.
 
     python tests/benchmarks/train_speed.py --data FOLDER [--size 64] [--seconds 60] [--rounds 3]
     python tests/benchmarks/train_speed.py --data FOLDER --size 32 --presets tiny base dcgan
 
-Both train the same networks, taking turns, each in a process of its own, so that the ratio is of one machine in one
-state and neither gains from what the other sets. The plain loop is what a tutorial has: decode in a
-DataLoader, no memory format. With --presets: pictures a second of these presets of the GAN as `imggen train` runs them
-on this machine, and the share of the time spent waiting for data.
+Both train the same networks, in turns and each in its own process, so that the load of the machine and global settings
+are the same for both. The tutorial's loop decodes in a DataLoader and uses no memory format. With --presets: images per
+second of these presets of the GAN as `imggen train` runs them, and the fraction of time spent waiting for data.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ from imggen.models.gan.dcgan import Discriminator, Generator
 from imggen.reporting import Silent
 
 
-class Pictures(Dataset[Tensor]):
+class ImageFolder(Dataset[Tensor]):
     """Decode on demand, as tutorials do."""
 
     def __init__(self, folder: Path, size: int) -> None:
@@ -52,17 +51,17 @@ class Pictures(Dataset[Tensor]):
 
     def __getitem__(self, index: int) -> Tensor:
         with Image.open(self.paths[index]) as image:
-            picture: Tensor = self.transform(image.convert("RGB"))
-        return picture
+            tensor: Tensor = self.transform(image.convert("RGB"))
+        return tensor
 
 
-def plain(folder: Path, size: int, batch: int, seconds: float) -> float:
-    """Pictures a second of the tutorial's loop."""
+def tutorial_speed(folder: Path, size: int, batch: int, seconds: float) -> float:
+    """Images per second of the tutorial's loop."""
     config = presets("gan")["dcgan"].with_overrides(size=size, channels=3)
     generator, discriminator = Generator(config), Discriminator(config)
     adam_g = torch.optim.Adam(generator.parameters(), lr=2e-4, betas=(0.5, 0.999))
     adam_d = torch.optim.Adam(discriminator.parameters(), lr=2e-4, betas=(0.5, 0.999))
-    loader = DataLoader(Pictures(folder, size), batch, shuffle=True, num_workers=2, drop_last=True)
+    loader = DataLoader(ImageFolder(folder, size), batch, shuffle=True, num_workers=2, drop_last=True)
     seen, began = 0, 0.0
     while True:
         for real in loader:
@@ -82,8 +81,8 @@ def plain(folder: Path, size: int, batch: int, seconds: float) -> float:
                 began, seen = time.perf_counter(), 0
 
 
-def ours(folder: Path, size: int, batch: int, seconds: float, preset: str = "dcgan") -> float:
-    """Pictures a second of imggen's learner on imggen's data."""
+def imggen_speed(folder: Path, size: int, batch: int, seconds: float, preset: str = "dcgan") -> float:
+    """Images per second of imggen's learner on imggen's data."""
     dataset = load_dataset(str(folder), DataOptions(size=size, channels=3), max_size=size, reporter=Silent())
     config = presets("gan")[preset].with_overrides(size=size, channels=3)
     configure_device(torch.device("cpu"))
@@ -92,8 +91,8 @@ def ours(folder: Path, size: int, batch: int, seconds: float, preset: str = "dcg
     order = Order(len(dataset), 0)
     seen, began = 0, 0.0
     while not began or time.perf_counter() - began < seconds:
-        pictures, _ = dataset.batch(order.indices(seen, batch))
-        images = pictures.float().div_(127.5).sub_(1).contiguous(memory_format=torch.channels_last)
+        levels, _ = dataset.batch(order.indices(seen, batch))
+        images = levels.float().div_(127.5).sub_(1).contiguous(memory_format=torch.channels_last)
         learner.step(images, None, 0.5, seen)
         seen += batch
         if not began and seen >= 2 * batch:
@@ -102,9 +101,9 @@ def ours(folder: Path, size: int, batch: int, seconds: float, preset: str = "dcg
 
 
 def presets_table(names: list[str], folder: Path, size: int, seconds: float) -> None:
-    """Presets as the verb runs them, each in a process and a run's folder of its own."""
+    """Speed of presets as `imggen train` runs them, each in its own process and folder."""
     for preset in names:
-        with tempfile.TemporaryDirectory() as place:
+        with tempfile.TemporaryDirectory() as folder_of_run:
             words = [
                 sys.executable,
                 "-m",
@@ -117,10 +116,19 @@ def presets_table(names: list[str], folder: Path, size: int, seconds: float) -> 
                 str(folder),
                 "--json",
             ]
-            words += ["--size", str(size), "--minutes", str(seconds / 60), "--device", "cpu", "-o", f"{place}/run"]
+            words += [
+                "--size",
+                str(size),
+                "--minutes",
+                str(seconds / 60),
+                "--device",
+                "cpu",
+                "-o",
+                f"{folder_of_run}/run",
+            ]
             done = subprocess.run(words, check=True, capture_output=True, text=True)
-        found = json.loads(done.stdout)
-        rate, wait = found["images"] / found["seconds"], found["data_wait"]
+        result = json.loads(done.stdout)
+        rate, wait = result["images"] / result["seconds"], result["data_wait"]
         print(f"{preset:8} {rate:8.1f} img/s, {wait:.2%} of the time waiting for data", flush=True)
 
 
@@ -136,15 +144,15 @@ def ceiling() -> float:
 
 
 def work(size: int) -> float:
-    """GFLOP a picture: eleven unit passes (forward, by inputs, by weights) over the two networks."""
+    """GFLOP per image: eleven passes (forward, gradient of inputs, gradient of weights) through the two networks."""
     config = presets("gan")["dcgan"].with_overrides(size=size, channels=3)
     total = {"g": 0, "d": 0}
 
     def count(name: str) -> None:
         def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
             assert isinstance(module, nn.Conv2d | nn.ConvTranspose2d)
-            spots = inputs[0][0, 0].numel() if isinstance(module, nn.ConvTranspose2d) else output[0, 0].numel()
-            total[name] += 2 * module.weight.numel() * spots
+            positions = inputs[0][0, 0].numel() if isinstance(module, nn.ConvTranspose2d) else output[0, 0].numel()
+            total[name] += 2 * module.weight.numel() * positions
 
         for module in networks[name].modules():
             if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
@@ -153,7 +161,7 @@ def work(size: int) -> float:
     networks = {"g": Generator(config).eval(), "d": Discriminator(config).eval()}
     count("g"), count("d")
     networks["d"](networks["g"](torch.randn(1, config.z_dim)))
-    # G: forward, by inputs, by weights. D: three on real, three on fakes, forward and by inputs for G's step.
+    # G: forward, gradients of inputs and of weights. D: these three on real and on fake images, and two for G's step.
     return (3 * total["g"] + 8 * total["d"]) / 1e9
 
 
@@ -166,16 +174,22 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=40)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--what", choices=("plain", "imggen"), help="measure one of them in this process")
-    parser.add_argument("--presets", nargs="+", choices=tuple(presets("gan")), help="as the verb runs these")
+    parser.add_argument(
+        "--presets", nargs="+", choices=tuple(presets("gan")), help="measure these as imggen train runs them"
+    )
     given = parser.parse_args()
     if given.presets:
         presets_table(given.presets, given.data, given.size, given.seconds)
         return
     if given.what:
-        print((plain if given.what == "plain" else ours)(given.data, given.size, given.batch, given.seconds))
+        print(
+            (tutorial_speed if given.what == "plain" else imggen_speed)(
+                given.data, given.size, given.batch, given.seconds
+            )
+        )
         return
     top = ceiling()
-    print(f"matrix product: {top:.0f} GFLOP/s; dcgan at {given.size} px: {work(given.size):.2f} GFLOP a picture")
+    print(f"matrix product: {top:.0f} GFLOP/s; dcgan at {given.size} px: {work(given.size):.2f} GFLOP per image")
 
     def of_process(what: str) -> float:
         words = [sys.executable, __file__, "--what", what]
@@ -185,9 +199,9 @@ def main() -> None:
 
     for number in range(given.rounds):
         slow, fast = of_process("plain"), of_process("imggen")
-        share = f"{fast * work(given.size) / top:.0%} of the ceiling"
-        figures = f"plain {slow:.1f} img/s, imggen {fast:.1f} img/s, ratio {fast / slow:.2f}, {share}"
-        print(f"round {number}: {figures}", flush=True)
+        fraction = f"{fast * work(given.size) / top:.0%} of the ceiling"
+        line = f"plain {slow:.1f} img/s, imggen {fast:.1f} img/s, ratio {fast / slow:.2f}, {fraction}"
+        print(f"round {number}: {line}", flush=True)
 
 
 if __name__ == "__main__":

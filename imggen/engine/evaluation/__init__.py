@@ -1,1 +1,62 @@
-"""imggen evaluate."""
+"""`imggen evaluate`: refuses what cannot succeed before torch is imported, then compares images with the data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from imggen.data.scan import is_archive
+from imggen.engine.options import EvaluateOptions
+from imggen.engine.outputs import check_parent, check_writable
+from imggen.errors import UsageError
+from imggen.io.model_paths import holds_weights, shipped_weights
+from imggen.models import FAMILIES
+from imggen.reporting import Reporter
+
+MIN_IMAGES_TO_COMPARE = 10
+
+
+def check(options: EvaluateOptions) -> None:
+    """Refuse too few images, options that do not apply, and to overwrite a report. Raises UsageError and DataError."""
+    if options.count < MIN_IMAGES_TO_COMPARE:
+        raise UsageError(
+            f"{options.count} images are too few to compare",
+            f"-n {MIN_IMAGES_TO_COMPARE} or more; 10,000 give small intervals",
+        )
+    if not is_image_source(options):
+        if options.size is not None:
+            raise UsageError("--size does not apply to a model, which has its own size", "leave --size out")
+    elif options.sampling.changed():
+        raise UsageError(f"{options.model} is a folder of images: sampling options do not apply", "leave them out")
+    elif options.iw is not None:
+        raise UsageError(f"{options.model} is a folder of images: it has no likelihood", "leave --iw out")
+    if options.output is not None:
+        _check_report(options.output, force=options.force)
+
+
+def _check_report(path: Path, *, force: bool) -> None:
+    if path.suffix.lower() not in (".html", ".htm"):
+        raise UsageError(f"the report is an HTML file, not '{path.name}'", "-o report.html")
+    if path.exists() and not force:
+        raise UsageError(f"{path} already exists", "--force overwrites it")
+    check_parent(path)
+    check_writable(path.absolute().parent)
+
+
+def is_image_source(options: EvaluateOptions) -> bool:
+    """Whether MODEL is a folder or an archive of images rather than a model."""
+    path = Path(options.model)
+    if options.weights is not None or options.model in {*FAMILIES, *shipped_weights()} or not path.exists():
+        return False
+    return not holds_weights(path) if path.is_dir() else is_archive(path)
+
+
+def run(options: EvaluateOptions, reporter: Reporter) -> dict[str, Any]:
+    """Compare; returns every metric with its interval, and the same metrics of held-out images as the floor.
+
+    Errors as in `imggen.errors`.
+    """
+    check(options)
+    from imggen.engine.evaluation import evaluate
+
+    return evaluate.evaluate(options, reporter)

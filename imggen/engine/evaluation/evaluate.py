@@ -1,153 +1,148 @@
-"""How near are a model's pictures (or a folder's) to the data's? Bounded memory: of pictures only features are kept."""
+"""How near are samples of a model, or images of a folder, to the data? Only their features are kept in memory."""
 
 from __future__ import annotations
 
 import time
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 
-from imggen.data.scan import is_archive
-from imggen.engine.checkpoints import open_model
 from imggen.engine.device import configure_device, find_device
-from imggen.engine.evaluation.likelihood import bits_per_dimension, layers_of, own_measures
-from imggen.engine.evaluation.report import Pictures, write_report
-from imggen.engine.evaluation.samples import ROUGH, Reference, Side, _data, _folder, _model
+from imggen.engine.evaluation.report import ReportImages, write_report
+from imggen.engine.evaluation.samples import (
+    MIN_IMAGES_FOR_STEADY_METRICS,
+    DataSubset,
+    ModelMetrics,
+    References,
+    Samples,
+    load_references,
+    open_samples,
+)
 from imggen.engine.options import EvaluateOptions
-from imggen.engine.outputs import check_report
-from imggen.engine.run_dir import RunDir
-from imggen.errors import UsageError
 from imggen.io.image import ImageArray
-from imggen.io.model_paths import holds_weights, shipped_weights
-from imggen.metrics.compare import Comparison, Estimate, Estimator, FeatureSet, compare, evenly_spaced
-from imggen.metrics.features import load_features
-from imggen.models import FAMILIES
-from imggen.models.base import HasLatentLayers
+from imggen.metrics.compare import Comparison, Estimator, FeatureSet, compare, evenly_spaced
+from imggen.metrics.features import Features, load_features
 from imggen.reporting import Reporter
+
+NUM_CLOSEST = 8
+NUM_SHOWN, NUM_SHOWN_CLASSES, NUM_SHOWN_PER_CLASS = 64, 20, 10
+
+
+@dataclass(frozen=True)
+class _Evaluation:
+    """All that the report and the JSON document show."""
+
+    options: EvaluateOptions
+    features: Features
+    samples: Samples
+    sample: FeatureSet
+    references: References
+    comparison: Comparison
+    model_metrics: ModelMetrics
+    closest: list[dict[str, Any]]
 
 
 def evaluate(options: EvaluateOptions, reporter: Reporter) -> dict[str, Any]:
-    """Compare; returns every figure with its interval, and the floor. Errors as in `imggen.errors`."""
-    began = time.monotonic()
-    check_report(options)
+    """Compare; returns every metric with its interval, and the floor. Errors as in `imggen.errors`."""
+    start = time.monotonic()
+
+    # Gather the features of the samples, of the data, and of held-out images
     device = find_device(options.device)
     configure_device(device)
     features = load_features(options.features, device)
-    measure = Estimator(features.hash, inception=features.inception, seed=options.seed)
-    loaded = None
-    if not is_pictures(options):
-        if options.size is not None:
-            raise UsageError("a model has its size", "--size is for two folders of pictures")
-        loaded = open_model(options, options.model, reporter)
-    elif options.sampling.changed():
-        raise UsageError(f"{options.model} is a folder of images: sampling options do not apply", "leave them out")
-    if options.iw is not None and (loaded is None or not isinstance(loaded.backend, HasLatentLayers)):
-        what = "pictures have" if loaded is None else f"a {loaded.backend.config.family} has"
-        raise UsageError(f"{what} no importance-weighted bound", "leave --iw out")
-    shape = (options.size, None) if loaded is None else (loaded.backend.config.size, loaded.backend.config.channels)
-    reference, held_out, note = _data(options, shape, features, reporter)
-    generated = (
-        _folder(options, reference.dataset, features, reporter)
-        if loaded is None
-        else _model(options, loaded, reference.dataset, features, reporter)
-    )
-    count = len(generated.sample)
-    if held_out is not None and len(held_out.sample) < count:
-        count = len(held_out.sample)
-        reporter.info(f"the floor is that of {count:,} held-out pictures: there are no more")
-    if count < ROUGH:
-        reporter.warn(f"{count:,} pictures are few: distances come out too high, and intervals wide")
+    samples = open_samples(options, reporter)
+    references = load_references(options, samples.size, samples.channels, features, reporter)
+    reference, held_out = references.reference, references.held_out
+    sample = samples.extract(reference.dataset, features)
+    _report_small_counts(len(sample), held_out, reporter)
+
+    # Compare
     reporter.info("comparing")
-    classes = len(reference.dataset.classes) if reference.dataset.classes == generated.classes else 0
-    pool = reference
-    if held_out is not None and held_out.dataset is reference.dataset:
-        both = torch.cat([reference.sample.features, held_out.sample.features])
-        pool = Reference(reference.dataset, torch.cat([reference.rows, held_out.rows]), FeatureSet(both))
-    beside = None if held_out is None else held_out.sample
-    found = compare(reference.sample, beside, pool.sample.features, generated.sample, measure, classes)
-    own: dict[str, Estimate] = {}
-    explained: dict[str, tuple[str, str]] = {}
-    known = not generated.classes or (held_out is not None and generated.classes == held_out.dataset.classes)
-    layers: list[dict[str, Any]] = []
-    if loaded is not None and held_out is not None and known:
-        given = (loaded.backend, held_out.dataset, held_out.rows)
-        found.metrics.update(bits_per_dimension(*given, measure, reporter, options.iw))
-        if limitation := loaded.backend.limitation("likelihood"):
-            reporter.warn(f"no bits per dimension of this model: {limitation}")
-        own, explained = own_measures(*given, options.sampling, measure, reporter)
-        found.metrics.update(own)
-        layers = layers_of(*given, options.seed)
-    elif options.iw is not None:
-        reporter.warn("no likelihood: there are no held-out pictures of the model's classes")
-    closest = _closest(found, options.seed if loaded is not None else 0)
+    measure = Estimator(features.hash, inception=features.inception, seed=options.seed)
+    num_classes = len(samples.classes) if samples.classes == reference.dataset.classes else 0
+    searched = references.searched_for_copies()
+    floor_sample = None if held_out is None else held_out.features
+    comparison = compare(reference.features, floor_sample, searched.features.features, sample, measure, num_classes)
+    model_metrics = samples.model_metrics(held_out, measure)
+    closest = _closest(comparison, samples.first_seed)
+
+    # Report
+    evaluation = _Evaluation(options, features, samples, sample, references, comparison, model_metrics, closest)
+    document = _document(evaluation)
+    if options.output is not None:
+        write_report(options.output, document, _report_images(evaluation, searched), samples.training_metrics)
+        document["report"] = str(options.output)
+    document["seconds"] = round(time.monotonic() - start, 1)
+    return document
+
+
+def _report_small_counts(count: int, held_out: DataSubset | None, reporter: Reporter) -> None:
+    if held_out is not None and len(held_out) < count:
+        count = len(held_out)
+        reporter.info(f"the floor is measured on {count:,} held-out images: there are no more")
+    if count < MIN_IMAGES_FOR_STEADY_METRICS:
+        reporter.warn(f"{count:,} images are few: distances are overestimated, and intervals are wide")
+
+
+def _document(evaluation: _Evaluation) -> dict[str, Any]:
+    """The result as JSON."""
+    options, samples, references = evaluation.options, evaluation.samples, evaluation.references
+    comparison, model_metrics = evaluation.comparison, evaluation.model_metrics
+    metrics = {**comparison.metrics, **model_metrics.metrics}
+    held_out = references.held_out
     document: dict[str, Any] = {
-        "model": generated.name,
-        "hash": None if loaded is None else loaded.hash,
-        "data": reference.dataset.name,
-        "count": len(generated.sample),
-        "reference": len(reference.sample),
-        "features": {"name": features.name, "hash": features.hash},
-        "held_out": note,
-        "held_out_count": 0 if held_out is None else len(held_out.sample),
-        "size": reference.dataset.size,
+        "model": samples.name,
+        "hash": samples.hash,
+        "data": references.reference.dataset.name,
+        "count": len(evaluation.sample),
+        "reference_count": len(references.reference),
+        "features": {"name": evaluation.features.name, "hash": evaluation.features.hash},
+        "held_out": references.held_out_description,
+        "held_out_count": 0 if held_out is None else len(held_out),
+        "size": references.reference.dataset.size,
         "crop": options.crop,
         "seed": options.seed,
         "temperature": options.temperature,
         "sampling": options.sampling.changed(),
-        "explained": explained,
-        "figures": {name: figure.to_json() for name, figure in found.metrics.items()},
-        "floor": {name: figure.to_json() for name, figure in found.floor.items()},
-        "closest": closest,
+        "descriptions": model_metrics.descriptions,
+        "metrics": {name: estimate.to_json() for name, estimate in metrics.items()},
+        "floor": {name: estimate.to_json() for name, estimate in comparison.floor.items()},
+        "closest": evaluation.closest,
     }
-    if layers:
-        document["layers"] = layers
+    if model_metrics.layers:
+        document["layers"] = model_metrics.layers
     if options.iw is not None:
         document["iw"] = options.iw
-    if options.output is not None:
-        curves = None if loaded is None else RunDir(loaded.path.parent).metrics
-        write_report(options.output, document, _shown(pool, generated, closest), curves)
-        document["report"] = str(options.output)
-    document["seconds"] = round(time.monotonic() - began, 1)
     return document
 
 
-def is_pictures(options: EvaluateOptions) -> bool:
-    """Whether MODEL is a folder or an archive of pictures rather than a model."""
-    path = Path(options.model)
-    if options.weights is not None or options.model in {*FAMILIES, *shipped_weights()} or not path.exists():
-        return False
-    return not holds_weights(path) if path.is_dir() else is_archive(path)
-
-
-def _closest(found: Comparison, seed: int, count: int = 8) -> list[dict[str, Any]]:
-    """The generated pictures that are nearest to a training picture, nearest first."""
-    order = found.nearest_distances.argsort()[:count].tolist()
+def _closest(comparison: Comparison, first_seed: int) -> list[dict[str, Any]]:
+    """The samples that are nearest to an image of the data, nearest first."""
+    order = comparison.nearest_distances.argsort()[:NUM_CLOSEST].tolist()
     return [
         {
             "index": index,
-            "seed": seed + index,
-            "reference": int(found.nearest_indices[index]),
-            "distance": round(float(found.nearest_distances[index]), 4),
+            "seed": first_seed + index,
+            "reference": int(comparison.nearest_indices[index]),
+            "distance": round(float(comparison.nearest_distances[index]), 4),
         }
         for index in order
     ]
 
 
-def _shown(pool: Reference, generated: Side, closest: list[dict[str, Any]]) -> Pictures:
-    rows = pool.rows[[pair["reference"] for pair in closest]].numpy()
+def _report_images(evaluation: _Evaluation, searched: DataSubset) -> ReportImages:
+    samples, labels, closest = evaluation.samples, evaluation.sample.labels, evaluation.closest
     by_class: dict[str, ImageArray] = {}
-    labels = generated.sample.labels
     if labels is not None:
-        for label, name in enumerate(generated.classes[:20]):
-            chosen = torch.nonzero(labels == label).flatten()[:10].tolist()
-            if chosen:
-                by_class[name] = generated.pictures(chosen)
-    return Pictures(
-        drawn=generated.pictures(list(range(min(64, len(generated.sample))))),
-        real=np.asarray(pool.dataset.images[pool.rows[evenly_spaced(len(pool.rows), 64)].numpy()]),
-        closest=generated.pictures([pair["index"] for pair in closest]),
-        nearest=np.asarray(pool.dataset.images[rows]),
+        for label, name in enumerate(samples.classes[:NUM_SHOWN_CLASSES]):
+            indices = torch.nonzero(labels == label).flatten()[:NUM_SHOWN_PER_CLASS].tolist()
+            if indices:
+                by_class[name] = samples.images(indices)
+    return ReportImages(
+        samples=samples.images(list(range(min(NUM_SHOWN, len(evaluation.sample))))),
+        real=searched.images(evenly_spaced(len(searched), NUM_SHOWN)),
+        closest=samples.images([pair["index"] for pair in closest]),
+        nearest=searched.images([pair["reference"] for pair in closest]),
         by_class=by_class,
     )

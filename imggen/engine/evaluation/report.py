@@ -1,4 +1,4 @@
-"""What evaluate found, as one HTML file that needs nothing else: figures, pictures, curves."""
+"""The result of an evaluation as one HTML file without links to others: metrics, images, training curves."""
 
 from __future__ import annotations
 
@@ -15,27 +15,30 @@ import numpy as np
 from imggen.io.atomic import atomic_write
 from imggen.io.image import ImageArray, encode, grid
 
-EXPLAINED = {
-    "fd": ("Fréchet distance", "lower is nearer; 0 is the same"),
-    "fid": ("Fréchet Inception distance", "lower is nearer; 0 is the same"),
-    "kd": ("Kernel distance", "lower is nearer; unbiased, so about 0 for the same"),
-    "kid": ("Kernel Inception distance", "lower is nearer; unbiased, so about 0 for the same"),
-    "precision": ("Precision", "share of drawn pictures that lie among real ones: quality"),
-    "recall": ("Recall", "share of real pictures that lie among drawn ones: variety"),
-    "density": ("Density", "how deep among real pictures the drawn ones lie; about 1 for the same"),
-    "coverage": ("Coverage", "share of real pictures with a drawn one close by"),
-    "bits": ("Bits per dimension", "of held-out pictures; a file of the model's would be that small"),
-    "bits_iw": ("Bits per dimension, importance-weighted", "a tighter bound on the same, from several draws a picture"),
-    "nats": ("Nats a picture", "of held-out pictures, binarised; a bound from above"),
-    "nats_iw": ("Nats a picture, importance-weighted", "a tighter bound on the same, from several draws a picture"),
-    "bits_png": ("PNG's bits per dimension", "of the same pictures, as files"),
-    "bits_webp": ("WebP's bits per dimension", "of the same pictures, as lossless files"),
+DESCRIPTIONS = {
+    "fd": ("Fréchet distance", "lower is better; 0 for the same distribution"),
+    "fid": ("Fréchet Inception distance", "lower is better; 0 for the same distribution"),
+    "kd": ("Kernel distance", "lower is better; unbiased: about 0 for the same distribution"),
+    "kid": ("Kernel Inception distance", "lower is better; unbiased: about 0 for the same distribution"),
+    "precision": ("Precision", "fraction of samples that lie among real images: quality"),
+    "recall": ("Recall", "fraction of real images that lie among samples: variety"),
+    "density": ("Density", "how many real images surround a sample; about 1 for the same distribution"),
+    "coverage": ("Coverage", "fraction of real images with a sample nearby: variety"),
+    "bits": ("Bits per dimension", "negative log-likelihood of held-out images: their size if compressed by the model"),
+    "bits_iw": ("Bits per dimension, importance-weighted", "a tighter bound, from several samples per image"),
+    "nats": ("Nats per image", "upper bound on the negative log-likelihood of held-out binarized images"),
+    "nats_iw": ("Nats per image, importance-weighted", "a tighter bound, from several samples per image"),
+    "bits_png": ("Bits per dimension of PNG", "the same held-out images as PNG files"),
+    "bits_webp": ("Bits per dimension of WebP", "the same held-out images as lossless WebP files"),
     "nearest": (
-        "Nearest training picture",
-        "median distance; far below that of held-out pictures means learnt by heart",
+        "Distance to the nearest training image",
+        "median; far below that of held-out images means that the model has memorized training images",
     ),
-    "copied": ("Close copies", "share nearer to a training picture than 99 % of held-out pictures are; 0.01 is fair"),
-    "accuracy": ("Class accuracy", "share taken for the class that was asked for, by linear discriminants"),
+    "copied": (
+        "Close copies",
+        "fraction of samples nearer to a training image than 99 % of held-out images are; 0.01 is expected",
+    ),
+    "accuracy": ("Class accuracy", "fraction of samples classified as their class, by a linear discriminant"),
 }
 STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem;color:#1b1b1b;background:#fff}
@@ -46,46 +49,49 @@ img{image-rendering:pixelated;max-width:100%;height:auto;border:1px solid #ddd}
 figure{margin:0}.row{display:flex;flex-wrap:wrap;gap:1rem}
 figcaption{font-size:.85rem;color:#666}svg{max-width:100%;height:auto;border:1px solid #ddd}
 """
-COLOURS = ("#1f6feb", "#d1242f", "#1a7f37", "#9a6700", "#8250df", "#bf3989")
-SHOWN_SIDE = 128
-WIDTH, HEIGHT, MARGIN = 640, 220, 40
+CURVE_COLORS = ("#1f6feb", "#d1242f", "#1a7f37", "#9a6700", "#8250df", "#bf3989")
+MAX_IMAGE_SIDE = 128
+MIN_GRID_WIDTH = 480
+CURVE_WIDTH, CURVE_HEIGHT, CURVE_MARGIN = 640, 220, 40
+NOT_CURVES = {"steps", "images", "seconds", "progress", "images_per_second", "best", "count"}
 
 
 @dataclass(frozen=True)
-class Pictures:
-    """What the report shows, each (N, H, W, C), uint8."""
+class ReportImages:
+    """The images of a report, each (N, H, W, C), uint8; `nearest` are the data's images nearest to `closest`."""
 
-    drawn: ImageArray
+    samples: ImageArray
     real: ImageArray
     closest: ImageArray
     nearest: ImageArray
     by_class: dict[str, ImageArray]
 
 
-def write_report(path: Path, document: dict[str, Any], pictures: Pictures, metrics: Path | None) -> None:
-    """Write the file, whole or not at all. `metrics` is a run's metrics.jsonl, if there is one. Raises DataError."""
+def write_report(path: Path, document: dict[str, Any], images: ReportImages, metrics: Path | None) -> None:
+    """Write the file. `metrics` is a run's metrics.jsonl, if there is one. Raises DataError."""
+    features = document["features"]
+    distances = ", ".join(number(pair["distance"]) for pair in document["closest"])
     parts = [
         f"<h1>{escape(document['model'])}</h1>",
-        f'<p class="dim">against {escape(document["data"])}: {document["count"]:,} pictures beside '
-        f"{document['reference']:,} of the data; in the features {escape(document['features']['name'])} "
-        f"({escape(document['features']['hash'])}), temperature {document['temperature']}. "
-        f"Held out: {escape(document['held_out'])}.</p>",
-        _table(document),
-        *_layers(document.get("layers", [])),
-        "<h2>Pictures</h2>",
-        _row(_figure(pictures.drawn, None, "drawn"), _figure(pictures.real, None, "real")),
-        "<h2>Nearest training pictures</h2>",
-        "<p>Above the drawn pictures that are nearest to a training picture, below that picture. Were they the same, "
-        "the model would have learnt pictures by heart.</p>",
-        _figure(_pairs(pictures), len(pictures.closest), "distance " + _distances(document)),
+        f'<p class="dim">compared with {escape(document["data"])}: {document["count"]:,} samples, '
+        f"{document['reference_count']:,} images of the data; features {escape(features['name'])} "
+        f"({escape(features['hash'])}), temperature {document['temperature']}. "
+        f"Held-out images: {escape(document['held_out'])}.</p>",
+        _metrics_table(document),
+        *_layers_table(document.get("layers", [])),
+        "<h2>Images</h2>",
+        _row(_figure(images.samples, None, "samples"), _figure(images.real, None, "real images")),
+        "<h2>Nearest training images</h2>",
+        "<p>Top row: the samples nearest to a training image. Bottom row: those training images. "
+        "If the two rows are the same, the model has memorized training images.</p>",
+        _figure(np.concatenate([images.closest, images.nearest]), len(images.closest), f"distances {distances}"),
     ]
-    if pictures.by_class:
-        parts.append("<h2>By class</h2>")
-        parts.append(_row(*(_figure(found, len(found), name) for name, found in pictures.by_class.items())))
-    curves = _curves(metrics)
-    if curves:
+    if images.by_class:
+        parts += ["<h2>Samples by class</h2>"]
+        parts += [_row(*(_figure(samples, len(samples), name) for name, samples in images.by_class.items()))]
+    if curves := _curves(metrics):
         parts += ["<h2>Training</h2>", *curves]
-    parts.append(f"<h2>As JSON</h2><details><summary>all figures</summary><pre>{_json(document)}</pre></details>")
+    parts += [f"<h2>As JSON</h2><details><summary>all metrics</summary><pre>{_json(document)}</pre></details>"]
     title = escape(f"imggen evaluate {document['model']}")
     page = (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
@@ -99,25 +105,25 @@ def _json(document: dict[str, Any]) -> str:
     return escape(json.dumps(document, indent=1, ensure_ascii=False))
 
 
-def _table(document: dict[str, Any]) -> str:
+def _metrics_table(document: dict[str, Any]) -> str:
     rows = []
-    explained = {**EXPLAINED, **document["explained"]}
-    for name, figure in document["figures"].items():
-        label, meaning = explained[name]
+    descriptions = {**DESCRIPTIONS, **document["descriptions"]}
+    for name, metric in document["metrics"].items():
+        title, description = descriptions[name]
         floor = document["floor"].get(name)
-        beside = "" if floor is None else number(floor["value"])
-        interval = f"{number(figure['low'])} to {number(figure['high'])}"
+        floor_value = "" if floor is None else number(floor["value"])
+        interval = f"{number(metric['low'])} to {number(metric['high'])}"
         rows.append(
-            f"<tr><td>{escape(label)}<br><small>{escape(meaning)}</small></td>"
-            f'<td class="n"><b>{number(figure["value"])}</b></td>'
-            f'<td class="n dim">{interval}</td><td class="n">{beside}</td></tr>'
+            f"<tr><td>{escape(title)}<br><small>{escape(description)}</small></td>"
+            f'<td class="n"><b>{number(metric["value"])}</b></td>'
+            f'<td class="n dim">{interval}</td><td class="n">{floor_value}</td></tr>'
         )
-    columns = (f"{document['count']:,} drawn", "95 %", f"{document['held_out_count']:,} held out")
-    head = "<tr><th>Figure</th>" + "".join(f'<th class="n">{name}</th>' for name in columns) + "</tr>"
+    columns = (f"{document['count']:,} samples", "95 % interval", f"{document['held_out_count']:,} held-out images")
+    head = "<tr><th>Metric</th>" + "".join(f'<th class="n">{name}</th>' for name in columns) + "</tr>"
     return f"<table>{head}{''.join(rows)}</table>"
 
 
-def _layers(layers: list[dict[str, Any]]) -> list[str]:
+def _layers_table(layers: list[dict[str, Any]]) -> list[str]:
     if not layers:
         return []
     rows = "".join(
@@ -125,23 +131,25 @@ def _layers(layers: list[dict[str, Any]]) -> list[str]:
         f'<td class="dim">{"" if layer["used"] else "unused"}</td></tr>'
         for layer in layers
     )
-    head = '<tr><th>Layer of latents</th><th class="n">nats a picture</th><th></th></tr>'
-    return ["<h2>Layers</h2>", f"<table>{head}{rows}</table>"]
+    head = '<tr><th>Layer of latents</th><th class="n">nats per image</th><th></th></tr>'
+    return ["<h2>Latent layers</h2>", f"<table>{head}{rows}</table>"]
 
 
 def number(value: float) -> str:
-    """Three significant digits, without exponents where a person would write none."""
+    """Three significant digits; an exponent only for very large and very small values."""
     if value == 0 or 1e-4 <= abs(value) < 1e5:
         digits = 3 if value == 0 else max(0, 2 - math.floor(math.log10(abs(value))))
         return f"{value:.{min(digits, 6)}f}"
     return f"{value:.2e}"
 
 
-def _figure(pictures: ImageArray, columns: int | None, caption: str) -> str:
-    sheet = grid(pictures[:, ::step, ::step] if (step := pictures.shape[1] // SHOWN_SIDE) > 1 else pictures, columns)
+def _figure(images: ImageArray, columns: int | None, caption: str) -> str:
+    """A grid of images (N, H, W, C) as an HTML figure with the PNG inside."""
+    step = images.shape[1] // MAX_IMAGE_SIDE
+    sheet = grid(images[:, ::step, ::step] if step > 1 else images, columns)
     data = base64.b64encode(encode(sheet, "png", None)).decode()
-    # Small pictures are hard to judge: whole multiples keep their pixels square.
-    factor = max(1, 480 // sheet.shape[1])
+    # Show small images larger; whole multiples keep the pixels square.
+    factor = max(1, MIN_GRID_WIDTH // sheet.shape[1])
     size = f'width="{sheet.shape[1] * factor}" height="{sheet.shape[0] * factor}"'
     image = f'<img {size} alt="{escape(caption)}" src="data:image/png;base64,{data}">'
     return f"<figure>{image}<figcaption>{escape(caption)}</figcaption></figure>"
@@ -151,15 +159,8 @@ def _row(*figures: str) -> str:
     return f'<div class="row">{"".join(figures)}</div>'
 
 
-def _pairs(pictures: Pictures) -> ImageArray:
-    return np.concatenate([pictures.closest, pictures.nearest])
-
-
-def _distances(document: dict[str, Any]) -> str:
-    return ", ".join(number(pair["distance"]) for pair in document["closest"])
-
-
 def _curves(metrics: Path | None) -> list[str]:
+    """A chart of every metric of a run over the images trained on."""
     if metrics is None or not metrics.is_file():
         return []
     records = []
@@ -167,10 +168,9 @@ def _curves(metrics: Path | None) -> list[str]:
         try:
             records.append(json.loads(line))
         except json.JSONDecodeError:
-            continue  # a line cut short by a kill
-    skipped = {"steps", "images", "seconds", "progress", "images_per_second", "best", "count"}
-    names = dict.fromkeys(name for record in records for name in record if name not in skipped)
-    found: list[str] = []
+            continue  # an incomplete line of a killed process
+    names = dict.fromkeys(name for record in records for name in record if name not in NOT_CURVES)
+    charts: list[str] = []
     for name in names:
         points = [
             (float(record["images"]), float(record[name]))
@@ -178,29 +178,34 @@ def _curves(metrics: Path | None) -> list[str]:
             if isinstance(record.get(name), int | float) and isinstance(record.get("images"), int | float)
         ]
         if len(points) > 1:
-            found.append(_curve(name, points, COLOURS[len(found) % len(COLOURS)]))
-    return found
+            charts.append(_curve(name, points, CURVE_COLORS[len(charts) % len(CURVE_COLORS)]))
+    return charts
 
 
-def _curve(name: str, points: list[tuple[float, float]], colour: str) -> str:
+def _curve(name: str, points: list[tuple[float, float]], color: str) -> str:
+    """One line chart as SVG."""
     xs, ys = [x for x, _ in points], [y for _, y in points]
-    # The first moments are far off; the scale is for the rest.
-    kept = sorted(ys)[: max(2, math.ceil(0.98 * len(ys)))]
-    low, high = min(kept), max(kept)
-    right, height = max(xs) or 1.0, high - low or 1.0
+    # Scale to the lowest 98 %: the first values of a run are often far above the others.
+    scaled = sorted(ys)[: max(2, math.ceil(0.98 * len(ys)))]
+    low, high = min(scaled), max(scaled)
+    max_x, range_y = max(xs) or 1.0, high - low or 1.0
+    inner_width, inner_height = CURVE_WIDTH - 2 * CURVE_MARGIN, CURVE_HEIGHT - 2 * CURVE_MARGIN
 
-    def place(x: float, y: float) -> str:
-        share = min(1.0, max(0.0, (y - low) / height))
-        return f"{MARGIN + x / right * (WIDTH - 2 * MARGIN):.1f},{HEIGHT - MARGIN - share * (HEIGHT - 2 * MARGIN):.1f}"
+    def position(x: float, y: float) -> str:
+        fraction = min(1.0, max(0.0, (y - low) / range_y))
+        top = CURVE_HEIGHT - CURVE_MARGIN - fraction * inner_height
+        return f"{CURVE_MARGIN + x / max_x * inner_width:.1f},{top:.1f}"
 
-    line = " ".join(place(x, y) for x, y in points)
+    line = " ".join(position(x, y) for x, y in points)
+    bottom = CURVE_HEIGHT - CURVE_MARGIN + 4
     labels = (
-        f'<text x="{MARGIN}" y="16" font-size="13">{escape(name)}</text>'
-        f'<text x="4" y="{MARGIN + 4}" font-size="11">{number(high)}</text>'
-        f'<text x="4" y="{HEIGHT - MARGIN + 4}" font-size="11">{number(low)}</text>'
-        f'<text x="{WIDTH - MARGIN}" y="{HEIGHT - 12}" font-size="11" text-anchor="end">{right:,.0f} pictures</text>'
+        f'<text x="{CURVE_MARGIN}" y="16" font-size="13">{escape(name)}</text>'
+        f'<text x="4" y="{CURVE_MARGIN + 4}" font-size="11">{number(high)}</text>'
+        f'<text x="4" y="{bottom}" font-size="11">{number(low)}</text>'
+        f'<text x="{CURVE_WIDTH - CURVE_MARGIN}" y="{CURVE_HEIGHT - 12}" font-size="11" text-anchor="end">'
+        f"{max_x:,.0f} images</text>"
     )
     return (
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" role="img" aria-label="{escape(name)}">'
-        f'<polyline fill="none" stroke="{colour}" stroke-width="1.5" points="{line}"/>{labels}</svg>'
+        f'<svg viewBox="0 0 {CURVE_WIDTH} {CURVE_HEIGHT}" width="{CURVE_WIDTH}" role="img" aria-label="{escape(name)}">'
+        f'<polyline fill="none" stroke="{color}" stroke-width="1.5" points="{line}"/>{labels}</svg>'
     )

@@ -1,1 +1,43 @@
-"""imggen train."""
+"""`imggen train`: refuses what cannot succeed before torch is imported, then trains."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from typing import Any
+
+from imggen.engine.options import TrainOptions
+from imggen.engine.run_dir import RunDir
+from imggen.engine.training.budget import Budget
+from imggen.errors import UsageError
+from imggen.models import presets
+from imggen.reporting import Reporter
+
+
+def check(options: TrainOptions) -> None:
+    """Refuse an unknown preset, an impossible budget, and to overwrite files or to resume without a run.
+
+    Raises UsageError and DataError.
+    """
+    names = presets(options.family)
+    if options.preset is not None and options.preset not in names:
+        raise UsageError(f"{options.family} has no preset '{options.preset}'", f"presets: {', '.join(names)}")
+    Budget.of(options.images, options.epochs, options.minutes, dataset_size=1, default_minutes=1)
+    if options.tensorboard and find_spec("tensorboard") is None:
+        raise UsageError("--tensorboard needs tensorboard", "pip install 'imggen[log]'")
+    RunDir(options.run).check(resume=options.resume, force=options.force)
+
+
+def run(options: TrainOptions, reporter: Reporter) -> dict[str, Any]:
+    """Train; returns paths, hash, counts and timings. Errors as in `imggen.errors`."""
+    check(options)
+    from imggen.engine.training import loop
+
+    return loop.train(options, reporter)
+
+
+def dry_run(options: TrainOptions, reporter: Reporter) -> dict[str, Any]:
+    """The settings that `run` would use, without decoding the data and without training."""
+    check(options)
+    from imggen.engine.training import plan
+
+    return plan.resolved_settings(options, reporter)

@@ -1,15 +1,13 @@
-"""How near the pictures are while training goes on; the nearest checkpoint is kept beside the last."""
+"""Evaluate while training, and keep the checkpoint whose samples have the lowest distance to the data."""
 
 from __future__ import annotations
 
-import time
 from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
 
 from imggen.engine.checkpoints import save_backend
-from imggen.engine.evaluation.samples import draw_sample, features_of
-from imggen.engine.run_dir import RunDir
+from imggen.engine.evaluation.samples import dataset_features, sample_features
 from imggen.engine.training.plan import TrainPlan
 from imggen.errors import CheckpointError
 from imggen.io.checkpoint import read_header
@@ -19,53 +17,51 @@ from imggen.metrics.features import load_features
 from imggen.models.base import Backend
 from imggen.reporting import Reporter, Silent
 
-COUNT = 2_000
-REFERENCE = 10_000
+NUM_SAMPLES = 2_000
+MAX_REFERENCE_IMAGES = 10_000
 
 
 class BestCheckpoint:
-    """Compares every so many seconds; 2,000 pictures of the same seeds against at most 10,000 of the data's."""
+    """The Fréchet distance of 2,000 samples, always of the same seeds, to at most 10,000 images of the data.
 
-    def __init__(self, setup: TrainPlan, folder: RunDir, seconds: float, reporter: Reporter) -> None:
-        self.folder, self.seconds, self.reporter = folder, seconds, reporter
-        self.features = load_features(None, setup.device)
+    A resumed run continues with the best distance of `best.safetensors`. Raises CheckpointError if that was measured
+    with another feature extractor.
+    """
+
+    def __init__(self, plan: TrainPlan, reporter: Reporter) -> None:
+        self.path, self.reporter = plan.run_dir.best, reporter
+        self.features = load_features(None, plan.device)
         self.measure = Estimator(self.features.hash)
-        rows = evenly_spaced(len(setup.dataset), REFERENCE)
-        self.reference = moments_of(features_of(setup.dataset, rows, self.features, reporter, "reference").features)
-        self.last = time.monotonic()
+        rows = evenly_spaced(len(plan.dataset), MAX_REFERENCE_IMAGES)
+        reference = dataset_features(plan.dataset, rows, self.features, reporter, "reference")
+        self.reference_moments = moments_of(reference.features)
         self.best: Estimate | None = None
         self.latest: Estimate | None = None
-        if folder.best.exists():
+        if self.path.exists():
             with suppress(KeyError, TypeError):
-                self.best = Estimate(**read_header(folder.best, kind="weights").document["provenance"]["figure"])
+                self.best = Estimate(**read_header(self.path, kind="weights").document["provenance"]["distance"])
         if self.best is not None and self.best.features != self.features.hash:
             raise CheckpointError(
-                f"{folder.best} was found the best in features {self.best.features}, not {self.features.hash}",
-                "move it away: figures of other features do not compare",
+                f"{self.path} was chosen with the feature extractor {self.best.features}, not {self.features.hash}",
+                "move it elsewhere: distances of different extractors cannot be compared",
             )
 
-    def due(self) -> bool:
-        """Whether it is time."""
-        return time.monotonic() - self.last >= self.seconds
+    def evaluate(self, backend: Backend, provenance: dict[str, Any]) -> dict[str, Any]:
+        """Measure the distance and keep the checkpoint if it is the best; returns values for metrics.jsonl."""
+        samples = sample_features(backend, NUM_SAMPLES, 0, self.features, Silent())
+        distance = self.measure.frechet(self.reference_moments, samples.features)
+        self.latest = distance
+        # Keep the later one of equals: training may improve parts of the model that do not change the samples.
+        if self.best is None or distance.value == self.best.value or distance.better_than(self.best):
+            self.best = distance
+            save_backend(self.path, backend, {**provenance, "distance": asdict(distance)})
+        values = {distance.name: round(distance.value, 4), "best": round(self.best.value, 4)}
+        return {**values, "count": distance.count, "features": distance.features}
 
-    def look(self, backend: Backend, provenance: dict[str, Any]) -> dict[str, Any]:
-        """Compare, keep the checkpoint if it is the best so far; returns what goes into metrics.jsonl."""
-        sample = draw_sample(backend, COUNT, 0, self.features, Silent())
-        figure = self.measure.frechet(self.reference, sample.features)
-        self.latest = figure
-        # Of equals the later one: a part of training that does not change what is drawn may teach something else.
-        if self.best is None or figure.value == self.best.value or figure.better_than(self.best):
-            self.best = figure
-            save_backend(self.folder.best, backend, {**provenance, "figure": asdict(figure)})
-        self.last = time.monotonic()
-        best = self.best.value if self.best else figure.value
-        values = {figure.name: round(figure.value, 4), "best": round(best, 4)}
-        return {**values, "count": figure.count, "features": figure.features}
-
-    def advise(self) -> None:
-        """Say so where an earlier checkpoint was nearer than the last."""
+    def report_better_checkpoint(self) -> None:
+        """Report if an earlier checkpoint has a lower distance than the last one."""
         if self.best is not None and self.latest is not None and self.best.value < self.latest.value:
             self.reporter.info(
-                f"an earlier checkpoint was nearer, {self.best.value:.2f} against {self.latest.value:.2f}: "
-                f"--weights {self.folder.best}"
+                f"an earlier checkpoint has a lower distance to the data, {self.best.value:.2f} instead of "
+                f"{self.latest.value:.2f}: --weights {self.path}"
             )

@@ -1,4 +1,4 @@
-"""Does other noise still draw another picture? A model that has collapsed draws one picture, or one a class."""
+"""Detect mode collapse: different noise generates nearly the same image, or one image for each class."""
 
 from __future__ import annotations
 
@@ -13,71 +13,72 @@ from imggen.metrics.features import Features
 from imggen.models.base import Backend
 from imggen.reporting import Reporter
 
-PAIRS = 64
-# Of so many drawn pictures each and its nearest: were there more, a model that has learnt a hundred pictures by heart
-# would draw most of them twice as well.
-FEW = 48
-LOW, WELL = 0.25, 0.4
-# Before so many pictures were seen, those drawn may well look alike.
-EARLY = 20_000
+NUM_PAIRS = 64
+# Of this many samples the distance to the nearest other one is measured. With more, a model that has memorized a
+# hundred images would generate most of them twice.
+MAX_NEAREST_SAMPLES = 48
+WARN_BELOW_DIVERSITY, RECOVERED_FROM_DIVERSITY = 0.25, 0.4
+# Samples of a model that has seen fewer images may well look alike.
+MIN_IMAGES_BEFORE_WARNING = 20_000
 
 
 class CollapseMonitor:
-    """How far apart drawn pictures are, as a share of how far the data's are: pairs, or each and its nearest, the less.
+    """Measures the diversity of samples relative to the data's, as distances of features.
 
-    Distances are those of features. Pairs are of one class where there are classes, so that a model which draws one
-    picture for each class is found out; a model that draws one of a few is by the nearest.
+    It is the smaller one of two ratios: the mean distance within pairs of samples, and the median distance of a sample
+    to the nearest other one. Pairs are of one class if there are classes, so that one image for each class counts as
+    collapse; the nearest samples show a model that generates a few different images.
     """
 
     def __init__(self, dataset: Dataset, features: Features) -> None:
         self.features = features
-        rows, self.labels = _pairs(dataset)
-        self.reference = self._apart(features.extract(np.asarray(dataset.images[rows])))
-        # Of few pictures a good model draws the same ones again: fewer are looked at than there are.
-        self.few = max(2, min(FEW, len(dataset) // 3))
-        unlike = sorted(list(dict.fromkeys(rows))[: self.few])
-        self.nearest = self._nearest(features.extract(np.asarray(dataset.images[unlike])))
-        self.low = False
+        rows, self.labels = _pair_rows(dataset)
+        self.pair_distance = _mean_pair_distance(features.extract(np.asarray(dataset.images[rows])))
+        # A good model of a small data set generates some images twice: measure fewer than there are.
+        self.num_nearest = max(2, min(MAX_NEAREST_SAMPLES, len(dataset) // 3))
+        distinct_rows = sorted(list(dict.fromkeys(rows))[: self.num_nearest])
+        self.nearest_distance = _median_nearest_distance(features.extract(np.asarray(dataset.images[distinct_rows])))
+        self.warned = False
 
-    def of(self, backend: Backend) -> float:
-        """1 is the data's own variety, 0 one picture for all noise. The same seeds each time."""
-        items = [SampleSpec(seed, self.labels[seed // 2] if backend.classes else None) for seed in range(2 * PAIRS)]
-        pictures = list(sample_batches(backend, items, lambda _, drawn: drawn))
-        features = self.features.extract(np.concatenate(pictures))
-        apart = self._apart(features) / max(self.reference, 1e-6)
-        return min(apart, self._nearest(features[: self.few]) / max(self.nearest, 1e-6))
+    def diversity(self, backend: Backend) -> float:
+        """1 for samples as diverse as the data, 0 if all are one image. Always from the same seeds."""
+        specs = [SampleSpec(seed, self.labels[seed // 2] if backend.classes else None) for seed in range(2 * NUM_PAIRS)]
+        samples = np.concatenate(list(sample_batches(backend, specs, lambda _, images: images)))
+        features = self.features.extract(samples)
+        pair_ratio = _mean_pair_distance(features) / max(self.pair_distance, 1e-6)
+        nearest = _median_nearest_distance(features[: self.num_nearest])
+        return min(pair_ratio, nearest / max(self.nearest_distance, 1e-6))
 
-    def look(self, backend: Backend, images: int, reporter: Reporter) -> dict[str, float]:
-        """Measure, and say it once when it is too low after `images` seen; returns what goes into the metrics."""
-        found = self.of(backend)
-        if found < LOW and images >= EARLY and not self.low:
-            self.low = True
+    def check(self, backend: Backend, images_seen: int, reporter: Reporter) -> dict[str, float]:
+        """Measure the diversity, warn once while it is low, and return it for the metrics."""
+        diversity = self.diversity(backend)
+        if diversity < WARN_BELOW_DIVERSITY and images_seen >= MIN_IMAGES_BEFORE_WARNING and not self.warned:
+            self.warned = True
             reporter.warn(
-                f"other noise hardly draws another picture (variety {found:.2f}, the data's is 1): the model may have "
-                "collapsed; if it does not recover, start again with another --seed, a lower --learning-rate, "
-                "or a preset that regularises"
+                f"possible mode collapse: the diversity of samples is {diversity:.2f} of the data's; if it does not "
+                "recover, start again with another --seed, a lower --learning-rate, or a preset that regularizes"
             )
-        self.low = self.low and found < WELL
-        return {"variety": round(found, 4)}
-
-    @staticmethod
-    def _apart(features: Tensor) -> float:
-        return float(torch.linalg.vector_norm(features[0::2] - features[1::2], dim=1).mean())
-
-    @staticmethod
-    def _nearest(features: Tensor) -> float:
-        """The median distance to the nearest other one."""
-        distances = torch.cdist(features.double(), features.double()).fill_diagonal_(torch.inf)
-        return float(distances.min(1).values.median())
+        self.warned = self.warned and diversity < RECOVERED_FROM_DIVERSITY
+        return {"diversity": round(diversity, 4)}
 
 
-def _pairs(dataset: Dataset) -> tuple[list[int], list[int]]:
-    """Rows of pairs of pictures, one after the other, and each pair's class; the same for the same data."""
+def _mean_pair_distance(features: Tensor) -> float:
+    """The mean distance between rows 0 and 1, 2 and 3, and so on."""
+    return float(torch.linalg.vector_norm(features[0::2] - features[1::2], dim=1).mean())
+
+
+def _median_nearest_distance(features: Tensor) -> float:
+    distances = torch.cdist(features.double(), features.double()).fill_diagonal_(torch.inf)
+    return float(distances.min(1).values.median())
+
+
+def _pair_rows(dataset: Dataset) -> tuple[list[int], list[int]]:
+    """Rows of pairs of images of one class, one pair after the other, and the class of each pair; not random."""
     random = np.random.default_rng(0)
     labels = np.asarray(dataset.labels)
     rows: list[int] = []
-    for first in random.integers(len(dataset), size=PAIRS).tolist():
-        same = np.flatnonzero(labels == labels[first]) if dataset.classes else np.arange(len(dataset))
-        others = same[same != first]
+    for first in random.integers(len(dataset), size=NUM_PAIRS).tolist():
+        same_class = np.flatnonzero(labels == labels[first]) if dataset.classes else np.arange(len(dataset))
+        others = same_class[same_class != first]
         rows += [first, int(random.choice(others)) if len(others) else first]
     return rows, [int(labels[row]) for row in rows[::2]]

@@ -1,10 +1,10 @@
-"""From options to a run that can start: data, configuration, device, budget, or what was saved before."""
+"""From options to a run that can start: device, data, configuration and budget, all decided before the first step."""
 
 from __future__ import annotations
 
 import platform
 import secrets
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,66 +25,225 @@ from imggen.models.base import Learner
 from imggen.models.config import ModelConfig
 from imggen.reporting import Reporter
 
-CPU: dict[str, Any] = {"preset": "tiny", "size": 32, "batch": 64, "minutes": 30.0}
-GPU: dict[str, Any] = {"preset": "base", "size": 128, "batch": 256, "minutes": 120.0}
-CROP, SPLIT = "center", "train"
-# What a resumed run takes from its state; giving another value is an error, not a silent change.
-FIXED = ("preset", "size", "channels", "crop", "split", "use_classes", "batch", "seed", "mirror")
-FREE = ("learning_rate",)  # of a family's options: may change on --resume
+DEFAULT_CROP, DEFAULT_SPLIT = "center", "train"
+MIN_IMAGES_PER_PROCESS = 2  # in a batch
+# Settings that a resumed run takes from its state; giving another value is an error.
+SETTINGS_FIXED_ON_RESUME = ("preset", "size", "channels", "crop", "split", "use_classes", "batch", "seed", "mirror")
+# Options of a family that may be changed with --resume: a run that diverged may continue with a lower rate.
+CONFIG_CHANGEABLE_ON_RESUME = ("learning_rate",)
+# Fields of a configuration that are not options of a family.
+CONFIG_FROM_DATA = ("family", "preset", "size", "channels", "classes", "class_counts")
 
 
 @dataclass(frozen=True)
-class TrainPlan:
-    """Everything decided, nothing started."""
+class DeviceDefaults:
+    """What a run uses if neither the options nor the data decide: `size` is the largest side in pixels."""
 
-    options: TrainOptions
-    world: ProcessGroup
+    preset: str
+    size: int
+    batch: int
+    minutes: float
+
+
+CPU_DEFAULTS = DeviceDefaults(preset="tiny", size=32, batch=64, minutes=30.0)
+GPU_DEFAULTS = DeviceDefaults(preset="base", size=128, batch=256, minutes=120.0)
+
+
+@dataclass(frozen=True)
+class Machine:
+    """The processes of a run, this process's device, and the precision to train in."""
+
+    processes: ProcessGroup
     device: torch.device
     precision: torch.dtype
+
+    @classmethod
+    def start(cls, options: TrainOptions) -> Machine:
+        """Choose and configure the device, and join the other processes. Raises DeviceError."""
+        processes = ProcessGroup.from_environment()
+        device = find_device(options.device, processes.local_rank)
+        configure_device(device)
+        precision = find_precision(options.precision, device, training=True)
+        processes.start(device)
+        return cls(processes, device, precision)
+
+    @property
+    def defaults(self) -> DeviceDefaults:
+        """The defaults for this kind of device."""
+        return CPU_DEFAULTS if self.device.type == "cpu" else GPU_DEFAULTS
+
+    def default_batch(self, config: ModelConfig, dataset_size: int) -> int:
+        """The preset's or the device's batch size, at most the data set, and divisible by the number of processes."""
+        preferred = (config.cpu_batch if self.device.type == "cpu" else None) or self.defaults.batch
+        batch = min(preferred, max(MIN_IMAGES_PER_PROCESS * self.processes.size, dataset_size))
+        return batch - batch % self.processes.size
+
+    def random_seed(self) -> int:
+        """A random seed, the same in all processes."""
+        return int(self.processes.all_reduce_max([float(secrets.randbelow(2**31))], self.device)[0])
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainPlan:
+    """Everything that a run needs to know; nothing has been written yet.
+
+    `state` is the header of the state to resume from, None for a new run. `source` is the decoded data set, or only
+    its outline if the plan was made without decoding.
+    """
+
+    run_dir: RunDir
+    machine: Machine
+    data: str
+    data_options: DataOptions
     source: Dataset | ScannedDataset
     config: ModelConfig
     batch: int
     seed: int
+    mirror: bool
     budget: Budget
     state: Header | None
+    save_seconds: float
+    evaluate_seconds: float | None
+    tensorboard: bool
+    force: bool
+    command: str
+
+    def __post_init__(self) -> None:
+        """Check that the batch can be divided among the processes. Raises UsageError."""
+        processes = self.machine.processes.size
+        smallest = MIN_IMAGES_PER_PROCESS * processes
+        hint = f"use --batch {max(smallest, -(-self.batch // processes) * processes)}"
+        if self.batch < smallest:
+            raise UsageError(f"batch size {self.batch} is too small: at least {smallest} images are needed", hint)
+        if self.batch % processes:
+            raise UsageError(f"batch size {self.batch} is not divisible by {processes} processes", hint)
+
+    @classmethod
+    def fresh(cls, options: TrainOptions, machine: Machine, reporter: Reporter, *, decode: bool) -> TrainPlan:
+        """The plan of a new run. Raises UsageError and DataError."""
+        preset = presets(options.family)[options.preset or machine.defaults.preset]
+        if options.size is not None:
+            preset.with_overrides(size=options.size)  # refuse an impossible size before decoding
+        data_options = DataOptions(
+            size=options.size,
+            channels=options.channels,
+            crop=options.crop or DEFAULT_CROP,
+            split=options.split or DEFAULT_SPLIT,
+            use_classes=options.use_classes,
+            strict=options.strict,
+        )
+        source = _open_data(options.data, data_options, machine, reporter, decode=decode)
+        config = preset.for_pictures(len(source)).with_overrides(
+            size=source.size,
+            channels=source.channels,
+            classes=source.classes,
+            class_counts=source.class_counts,
+            **options.overrides,
+        )
+        return cls(
+            **_run_settings(options),
+            machine=machine,
+            data_options=data_options,
+            source=source,
+            config=config,
+            batch=options.batch or machine.default_batch(config, len(source)),
+            seed=machine.random_seed() if options.seed is None else options.seed,
+            mirror=options.mirror,
+            budget=_given_budget(options, len(source), machine),
+            state=None,
+        )
+
+    @classmethod
+    def resumed(
+        cls, options: TrainOptions, state: Header, machine: Machine, reporter: Reporter, *, decode: bool
+    ) -> TrainPlan:
+        """The plan of a run that continues from `state`. Raises UsageError, DataError and CheckpointError."""
+        saved = _SavedRun.read(state, RunDir(options.run).state)
+        saved.refuse_changes(options)
+        settings = saved.settings
+        data_options = DataOptions(
+            size=settings["size"],
+            channels=settings["channels"],
+            crop=settings["crop"],
+            split=settings["split"],
+            use_classes=settings["use_classes"],
+            strict=options.strict,
+        )
+        source = _open_data(options.data, data_options, machine, reporter, decode=decode)
+        given_budget = any(value is not None for value in (options.images, options.epochs, options.minutes))
+        return cls(
+            **_run_settings(options),
+            machine=machine,
+            data_options=data_options,
+            source=source,
+            config=saved.config_for(source, options.overrides),
+            batch=settings["batch"],
+            seed=settings["seed"],
+            mirror=settings["mirror"],
+            budget=_given_budget(options, len(source), machine) if given_budget else saved.budget,
+            state=state,
+        )
+
+    @property
+    def processes(self) -> ProcessGroup:
+        """The processes of the run."""
+        return self.machine.processes
+
+    @property
+    def device(self) -> torch.device:
+        """This process's device."""
+        return self.machine.device
+
+    @property
+    def precision(self) -> torch.dtype:
+        """The precision to train in."""
+        return self.machine.precision
 
     @property
     def dataset(self) -> Dataset:
-        """The decoded pictures. Raises TypeError when they were only looked at."""
+        """The decoded data set. Raises TypeError if the plan was made without decoding."""
         if isinstance(self.source, ScannedDataset):
-            raise TypeError("this setup is a plan: its data is not decoded")
+            raise TypeError("this plan was made without decoding the data")
         return self.source
 
     def settings(self) -> dict[str, Any]:
-        """The resolved settings, in the names that --config takes."""
-        options = self.options
-        own = {
-            name: value
-            for name, value in self.config.to_json().items()
-            if name not in ("family", "preset", "size", "channels", "classes", "class_counts")
-        }
-        fixed = self.fixed()
+        """The resolved settings, under the names that --config reads."""
+        config = {name: value for name, value in self.config.to_json().items() if name not in CONFIG_FROM_DATA}
         seconds = self.budget.seconds
         return {
-            "data": options.data,
-            **{name: value for name, value in fixed.items() if name != "use_classes"},
-            "no_classes": not options.use_classes,
+            "data": self.data,
+            **{name: value for name, value in self.fixed_settings().items() if name != "use_classes"},
+            "no_classes": not self.data_options.use_classes,
             "images": self.budget.images,
             "minutes": None if seconds is None else seconds / 60,
             "precision": precision_name(self.precision),
-            **own,
+            **config,
+        }
+
+    def fixed_settings(self) -> dict[str, Any]:
+        """The settings that a resumed run takes over, by the names of SETTINGS_FIXED_ON_RESUME."""
+        return {
+            "preset": self.config.preset,
+            "size": self.config.size,
+            "channels": self.config.channels,
+            "crop": self.data_options.crop,
+            "split": self.data_options.split,
+            "use_classes": self.data_options.use_classes,
+            "batch": self.batch,
+            "seed": self.seed,
+            "mirror": self.mirror,
         }
 
     def provenance(self, images: int, seconds: float) -> dict[str, Any]:
-        """How a checkpoint came to be."""
+        """How a checkpoint was made, after `images` images and `seconds` of training."""
         return {
             "imggen": imggen.__version__,
             "torch": torch.__version__,
             "python": platform.python_version(),
-            "command": self.options.command,
-            "data": Path(self.options.data).name or self.options.data,
+            "command": self.command,
+            "data": Path(self.data).name or self.data,
             "data_key": self.dataset.key,
-            "pictures": len(self.dataset),
+            "dataset_size": len(self.dataset),
             "images": images,
             "seconds": round(seconds, 1),
             "seed": self.seed,
@@ -93,149 +252,138 @@ class TrainPlan:
             "precision": precision_name(self.precision),
         }
 
-    def fixed(self) -> dict[str, Any]:
-        """What a resumed run must find unchanged; the names of `FIXED`."""
-        own = {"preset": self.config.preset, "size": self.config.size, "channels": self.config.channels}
-        own |= {"batch": self.batch, "seed": self.seed}
-        return {name: own[name] if name in own else getattr(self.options, name) for name in FIXED}
+
+@dataclass(frozen=True)
+class _SavedRun:
+    """What a state file says about the run that wrote it."""
+
+    path: Path
+    settings: dict[str, Any]
+    config: ModelConfig
+    budget: Budget
+
+    @classmethod
+    def read(cls, state: Header, path: Path) -> _SavedRun:
+        """Read a state's document. Raises CheckpointError."""
+        document = state.document
+        config = read_config(document, path)
+        try:
+            settings, budget = document["settings"], document["budget"]
+            budget = Budget(budget["images"], budget["seconds"])
+            complete = set(settings) == set(SETTINGS_FIXED_ON_RESUME)
+        except (KeyError, TypeError):
+            complete = False
+        if not complete:
+            raise CheckpointError(f"{path} is damaged", "--force starts a new run")
+        return cls(path, settings, config, budget)
+
+    def refuse_changes(self, options: TrainOptions) -> None:
+        """Raise UsageError for an option that contradicts the saved run."""
+        if self.config.family != options.family:
+            raise UsageError(f"{options.run} holds a run of {self.config.family}, not {options.family}")
+        defaults = TrainOptions(family=options.family, data=options.data)
+        for name, value in self.settings.items():
+            given = getattr(options, name)
+            if given not in (getattr(defaults, name), value):
+                raise _changed(name, value, given)
+        config = self.config.to_json()
+        for name, given in options.overrides.items():
+            if name not in CONFIG_CHANGEABLE_ON_RESUME and given != config.get(name):
+                raise _changed(name, config.get(name), given)
+
+    def config_for(self, source: Dataset | ScannedDataset, overrides: dict[str, Any]) -> ModelConfig:
+        """The saved configuration with the changes that `overrides` may make.
+
+        The data may have grown: the class frequencies stay those of the start. Raises CheckpointError if the data has
+        another shape or other classes.
+        """
+        changed = [
+            name for name in ("size", "channels", "classes") if getattr(source, name) != getattr(self.config, name)
+        ]
+        if changed:
+            raise CheckpointError(
+                f"this run was started with another {', '.join(changed)}",
+                "use the same data and options, or -o FOLDER for a new run",
+            )
+        changes = {name: value for name, value in overrides.items() if name in CONFIG_CHANGEABLE_ON_RESUME}
+        return self.config.with_overrides(**changes)
+
+
+def _changed(name: str, saved: object, given: object) -> UsageError:
+    return UsageError(
+        f"this run was started with {name} {saved}, not {given}", "leave the option out, or use -o FOLDER for a new run"
+    )
+
+
+def _run_settings(options: TrainOptions) -> dict[str, Any]:
+    """The fields of a plan that are taken from the options as they are."""
+    return {
+        "run_dir": RunDir(options.run),
+        "data": options.data,
+        "save_seconds": options.save_minutes * 60,
+        "evaluate_seconds": None if options.evaluate_every is None else options.evaluate_every * 60,
+        "tensorboard": options.tensorboard,
+        "force": options.force,
+        "command": options.command,
+    }
+
+
+def _given_budget(options: TrainOptions, dataset_size: int, machine: Machine) -> Budget:
+    return Budget.of(options.images, options.epochs, options.minutes, dataset_size, machine.defaults.minutes)
+
+
+def _open_data(
+    data: str, data_options: DataOptions, machine: Machine, reporter: Reporter, *, decode: bool
+) -> Dataset | ScannedDataset:
+    """List the images of `data`, and decode them with `decode`: one process does, the others then read its cache.
+
+    Raises DataError.
+    """
+    with machine.processes.main_first():
+        source: Dataset | ScannedDataset = scan_dataset(
+            data, data_options, max_size=machine.defaults.size, reporter=reporter
+        )
+        if decode and isinstance(source, ScannedDataset):
+            source = source.load(reporter)
+    if len(source) < 2:
+        raise DataError(f"{source.name} has only {len(source)} image", "training needs at least a few hundred images")
+    return source
 
 
 def make_plan(options: TrainOptions, reporter: Reporter, *, decode: bool = True) -> TrainPlan:
-    """Decide everything; the data is only looked at, not decoded, without `decode`.
+    """Decide everything about a run; without `decode` the data is only listed.
 
-    Raises UsageError, DataError, CheckpointError, DeviceError.
+    Raises UsageError, DataError, CheckpointError and DeviceError.
     """
-    Budget.of(options.images, options.epochs, options.minutes, 1, 1)  # nonsense is refused before decoding
-    world = ProcessGroup.from_environment()
-    device = find_device(options.device, world.local_rank)
-    configure_device(device)
-    precision = find_precision(options.precision, device, training=True)
-    world.start(device)
-    state = read_header(RunDir(options.run).state, kind="state") if options.resume else None
-    if state is not None:
-        options = _as_before(options, state)
-    options = replace(options, crop=options.crop or CROP, split=options.split or SPLIT)
-    defaults = CPU if device.type == "cpu" else GPU
-    preset = options.preset or str(defaults["preset"])
-    known = presets(options.family)
-    if preset not in known:
-        raise UsageError(f"{options.family} has no preset '{preset}'", f"presets: {', '.join(known)}")
-    data_options = DataOptions(
-        size=options.size,
-        channels=options.channels,
-        crop=options.crop or CROP,
-        split=options.split or SPLIT,
-        use_classes=options.use_classes,
-        strict=options.strict,
-    )
-    if options.size is not None:
-        known[preset].with_overrides(size=options.size)  # a size that no network can have is refused before decoding
-    if not world.is_main:
-        world.barrier()  # one process decodes; the others then find the cache
-    dataset: Dataset | ScannedDataset = scan_dataset(
-        options.data, data_options, max_size=int(defaults["size"]), reporter=reporter
-    )
-    if decode and isinstance(dataset, ScannedDataset):
-        dataset = dataset.load(reporter)
-    if world.is_main:
-        world.barrier()
-    config = _configure(options, known[preset], dataset, state)
-    usual = (config.cpu_batch if device.type == "cpu" else None) or int(defaults["batch"])
-    batch = options.batch or min(usual, max(2 * world.size, len(dataset)))
-    batch -= 0 if options.batch else batch % world.size
-    if batch < 2 * world.size or batch % world.size:
-        each = f"{world.size} processes take like shares of at least 2" if world.size > 1 else "2 is the least"
-        raise UsageError(f"a batch of {batch} does not do", each)
-    seed = options.seed
-    if seed is None:
-        seed = int(world.all_reduce_max([float(secrets.randbelow(2**31))], device)[0])
-    budget = _budget(options, state, len(dataset), float(defaults["minutes"]))
-    return TrainPlan(options, world, device, precision, dataset, config, batch, seed, budget, state)
+    machine = Machine.start(options)
+    if not options.resume:
+        return TrainPlan.fresh(options, machine, reporter, decode=decode)
+    state = read_header(RunDir(options.run).state, kind="state")
+    return TrainPlan.resumed(options, state, machine, reporter, decode=decode)
 
 
-def _budget(options: TrainOptions, state: Header | None, count: int, default_minutes: float) -> Budget:
-    """What was asked for now, else what the run was started with, else the device's default."""
-    saved = None if state is None else state.document.get("budget")
-    if saved is None or any(value is not None for value in (options.images, options.epochs, options.minutes)):
-        return Budget.of(options.images, options.epochs, options.minutes, count, default_minutes)
-    try:
-        return Budget(images=saved["images"], seconds=saved["seconds"])
-    except (KeyError, TypeError) as error:
-        raise CheckpointError(f"{RunDir(options.run).state} is damaged", "--force starts afresh") from error
+def resolved_settings(options: TrainOptions, reporter: Reporter) -> dict[str, Any]:
+    """What `train` would do: family, run, device and settings, without decoding the data."""
+    plan = make_plan(options, reporter, decode=False)
+    plan.processes.stop()
+    return {
+        "family": plan.config.family,
+        "run": str(plan.run_dir.path),
+        "device": str(plan.device),
+        **plan.settings(),
+    }
 
 
-def _configure(
-    options: TrainOptions, preset: ModelConfig, dataset: Dataset | ScannedDataset, state: Header | None
-) -> ModelConfig:
-    config = preset.for_pictures(len(dataset)).with_overrides(
-        size=dataset.size,
-        channels=dataset.channels,
-        classes=dataset.classes,
-        class_counts=dataset.class_counts,
-        **options.overrides,
-    )
-    if len(dataset) < 2:
-        raise DataError(f"{dataset.name} has only {len(dataset)} picture", "a model needs at least a few hundred")
-    if state is None:
-        return config
-    saved = read_config(state.document, RunDir(options.run).state)
-    # A picture more or less in a class is no other model: the shares stay those of the start.
-    config = config.with_overrides(class_counts=saved.class_counts) if saved.classes == config.classes else config
-    # A training that diverges may go on more slowly.
-    if saved != config.with_overrides(**{name: getattr(saved, name) for name in FREE}):
-        before, now = asdict(saved), asdict(config)
-        changed = [name for name in before if before[name] != now[name] and name not in FREE]
-        raise CheckpointError(
-            f"this run was started with another {', '.join(changed)}", "use the same data and options, or -o FOLDER"
-        )
-    return config
-
-
-def _as_before(options: TrainOptions, state: Header) -> TrainOptions:
-    """The options with what the run was started with; a flag that says otherwise is an error."""
-    saved = state.document.get("fixed")
-    path = RunDir(options.run).state
-    if not isinstance(saved, dict) or not isinstance(state.document.get("config"), dict) or set(saved) != set(FIXED):
-        raise CheckpointError(f"{path} is damaged", "--force starts afresh")
-    config = read_config(state.document, path).to_json()
-    if config["family"] != options.family:
-        raise UsageError(f"{options.run} holds a run of {config['family']}, not {options.family}")
-    defaults = TrainOptions(family=options.family, data=options.data)
-    for name, value in saved.items():
-        given = getattr(options, name)
-        if given not in (getattr(defaults, name), value):
-            raise UsageError(
-                f"this run was started with {name} {value}, not {given}", "leave the option out, or -o FOLDER"
-            )
-    overrides = {name: config[name] for name in config if name not in ("family", "classes", "class_counts", *FIXED)}
-    for name, given in options.overrides.items():
-        if name in FREE:
-            overrides[name] = given
-        elif given != overrides.get(name):
-            raise UsageError(
-                f"this run was started with {name} {overrides.get(name)}, not {given}",
-                "leave the option out, or -o FOLDER",
-            )
-    return replace(options, **saved, overrides=overrides)
-
-
-def describe_plan(setup: TrainPlan, learner: Learner, reporter: Reporter) -> None:
-    """Data, model, device and budget, a line each."""
-    data = setup.dataset
-    config, networks = setup.config, learner.networks
+def describe_plan(plan: TrainPlan, learner: Learner, reporter: Reporter) -> None:
+    """Report data, model, device and budget, one line each."""
+    config, processes = plan.config, plan.processes.size
     classes = f"{len(config.classes)} classes" if config.classes else "no classes"
-    kind = {1: "grey", 3: "colour", 4: "colour with alpha"}[config.channels]
-    reporter.info(f"data    {data.name}: {len(data):,} pictures, {config.size}x{config.size} {kind}, {classes}")
-    counts = ", ".join(
-        f"{name} {sum(p.numel() for p in net.parameters()) / 1e6:.2f} M" for name, net in networks.items()
-    )
+    kind = {1: "gray", 3: "color", 4: "color with alpha"}[config.channels]
+    size = f"{config.size}x{config.size}"
+    reporter.info(f"data    {plan.dataset.name}: {len(plan.dataset):,} images, {size} {kind}, {classes}")
+    parameters = {name: sum(p.numel() for p in network.parameters()) for name, network in learner.networks.items()}
+    counts = ", ".join(f"{name} {count / 1e6:.2f} M" for name, count in parameters.items())
     reporter.info(f"model   {config.family}/{config.preset}: {counts}")
-    processes = f" on {setup.world.size} processes" if setup.world.size > 1 else ""
-    reporter.info(f"device  {setup.device}, {precision_name(setup.precision)}, batch {setup.batch}{processes}")
-    reporter.info(f"budget  {setup.budget}, seed {setup.seed}, into {setup.options.run}")
-
-
-def duration(seconds: float) -> str:
-    """3 h 20 min."""
-    minutes = round(seconds / 60)
-    return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min"
+    group = f" on {processes} processes" if processes > 1 else ""
+    reporter.info(f"device  {plan.device}, {precision_name(plan.precision)}, batch {plan.batch}{group}")
+    reporter.info(f"budget  {plan.budget}, seed {plan.seed}, into {plan.run_dir.path}")

@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and a lost terminal while training: the first asks to save and stop, the second stops now."""
+"""Ctrl-C, SIGTERM and SIGHUP while training: the first asks to save and stop, the second stops at once."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from imggen.errors import InterruptedRun
 
 
 class StopRequest:
-    """Which signal came, if any."""
+    """The number of the signal that asks to stop, 0 if none has arrived."""
 
     def __init__(self) -> None:
         self.signal = 0
@@ -21,7 +21,7 @@ class StopRequest:
         return self.signal != 0
 
     def error(self, saved: str) -> InterruptedRun:
-        """What to raise once everything is saved."""
+        """The error to raise once everything is saved; `saved` says where."""
         name = "Ctrl-C" if self.signal == signal.SIGINT else signal.Signals(self.signal).name
         return InterruptedRun(f"stopped by {name}; {saved}", "the same command with --resume continues", self.exit_code)
 
@@ -32,26 +32,25 @@ class StopRequest:
 
 
 @contextmanager
-def stop_requests() -> Iterator[StopRequest]:
-    """Catch the signals inside the block; one that is ignored, as nohup does SIGHUP, stays so.
+def stop_requests(request: StopRequest) -> Iterator[None]:
+    """Record the signals of the block in `request`. A signal that is ignored, as nohup does SIGHUP, stays ignored.
 
-    Outside the main thread they cannot be caught and are left alone.
+    Outside of the main thread Python cannot catch signals: there the block runs without.
     """
-    request = StopRequest()
 
-    def note(number: int, frame: FrameType | None) -> None:
+    def record(number: int, frame: FrameType | None) -> None:
         if request:
-            raise InterruptedRun("stopped at once; the last checkpoint is whole", None, 128 + number)
+            raise InterruptedRun("stopped at once; the last checkpoint is complete", None, 128 + number)
         request.signal = number
 
     if threading.current_thread() is not threading.main_thread():
-        yield request
+        yield
         return
     numbers = [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
     numbers = [number for number in numbers if number == signal.SIGINT or signal.getsignal(number) != signal.SIG_IGN]
-    before = [signal.signal(number, note) for number in numbers]
+    previous_handlers = [signal.signal(number, record) for number in numbers]
     try:
-        yield request
+        yield
     finally:
-        for number, handler in zip(numbers, before, strict=True):
+        for number, handler in zip(numbers, previous_handlers, strict=True):
             signal.signal(number, handler)

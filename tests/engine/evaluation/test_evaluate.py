@@ -1,4 +1,4 @@
-"""The comparison as a whole: models, folders, floors, the report, what cannot be compared."""
+"""Evaluation as a whole: models, folders, floors, the report, what cannot be compared."""
 
 import json
 import re
@@ -17,27 +17,28 @@ import pytest
 import torch
 from PIL import Image, ImageFilter
 
-from imggen.cli.app import main
 from imggen.engine.checkpoints import save_backend
-from imggen.engine.evaluation.evaluate import evaluate
+from imggen.engine.evaluation import is_image_source
+from imggen.engine.evaluation import run as evaluate
 from imggen.engine.evaluation.report import number
-from imggen.engine.evaluation.train_extractor import train as train_features
+from imggen.engine.evaluation.train_extractor import train as train_extractor
 from imggen.engine.options import EvaluateOptions, TrainOptions
-from imggen.engine.training.loop import train
+from imggen.engine.training import run as train
 from imggen.errors import CheckpointError, DataError, UsageError
 from imggen.io.checkpoint import write_checkpoint
 from imggen.metrics.compare import Estimate, Estimator
 from imggen.metrics.distances import moments_of
 from imggen.metrics.features import Extractor, load_extractor, load_features, tile_starts
 from imggen.models import build_backend, presets
-from imggen.models.base import Backend
+from imggen.models.gan.backend import GanBackend
 from imggen.reporting import Silent
+from tests.helpers import run_cli
 
 Make = Callable[..., Path]
 
 
-def drawing(random: np.random.Generator, kind: int) -> Image.Image:
-    """A smooth little picture: a bright disc or a bar, on a shaded ground."""
+def make_image(random: np.random.Generator, kind: int) -> Image.Image:
+    """A smooth small image: a bright disc or a bar on a shaded ground."""
     y, x = np.mgrid[:32, :32] / 31
     cy, cx, r = random.uniform(0.3, 0.7), random.uniform(0.3, 0.7), random.uniform(0.15, 0.3)
     shape = np.hypot(y - cy, x - cx) < r if kind == 0 else (abs(y - cy) < r / 2) & (abs(x - cx) < 2 * r)
@@ -48,7 +49,7 @@ def drawing(random: np.random.Generator, kind: int) -> Image.Image:
 
 @pytest.fixture
 def make(tmp_path: Path) -> Make:
-    """Write a folder of such pictures; `change` is done to each."""
+    """Write a folder of such images; `change` is applied to each."""
 
     def folder(
         name: str, count: int, *, seed: int, kinds: tuple[int, ...] = (0, 1), change: Any = None, split: str = ""
@@ -56,10 +57,10 @@ def make(tmp_path: Path) -> Make:
         random = np.random.default_rng(seed)
         for index in range(count):
             kind = kinds[index % len(kinds)]
-            picture = drawing(random, kind)
+            image = make_image(random, kind)
             path = tmp_path / name / split / ("disc", "bar")[kind] / f"{index:04d}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
-            (change(picture) if change else picture).save(path)
+            (change(image) if change else image).save(path)
         return tmp_path / name
 
     return folder
@@ -67,26 +68,27 @@ def make(tmp_path: Path) -> Make:
 
 def compared(one: Path | str, two: Path | str, **more: Any) -> dict[str, float]:
     found = evaluate(EvaluateOptions(model=str(one), data=str(two), device="cpu", **more), Silent())
-    return {name: figure["value"] for name, figure in found["figures"].items()}
+    return {name: metric["value"] for name, metric in found["metrics"].items()}
 
 
+@pytest.mark.slow
 def test_folders_worse_and_worse(make: Make) -> None:
-    """Blur, noise, a dropped class and repetition each show in the figure that they should show in."""
-    data = make("data", 600, seed=0)
-    good = compared(make("good", 250, seed=1), data)
+    """Blur, noise, a dropped class and repetition each change the metric that measures them."""
+    data = make("data", 400, seed=0)
+    good = compared(make("good", 160, seed=1), data)
     blurred = [
-        compared(make(f"blur{r}", 250, seed=1, change=lambda p, r=r: p.filter(ImageFilter.GaussianBlur(r))), data)
+        compared(make(f"blur{r}", 160, seed=1, change=lambda p, r=r: p.filter(ImageFilter.GaussianBlur(r))), data)
         for r in (1, 2)
     ]
     random = np.random.default_rng(5)
 
-    def noise(picture: Image.Image) -> Image.Image:
-        return Image.fromarray((np.asarray(picture) + random.normal(0, 25, (32, 32, 3))).clip(0, 255).astype(np.uint8))
+    def noise(image: Image.Image) -> Image.Image:
+        return Image.fromarray((np.asarray(image) + random.normal(0, 25, (32, 32, 3))).clip(0, 255).astype(np.uint8))
 
-    noisy = compared(make("noise", 250, seed=1, change=noise), data)
-    half = compared(make("half", 250, seed=1, kinds=(0,)), data)
-    kept = drawing(np.random.default_rng(9), 0)
-    same = compared(make("same", 250, seed=1, change=lambda _: kept), data)
+    noisy = compared(make("noise", 160, seed=1, change=noise), data)
+    half = compared(make("half", 160, seed=1, kinds=(0,)), data)
+    kept = make_image(np.random.default_rng(9), 0)
+    same = compared(make("same", 160, seed=1, change=lambda _: kept), data)
     assert 0 <= good["fd"] < blurred[0]["fd"] < blurred[1]["fd"]
     assert good["fd"] < noisy["fd"] and good["fd"] < half["fd"] < same["fd"]
     assert good["kd"] < min(blurred[1]["kd"], noisy["kd"], half["kd"], same["kd"])
@@ -96,20 +98,22 @@ def test_folders_worse_and_worse(make: Make) -> None:
     assert good["accuracy"] > 0.95
 
 
-def test_learnt_by_heart_shows_in_the_nearest_distance(make: Make) -> None:
+@pytest.mark.slow
+def test_memorized_images_show_in_the_nearest_distance(make: Make) -> None:
     make("data", 300, seed=0, split="train")
     data = make("data", 100, seed=1, split="test")
     copies = make("copies", 200, seed=0)
     found = evaluate(EvaluateOptions(model=str(copies), data=str(data), device="cpu"), Silent())
-    assert found["figures"]["nearest"]["value"] < 0.5 * found["floor"]["nearest"]["value"]
+    assert found["metrics"]["nearest"]["value"] < 0.5 * found["floor"]["nearest"]["value"]
     assert found["closest"][0]["distance"] == pytest.approx(0, abs=1e-4)
-    assert found["figures"]["copied"]["value"] > 0.9 and found["floor"]["copied"]["value"] <= 0.01
-    # Undivided data: copies of the pictures that were set apart are found too.
+    assert found["metrics"]["copied"]["value"] > 0.9 and found["floor"]["copied"]["value"] <= 0.01
+    # Without a test split, copies of the images that were set apart are detected too.
     flat = make("flat", 200, seed=0)
     apart = evaluate(EvaluateOptions(model=str(flat), data=str(flat), device="cpu", count=200), Silent())
     assert all(pair["distance"] < 1e-4 for pair in apart["closest"])
 
 
+@pytest.mark.slow
 def test_a_model_against_its_data_with_a_test_split(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     make("data", 400, seed=0, split="train")
     data = make("data", 150, seed=1, split="test")
@@ -117,22 +121,22 @@ def test_a_model_against_its_data_with_a_test_split(make: Make, monkeypatch: pyt
         family="gan", data=str(data), output=Path("run"), device="cpu", images=640, seed=1,
         overrides={"width": 8, "max_width": 16},
     )  # fmt: skip
-    monkeypatch.setattr("imggen.engine.training.loop.SECONDS_BETWEEN_METRICS", 0)
+    monkeypatch.setattr("imggen.engine.training.loop.SECONDS_BETWEEN_REPORTS", 0.0)
     train(options, Silent())
     given = EvaluateOptions(model="run", data=str(data), count=200, device="cpu", output=Path("r.html"))
     found = evaluate(given, Silent())
     digest = load_extractor()[1]
-    assert found["held_out"] == "test split, 150 pictures" and found["count"] == 200 and found["reference"] == 400
-    assert set(found["figures"]) == {
+    assert found["held_out"] == "test split, 150 images" and found["count"] == 200 and found["reference_count"] == 400
+    assert set(found["metrics"]) == {
         "fd", "kd", "precision", "recall", "density", "coverage", "nearest", "copied", "accuracy",
     }  # fmt: skip
-    for figure in (*found["figures"].values(), *found["floor"].values()):
-        assert figure["low"] <= figure["value"] <= figure["high"] and figure["features"] == digest
-    assert all(found["figures"][name]["low"] < found["figures"][name]["high"] for name in ("fd", "kd"))
-    assert found["floor"]["fd"]["value"] < found["figures"]["fd"]["value"]
-    # Once more, from the cache and by the same seeds: the same figures.
+    for metric in (*found["metrics"].values(), *found["floor"].values()):
+        assert metric["low"] <= metric["value"] <= metric["high"] and metric["features"] == digest
+    assert all(found["metrics"][name]["low"] < found["metrics"][name]["high"] for name in ("fd", "kd"))
+    assert found["floor"]["fd"]["value"] < found["metrics"]["fd"]["value"]
+    # Again, from the cache and the same seeds: the same metrics.
     again = evaluate(EvaluateOptions(model="run", data=str(data), count=200, device="cpu"), Silent())
-    assert again["figures"] == found["figures"] and again["floor"] == found["floor"]
+    assert again["metrics"] == found["metrics"] and again["floor"] == found["floor"]
     with pytest.raises(UsageError, match="already exists"):
         evaluate(given, Silent())
     page = Path("r.html").read_text(encoding="utf-8")
@@ -140,6 +144,8 @@ def test_a_model_against_its_data_with_a_test_split(make: Make, monkeypatch: pyt
     assert not re.search(r"""(src|href)=["'](?!data:)""", page)
 
 
+@pytest.mark.slow
+@pytest.mark.browser
 def test_the_report_in_a_real_browser(make: Make) -> None:
     browser = next((found for name in ("chromium", "google-chrome", "chrome") if (found := shutil.which(name))), None)
     if browser is None:
@@ -178,23 +184,26 @@ def test_the_report_in_a_real_browser(make: Make) -> None:
 
 def test_no_network_is_needed(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     def refused(*_: object) -> None:
-        raise AssertionError("somebody asked the network")
+        raise AssertionError("the network was used")
 
     monkeypatch.setattr(socket.socket, "connect", refused)
     monkeypatch.setattr(socket, "getaddrinfo", refused)
     assert compared(make("g", 40, seed=1), make("data", 300, seed=0))["fd"] > 0
 
 
+def uniform_likelihood(backend: GanBackend, images: torch.Tensor, labels: None = None) -> torch.Tensor:
+    return -images[:, 0, 0, 0] * 0 - 3072 * np.log(256)
+
+
 def test_bits_where_a_family_gives_a_likelihood(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A stand-in's uniform likelihood is 8 bits for every channel of every pixel."""
+    """A uniform likelihood is 8 bits for every channel of every pixel."""
     data = make("data", 300, seed=0)
     save_backend(Path("m.safetensors"), build_backend(presets("gan")["tiny"].with_overrides(size=32)), {})
     given = EvaluateOptions(model="m.safetensors", data=str(data), count=50, device="cpu", output=Path("r.html"))
-    assert "bits" not in evaluate(given, Silent())["figures"]
-    monkeypatch.setattr(
-        Backend, "log_likelihood", lambda self, images, labels=None: -images[:, 0, 0, 0] * 0 - 3072 * np.log(256)
-    )
-    found = evaluate(replace(given, force=True), Silent())["figures"]
+    assert "bits" not in evaluate(given, Silent())["metrics"]
+    monkeypatch.setattr(GanBackend, "binarized", False, raising=False)
+    monkeypatch.setattr(GanBackend, "log_likelihood", uniform_likelihood, raising=False)
+    found = evaluate(replace(given, force=True), Silent())["metrics"]
     assert found["bits"]["value"] == pytest.approx(8)
     for name in ("bits_png", "bits_webp"):
         assert 0.5 < found[name]["value"] < 8
@@ -213,7 +222,7 @@ def test_sizes_and_modes_may_differ(make: Make, tmp_path: Path) -> None:
     assert all(np.isfinite(value) for value in large.values())
 
 
-def test_too_few_pictures_are_a_clear_word(make: Make) -> None:
+def test_too_few_images_are_refused(make: Make) -> None:
     data = make("data", 100, seed=0)
     for count in (1, 9):
         with pytest.raises(DataError, match="too few"):
@@ -228,17 +237,17 @@ def test_too_few_pictures_are_a_clear_word(make: Make) -> None:
         compared("gan", data, size=64)
     compared(data, data, count=10)
     found = evaluate(EvaluateOptions(model=str(make("ten", 12, seed=1)), data=str(data), device="cpu"), Silent())
-    assert all(np.isfinite(figure["value"]) for figure in found["figures"].values())
+    assert all(np.isfinite(metric["value"]) for metric in found["metrics"].values())
 
 
 def test_without_a_split_some_are_set_apart(make: Make) -> None:
     found = evaluate(
         EvaluateOptions(model=str(make("g", 50, seed=1)), data=str(make("d", 300, seed=0)), device="cpu"), Silent()
     )
-    assert "set apart" in found["held_out"] and found["reference"] == 150 and found["floor"]["fd"]["count"] == 150
+    assert "set apart" in found["held_out"] and found["reference_count"] == 150 and found["floor"]["fd"]["count"] == 150
 
 
-def test_figures_of_other_features_do_not_compare() -> None:
+def test_metrics_of_other_features_do_not_compare() -> None:
     one = Estimate("fd", 2.0, 1.0, 3.0, 100, "aaa")
     assert Estimate("fd", 1.0, 1.0, 3.0, 100, "aaa").better_than(one)
     assert not Estimate("recall", 0.1, 0, 1, 100, "aaa").better_than(Estimate("recall", 0.2, 0, 1, 100, "aaa"))
@@ -260,7 +269,7 @@ def test_intervals_hold_the_truth_about_as_often_as_they_say() -> None:
     assert held >= 50
 
 
-def test_kernel_intervals_are_as_wide_as_the_figure_varies() -> None:
+def test_kernel_intervals_are_as_wide_as_the_distance_varies() -> None:
     generator = torch.Generator().manual_seed(0)
     reference = torch.randn(600, 8, generator=generator)
     found = [Estimator("x").kernel(reference, torch.randn(300, 8, generator=generator)) for _ in range(20)]
@@ -269,7 +278,7 @@ def test_kernel_intervals_are_as_wide_as_the_figure_varies() -> None:
     assert 0.5 * spread < float(np.median(widths)) < 2.5 * spread
 
 
-def test_frechet_intervals_are_as_wide_as_the_figure_varies() -> None:
+def test_frechet_intervals_are_as_wide_as_the_distance_varies() -> None:
     generator = torch.Generator().manual_seed(0)
     moments = moments_of(torch.randn(2000, 8, generator=generator))
     found = [Estimator("x").frechet(moments, torch.randn(500, 8, generator=generator) * 1.2 + 0.2) for _ in range(20)]
@@ -293,7 +302,7 @@ def test_extractors_are_checked(tmp_path: Path) -> None:
         load_features("m.safetensors", torch.device("cpu"))
 
 
-def test_inception_says_what_it_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_parts_of_inception_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(CheckpointError, match=r"none\.pth"):
         load_features("inception:none.pth", torch.device("cpu"))
     Path("text.pth").write_text("not weights", encoding="utf-8")
@@ -306,7 +315,7 @@ def test_inception_says_what_it_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_only_inceptions_distances_are_called_fid(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A stand-in for torch-fidelity's network: it must get bytes in three channels, whatever the pictures are."""
+    """A stand-in for torch-fidelity's network: it gets bytes in three channels, whatever the images have."""
 
     class Network(torch.nn.Module):
         def __init__(self, name: str, features: list[str], feature_extractor_weights_path: str | None) -> None:
@@ -326,11 +335,11 @@ def test_only_inceptions_distances_are_called_fid(make: Make, monkeypatch: pytes
     data, other = make("data", 200, seed=0), make("g", 60, seed=1, change=lambda p: p.convert("LA"))
     given = EvaluateOptions(model=str(other), data=str(data), device="cpu", features="inception:w.pth")
     found = evaluate(given, Silent())
-    assert {"fid", "kid"} <= set(found["figures"]) and "fd" not in found["figures"]
+    assert {"fid", "kid"} <= set(found["metrics"]) and "fd" not in found["metrics"]
     assert found["features"]["name"] == "inception" and len(found["features"]["hash"]) == 12
 
 
-def test_damaged_caches_are_worked_out_again(make: Make) -> None:
+def test_damaged_caches_are_computed_again(make: Make) -> None:
     data, other = make("data", 200, seed=0), make("g", 60, seed=1)
     first = compared(other, data)
     for path in Path("cache/features").iterdir():
@@ -338,47 +347,59 @@ def test_damaged_caches_are_worked_out_again(make: Make) -> None:
     assert compared(other, data) == first
 
 
+@pytest.mark.slow
 def test_the_extractor_can_be_trained_again(make: Make) -> None:
     make("data", 200, seed=0, split="train")
     data = str(make("data", 60, seed=1, split="test"))
-    extractor, (share,) = train_features([data], [1], [data], images=1280, batch=64, seed=0)
-    assert share > 0.8 and extractor.logits.out_features == 2
+    extractor, (accuracy,) = train_extractor([data], [1], [data], images=1280, batch=64, seed=0)
+    assert accuracy > 0.8 and extractor.logits.out_features == 2
     raw = extractor(torch.rand(50, 3, 32, 32) * 2 - 1)
     assert torch.isfinite(raw).all() and (extractor.scale > 0).all()
 
 
-def test_features_see_every_channel_count_and_size() -> None:
+def test_features_of_every_channel_count_and_size() -> None:
     extractor, _ = load_extractor()
-    grey = torch.rand(3, 1, 32, 32) * 2 - 1
-    assert torch.equal(extractor(grey), extractor(grey.expand(-1, 3, -1, -1)))
-    solid = torch.cat([grey.expand(-1, 3, -1, -1), torch.ones(3, 1, 32, 32)], 1)
-    assert torch.allclose(extractor(grey), extractor(solid), atol=1e-4)
+    gray = torch.rand(3, 1, 32, 32) * 2 - 1
+    assert torch.equal(extractor(gray), extractor(gray.expand(-1, 3, -1, -1)))
+    solid = torch.cat([gray.expand(-1, 3, -1, -1), torch.ones(3, 1, 32, 32)], 1)
+    assert torch.allclose(extractor(gray), extractor(solid), atol=1e-4)
     assert extractor(torch.zeros(2, 3, 16, 16)).shape == (2, 256)
     assert extractor(torch.zeros(2, 3, 100, 100)).shape == (2, 384)
     for length in (64, 65, 100, 128):
         found = tile_starts(length)
         assert found[0] == 0 and found[-1] == length - 32 and max(np.diff(found)) <= 32
-    row = extractor(grey)
-    assert torch.allclose(row[1:2], extractor(grey[1:2]), atol=1e-4)
+    row = extractor(gray)
+    assert torch.allclose(row[1:2], extractor(gray[1:2]), atol=1e-4)
 
 
 def test_on_the_command_line(make: Make, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["evaluate", str(make("g", 40, seed=1)), "--data", str(make("data", 300, seed=0)), "--quiet"]
-    with pytest.raises(SystemExit) as caught:
-        main([*words, "-o", "r.html"])
-    out = capsys.readouterr().out
-    assert not caught.value.code and out.splitlines()[-1] == "r.html" and re.search(r"^fd +\d", out, re.MULTILINE)
-    with pytest.raises(SystemExit):
-        main([*words, "--json"])
-    assert json.loads(capsys.readouterr().out)["figures"]["fd"]["count"] == 40
-    for wrong in ([*words, "-o", "r.txt"], [*words, "-o", "r.html"]):
-        with pytest.raises(SystemExit) as caught:
-            main(wrong)
-        assert caught.value.code == 2
+    code, out, _ = run_cli(capsys, *words, "-o", "r.html")
+    assert code == 0 and out.splitlines()[-1] == "r.html" and re.search(r"^fd +\d", out, re.MULTILINE)
+    assert json.loads(run_cli(capsys, *words, "--json")[1])["metrics"]["fd"]["count"] == 40
+    for wrong in ("r.txt", "r.html"):
+        assert run_cli(capsys, *words, "-o", wrong)[0] == 2
+
+
+def test_folders_of_images_and_names_of_models() -> None:
+    """The name of a shipped model is a model, even where a folder has the same name."""
+    for name in ("gan-emoji", "cats"):
+        Path(name).mkdir()
+        Image.new("L", (8, 8)).save(f"{name}/0.png")
+    Path("weights").write_bytes(b"a checkpoint by another name")
+    expected = {"gan-emoji": False, "cats": True, "weights": False}
+    assert {name: is_image_source(EvaluateOptions(model=name, data="x")) for name in expected} == expected
+
+
+def test_options_that_do_not_apply_to_a_folder_are_refused(make: Make) -> None:
+    folder = str(make("data", 20, seed=0))
+    for more in ({"temperature": 0.5}, {"top_k": 3}, {"iw": 5}):
+        with pytest.raises(UsageError, match="is a folder of images"):
+            evaluate(EvaluateOptions(model=folder, data=folder, count=10, device="cpu", **more), Silent())
 
 
 @pytest.mark.parametrize(
     ("value", "text"), [(0, "0.000"), (12.345, "12.3"), (0.012345, "0.0123"), (1234.5, "1234"), (1e-9, "1.00e-09")]
 )
-def test_numbers_for_people(value: float, text: str) -> None:
+def test_numbers_have_three_digits(value: float, text: str) -> None:
     assert number(value) == text

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from imggen.engine.checkpoints import save_backend
-from imggen.engine.evaluation.evaluate import evaluate
+from imggen.engine.evaluation import run as evaluate
 from imggen.engine.options import EvaluateOptions
 from imggen.errors import UsageError
 from imggen.io.image import read_info
@@ -70,7 +70,7 @@ def test_bits_bounds_and_layers(cli: Cli, make: Make, split_folder: Path) -> Non
         model="vae.safetensors", data=str(split_folder), count=20, device="cpu", iw=20, output=Path("r.html"), seed=1
     )
     document = evaluate(options, Silent())
-    figures = document["figures"]
+    figures = document["metrics"]
     assert {"bits", "bits_iw", "bits_png", "bits_webp"} <= set(figures)
     assert figures["bits_iw"]["value"] < figures["bits"]["value"]
     assert [layer["name"] for layer in document["layers"]] == [layer.name for layer in backend.core.layers]
@@ -85,7 +85,7 @@ def test_bits_bounds_and_layers(cli: Cli, make: Make, split_folder: Path) -> Non
     # --iw and --output do not change the other metrics.
     options = EvaluateOptions(model="vae.safetensors", data=str(split_folder), count=20, device="cpu", seed=1)
     plain = evaluate(options, Silent())
-    assert plain["figures"]["bits"]["value"] == pytest.approx(figures["bits"]["value"], abs=1e-9)
+    assert plain["metrics"]["bits"]["value"] == pytest.approx(figures["bits"]["value"], abs=1e-9)
     assert plain["layers"] == document["layers"]
 
 
@@ -99,11 +99,11 @@ def test_nats_of_binarized_images(make: Make, split_folder: Path) -> None:
                 parameter.zero_()
     save_backend(Path("vae.safetensors"), backend, {})
     options = EvaluateOptions(model="vae.safetensors", data=str(split_folder), count=20, device="cpu", iw=2)
-    figures = evaluate(options, Silent())["figures"]
+    figures = evaluate(options, Silent())["metrics"]
     assert figures["nats"]["value"] == pytest.approx(256 * np.log(2), abs=0.1)
     assert figures["nats_iw"]["value"] == pytest.approx(256 * np.log(2), abs=0.1)
     make(likelihood="bernoulli", channels=1)  # one that depends on the images
-    one, other = (evaluate(replace(options, iw=iw), Silent())["figures"]["nats"]["value"] for iw in (None, 3))
+    one, other = (evaluate(replace(options, iw=iw), Silent())["metrics"]["nats"]["value"] for iw in (None, 3))
     assert one == pytest.approx(other, abs=1e-6)
     assert not any(name.startswith("bits") for name in figures)
 

@@ -1,0 +1,267 @@
+"""One training run: its learner, its counters, and what a round of the training loop does with them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from imggen.data.dataset import Order, mirror
+from imggen.engine.checkpoints import save_backend
+from imggen.engine.device import retry_out_of_memory
+from imggen.engine.noise import SampleSpec, mix_seed
+from imggen.engine.render import sample_batches
+from imggen.engine.training.best_checkpoint import BestCheckpoint
+from imggen.engine.training.mode_collapse import CollapseMonitor
+from imggen.engine.training.plan import TrainPlan
+from imggen.engine.training.timers import Clock
+from imggen.errors import CheckpointError, DeviceError, DivergedError, ImggenError
+from imggen.io.atomic import atomic_write
+from imggen.io.checkpoint import Header, read_tensors, write_checkpoint
+from imggen.io.image import encode, grid
+from imggen.metrics.features import load_features
+from imggen.models import build_learner
+from imggen.models.base import Learner, NonFiniteError
+from imggen.reporting import Reporter
+
+MAX_ROLLBACKS = 3
+RESET_ROLLBACKS_AFTER_SAVES = 3  # saves without a rollback in between
+MIN_IMAGES_TO_HALVE = 4  # in a micro-batch
+# Errors during evaluation must not stop training.
+EVALUATION_ERRORS = (ImggenError, RuntimeError, MemoryError, OSError)
+MIN_HELD_OUT, MAX_HELD_OUT = 16, 500
+MAX_HELD_OUT_FRACTION = 1 / 12
+PREVIEW_COLUMNS, MAX_PREVIEW_CLASSES = 8, 16
+
+
+class Snapshot(NamedTuple):
+    """The state of the learner, and the counters that belong to it."""
+
+    tensors: dict[str, Tensor]
+    document: dict[str, Any]
+    steps: int
+    images: int
+
+
+class TrainingRun:
+    """One run: where it stands, and how it steps, saves, evaluates and rolls back.
+
+    `seconds` of training are set by the loop; `data_wait` are those spent on loading batches.
+    """
+
+    def __init__(self, plan: TrainPlan, reporter: Reporter, clock: Clock = time.monotonic) -> None:
+        self.plan, self.reporter, self.clock = plan, reporter, clock
+        self.run_dir = plan.run_dir
+        torch.manual_seed(mix_seed(plan.seed, 0))
+        self.learner: Learner = build_learner(plan.config)
+        self.learner.precision = plan.precision
+        self.learner.to(plan.device)
+        if plan.processes.size > 1:
+            self.learner.reduce_gradients = plan.processes.average_gradients
+            self.learner.processes = plan.processes.size
+        self.train_rows, held_out_rows = split_rows(len(plan.dataset), self.learner.held_out_fraction)
+        if len(held_out_rows):
+            self.learner.held_out = lambda: self._held_out_batches(held_out_rows)
+        self.order = Order(len(self.train_rows), plan.seed)
+
+        self.steps = self.images = 0
+        self.seconds = self.data_wait = 0.0
+        self.rollbacks = self.recent_rollbacks = self.saves_since_rollback = 0
+        self.reported_images = 0
+        self.recent_metrics: list[dict[str, Tensor]] = []
+        self.collapse_monitor: CollapseMonitor | None = None
+        self.collapse_metrics: dict[str, float] = {}
+        self.write_scalars: Callable[[dict[str, Any]], None] = lambda record: None
+
+        self.learner.set_dataset_size(len(plan.dataset))
+        if plan.state is not None:
+            self._resume(plan.state)
+        self.last_good = self._snapshot()
+
+    def _resume(self, state: Header) -> None:
+        tensors, document = read_tensors(self.run_dir.state, state, None), state.document
+        try:
+            self.learner.load_state(tensors, document["learner"])
+            self.steps, self.images, self.rollbacks = (int(document[k]) for k in ("steps", "images", "rollbacks"))
+            self.seconds, self.data_wait = float(document["seconds"]), float(document["data_wait"])
+        except (KeyError, RuntimeError, TypeError, ValueError) as error:
+            raise CheckpointError(f"{self.run_dir.state} is damaged: {error}", "--force starts a new run") from error
+        self.reported_images = self.images
+        if document.get("data_key") != self.plan.dataset.key:
+            self.reporter.warn("the data has changed since the run was started: training continues with the new images")
+        self.run_dir.truncate_metrics(self.images)
+        self.reporter.info(f"resuming {self.run_dir.path} at {self.images:,} images")
+
+    def _snapshot(self) -> Snapshot:
+        tensors, document = self.learner.state()
+        copies = {name: tensor.detach().clone() for name, tensor in tensors.items()}
+        return Snapshot(copies, document, self.steps, self.images)
+
+    def step(self, progress: float) -> None:
+        """Train on one batch. Non-finite numbers roll back; too little memory halves the micro-batch."""
+        plan = self.plan
+        local_batch = plan.batch // plan.processes.size
+        # All randomness of a step follows from this seed: a resumed run needs no stored generator state.
+        torch.manual_seed(mix_seed(plan.seed, 1 + plan.processes.rank, self.images, self.rollbacks))
+        start = self.clock()
+        indices = self.order.indices(self.images + plan.processes.rank * local_batch, local_batch)
+        images, labels = self._load_batch(self.train_rows[indices])
+        if plan.mirror:
+            images = mirror(images).contiguous(memory_format=torch.channels_last)
+        self.data_wait += self.clock() - start
+        try:
+            metrics = retry_out_of_memory(
+                lambda: self.learner.step(images, labels, progress, self.images), self._halve_micro_batch, plan.device
+            )
+        except NonFiniteError:
+            self._roll_back()
+            return
+        self.steps += 1
+        self.images += plan.batch
+        self.recent_metrics.append(metrics)
+
+    def _load_batch(self, rows: npt.NDArray[np.int64]) -> tuple[Tensor, Tensor | None]:
+        """Images (B, C, H, W) in [-1, 1] and labels (B,) of some rows of the data set, on the device."""
+        levels, labels = self.plan.dataset.batch(rows)
+        images = levels.to(self.plan.device).float().div_(127.5).sub_(1)
+        images = images.contiguous(memory_format=torch.channels_last)
+        return images, labels.to(self.plan.device) if self.plan.config.classes else None
+
+    def _held_out_batches(self, rows: npt.NDArray[np.int64]) -> Iterator[tuple[Tensor, Tensor | None]]:
+        size = self.learner.micro_batch or self.plan.batch
+        for start in range(0, len(rows), size):
+            yield self._load_batch(rows[start : start + size])
+
+    def _halve_micro_batch(self, error: BaseException) -> None:
+        processes = self.plan.processes.size
+        current = self.learner.micro_batch or self.plan.batch // processes
+        # With several processes the others would wait for the gradients of the step that this one repeats.
+        if current < MIN_IMAGES_TO_HALVE or processes > 1:
+            raise DeviceError("not enough memory to train", "use a smaller --size or --batch") from error
+        self.learner.micro_batch = current // 2
+        for optimizer in self.learner.optimizers.values():
+            optimizer.zero_grad(set_to_none=True)
+        self.reporter.warn(f"not enough memory: accumulating gradients over parts of {current // 2} images")
+
+    def _roll_back(self) -> None:
+        """Return to the last checkpoint, from where other random numbers are used. Raises DivergedError."""
+        good = self.last_good
+        self.rollbacks += 1
+        self.recent_rollbacks += 1
+        self.saves_since_rollback = 0
+        if self.recent_rollbacks > MAX_ROLLBACKS:
+            raise DivergedError(
+                f"training diverged {self.recent_rollbacks} times; {self.run_dir.weights} is the last good checkpoint",
+                "--resume with a lower --learning-rate, or with --precision fp32",
+            )
+        self.learner.load_state(good.tensors, good.document)
+        self.reporter.warn(
+            f"non-finite loss or gradient at {self.images:,} images: rolled back to {good.images:,}"
+            f" ({self.recent_rollbacks} of {MAX_ROLLBACKS})"
+        )
+        self.steps, self.images = good.steps, good.images
+        self.recent_metrics.clear()
+        if self.plan.processes.is_main:
+            self.run_dir.truncate_metrics(good.images)
+
+    def save(self) -> None:
+        """Write preview, weights and state, each file completely or not at all."""
+        self.last_good = self._snapshot()
+        self.saves_since_rollback += 1
+        if self.saves_since_rollback >= RESET_ROLLBACKS_AFTER_SAVES:
+            self.recent_rollbacks = 0
+        if not self.plan.processes.is_main:
+            return
+        preview = self._preview()
+        self.run_dir.samples.mkdir(parents=True, exist_ok=True)
+        atomic_write(self.run_dir.samples / f"{self.steps:06d}.png", preview)
+        provenance = self.plan.provenance(self.images, self.seconds)
+        save_backend(self.run_dir.weights, self.learner.backend, provenance, thumbnail=preview)
+        document = {
+            "config": self.plan.config.to_json(),
+            "settings": self.plan.fixed_settings(),
+            "learner": self.last_good.document,
+            "steps": self.steps,
+            "images": self.images,
+            "rollbacks": self.rollbacks,
+            "budget": {"images": self.plan.budget.images, "seconds": self.plan.budget.seconds},
+            "seconds": self.seconds,
+            "data_wait": self.data_wait,
+            "data_key": self.plan.dataset.key,
+        }
+        write_checkpoint(self.run_dir.state, self.last_good.tensors, document, kind="state")
+
+    def _preview(self) -> bytes:
+        """A PNG grid of the same noise each time: eight rows, or a row for each class."""
+        classes = len(self.plan.config.classes)
+        columns = range(PREVIEW_COLUMNS)
+        if classes:
+            specs = [SampleSpec(seed, row) for row in range(min(classes, MAX_PREVIEW_CLASSES)) for seed in columns]
+        else:
+            specs = [SampleSpec(seed) for seed in range(8 * PREVIEW_COLUMNS)]
+        samples = np.concatenate(list(sample_batches(self.learner.backend, specs, lambda _, images: images)))
+        return encode(grid(samples, PREVIEW_COLUMNS), "png", {"steps": self.steps, "images": self.images})
+
+    def evaluate(self, best: BestCheckpoint) -> None:
+        """Measure the distance to the data, as a line of its own in the metrics; an error is only a warning."""
+        try:
+            metrics = best.evaluate(self.learner.backend, self.plan.provenance(self.images, self.seconds))
+        except EVALUATION_ERRORS as error:
+            self.reporter.warn(f"the distance to the data was not measured this time: {_first_line(error)}")
+            return
+        record = {"steps": self.steps, "images": self.images, "seconds": round(self.seconds, 2), **metrics}
+        self.run_dir.append_metrics(record)
+        self.write_scalars({name: value for name, value in record.items() if not isinstance(value, str)})
+        self.reporter.info("  ".join(f"{name} {value}" for name, value in record.items()))
+
+    def check_for_collapse(self) -> None:
+        """Measure the diversity of samples for the next line of metrics, and warn if it is low."""
+        if not self.plan.processes.is_main:
+            return
+        try:
+            if self.collapse_monitor is None:
+                self.collapse_monitor = CollapseMonitor(self.plan.dataset, load_features(None, self.plan.device))
+            self.collapse_metrics = self.collapse_monitor.check(self.learner.backend, self.images, self.reporter)
+        except EVALUATION_ERRORS as error:
+            self.reporter.warn(f"diversity was not measured this time: {_first_line(error)}")
+
+    def report(self, progress: float, seconds: float) -> tuple[float, str]:
+        """Write a line of metrics: means since the last report, `seconds` ago; returns images per second and losses."""
+        images_per_second = max(0, self.images - self.reported_images) / max(seconds, 1e-9)
+        self.reported_images = self.images
+        recent = self.recent_metrics
+        names = dict.fromkeys(name for metrics in recent for name in metrics)
+        means = {name: float(torch.stack([m[name].float() for m in recent if name in m]).mean()) for name in names}
+        record = {
+            "steps": self.steps,
+            "images": self.images,
+            "seconds": round(self.seconds, 2),
+            "progress": round(progress, 6),
+            "images_per_second": round(images_per_second, 1),
+            **{name: round(value, 6) for name, value in means.items()},
+            **self.collapse_metrics,
+        }
+        self.collapse_metrics = {}
+        if self.plan.processes.is_main:
+            self.run_dir.append_metrics(record)
+            self.write_scalars(record)
+        self.recent_metrics.clear()
+        return images_per_second, " ".join(f"{name} {value:.3f}" for name, value in means.items())
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def split_rows(count: int, held_out_fraction: float) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Rows to train on and evenly spaced held-out rows: 16 to 500 of them, but none of fewer than 192 images."""
+    num_held_out = min(max(round(count * held_out_fraction), MIN_HELD_OUT), MAX_HELD_OUT)
+    if held_out_fraction == 0 or num_held_out > count * MAX_HELD_OUT_FRACTION:
+        return np.arange(count), np.arange(0)
+    held_out = np.arange(num_held_out) * count // num_held_out
+    return np.delete(np.arange(count), held_out), held_out

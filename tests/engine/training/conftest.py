@@ -1,0 +1,32 @@
+"""Small training runs: options for them, and cheaper checks for mode collapse."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from imggen.engine.options import TrainOptions
+from imggen.engine.training import mode_collapse
+
+MakeOptions = Callable[..., TrainOptions]
+
+
+@pytest.fixture
+def options() -> MakeOptions:
+    """Options of a run of a narrow GAN of 16 pixels: 12 steps on the CPU."""
+
+    def make(data: Path, output: str, **more: Any) -> TrainOptions:
+        defaults: dict[str, Any] = {"images": 12 * 16, "batch": 16, "seed": 5, "size": 16, "preset": "tiny"}
+        overrides = {"width": 8, "max_width": 16}
+        return TrainOptions(
+            family="gan", data=str(data), output=Path(output), device="cpu", overrides=overrides, **{**defaults, **more}
+        )
+
+    return make
+
+
+@pytest.fixture
+def few_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Measure diversity on 8 samples: most of the time of a short run is spent on that."""
+    monkeypatch.setattr(mode_collapse, "NUM_PAIRS", 4)
