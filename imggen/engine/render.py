@@ -25,6 +25,8 @@ from imggen.models.config import SamplingOptions
 
 CPU_BATCH_PIXELS = 128 * 32 * 32  # the activations of so many fit into a CPU's caches
 GPU_BATCH_PIXELS = 512 * 64 * 64
+GPU_BATCH_NOISE = 1 << 26  # a VAE with many layers has more noise than pixels: 256 MiB on the host
+MAX_GPU_THREADS = 8  # each makes the noise of one batch, or encodes one, while the GPU renders another
 T = TypeVar("T")
 Item = TypeVar("Item")
 Render = Callable[[list[Item]], Tensor]
@@ -32,8 +34,10 @@ Render = Callable[[list[Item]], Tensor]
 
 def default_batch_size(backend: Backend) -> int:
     """Images per batch if the user gives no `--batch`."""
-    pixels = CPU_BATCH_PIXELS if backend.device.type == "cpu" else GPU_BATCH_PIXELS
-    return max(backend.min_batch, pixels // math.prod(backend.config.image_shape[1:]))
+    pixels = math.prod(backend.config.image_shape[1:])
+    if backend.device.type == "cpu":
+        return max(backend.min_batch, CPU_BATCH_PIXELS // pixels)
+    return max(backend.min_batch, min(GPU_BATCH_PIXELS // pixels, GPU_BATCH_NOISE // math.prod(backend.noise_shape)))
 
 
 def images_only(items: list[Item], images: ImageArray) -> ImageArray:
@@ -54,20 +58,27 @@ def sample_batches(
     """Generate samples batch by batch; yields images (B, H, W, C) uint8, or what `finish` returns: `render_batches`."""
     device = backend.device
 
-    def render(part: list[SampleSpec]) -> Tensor:
+    def prepare(part: list[SampleSpec]) -> list[tuple[Tensor, Tensor | None]]:
         noise, labels = noise_for(part, backend)
-        labels = None if labels is None else labels.to(device)
-        return backend.generate(noise.to(device), labels, options)
+        return list(zip(noise, itertools.repeat(None) if labels is None else labels, strict=False))
 
-    return render_batches(backend, specs, render, finish, batch=batch, precision=precision, on_smaller=on_smaller)
+    def render(part: list[tuple[Tensor, Tensor | None]]) -> Tensor:
+        noise = torch.stack([noise for noise, _ in part]).to(device)
+        labels = [label for _, label in part if label is not None]
+        return backend.generate(noise, torch.stack(labels).to(device) if labels else None, options)
+
+    return render_batches(
+        backend, specs, render, finish, prepare=prepare, batch=batch, precision=precision, on_smaller=on_smaller
+    )
 
 
 def render_batches(
     backend: Backend,
     items: Iterable[Item],
-    render: Render[Item],
+    render: Render[Any],
     finish: Callable[[list[Item], ImageArray], Any] = images_only,
     *,
+    prepare: Callable[[list[Item]], list[Any]] = list,
     batch: int | None = None,
     precision: torch.dtype = torch.float32,
     on_smaller: Callable[[int], None] = lambda batch: None,
@@ -75,6 +86,7 @@ def render_batches(
     """Render items batch by batch and in order; yields images (B, H, W, C) uint8.
 
     `render` maps items to images (B, C, H, W) in [-1, 1] on the backend's device, each from its own item alone.
+    It gets what `prepare` makes of the items, which runs in a worker thread while the GPU renders another batch.
 
     `finish` maps items and their images to what is yielded instead. It runs in a worker thread while the next batches
     are rendered: the place to encode and write files.
@@ -90,8 +102,10 @@ def render_batches(
     render_lock, finish_lock = nullcontext() if on_cpu else threading.Lock(), threading.Lock()
 
     def work(part: list[Item]) -> Any:
+        prepared = prepare(part)
         with render_lock:
-            images = renderer.render_batch(part)
+            images = renderer.render_batch(prepared)
+        del prepared
         # One thread at a time: encoding holds Python's global lock, so two threads would only wait for each other.
         with finish_lock:
             return finish(part, images)
@@ -103,7 +117,9 @@ def render_batches(
     length = min(size, math.ceil(len(first_items) / cores)) if on_cpu else size
     all_items = itertools.chain(first_items, remaining)
     batches = iter(lambda: list(islice(all_items, length)), [])
-    return map(work, batches) if len(first_items) < cores else _in_parallel(work, batches, cores)
+    if len(first_items) < cores:
+        return map(work, batches)
+    return _in_parallel(work, batches, cores if on_cpu else min(cores, MAX_GPU_THREADS))
 
 
 class _BatchRenderer:
@@ -138,18 +154,19 @@ class _BatchRenderer:
             return to_uint8(self.render(items))
 
 
-def _in_parallel(work: Callable[[list[Item]], T], batches: Iterable[list[Item]], cores: int) -> Iterator[T]:
-    """Work on one batch per core, in threads, and yield the results in order.
+def _in_parallel(work: Callable[[list[Item]], T], batches: Iterable[list[Item]], threads: int) -> Iterator[T]:
+    """Work on one batch per thread and yield the results in order.
 
-    This is faster than all cores on one batch, which wait for each other after every layer. At most 2 * `cores`
-    results wait to be yielded, so that memory stays bounded.
+    On a CPU this is faster than all cores on one batch, which wait for each other after every layer. At most
+    2 * `threads` results wait to be yielded, so that memory stays bounded.
     """
+    cores = torch.get_num_threads()
     pending: deque[Future[T]] = deque()
-    pool = ThreadPoolExecutor(cores, initializer=torch.set_num_threads, initargs=(1,))
+    pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
     try:
         for part in batches:
             pending.append(pool.submit(work, part))
-            if len(pending) > 2 * cores:
+            if len(pending) > 2 * threads:
                 yield pending.popleft().result()
         while pending:
             yield pending.popleft().result()

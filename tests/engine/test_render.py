@@ -1,5 +1,6 @@
 """Rendering in batches: an image depends on its seed alone, memory is bounded, and a lack of memory halves batches."""
 
+import threading
 from collections.abc import Generator, Iterator
 from typing import Any
 
@@ -8,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from imggen.engine.noise import SampleSpec
+from imggen.engine import render
+from imggen.engine.noise import SampleSpec, noise_for
 from imggen.engine.render import sample_batches
 from imggen.errors import DeviceError
 from imggen.io.image import ImageArray
@@ -97,3 +99,31 @@ def test_rendering_is_lazy_and_bounded() -> None:
     if isinstance(sizes, Generator):  # with a single core nothing is started in advance
         sizes.close()
     assert taken <= 4 * (6 + 3 * torch.get_num_threads())
+
+
+def test_noise_is_made_while_another_batch_is_rendered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU, which renders one batch at a time, the noise of a large VAE takes longer to make than its images."""
+    expected = sample(small_gan(), 16, batch=4)
+    two_at_once = threading.Barrier(2)
+
+    def waiting_noise(specs: list[SampleSpec], backend: Backend) -> tuple[Tensor, Tensor | None]:
+        two_at_once.wait(20)
+        return noise_for(specs, backend)
+
+    monkeypatch.setattr(render, "nullcontext", threading.Lock)  # render one batch at a time, as on a GPU
+    monkeypatch.setattr(render, "noise_for", waiting_noise)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        images = sample(small_gan(), 16, batch=4)
+    finally:
+        torch.set_num_threads(threads)
+    assert np.array_equal(images, expected)
+
+
+def test_a_gpu_batch_is_small_where_noise_is_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = small_gan()
+    monkeypatch.setattr(GanBackend, "device", torch.device("cuda", 0))
+    assert render.default_batch_size(backend) == render.GPU_BATCH_PIXELS // 16**2
+    monkeypatch.setattr(GanBackend, "noise_shape", (1 << 20,))
+    assert render.default_batch_size(backend) == render.GPU_BATCH_NOISE >> 20
