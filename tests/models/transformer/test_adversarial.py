@@ -1,6 +1,7 @@
 """The adversarial phase of the tokenizer: what it changes, what it leaves alone, and that resuming is exact."""
 
 import math
+from functools import cache
 
 import pytest
 import torch
@@ -73,11 +74,18 @@ def test_decoded_images_become_rougher_and_tokens_stay() -> None:
     assert (learner.backend.tokenizer.encode(grain(64, 1)) == tokens).float().mean() > 0.95
 
 
+@cache
+def whole_run() -> TransformerLearner:
+    """A learner after all 12 steps."""
+    learner = small_learner()
+    train(learner, 0, 12, 12)
+    return learner
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("pause", [6, 8, 11])
 def test_resuming_is_bit_exact(pause: int) -> None:
-    whole, first, second = small_learner(), small_learner(), small_learner()
-    train(whole, 0, 12, 12)
+    whole, first, second = whole_run(), small_learner(), small_learner()
     train(first, 0, pause, 12)
     tensors, document = first.state()
     second.load_state({name: value.clone() for name, value in tensors.items()}, document)

@@ -1,6 +1,7 @@
 """Two stages in one run: the frozen tokenizer stays as it is, the best prior is kept, resuming is exact in both."""
 
 from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 import pytest
@@ -56,13 +57,20 @@ def equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(value, other[name]) for name, value in one.items())
 
 
+@cache
+def whole_run(preset: str) -> TransformerLearner:
+    """A learner after all 20 steps, with validation."""
+    learner = small_learner(preset)
+    learner.held_out = held_out
+    train(learner, 0, 20)
+    return learner
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("preset", "cut"), [("tiny", 3), ("tiny", 6), ("tiny", 7), ("tiny", 13), ("classic", 10)])
 def test_resuming_is_bit_exact_in_both_stages(preset: str, cut: int) -> None:
-    whole, first, second = (small_learner(preset) for _ in range(3))
-    for learner in (whole, first, second):
-        learner.held_out = held_out
-    train(whole, 0, 20)
+    whole, first, second = whole_run(preset), small_learner(preset), small_learner(preset)
+    first.held_out = second.held_out = held_out
     train(first, 0, cut)
     tensors, document = first.state()
     torch.manual_seed(99)
