@@ -1,14 +1,13 @@
-"""How much faster the cache and few steps draw: `tiny` at 32 pixels, 64 tokens, with random weights.
+"""How much faster the cache and few steps sample: `tiny` at 32 pixels, 64 tokens, with random weights.
 
     python tests/benchmarks/transformer_speed.py [--rounds 3] [--device cuda]
 
-At batch 16: working everything out anew for every token, one by one with the cache (the same pictures, which is
-checked), and 12 steps. At batch 64, where the package `transformers` is installed: a GPT-2 of the same width, depth
-and length, drawing 64 tokens with its own cache, beside the model's own number of steps. Every figure is pictures a
-second, each way after a warm-up, in turn, and the best of the rounds; decoding to pixels is in all of ours.
+At batch 16: without a cache, one token at a time with the cache (the same images, which is checked), and 12 steps.
+At batch 64, if the package `transformers` is installed: a GPT-2 of the same width, depth and length, which samples 64
+tokens with its own cache, beside the model's default number of steps. All numbers are images per second: after a
+warm-up, the methods in turn, the best of the rounds; all but GPT-2's include decoding to pixels.
 
-On a GPU, in fp32 and in bf16: pictures a second at batch 1024, and at batch 1 those of a graph that is played back
-beside those of operations that are started one after another.
+On a GPU, in float32 and bfloat16: images per second at batches of 1024 and 1, with CUDA graphs and without.
 """
 
 from __future__ import annotations
@@ -24,33 +23,35 @@ from torch import Tensor
 
 from imggen.engine.device import configure_device
 from imggen.models import build_backend, presets
+from imggen.models.config import SamplingOptions
 from imggen.models.transformer.any_order_prior import AnyOrderPrior
 from imggen.models.transformer.backend import TransformerBackend
 from imggen.models.transformer.generation_order import halton
-from imggen.models.transformer.sampling import Settings, drawn, probabilities, shares
+from imggen.models.transformer.sampling import inverse_cdf, normal_to_uniform, probabilities
 
 
-def anew(backend: TransformerBackend, noise: Tensor) -> Tensor:
-    """Tokens one by one without a cache: for each, all that is known goes through all layers again."""
+def sample_without_cache(backend: TransformerBackend, noise: Tensor) -> Tensor:
+    """Tokens one by one without a cache: for each, all tokens before it go through all layers again."""
     prior = backend.prior
     assert isinstance(prior, AnyOrderPrior)
-    labels, share = backend.labels_or_none(None, len(noise)), shares(noise.flatten(2).transpose(1, 2))
+    labels, uniform = backend.labels_or_no_class(None, len(noise)), normal_to_uniform(noise.flatten(2).transpose(1, 2))
     tokens = torch.zeros(len(noise), prior.length, len(prior.factors), dtype=torch.int64)
     order = torch.tensor(halton(prior.side))
     for count in range(1, prior.length + 1):
-        places = order[:count]
+        positions = order[:count]
         groups = torch.arange(count).expand(len(noise), -1)
-        state = prior.states(tokens[:, places], labels, groups, places)[:, -1:]
-        here = tokens[:, places[-1:]]
+        state = prior.states(tokens[:, positions], labels, groups, positions)[:, -1:]
+        token = tokens[:, positions[-1:]]
         for channel in range(len(prior.factors)):
-            chances = probabilities(prior.head.logits(state, channel, here), Settings())
-            here[..., channel] = drawn(chances, share[:, places[-1:], channel], plain=True)
-        tokens[:, places[-1:]] = here
+            distribution = probabilities(prior.head.logits(state, channel, token), SamplingOptions())
+            u = uniform[:, positions[-1:], channel]
+            token[..., channel] = inverse_cdf(distribution, u, all_positive=True)
+        tokens[:, positions[-1:]] = token
     return tokens
 
 
 def gpt2(backend: TransformerBackend, batch: int) -> Callable[[], object]:
-    """What draws `batch` rows of tokens with the package's GPT-2 of the same width, depth, heads and length."""
+    """A function that samples `batch` rows of tokens with a GPT-2 of the same width, depth, heads and length."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
     config, length = backend.config, backend.prior.length
@@ -68,42 +69,45 @@ def gpt2(backend: TransformerBackend, batch: int) -> Callable[[], object]:
     )
 
 
-def best(ways: dict[str, Callable[[], object]], rounds: int, batch: int) -> dict[str, float]:
-    """Pictures a second of each way: the best of some rounds, each way in turn."""
-    found = dict.fromkeys(ways, 0.0)
+def measure(methods: dict[str, Callable[[], object]], rounds: int, batch: int) -> dict[str, float]:
+    """Images per second of each method: the best of some rounds, after a warm-up, with the methods in turn."""
+    speeds = dict.fromkeys(methods, 0.0)
     for number in range(rounds + 1):
-        for name, way in ways.items():
-            began = time.perf_counter()
-            way()
+        for name, method in methods.items():
+            start = time.perf_counter()
+            method()
             if number:
-                found[name] = max(found[name], batch / (time.perf_counter() - began))
-    return found
+                speeds[name] = max(speeds[name], batch / (time.perf_counter() - start))
+    return speeds
 
 
 def on_gpu(backend: TransformerBackend, rounds: int) -> None:
-    """Print the table of a GPU."""
-    device = next(backend.parameters()).device
+    """Print the table for a GPU."""
+    device = backend.device
     for precision in (torch.float32, torch.bfloat16):
-        played, started = backend.for_inference(), backend.for_inference()
-        started.recorder = None
+        with_graph, eager = backend.for_inference(), backend.for_inference()
+        eager.graph_cache = None
 
-        def drawing(model: TransformerBackend, noise: Tensor, precision: torch.dtype = precision) -> Callable[[], None]:
-            def draw() -> None:
+        def sampler(model: TransformerBackend, noise: Tensor, precision: torch.dtype = precision) -> Callable[[], None]:
+            def sample() -> None:
                 with torch.autocast(device.type, precision, enabled=precision != torch.float32):
                     model.generate(noise)
                 torch.accelerator.synchronize()
 
-            for _ in range(3):  # plainly, recorded, played back
-                draw()
-            return draw
+            for _ in range(3):  # run, recorded, replayed
+                sample()
+            return sample
 
         for batch in (1024, 1):
             noise = torch.randn(batch, *backend.noise_shape, device=device)
-            ways: dict[str, Callable[[], object]] = {"graph": drawing(played, noise), "eager": drawing(started, noise)}
-            found = best(ways, rounds, batch)
-            for name, speed in found.items():
+            methods: dict[str, Callable[[], object]] = {
+                "graph": sampler(with_graph, noise),
+                "eager": sampler(eager, noise),
+            }
+            speeds = measure(methods, rounds, batch)
+            for name, speed in speeds.items():
                 kind = str(precision).removeprefix("torch.")
-                print(f"{kind}, batch {batch}: {name}: {speed:,.1f} pictures/s, {speed / found['eager']:.1f} x")
+                print(f"{kind}, batch {batch}: {name}: {speed:,.1f} images/s, {speed / speeds['eager']:.1f} x")
 
 
 @torch.inference_mode()
@@ -114,7 +118,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
     rounds, device = options.rounds, torch.device(options.device)
-    configure_device(device, careful=TransformerBackend.careful)
+    configure_device(device, full_precision=TransformerBackend.needs_full_precision)
     torch.manual_seed(0)
     backend = build_backend(presets("transformer")["tiny"].with_overrides(size=32, channels=1))
     assert isinstance(backend, TransformerBackend)
@@ -122,37 +126,33 @@ def main() -> None:
     if device.type != "cpu":
         on_gpu(backend, rounds)
         return
-    fused = backend.for_inference()
+    fast = backend.for_inference()
 
-    def drawing(noise: Tensor, steps: int | None) -> Callable[[], Tensor]:
-        def draw() -> Tensor:
-            fused.draw_with(**({} if steps is None else {"steps": steps}))
-            return fused.generate(noise)
-
-        return draw
+    def sampler(noise: Tensor, steps: int | None) -> Callable[[], Tensor]:
+        return lambda: fast.generate(noise, None, SamplingOptions(steps=steps))
 
     noise, length = torch.randn(16, *backend.noise_shape), backend.prior.length
-    slow, fast = backend.tokenizer.decode(anew(backend, noise)), drawing(noise, length)()
-    print(f"batch 16: {int((slow - fast).abs().flatten(1).amax(1).gt(1 / 255).sum())} of 16 pictures differ")
-    ways: dict[str, Callable[[], object]] = {
-        "anew": lambda: backend.tokenizer.decode(anew(backend, noise)),
-        "one by one": drawing(noise, length),
-        "12 steps": drawing(noise, 12),
+    expected, images = backend.tokenizer.decode(sample_without_cache(backend, noise)), sampler(noise, length)()
+    print(f"batch 16: {int((expected - images).abs().flatten(1).amax(1).gt(1 / 255).sum())} of 16 images differ")
+    methods: dict[str, Callable[[], object]] = {
+        "no cache": lambda: backend.tokenizer.decode(sample_without_cache(backend, noise)),
+        "one by one": sampler(noise, length),
+        "12 steps": sampler(noise, 12),
     }
-    found = best(ways, rounds, 16)
-    for name, speed in found.items():
-        print(f"batch 16: {name}: {speed:.1f} pictures/s, {speed / found['anew']:.1f} x")
+    speeds = measure(methods, rounds, 16)
+    for name, speed in speeds.items():
+        print(f"batch 16: {name}: {speed:.1f} images/s, {speed / speeds['no cache']:.1f} x")
 
     many = torch.randn(64, *backend.noise_shape)
-    ways = {f"{backend.steps} steps": drawing(many, None), "one by one": drawing(many, length)}
+    methods = {f"{backend.steps} steps": sampler(many, None), "one by one": sampler(many, length)}
     if find_spec("transformers") is None:
         print("batch 64: no GPT-2 to compare with: pip install transformers")
     else:
-        ways["gpt2"] = gpt2(backend, 64)
-    found = best(ways, rounds, 64)
-    for name, speed in found.items():
-        ratio = f", {speed / found['gpt2']:.1f} x" if "gpt2" in found else ""
-        print(f"batch 64: {name}: {speed:.1f} pictures/s{ratio}")
+        methods["gpt2"] = gpt2(backend, 64)
+    speeds = measure(methods, rounds, 64)
+    for name, speed in speeds.items():
+        ratio = f", {speed / speeds['gpt2']:.1f} x" if "gpt2" in speeds else ""
+        print(f"batch 64: {name}: {speed:.1f} images/s{ratio}")
 
 
 if __name__ == "__main__":

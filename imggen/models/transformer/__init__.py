@@ -1,1 +1,1 @@
-"""Transformers over the tokens of an autoencoder that is trained along."""
+"""Transformers over the tokens of an autoencoder that is trained with them."""

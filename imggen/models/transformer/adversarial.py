@@ -1,6 +1,7 @@
-"""The last part of the tokenizer's training where a critic has a say: the decoder's means become less soft.
+"""The last phase of the tokenizer's training, with a discriminator: the decoder's means become less blurred.
 
-What tokens say no longer changes then, and the likelihood stays one: its place is what becomes sharper.
+The encoder is frozen then, so tokens keep their meaning, and the likelihood stays a likelihood: only its location
+becomes sharper.
 """
 
 from __future__ import annotations
@@ -12,72 +13,85 @@ from torch import Tensor
 
 from imggen.models.patch_gan import Apply, DiscriminatorTrainer, generator_loss
 from imggen.models.transformer.config import TransformerConfig
-from imggen.models.transformer.tokenizer import Tokenizer, mean_picture, reconstruction_loss
+from imggen.models.transformer.tokenizer import Tokenizer, logistic_mean, reconstruction_loss
 
-LATE = 0.3  # share of the tokenizer's training, the last
-ALONE = 0.15  # share of that in which the critic learns before it is listened to (else it ruins what there is)
-ALIKE = 0.2  # weight of its features
-PEAK = 0.3  # the decoder's, of the learning rate it has had
+ADVERSARIAL_FRACTION = 0.3  # of the tokenizer's training, at its end
+DISCRIMINATOR_WARM_UP = 0.15  # of that phase: the discriminator trains alone (untrained, it damages the decoder)
+FEATURE_MATCHING_WEIGHT = 0.2  # relative to the adversarial loss
+PEAK_LEARNING_RATE = 0.3  # of the decoder in this phase, in units of the learning rate before
 
 
-class Adversary(DiscriminatorTrainer):
-    """A critic, its Adam, and what it says to the decoder."""
+class AdversarialPhase(DiscriminatorTrainer):
+    """A discriminator, its optimizer, and the decoder's gradients from it.
+
+    t in [0, 1] is the fraction of the tokenizer's training that is over; `phase` is that of its adversarial phase.
+    """
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__(config.channels, config.size, config.tokenizer_width)
         self.weight = config.adversarial
 
-    def share(self, done: float) -> float | None:
-        """How much of its part of the tokenizer's training is over, None before that; `done` is the training's own."""
-        return (done - 1 + LATE) / LATE if done >= 1 - LATE else None
+    def phase(self, t: float) -> float | None:
+        """The fraction of the adversarial phase that is over; None before it begins."""
+        return (t - 1 + ADVERSARIAL_FRACTION) / ADVERSARIAL_FRACTION if t >= 1 - ADVERSARIAL_FRACTION else None
 
-    def rate(self, done: float) -> tuple[float, float]:
-        """How far the tokenizer's learning rate has come along its curve, and that curve's peak.
+    def schedule(self, t: float) -> tuple[float, float]:
+        """Progress and peak of the tokenizer's learning-rate schedule.
 
-        The encoder's training ends where the critic's begins, so the rate comes down before that, too.
+        The schedule runs twice: the encoder's training ends where the adversarial phase begins, so the rate must come
+        down before it, too.
         """
-        late = self.share(done)
-        return (done / (1 - LATE), 1.0) if late is None else (late, PEAK)
+        phase = self.phase(t)
+        return (t / (1 - ADVERSARIAL_FRACTION), 1.0) if phase is None else (phase, PEAK_LEARNING_RATE)
 
-    def judge(
+    def train_discriminator(
         self,
         tokenizer: Tokenizer,
         parts: list[tuple[float, Tensor]],
-        share: float,
+        phase: float,
         apply: Apply,
         autocast: Callable[[torch.device], torch.autocast],
     ) -> dict[str, Tensor]:
-        """The critic's step, on pictures and what tokens leave of them; `parts` are shares of the step and pictures."""
+        """One step of the discriminator on images and their reconstructions; returns its losses.
 
-        def softened() -> Iterator[tuple[float, Tensor, tuple[Tensor, ...]]]:
-            for weight, images in parts:
+        `parts` are the micro-batches: the fraction of the batch, and images (B, C, H, W).
+        """
+
+        def with_reconstructions() -> Iterator[tuple[float, Tensor, tuple[Tensor, ...]]]:
+            for fraction, images in parts:
                 with torch.no_grad(), autocast(images.device):
-                    soft = tokenizer.decode(tokenizer.encode(images))
-                yield weight, images, (soft,)
+                    reconstructions = tokenizer.decode(tokenizer.encode(images))
+                yield fraction, images, (reconstructions,)
 
-        return self.learn(softened(), share, apply, autocast)
+        return self.learn(with_reconstructions(), phase, apply, autocast)
 
-    def teach(
-        self, tokenizer: Tokenizer, images: Tensor, share: float, weight: float, autocast: torch.autocast
+    def backward(
+        self, tokenizer: Tokenizer, images: Tensor, phase: float, fraction: float, autocast: torch.autocast
     ) -> tuple[dict[str, Tensor], Tensor]:
-        """Gradients of the decoder, `weight` times; the parts of its loss, and the tokens.
+        """Add `fraction` times the decoder's gradients for a micro-batch; returns its losses and tokens.
 
-        At the pictures of each part of a step the critic's gradient is made `adversarial` times as long as that of the
-        likelihood, so that neither drowns the other (as Esser et al. 2020, arXiv 2012.09841, do at the last layer).
+        The adversarial gradient at the decoded image is scaled to `adversarial` times the norm of the likelihood's
+        gradient, so that neither dominates (Esser et al. 2020, arXiv 2012.09841, do so at the last layer).
         """
         with torch.no_grad(), autocast:
             tokens = tokenizer.encode(images)
         with autocast:
-            location, log_scale = tokenizer.parameters_of(tokenizer.quantiser.values(tokens))
-        place, scale = location.detach().requires_grad_(True), log_scale.detach().requires_grad_(True)
-        # Without the edges' term: where texture cannot be foretold, it asks for none.
-        loss, parts = reconstruction_loss(images, place, scale, 0.0)
-        slopes = list(torch.autograd.grad(loss, (place, scale)))
-        if share >= ALONE:
+            location, log_scale = tokenizer.pixel_parameters(tokenizer.quantizer.dequantize(tokens))
+
+        # Gradients at the decoder's output. Without the edge loss: it blurs texture that cannot be predicted.
+        output = location.detach().requires_grad_(True), log_scale.detach().requires_grad_(True)
+        loss, losses = reconstruction_loss(images, *output, 0.0)
+        gradients = list(torch.autograd.grad(loss, output))
+        if phase >= DISCRIMINATOR_WARM_UP:
             with autocast:
-                told, apart = generator_loss(self.critic, images, mean_picture(place, scale.detach()))
-            (pull,) = torch.autograd.grad(told + ALIKE * apart, place)
-            slopes[0] = slopes[0] + self.weight * slopes[0].norm() / pull.norm().clamp(min=1e-12) * pull
-            parts = {**parts, "told": told.detach()}
-        torch.autograd.backward((location, log_scale), [slope * weight for slope in slopes])
-        return parts, tokens
+                adversarial, feature_distance = generator_loss(
+                    self.critic, images, logistic_mean(output[0], output[1].detach())
+                )
+            (gradient,) = torch.autograd.grad(adversarial + FEATURE_MATCHING_WEIGHT * feature_distance, output[0])
+            scale = self.weight * gradients[0].norm() / gradient.norm().clamp(min=1e-12)
+            gradients[0] = gradients[0] + scale * gradient
+            losses = {**losses, "adversarial": adversarial.detach()}
+
+        # Through the decoder.
+        torch.autograd.backward((location, log_scale), [gradient * fraction for gradient in gradients])
+        return losses, tokens

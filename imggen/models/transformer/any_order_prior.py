@@ -1,4 +1,10 @@
-"""The prior whose tokens come in any order: its layers, and the network."""
+"""The any-order prior: a content stream over the tokens so far, and queries that know only their position and class.
+
+Half of the layers process the tokens, each group attending to itself and to the groups before it. The other half turn
+positions into predictions by attending to the output of the first half, all of them through the same keys and values
+(Li et al. 2025, arXiv 2503.10568). So one network predicts the tokens in any order and any groups: it samples a group
+at a time with cached keys, and inpaints any mask.
+"""
 
 from __future__ import annotations
 
@@ -7,152 +13,178 @@ from torch import Tensor, nn
 from torch.nn.functional import dropout
 
 from imggen.models.transformer.kv_cache import KVCache
-from imggen.models.transformer.layers import Chained, Gated, RMSNorm, attend, linear, rotate, rotation, turns
+from imggen.models.transformer.layers import (
+    AutoregressiveHead,
+    RMSNorm,
+    Rotary,
+    SwiGLU,
+    apply_rotary,
+    attend,
+    cos_sin,
+    linear,
+    modules_of,
+    rotary_angles,
+)
 from imggen.models.transformer.prior import Prior
 
 
 class Layer(nn.Module):
-    """Normalised attention and a gated layer, each added to the stream.
+    """Pre-norm attention with normalized queries and keys, then SwiGLU, each with a residual connection.
 
-    With `shared`, keys and values come from elsewhere, the same for all layers.
+    A query layer (`shared_kv`) has no keys and values of its own: all query layers attend to the same ones.
     """
 
-    def __init__(self, width: int, heads: int, rate: float, *, shared: bool) -> None:
+    def __init__(self, width: int, heads: int, dropout_rate: float, *, shared_kv: bool) -> None:
         super().__init__()
-        self.heads, self.rate, self.shared = heads, rate, shared
-        self.before_attention, self.before_gate = RMSNorm(width), RMSNorm(width)
-        self.project = linear(width, width if shared else 3 * width)
+        self.heads, self.dropout_rate = heads, dropout_rate
+        self.attention_norm, self.mlp_norm = RMSNorm(width), RMSNorm(width)
+        self.projection = linear(width, width if shared_kv else 3 * width)
         self.query_norm = RMSNorm(width // heads)
-        self.key_norm = None if shared else RMSNorm(width // heads)
+        self.key_norm = None if shared_kv else RMSNorm(width // heads)
         self.out = linear(width, width, scale=0.5)
-        self.gated = Gated(width)
+        self.mlp = SwiGLU(width)
 
-    def queries(self, x: Tensor, turn: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """Queries, and unless shared keys and values, of the stream (B, T, width); each (B, T, heads, head)."""
-        found = self.project(self.before_attention(x)).unflatten(-1, (-1, self.heads, x.shape[-1] // self.heads))
-        query = rotate(self.query_norm(found[:, :, 0]), turn)
-        if self.key_norm is None:
-            return query, None, None
-        return query, rotate(self.key_norm(found[:, :, 1]), turn), found[:, :, 2]
+    def query(self, x: Tensor, rotary: Rotary) -> Tensor:
+        """The query (B, T, heads, head_width) of a query layer for x (B, T, width)."""
+        return apply_rotary(self.query_norm(self._project(x)[:, :, 0]), rotary)
+
+    def query_key_value(self, x: Tensor, rotary: Rotary) -> tuple[Tensor, Tensor, Tensor]:
+        """Query, key and value of a content layer for x (B, T, width), each (B, T, heads, head_width)."""
+        assert self.key_norm is not None
+        projected = self._project(x)
+        query = apply_rotary(self.query_norm(projected[:, :, 0]), rotary)
+        return query, apply_rotary(self.key_norm(projected[:, :, 1]), rotary), projected[:, :, 2]
 
     def add(self, x: Tensor, attended: Tensor) -> Tensor:
-        """The stream (B, T, width) after this layer."""
-        x = x + self._drop(self.out(attended))
-        return x + self._drop(self.gated(self.before_gate(x)))
+        """Residual connections and SwiGLU: x and what attention gives (B, T, width) → the layer's output."""
+        x = x + self._dropout(self.out(attended))
+        return x + self._dropout(self.mlp(self.mlp_norm(x)))
 
-    def _drop(self, x: Tensor) -> Tensor:
-        return dropout(x, self.rate, self.training) if self.rate else x
+    def _project(self, x: Tensor) -> Tensor:
+        """(B, T, width) → (B, T, 1 or 3, heads, head_width)."""
+        return self.projection(self.attention_norm(x)).unflatten(-1, (-1, self.heads, x.shape[-1] // self.heads))
+
+    def _dropout(self, x: Tensor) -> Tensor:
+        return dropout(x, self.dropout_rate, self.training) if self.dropout_rate else x
 
 
 class AnyOrderPrior(Prior):
-    """`depth`/2 layers for the tokens, `depth`/2 for the queries."""
+    """`depth`/2 content layers for the tokens, `depth`/2 query layers for the predictions."""
 
     def __init__(
         self, factors: tuple[int, ...], side: int, classes: int, *, width: int, depth: int, heads: int, dropout: float
     ) -> None:
         super().__init__(factors, side, classes)
         self.heads = heads
-        self.label = nn.Embedding(classes + 1, width)
-        self.tables = nn.ModuleList(nn.Embedding(count, width) for count in factors)
-        # Rotations tell how far two places are apart; where they are in the picture, only these do.
-        self.known_place, self.asked_place = nn.Embedding(side * side, width), nn.Embedding(side * side, width)
-        self.content = nn.ModuleList(Layer(width, heads, dropout, shared=False) for _ in range(depth // 2))
-        self.asking = nn.ModuleList(Layer(width, heads, dropout, shared=True) for _ in range(depth // 2))
-        self.shared_norm, self.shared = RMSNorm(width), linear(width, 2 * width)
-        self.key_norm = RMSNorm(width // heads)
-        self.last_norm = RMSNorm(width)
-        self.head = Chained(width, factors)
-        for table in (self.label, *self.tables, self.known_place, self.asked_place):
-            assert isinstance(table, nn.Embedding)
-            nn.init.normal_(table.weight, 0.0, 0.5)
+        self.class_embedding = nn.Embedding(classes + 1, width)
+        self.channel_embeddings = nn.ModuleList(nn.Embedding(count, width) for count in factors)
+        # Rotary embeddings encode distances only; these encode where in the image a position is.
+        self.content_positions, self.query_positions = nn.Embedding(side**2, width), nn.Embedding(side**2, width)
+        self.content_layers = nn.ModuleList(Layer(width, heads, dropout, shared_kv=False) for _ in range(depth // 2))
+        self.query_layers = nn.ModuleList(Layer(width, heads, dropout, shared_kv=True) for _ in range(depth // 2))
+        self.shared_kv_norm, self.shared_kv = RMSNorm(width), linear(width, 2 * width)
+        self.shared_key_norm = RMSNorm(width // heads)
+        self.final_norm = RMSNorm(width)
+        self.head = AutoregressiveHead(width, factors)
+        embeddings = modules_of(self.channel_embeddings, nn.Embedding)
+        for embedding in (self.class_embedding, *embeddings, self.content_positions, self.query_positions):
+            nn.init.normal_(embedding.weight, 0.0, 0.5)
 
-    def _turns(self, places: Tensor, *, with_label: bool = False) -> tuple[Tensor, Tensor]:
-        head = self.label.embedding_dim // self.heads
-        angles = rotation(self.side, head, places.device)[places]
-        if with_label:
-            angles = torch.cat([torch.zeros_like(angles[:1]), angles])
-        return turns(angles)
+    # All groups at once
 
-    def embed(self, tokens: Tensor, places: Tensor) -> Tensor:
-        """Tokens (B, T, d) as the content stream takes them, (B, T, width); `places` (T, width) of `known_place`."""
-        x = places
-        for channel, table in enumerate(self.tables):
-            x = x + table(tokens[..., channel])
-        return x
+    def states(self, values: Tensor, labels: Tensor, groups: Tensor, positions: Tensor | None = None) -> Tensor:
+        """Hidden states (B, side², width) of all positions, or (B, T, width) of some `positions` (T,).
 
-    def layers(self, layers: nn.ModuleList) -> list[Layer]:
-        """The layers of `content` or of `asking`."""
-        return [layer for layer in layers if isinstance(layer, Layer)]
+        With `positions`, values are (B, T, d) and groups (B, T): the rest of the image is left out.
+        """
+        return self.final_norm(self.query_stream(values, labels, groups, positions))
 
-    def _share(self, x: Tensor, turn: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        """The content stream (B, T, width) → the keys and values of all queries, (B, T, heads, head) each."""
-        both = self.shared(self.shared_norm(x)).unflatten(-1, (2, self.heads, -1))
-        return rotate(self.key_norm(both[:, :, 0]), turn), both[:, :, 1]
+    def query_stream(self, values: Tensor, labels: Tensor, groups: Tensor, positions: Tensor | None = None) -> Tensor:
+        """`states` before the final norm."""
+        if positions is None:
+            positions = torch.arange(self.length, device=values.device)
+        class_embedding = self.class_embedding(labels).unsqueeze(1)
 
-    def states(self, tokens: Tensor, labels: Tensor, groups: Tensor, places: Tensor | None = None) -> Tensor:
-        """See `Prior`; all groups at once. Of some `places` (T,) alone, tokens are (B, T, d) and groups (B, T)."""
-        found: Tensor = self.last_norm(self.stream(tokens, labels, groups, places))
-        return found
-
-    def stream(self, tokens: Tensor, labels: Tensor, groups: Tensor, places: Tensor | None = None) -> Tensor:
-        """`states` before the last norm."""
-        every = torch.arange(self.length, device=tokens.device) if places is None else places
-        label = self.label(labels).unsqueeze(1)
-        x = torch.cat([label, self.embed(tokens, self.known_place(every))], 1)
-        turn = self._turns(every, with_label=True)
-        known = torch.cat([torch.full_like(groups[:, :1], -1), groups], 1)[:, None, None]
-        among, before = (
-            torch.zeros(allowed.shape, device=x.device).masked_fill_(~allowed, -torch.inf)
-            for allowed in (known <= known.transpose(2, 3), known < groups[:, None, :, None])
+        # The class comes before all groups. A token attends to its own group and those before, a query to those before.
+        content_groups = torch.cat([torch.full_like(groups[:, :1], -1), groups], 1)[:, None, None]
+        content_mask, query_mask = (
+            torch.zeros(allowed.shape, device=values.device).masked_fill_(~allowed, -torch.inf)
+            for allowed in (content_groups <= content_groups.transpose(2, 3), content_groups < groups[:, None, :, None])
         )
-        for layer in self.layers(self.content):
-            query, key, value = layer.queries(x, turn)
-            assert key is not None and value is not None
-            x = layer.add(x, attend(query, key.transpose(1, 2), value.transpose(1, 2), among.to(query.dtype)))
-        key, value = self._share(x, turn)
+
+        # Content stream: the class and all tokens.
+        x = torch.cat([class_embedding, self.embed(values, self.content_positions(positions))], 1)
+        rotary = self._rotary(positions, with_class=True)
+        for layer in modules_of(self.content_layers, Layer):
+            query, key, value = layer.query_key_value(x, rotary)
+            mask = content_mask.to(query.dtype)
+            x = layer.add(x, attend(query, key.transpose(1, 2), value.transpose(1, 2), mask))
+        key, value = self._shared_key_value(x, rotary)
         key, value = key.transpose(1, 2), value.transpose(1, 2)
-        y: Tensor = self.asked_place(every) + label
-        turn = self._turns(every)
-        for layer in self.layers(self.asking):
-            query, _, _ = layer.queries(y, turn)
-            y = layer.add(y, attend(query, key, value, before.to(query.dtype)))
+
+        # Query stream: every position predicts its own token.
+        y: Tensor = self.query_positions(positions) + class_embedding
+        rotary = self._rotary(positions)
+        for layer in modules_of(self.query_layers, Layer):
+            query = layer.query(y, rotary)
+            y = layer.add(y, attend(query, key, value, query_mask.to(query.dtype)))
         return y
 
+    # Group by group
+
     def begin(self, labels: Tensor, order: Tensor) -> KVCache:
-        """See `Prior`; the queries' keys and values are the last layer's."""
-        label = self.label(labels).unsqueeze(1)
-        head = label.shape[-1] // self.heads
-        like = self.shared(label[:1])  # of the type that the matrices give, under autocast too
-        cache = KVCache(len(self.content) + 1, len(labels), self.heads, self.length + 1, head, like, order)
-        cache.last = label
-        self._push(cache, label, turns(torch.zeros(1, head // 2, device=labels.device)))
+        """A cache of all content layers and, as the last one, of the keys and values that the queries share."""
+        embedding = self.class_embedding(labels).unsqueeze(1)
+        head_width = embedding.shape[-1] // self.heads
+        like = self.shared_kv(embedding[:1])  # has the dtype of the projections, under autocast too
+        shape = (len(labels), self.heads, self.length + 1, head_width)
+        cache = KVCache(len(self.content_layers) + 1, shape, like, order)
+        cache.class_embedding = embedding
+        self._append(cache, embedding, cos_sin(torch.zeros(1, head_width // 2, device=labels.device)))
         return cache
 
     def predict(self, cache: KVCache, count: int) -> Tensor:
-        """See `Prior`."""
-        assert cache.last is not None
-        places = cache.next(count)
-        keys, values = cache.read(len(self.content))
-        y = self.asked_place(places) + cache.last
-        turn = self._turns(places)
-        for layer in self.layers(self.asking):
-            query, _, _ = layer.queries(y, turn)
-            y = layer.add(y, attend(query.to(keys.dtype), keys, values, None))
-        found: Tensor = self.last_norm(y)
-        return found
+        """Run the query layers for the next `count` positions: (B, count, width)."""
+        positions = cache.next_positions(count)
+        keys, values = cache.read(len(self.content_layers))
+        y = self.query_positions(positions) + cache.class_embedding
+        rotary = self._rotary(positions)
+        for layer in modules_of(self.query_layers, Layer):
+            y = layer.add(y, attend(layer.query(y, rotary).to(keys.dtype), keys, values, None))
+        return self.final_norm(y)
 
-    def commit(self, cache: KVCache, tokens: Tensor) -> None:
-        """See `Prior`; tokens committed together see each other."""
-        places = cache.next(tokens.shape[1])
-        self._push(cache, self.embed(tokens, self.known_place(places)), self._turns(places))
+    def commit(self, cache: KVCache, values: Tensor) -> None:
+        """Run the content layers for the next tokens (B, T, d); tokens committed together attend to each other."""
+        positions = cache.next_positions(values.shape[1])
+        self._append(cache, self.embed(values, self.content_positions(positions)), self._rotary(positions))
 
-    def _push(self, cache: KVCache, x: Tensor, turn: tuple[Tensor, Tensor]) -> None:
+    def embed(self, values: Tensor, positions: Tensor) -> Tensor:
+        """Values (B, T, d) → input of the content stream (B, T, width); `positions` are embeddings (T, width)."""
+        x = positions
+        for channel, embedding in enumerate(self.channel_embeddings):
+            x = x + embedding(values[..., channel])
+        return x
+
+    def _append(self, cache: KVCache, x: Tensor, rotary: Rotary) -> None:
+        """Run embeddings (B, T, width) through the content layers, adding their keys and values to the cache."""
         count = x.shape[1]
-        for index, layer in enumerate(self.layers(self.content)):
-            query, key, value = layer.queries(x, turn)
-            assert key is not None and value is not None
+        for index, layer in enumerate(modules_of(self.content_layers, Layer)):
+            query, key, value = layer.query_key_value(x, rotary)
             cache.write(index, key, value)
             keys, values = cache.read(index, count)
             x = layer.add(x, attend(query.to(keys.dtype), keys, values, None))
-        cache.write(len(self.content), *self._share(x, turn))
+        cache.write(len(self.content_layers), *self._shared_key_value(x, rotary))
         cache.advance(count)
+
+    def _shared_key_value(self, x: Tensor, rotary: Rotary) -> tuple[Tensor, Tensor]:
+        """Content (B, T, width) → key and value of all query layers, (B, T, heads, head_width) each."""
+        both = self.shared_kv(self.shared_kv_norm(x)).unflatten(-1, (2, self.heads, -1))
+        return apply_rotary(self.shared_key_norm(both[:, :, 0]), rotary), both[:, :, 1]
+
+    def _rotary(self, positions: Tensor, *, with_class: bool = False) -> Rotary:
+        """The rotary embedding of positions (T,), after that of the class (angle 0) if asked for."""
+        head_width = self.class_embedding.embedding_dim // self.heads
+        angles = rotary_angles(self.side, head_width, positions.device)[positions]
+        if with_class:
+            angles = torch.cat([torch.zeros_like(angles[:1]), angles])
+        return cos_sin(angles)

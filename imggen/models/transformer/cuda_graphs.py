@@ -1,4 +1,7 @@
-"""Work on a GPU that is the same every time, as one CUDA graph: drawing few pictures is mostly starting operations."""
+"""CUDA graphs: work on a GPU that is repeated is recorded once, which saves starting each of its kernels.
+
+Sampling a few images consists of many small kernels; starting them takes longer than running them.
+"""
 
 from __future__ import annotations
 
@@ -11,67 +14,68 @@ from torch import Tensor
 
 Work = Callable[..., Tensor]
 Record = Callable[[Work, tuple[Tensor, ...]], Work]
-KEPT = 4  # graphs; each has the memory of its own batch
-WARM_UPS = 2
+MAX_GRAPHS = 4  # kept at a time; each has the memory of its own batch
+WARM_UP_RUNS = 2  # before recording
 
 
 class CudaGraphCache:
-    """Does work, and what it is asked for again it records and from then on plays back.
+    """Runs work; what is requested a second time is recorded, and replayed from then on.
 
-    What cannot be recorded, or does not give the very same numbers when played back, is done the plain way.
+    Work that cannot be recorded, or whose recording does not give exactly the same numbers, is run as it is. `record`
+    turns work and example inputs into its replay; tests pass their own.
     """
 
     def __init__(self, record: Record | None = None) -> None:
         self.record = record or record_on_gpu
-        self.seen: set[Hashable] = set()
+        self.requested: set[Hashable] = set()
         self.recordings: OrderedDict[Hashable, Work] = OrderedDict()
-        self.one_at_a_time = threading.Lock()  # a recording has memory for one batch
+        self.lock = threading.Lock()  # a recording has memory for one batch only
 
     def __call__(self, key: Hashable, work: Work, *inputs: Tensor) -> Tensor:
-        """What `work` makes of the inputs; it must follow from their values, their shapes and `key`."""
+        """The result of `work(*inputs)`, which must depend on nothing but the inputs and `key`."""
         device = inputs[0].device.type
         precision = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
-        key = (key, precision, *((part.shape, part.dtype, part.device) for part in inputs))
-        with self.one_at_a_time:
-            return self._done(key, work, inputs)
+        key = (key, precision, *((tensor.shape, tensor.dtype, tensor.device) for tensor in inputs))
+        with self.lock:
+            return self._run(key, work, inputs)
 
-    def _done(self, key: Hashable, work: Work, inputs: tuple[Tensor, ...]) -> Tensor:
-        if key not in self.seen:
-            self.seen.add(key)
+    def _run(self, key: Hashable, work: Work, inputs: tuple[Tensor, ...]) -> Tensor:
+        if key not in self.requested:
+            self.requested.add(key)
             return work(*inputs)
         if key not in self.recordings:
-            self.recordings[key] = self._recorded(work, inputs)
-            if len(self.recordings) > KEPT:
-                self.recordings.popitem(last=False)
+            self.recordings[key] = self._record_and_compare(work, inputs)
+            if len(self.recordings) > MAX_GRAPHS:
+                self.recordings.popitem(last=False)  # the one that was used least recently
         self.recordings.move_to_end(key)
         return self.recordings[key](*inputs)
 
-    def _recorded(self, work: Work, inputs: tuple[Tensor, ...]) -> Work:
+    def _record_and_compare(self, work: Work, inputs: tuple[Tensor, ...]) -> Work:
         try:
-            played = self.record(work, inputs)
-            if torch.equal(played(*inputs), work(*inputs)):
-                return played
+            replay = self.record(work, inputs)
+            if torch.equal(replay(*inputs), work(*inputs)):
+                return replay
         except RuntimeError:
-            pass  # of a driver that cannot, or for want of memory
+            pass  # the driver cannot record it, or there is too little memory
         return work
 
 
 def record_on_gpu(work: Work, inputs: tuple[Tensor, ...]) -> Work:
-    """`work` as a graph of the kernels that it starts, between memory for its inputs and for its result."""
+    """Record `work` as a CUDA graph with fixed memory for its inputs and its result; returns the replay."""
     with torch.cuda.device(inputs[0].device):
-        fixed = [part.clone() for part in inputs]
-        for _ in range(WARM_UPS):  # libraries choose their ways and their memory
-            work(*fixed)
+        fixed_inputs = [tensor.clone() for tensor in inputs]
+        for _ in range(WARM_UP_RUNS):  # libraries choose their kernels and allocate their memory
+            work(*fixed_inputs)
         graph = torch.cuda.CUDAGraph()
-        # Other threads may copy what was drawn before, meanwhile.
+        # Only this thread's calls are recorded: other threads may copy earlier results to the host meanwhile.
         with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-            result = work(*fixed)
+            result = work(*fixed_inputs)
 
-    def play(*given: Tensor) -> Tensor:
-        with torch.cuda.device(fixed[0].device):
-            for place, part in zip(fixed, given, strict=True):
-                place.copy_(part)
+    def replay(*inputs: Tensor) -> Tensor:
+        with torch.cuda.device(fixed_inputs[0].device):
+            for fixed, tensor in zip(fixed_inputs, inputs, strict=True):
+                fixed.copy_(tensor)
             graph.replay()
             return result.clone()
 
-    return play
+    return replay

@@ -1,4 +1,4 @@
-"""First the tokenizer, then the prior over the tokens of the tokenizer that is kept."""
+"""Training in two stages: first the tokenizer, then the prior over the tokens of the frozen tokenizer."""
 
 from __future__ import annotations
 
@@ -11,25 +11,24 @@ from torch import Tensor, nn
 
 from imggen.models.base import Learner
 from imggen.models.muon import adam_and_muon
-from imggen.models.training import EMA, cosine_decay, micro_batches
-from imggen.models.transformer.adversarial import Adversary
+from imggen.models.training import EMA, cosine_decay, set_learning_rate
+from imggen.models.transformer.adversarial import AdversarialPhase
 from imggen.models.transformer.backend import TransformerBackend
 from imggen.models.transformer.config import TransformerConfig
-from imggen.models.transformer.generation_order import training_groups
-from imggen.models.transformer.prior import Prior
 from imggen.models.transformer.tokenizer import tokenizer_loss
 
-CHECKS = 20  # times that the prior is held against the held-out pictures
-LAST_CHECK = 0.99  # of its share of the budget; once more there, when the learning rate has come down
-REMEMBERED = 5_000  # half-life in pictures of the count of codes
-WARM_UP = 0.02
-TOKENIZER_MUON = 2.0  # Muon's learning rate in the tokenizer, in units of Adam's
+NUM_VALIDATIONS = 20  # of the prior on the held-out images, at equal intervals
+FINAL_VALIDATION = 0.99  # one more at this fraction of the prior's stage, when the learning rate is low
+CODE_COUNT_HALF_LIFE = 5_000  # images
+WARM_UP_FRACTION = 0.02  # of each stage
+FINAL_RATE_FRACTION = 0.02  # of the peak learning rate, at the end of each stage
+TOKENIZER_MUON_SCALE = 2.0  # Muon's learning rate in the tokenizer, in units of Adam's
 
 
 class TransformerLearner(Learner):
-    """Two stages: what the tokenizer learns ends where the prior begins.
+    """Tokenizer and prior, each with its part of the budget.
 
-    The prior shown is the averaged one; once it does worse on the held-out pictures, the best one that was seen.
+    `backend` is the averaged model; once its likelihood on the held-out images gets worse, the best one so far.
     """
 
     config: TransformerConfig
@@ -40,181 +39,194 @@ class TransformerLearner(Learner):
         self.model = TransformerBackend(config)
         self.average = EMA(self.model, config.ema_images)
         tokenizer, prior, rate = self.model.tokenizer, self.model.prior, config.learning_rate
-        self.of_tokenizer = adam_and_muon(tokenizer, {1: tokenizer.hidden()}, rate, betas=(0.9, 0.99))
-        hidden = prior.hidden() if config.muon else {}
-        self.of_prior = adam_and_muon(prior, hidden, rate, weight_decay=config.weight_decay)
-        self.adversary = Adversary(config) if config.adversarial else None
-        self.frozen = False
-        self.checked = 0
-        self.began = 0
-        self.best = math.inf
-        self.kept: TransformerBackend | None = None
-        self.worse = False
+        self.tokenizer_optimizers = adam_and_muon(tokenizer, {1: tokenizer.hidden_weights()}, rate, betas=(0.9, 0.99))
+        hidden = prior.hidden_weights() if config.muon else {}
+        self.prior_optimizers = adam_and_muon(prior, hidden, rate, weight_decay=config.weight_decay)
+        self.adversarial = AdversarialPhase(config) if config.adversarial else None
+        self.tokenizer_frozen = False
+        self.prior_start = 0  # images seen when the prior's stage began
+        self.validations = 0  # index of the last one
+        self.best_loss = math.inf
+        self.best_backend: TransformerBackend | None = None
+        self.use_best = False
 
     @property
     def backend(self) -> TransformerBackend:
-        """The averaged one, with the prior that was best where it has become worse since."""
-        return self.kept if self.worse and self.kept is not None else self._averaged()
-
-    @property
-    def networks(self) -> dict[str, nn.Module]:
-        """model, average; critic where the tokenizer has one."""
-        more = {} if self.adversary is None else {"critic": self.adversary.critic}
-        return {"model": self.model, "average": self.average.network, **more}
-
-    @property
-    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
-        """adam_tokenizer, adam_prior, the same of muon where matrices learn by it; adam_critic where there is one."""
-        found = {f"{name}_tokenizer": optimiser for name, optimiser in self.of_tokenizer.items()}
-        found.update({f"{name}_prior": optimiser for name, optimiser in self.of_prior.items()})
-        return found if self.adversary is None else {**found, "adam_critic": self.adversary.adam_critic}
-
-    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """See the contract; the stage, and the best model by the held-out pictures."""
-        tensors, document = super().state()
-        if self.kept is not None:
-            tensors.update({f"kept.{key}": value for key, value in self.kept.state_dict().items()})
-        own: dict[str, Any] = {"frozen": self.frozen, "began": self.began, "checked": self.checked, "worse": self.worse}
-        if self.adversary is not None:
-            own["criticised"] = self.adversary.steps
-        return tensors, {**document, **own, "best": None if self.kept is None else self.best}
-
-    def load_state(self, tensors: dict[str, Tensor], document: dict[str, Any]) -> None:
-        """See the contract."""
-        super().load_state(tensors, document)
-        self.frozen, self.worse = bool(document["frozen"]), bool(document["worse"])
-        self.began, self.checked = int(document["began"]), int(document["checked"])
-        if self.adversary is not None:
-            self.adversary.steps = int(document["criticised"])
-        self.kept, self.best = None, math.inf
-        if document["best"] is not None:
-            self.kept, self.best = copy.deepcopy(self._averaged()), float(document["best"])
-            self.kept.load_state_dict({key: tensors[f"kept.{key}"] for key in self.kept.state_dict()})
-
-    def step(self, images: Tensor, labels: Tensor | None, progress: float, images_seen: int) -> dict[str, Tensor]:
-        """One step of the tokenizer, or once its share of the budget is spent, of the prior."""
-        share = self.config.tokenizer_share
-        # Once frozen it stays so: a larger budget on --resume must not change the tokens that the prior knows.
-        if not self.frozen and progress >= share:
-            self._freeze(images_seen)
-        self.model.train()
-        if not self.frozen:
-            return self._step_tokenizer(images, progress / share, images_seen)
-        # A larger budget may put a prior that has begun before its share: past the warm-up, not at its foot.
-        done = (progress - share) / (1 - share) if progress >= share else WARM_UP
-        # First the check, then the step: where memory does not suffice for it, no step is taken twice.
-        due = int(done * CHECKS) + (done >= LAST_CHECK)
-        checked = {}
-        if self.held_out is not None and due != self.checked:
-            checked["held_out"] = self._check()
-            self.checked = due
-        return {**self._step_prior(images, labels, done, images_seen), **checked}
-
-    def _freeze(self, images_seen: int) -> None:
-        """The averaged tokenizer is the one that stays."""
-        self.model.tokenizer.load_state_dict(self._averaged().tokenizer.state_dict())
-        self.frozen, self.began = True, images_seen
+        """The averaged model, or the one with the best prior if the averaged one has become worse since."""
+        return self.best_backend if self.use_best and self.best_backend is not None else self._averaged()
 
     def _averaged(self) -> TransformerBackend:
         average = self.average.network
         assert isinstance(average, TransformerBackend)
         return average
 
-    def _rate(self, optimisers: dict[str, torch.optim.Optimizer], done: float, peak: float, muon: float = 1.0) -> None:
-        """Warm-up to `peak` of the learning rate, then a cosine to a fiftieth of that; `done` is the stage's share.
+    @property
+    def networks(self) -> dict[str, nn.Module]:
+        """model, average; critic if the tokenizer has an adversarial phase."""
+        critic = {} if self.adversarial is None else {"critic": self.adversarial.critic}
+        return {"model": self.model, "average": self.average.network, **critic}
 
-        Muon's is `muon` times as high.
-        """
-        rate = peak * self.config.learning_rate * min(1.0, 0.05 + done / WARM_UP)
-        rate *= cosine_decay(min(done, 1.0), 0.02)
-        for name, optimiser in optimisers.items():
-            for group in optimiser.param_groups:
-                group["lr"] = rate * (muon if name == "muon" else 1.0)
+    @property
+    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        """adam_tokenizer, muon_tokenizer, adam_prior, muon_prior, adam_critic: those that are used."""
+        optimizers = {f"{name}_tokenizer": optimizer for name, optimizer in self.tokenizer_optimizers.items()}
+        optimizers.update({f"{name}_prior": optimizer for name, optimizer in self.prior_optimizers.items()})
+        return optimizers if self.adversarial is None else {**optimizers, "adam_critic": self.adversarial.adam_critic}
 
-    def _step_tokenizer(self, images: Tensor, done: float, images_seen: int) -> dict[str, Tensor]:
-        tokenizer = self.model.tokenizer
-        parts = [(len(part) / len(images), part) for part in micro_batches(images, self.micro_batch)]
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """The base's, with the stage and the best model."""
+        tensors, document = super().state()
+        if self.best_backend is not None:
+            tensors.update({f"best.{key}": value for key, value in self.best_backend.state_dict().items()})
+        document |= {
+            "tokenizer_frozen": self.tokenizer_frozen,
+            "prior_start": self.prior_start,
+            "validations": self.validations,
+            "use_best": self.use_best,
+            "best_loss": None if self.best_backend is None else self.best_loss,
+        }
+        if self.adversarial is not None:
+            document["critic_steps"] = self.adversarial.steps
+        return tensors, document
+
+    def load_state(self, tensors: dict[str, Tensor], document: dict[str, Any]) -> None:
+        """The inverse of `state`."""
+        super().load_state(tensors, document)
+        self.tokenizer_frozen, self.prior_start = bool(document["tokenizer_frozen"]), int(document["prior_start"])
+        self.validations, self.use_best = int(document["validations"]), bool(document["use_best"])
+        if self.adversarial is not None:
+            self.adversarial.steps = int(document["critic_steps"])
+        self.best_backend, self.best_loss = None, math.inf
+        if document["best_loss"] is not None:
+            self.best_backend, self.best_loss = copy.deepcopy(self._averaged()), float(document["best_loss"])
+            self.best_backend.load_state_dict({key: tensors[f"best.{key}"] for key in self.best_backend.state_dict()})
+
+    def step(self, images: Tensor, labels: Tensor | None, progress: float, images_seen: int) -> dict[str, Tensor]:
+        """One step of the tokenizer or, after its fraction of the budget, of the prior."""
+        self.model.train()
+
+        # The tokenizer's stage. Once frozen the tokenizer stays so: a larger budget on --resume must not change tokens
+        # on which the prior has been trained.
+        fraction = self.config.tokenizer_share
+        if not self.tokenizer_frozen and progress < fraction:
+            return self._step_tokenizer(images, progress / fraction, images_seen)
+        if not self.tokenizer_frozen:
+            self.model.tokenizer.load_state_dict(self._averaged().tokenizer.state_dict())
+            self.tokenizer_frozen, self.prior_start = True, images_seen
+
+        # The prior's stage: t is the fraction of it that is over. With a larger budget on --resume, progress may be
+        # back below `fraction`; the prior then goes on as after its warm-up.
+        t = (progress - fraction) / (1 - fraction) if progress >= fraction else WARM_UP_FRACTION
+
+        # Validate before the step: if memory runs out in it, the step has not been taken and can be repeated.
+        validation: dict[str, Tensor] = {}
+        due = int(t * NUM_VALIDATIONS) + (t >= FINAL_VALIDATION)
+        if self.held_out is not None and due != self.validations:
+            validation["held_out"] = self._validate()
+            self.validations = due
+        return {**self._step_prior(images, labels, t, images_seen), **validation}
+
+    def _step_tokenizer(self, images: Tensor, t: float, images_seen: int) -> dict[str, Tensor]:
+        """One step of the tokenizer; t is the fraction of its stage that is over."""
+        tokenizer, adversarial = self.model.tokenizer, self.adversarial
+        parts = [(fraction, part) for fraction, part, _ in self.micro_batches(images, None)]
+
+        # Learning rate
+        phase = None if adversarial is None else adversarial.phase(t)
+        schedule, peak = (t, 1.0) if adversarial is None else adversarial.schedule(t)
+        rate = self._learning_rate(schedule, peak)
+        set_learning_rate(self.tokenizer_optimizers.values(), rate, TOKENIZER_MUON_SCALE)
+
+        # Discriminator
+        critic_losses: dict[str, Tensor] = {}
+        if adversarial is not None and phase is not None:
+            critic_losses = adversarial.train_discriminator(
+                tokenizer, parts, phase, self.apply_gradients, self.autocast
+            )
+
+        # Gradients of the tokenizer: of the decoder alone in the adversarial phase
         totals: dict[str, Tensor] = {}
-        tokens = []
-        late = None if self.adversary is None else self.adversary.share(done)
-        along, peak = (done, 1.0) if self.adversary is None else self.adversary.rate(done)
-        self._rate(self.of_tokenizer, along, peak, TOKENIZER_MUON)
-        said = {}
-        if self.adversary is not None and late is not None:
-            said = self.adversary.judge(tokenizer, parts, late, self.apply_gradients, self.autocast)
-        for weight, part in parts:
-            if self.adversary is not None and late is not None:
-                terms, found = self.adversary.teach(tokenizer, part, late, weight, self.autocast(part.device))
+        all_tokens = []
+        for fraction, part in parts:
+            if adversarial is not None and phase is not None:
+                losses, tokens = adversarial.backward(tokenizer, part, phase, fraction, self.autocast(part.device))
             else:
                 with self.autocast(part.device):
-                    loss, terms, found = tokenizer_loss(tokenizer, part, self.config.edges)
-                torch.autograd.backward(loss * weight)
-            tokens.append(found)
-            for name, value in terms.items():
-                totals[name] = totals.get(name, images.new_zeros(())) + value * weight
-        self.apply_gradients(list(self.of_tokenizer.values()), *totals.values())
-        usage = self._count(torch.cat(tokens))
-        self.average.update(self.model, len(images) * self.processes, images_seen)
-        psnr = -10 * totals["error"].clamp(min=1e-10).log10()
-        told = {name: totals[name] for name in ("told",) if name in totals}
-        return {"nats_byte": totals["nats"], "edges": totals["edges"], "psnr": psnr, "codes": usage, **said, **told}
-
-    def _count(self, tokens: Tensor) -> Tensor:
-        """Count codes; returns the share of all codes that is in use."""
-        tokenizer = self.model.tokenizer
-        tokenizer.count(tokens, 0.5 ** (len(tokens) * self.processes / REMEMBERED))
-        return tokenizer.usage
-
-    def _step_prior(self, images: Tensor, labels: Tensor | None, done: float, images_seen: int) -> dict[str, Tensor]:
-        self._rate(self.of_prior, done, self.config.prior_rate)
-        model, prior = self.model, self.model.prior
-        total = images.new_zeros(())
-        sound = images.new_zeros(())
-        all_tokens = []
-        label_parts = micro_batches(labels, self.micro_batch) if labels is not None else None
-        for index, part in enumerate(micro_batches(images, self.micro_batch)):
-            with torch.no_grad():
-                latents = model.tokenizer.latents(part)
-                sound += latents.sum()  # tokens are whole numbers: what is not finite would not show in them
-                tokens = model.tokenizer.quantiser.indices(latents)
+                    loss, losses, tokens = tokenizer_loss(tokenizer, part, self.config.edges)
+                torch.autograd.backward(loss * fraction)
             all_tokens.append(tokens)
-            label = self._dropped(None if label_parts is None else label_parts[index], len(part), part.device)
+            for name, value in losses.items():
+                totals[name] = totals.get(name, images.new_zeros(())) + value * fraction
+
+        # Optimizers, code counts, EMA
+        self.apply_gradients(list(self.tokenizer_optimizers.values()), *totals.values())
+        usage = self._update_frequencies(torch.cat(all_tokens))
+        self.average.update(self.model, len(images) * self.processes, images_seen)
+
+        psnr = -10 * totals.pop("error").clamp(min=1e-10).log10()
+        return {"nats_byte": totals.pop("nats"), **totals, "psnr": psnr, "codes": usage, **critic_losses}
+
+    def _step_prior(self, images: Tensor, labels: Tensor | None, t: float, images_seen: int) -> dict[str, Tensor]:
+        """One step of the prior; t is the fraction of its stage that is over."""
+        tokenizer, prior = self.model.tokenizer, self.model.prior
+        set_learning_rate(self.prior_optimizers.values(), self._learning_rate(t, self.config.prior_rate))
+
+        # Gradients
+        total = images.new_zeros(())
+        latent_sum = images.new_zeros(())  # tokens are integers and would hide latents that are not finite
+        all_tokens = []
+        for fraction, part, part_labels in self.micro_batches(images, labels):
+            with torch.no_grad():
+                latents = tokenizer.latents(part)
+                latent_sum += latents.sum()
+                tokens = tokenizer.quantizer.quantize(latents)
+            all_tokens.append(tokens)
+            part_labels = self._drop_labels(part_labels, len(part), part.device)
             with self.autocast(part.device):
-                groups = self._groups(prior, len(part), part.device)
-                nats = -prior.log_probabilities(model.values(tokens), label, groups).sum(-1).mean()
-            torch.autograd.backward(nats * (len(part) / len(images)))
-            total += nats.detach() * (len(part) / len(images))
-        self.apply_gradients(list(self.of_prior.values()), total, sound)
-        usage = self._count(torch.cat(all_tokens))
-        self.average.update(self.model, len(images) * self.processes, max(0, images_seen - self.began))
+                groups = prior.training_groups(len(part), part.device)
+                nats = -prior.log_probabilities(prior.from_tokens(tokens), part_labels, groups).sum(-1).mean()
+            torch.autograd.backward(nats * fraction)
+            total += nats.detach() * fraction
+
+        # Optimizers, code counts, EMA
+        self.apply_gradients(list(self.prior_optimizers.values()), total, latent_sum)
+        usage = self._update_frequencies(torch.cat(all_tokens))
+        self.average.update(self.model, len(images) * self.processes, max(0, images_seen - self.prior_start))
         return {"nats": total, "codes": usage}
 
-    def _groups(self, prior: Prior, count: int, device: torch.device) -> Tensor:
-        if self.config.raster:
-            return torch.arange(prior.length, device=device).expand(count, -1)
-        return training_groups(count, prior.side, device)
+    def _learning_rate(self, t: float, peak: float) -> float:
+        """Linear warm-up to `peak` times the configured rate, then a cosine down to a fiftieth of that; t in [0, 1]."""
+        warm_up = min(1.0, 0.05 + t / WARM_UP_FRACTION)
+        return peak * self.config.learning_rate * warm_up * cosine_decay(min(t, 1.0), FINAL_RATE_FRACTION)
 
-    def _dropped(self, labels: Tensor | None, count: int, device: torch.device) -> Tensor:
-        none = torch.full((count,), len(self.config.classes), device=device)
+    def _update_frequencies(self, tokens: Tensor) -> Tensor:
+        """Count the codes of a batch; returns the fraction of the codes in use."""
+        tokenizer = self.model.tokenizer
+        tokenizer.update_frequencies(tokens, 0.5 ** (len(tokens) * self.processes / CODE_COUNT_HALF_LIFE))
+        return tokenizer.usage
+
+    def _drop_labels(self, labels: Tensor | None, count: int, device: torch.device) -> Tensor:
+        """Replace a random fraction `drop_label` of the labels by "no class", for guidance."""
+        no_class = torch.full((count,), len(self.config.classes), device=device)
         if labels is None:
-            return none
-        return torch.where(torch.rand(count, device=device) < self.config.drop_label, none, labels)
+            return no_class
+        return torch.where(torch.rand(count, device=device) < self.config.drop_label, no_class, labels)
 
     @torch.no_grad()
-    def _check(self) -> Tensor:
-        """Nats a token of the held-out pictures; keeps the best prior, and shows it when this one is worse."""
+    def _validate(self) -> Tensor:
+        """Nats per token of the held-out images; keeps the best model, and uses it if the averaged one is worse."""
         assert self.held_out is not None
         averaged = self._averaged()
         total, count = torch.zeros((), dtype=torch.float64), 0
         for images, labels in self.held_out():
             tokens = averaged.tokenizer.encode(images)
             with self.autocast(images.device):
-                known = averaged.labels_or_none(labels, len(images))
-                found = averaged.token_likelihood(tokens, known, averaged.steps)
-            total -= found.cpu().double().sum()
+                labels_or_none = averaged.labels_or_no_class(labels, len(images))
+                log_likelihood = averaged.token_likelihood(tokens, labels_or_none, averaged.steps)
+            total -= log_likelihood.cpu().double().sum()
             count += tokens.shape[0] * tokens.shape[1]
-        value = float(total) / max(count, 1)
-        self.worse = value >= self.best
-        if not self.worse:
-            self.best, self.kept = value, copy.deepcopy(averaged)
-        return torch.tensor(value)
+        loss = float(total) / max(count, 1)
+        self.use_best = loss >= self.best_loss
+        if not self.use_best:
+            self.best_loss, self.best_backend = loss, copy.deepcopy(averaged)
+        return torch.tensor(loss)

@@ -1,152 +1,199 @@
-"""Noise → tokens, group by group, through the prior's cache; and tokens → noise by the same way."""
+"""Noise → tokens, group by group, through the prior's cache; and tokens → noise by the same steps."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from imggen.models.config import SamplingOptions
-from imggen.models.transformer.layers import with_floor
+from imggen.models.transformer.layers import mix_with_uniform
 from imggen.models.transformer.prior import Prior
 
-NARROW, EDGE = 1e-4, 0.02  # of all noise; of an interval of it
+MIN_INTERVAL = 1e-4  # a value of less probability gets the noise at the middle of its interval
+INTERVAL_MARGIN = 0.02  # fraction of a wider interval that is left out at each end
 
 
-def is_plain(options: SamplingOptions) -> bool:
-    """Whether the probabilities are used as they are: no temperature, top-k or top-p."""
-    return options.temperature == 1 and options.top_k == 0 and options.top_p == 1
+class Prefix(NamedTuple):
+    """Values (B, side², d) of which those at `positions` are given and not sampled; a group is given as a whole."""
+
+    values: Tensor
+    positions: frozenset[int]
 
 
-@dataclass(frozen=True)
-class Walk:
-    """Tokens (B, side², d) and the noise (B, side², d) that leads to them."""
+class Group(NamedTuple):
+    """A group of a plan while it is sampled or inverted, see `_groups`."""
 
-    tokens: Tensor
-    noise: Tensor
-
-
-def probabilities(logits: Tensor, options: SamplingOptions) -> Tensor:
-    """Logits (…, L) of one channel → what it is drawn from, fp64 where the device has it; rows add up to 1.
-
-    First the temperature, then the `top_k` likeliest, then the fewest of those that make up `top_p`.
-    """
-    if is_plain(options):
-        return with_floor(logits.softmax(-1, dtype=finest(logits)))
-    scores = logits.to(finest(logits))
-    if options.temperature == 0:
-        return torch.zeros_like(scores).scatter_(-1, scores.argmax(-1, keepdim=True), 1.0)
-    found = with_floor((scores / options.temperature).softmax(-1))
-    if 0 < options.top_k < found.shape[-1]:
-        least = found.topk(options.top_k, -1).values[..., -1:]
-        found = torch.where(found >= least, found, torch.zeros_like(found))
-    if options.top_p < 1:
-        found = found / found.sum(-1, keepdim=True)
-        ordered, where = found.sort(stable=True, dim=-1, descending=True)
-        kept = torch.where(ordered.cumsum(-1) - ordered < options.top_p, ordered, torch.zeros_like(ordered))
-        found = torch.zeros_like(found).scatter_(-1, where, kept)
-    return found / found.sum(-1, keepdim=True)
-
-
-def finest(tensor: Tensor) -> torch.dtype:
-    """fp64, where the device has it."""
-    return torch.float32 if tensor.device.type == "mps" else torch.float64
-
-
-def shares(noise: Tensor) -> Tensor:
-    """Standard-normal noise → the share of all noise that is less, 0 to 1."""
-    found: Tensor = torch.special.ndtr(noise.to(finest(noise)))
-    return found
-
-
-def drawn(chances: Tensor, share: Tensor, *, plain: bool = False) -> Tensor:
-    """The inverse of the distribution function: chances (…, L), `shares` (…) of the noise → values (…), int64.
-
-    With `plain` no value is without a chance.
-    """
-    # The last value takes what rounding leaves; a value without a chance is never reached.
-    found = (share.unsqueeze(-1) >= chances.cumsum(-1)[..., :-1]).sum(-1)
-    if plain:
-        return found
-    last = chances.shape[-1] - 1 - (chances.flip(-1) > 0).int().argmax(-1)
-    return torch.minimum(found, last)
-
-
-def within(chances: Tensor, values: Tensor, place: Tensor) -> Tensor:
-    """Noise (…) of the interval that `drawn` turns into the values (…), fp32; `place` is where in it, 0 to 1.
-
-    Not quite at its ends, and of a narrow one the middle, so that rounding leads to no other value.
-    """
-    ends = chances.cumsum(-1)
-    width = chances.gather(-1, values.unsqueeze(-1)).squeeze(-1)
-    upper = ends.gather(-1, values.unsqueeze(-1)).squeeze(-1)
-    inside = torch.where(width > NARROW, EDGE + (1 - 2 * EDGE) * place.to(width), 0.5)
-    edge = torch.finfo(width.dtype).eps
-    noise: Tensor = torch.special.ndtri((upper - width * inside).clamp(edge, 1 - edge))
-    return noise.float()
+    positions: list[int]
+    span: slice  # where the group is in the order of the plan
+    values: Tensor  # (B, T, d), a view into all values in the order of the plan
+    distributions: Iterator[Tensor]  # probabilities (B, T, L) of each channel
 
 
 @torch.no_grad()
-def walk(
+def sample_tokens(
     prior: Prior,
     labels: Tensor,
     plan: list[list[int]],
+    noise: Tensor,
     options: SamplingOptions,
     *,
-    noise: Tensor | None = None,
-    known: Tensor | None = None,
-    given: frozenset[int] = frozenset(),
+    prefix: Prefix | None = None,
     order: Tensor | None = None,
-) -> Walk:
-    """Go through the groups of `plan`, drawing from `noise` (B, side², d) where a place is not `given` in `known`.
+) -> Tensor:
+    """Sample values (B, side², d) from standard-normal noise (B, side², d), a deterministic map.
 
-    Without noise all must be given, and noise that draws them is worked out: of all such noise what chance would have
-    it, the same chance for every row, so that it is normal noise like any other. A group is given as a whole or not.
-    `order` are the plan's places one after another, for who has them where the noise is: then nothing is sent to the
-    device or read back.
-
-    With guidance other than 1 the class's logits are pushed away from those of no class (arXiv 2207.12598).
+    `order` is `plan_order(plan, device)`: with it nothing is copied to the device or back, so that a CUDA graph can
+    record the whole function.
     """
-    source = noise if noise is not None else known
-    assert source is not None
-    guided = options.guidance != 1 and prior.classes > 0
     if order is None:
-        order = ordered(plan, source.device)
-    cache = prior.begin(torch.cat([labels, torch.full_like(labels, prior.classes)]) if guided else labels, order)
-    # From here on tokens and noise lie in the order in which they are drawn.
-    tokens = known[:, order] if known is not None else torch.zeros_like(source, dtype=torch.int64)
-    share = None if noise is None else shares(noise[:, order])
-    found = torch.zeros(source.shape, device=source.device)
-    places = torch.rand(source.shape[1:], generator=torch.Generator().manual_seed(0)) if share is None else found[0]
-    places = places.to(source.device)
+        order = plan_order(plan, noise.device)
+    # From here on values and noise are in the order of the plan.
+    values = torch.zeros_like(noise, dtype=torch.int64) if prefix is None else prefix.values[:, order]
+    uniform = normal_to_uniform(noise[:, order])
+    for group in _groups(prior, labels, plan, order, values, options):
+        # A given group is committed to the cache without being predicted.
+        if prefix is not None and group.positions[0] in prefix.positions:
+            continue
+        for channel, distribution in enumerate(group.distributions):
+            u = uniform[:, group.span, channel]
+            group.values[..., channel] = inverse_cdf(distribution, u, all_positive=is_plain(options))
+    return values[:, order.argsort()]
+
+
+@torch.no_grad()
+def invert_tokens(
+    prior: Prior, labels: Tensor, plan: list[list[int]], values: Tensor, options: SamplingOptions
+) -> Tensor:
+    """Noise (B, side², d), float32, from which `sample_tokens` samples the given values (B, side², d).
+
+    A value's noise lies at a random point of its interval, the same point for every row, so that the noise of a data
+    set is standard normal like that of the seeds.
+    """
+    order = plan_order(plan, values.device)
+    # From here on values and noise are in the order of the plan.
+    values = values[:, order]
+    noise = torch.zeros(values.shape, device=values.device)
+    t = torch.rand(values.shape[1:], generator=torch.Generator().manual_seed(0)).to(values.device)
+    for group in _groups(prior, labels, plan, order, values, options):
+        for channel, distribution in enumerate(group.distributions):
+            interval = group.values[..., channel]
+            noise[:, group.span, channel] = noise_in_interval(distribution, interval, t[group.span, channel])
+    return noise[:, order.argsort()]
+
+
+def _groups(
+    prior: Prior,
+    labels: Tensor,
+    plan: list[list[int]],
+    order: Tensor,
+    values: Tensor,
+    options: SamplingOptions,
+) -> Iterator[Group]:
+    """Go through the groups of a plan, with their distributions; `values` (B, side², d) are in the order of the plan.
+
+    The caller sets a channel of `group.values` before it takes the next distribution, and all of them before it takes
+    the next group, unless they are given. A group's distributions are computed only when they are taken.
+    """
+    # Classifier-free guidance (arXiv 2207.12598): a second copy of each row has no class, see `_logits`.
+    guided = options.guidance != 1 and prior.classes > 0
+    if guided:
+        labels = torch.cat([labels, torch.full_like(labels, prior.classes)])
+    cache = prior.begin(labels, order)
+
+    def distributions(group: Tensor) -> Iterator[Tensor]:
+        hidden = prior.predict(cache, group.shape[1])
+        for channel in range(len(prior.factors)):
+            logits = _logits(prior, hidden, channel, group, options.guidance if guided else 1.0)
+            yield probabilities(logits, options)
+
     start = 0
-    for number, group in enumerate(plan):
-        there = slice(start, start + len(group))
-        start += len(group)
-        here = tokens[:, there]
-        if share is None or group[0] not in given:
-            state = prior.predict(cache, len(group))
-            for channel in range(len(prior.factors)):
-                logits = _guided(prior, state, channel, here, options.guidance if guided else 1.0)
-                chances = probabilities(logits, options)
-                if share is None:
-                    found[:, there, channel] = within(chances, here[..., channel], places[there, channel])
-                else:
-                    here[..., channel] = drawn(chances, share[:, there, channel], plain=is_plain(options))
-        if number + 1 < len(plan):
-            prior.commit(cache, torch.cat([here, here]) if guided else here)
-    back = order.argsort()
-    return Walk(tokens[:, back], found[:, back] if noise is None else noise)
+    for positions in plan:
+        span = slice(start, start + len(positions))
+        group = values[:, span]
+        yield Group(positions, span, group, distributions(group))
+        start = span.stop
+        if start < len(order):  # nothing is predicted after the last group
+            prior.commit(cache, torch.cat([group, group]) if guided else group)
 
 
-def ordered(plan: list[list[int]], device: torch.device) -> Tensor:
-    """The places of a plan in the order in which they are drawn, (side²,), int64."""
-    return torch.tensor([place for group in plan for place in group], device=device)
-
-
-def _guided(prior: Prior, state: Tensor, channel: int, tokens: Tensor, guidance: float) -> Tensor:
+def _logits(prior: Prior, hidden: Tensor, channel: int, values: Tensor, guidance: float) -> Tensor:
+    """Logits (B, T, L) of a channel. With guidance, those of the class moved away from those without a class."""
     if guidance == 1:
-        return prior.head.logits(state, channel, tokens)
-    wanted, bare = prior.head.logits(state, channel, torch.cat([tokens, tokens])).float().chunk(2)
-    return bare + guidance * (wanted - bare)
+        return prior.head.logits(hidden, channel, values)
+    with_class, without = prior.head.logits(hidden, channel, torch.cat([values, values])).float().chunk(2)
+    return without + guidance * (with_class - without)
+
+
+def plan_order(plan: list[list[int]], device: torch.device) -> Tensor:
+    """The positions of a plan in the order in which they are sampled, (side²,), int64."""
+    return torch.tensor([position for group in plan for position in group], device=device)
+
+
+def is_plain(options: SamplingOptions) -> bool:
+    """Whether probabilities are used as predicted: no temperature, top-k or top-p."""
+    return options.temperature == 1 and options.top_k == 0 and options.top_p == 1
+
+
+def probabilities(logits: Tensor, options: SamplingOptions) -> Tensor:
+    """Logits (…, L) of one channel → probabilities to sample from, float64 where the device has it.
+
+    First the temperature divides the logits, then the `top_k` most likely values are kept, then the fewest of those
+    that together have probability `top_p` (arXiv 1904.09751).
+    """
+    if is_plain(options):
+        return mix_with_uniform(logits.softmax(-1, dtype=finest_dtype(logits)))
+    scores = logits.to(finest_dtype(logits))
+    if options.temperature == 0:
+        return torch.zeros_like(scores).scatter_(-1, scores.argmax(-1, keepdim=True), 1.0)
+    result = mix_with_uniform((scores / options.temperature).softmax(-1))
+    if 0 < options.top_k < result.shape[-1]:
+        smallest_kept = result.topk(options.top_k, -1).values[..., -1:]
+        result = torch.where(result >= smallest_kept, result, torch.zeros_like(result))
+    if options.top_p < 1:
+        result = result / result.sum(-1, keepdim=True)
+        descending, indices = result.sort(stable=True, dim=-1, descending=True)
+        before = descending.cumsum(-1) - descending
+        kept = torch.where(before < options.top_p, descending, torch.zeros_like(descending))
+        result = torch.zeros_like(result).scatter_(-1, indices, kept)
+    return result / result.sum(-1, keepdim=True)
+
+
+def finest_dtype(tensor: Tensor) -> torch.dtype:
+    """float64, or float32 on a device without it."""
+    return torch.float32 if tensor.device.type == "mps" else torch.float64
+
+
+def normal_to_uniform(noise: Tensor) -> Tensor:
+    """Standard-normal noise → uniform numbers in [0, 1], by the normal distribution function."""
+    return torch.special.ndtr(noise.to(finest_dtype(noise)))
+
+
+def inverse_cdf(distribution: Tensor, uniform: Tensor, *, all_positive: bool = False) -> Tensor:
+    """Sample by the inverse distribution function: probabilities (…, L), uniform numbers (…) → values (…), int64.
+
+    `all_positive` says that no probability is 0, which saves a step.
+    """
+    # The last value takes what rounding leaves.
+    values = (uniform.unsqueeze(-1) >= distribution.cumsum(-1)[..., :-1]).sum(-1)
+    if all_positive:
+        return values
+    # A value of probability 0 is never sampled, not even at the end.
+    last = distribution.shape[-1] - 1 - (distribution.flip(-1) > 0).int().argmax(-1)
+    return torch.minimum(values, last)
+
+
+def noise_in_interval(distribution: Tensor, values: Tensor, t: Tensor) -> Tensor:
+    """Standard-normal noise (…), float32, from which `inverse_cdf` samples the values (…); t in [0, 1] is where.
+
+    t runs over the interval of a value but for a margin at its ends; of a narrow interval the middle is taken. So
+    rounding cannot lead to another value.
+    """
+    upper_ends = distribution.cumsum(-1)
+    width = distribution.gather(-1, values.unsqueeze(-1)).squeeze(-1)
+    upper = upper_ends.gather(-1, values.unsqueeze(-1)).squeeze(-1)
+    inside = torch.where(width > MIN_INTERVAL, INTERVAL_MARGIN + (1 - 2 * INTERVAL_MARGIN) * t.to(width), 0.5)
+    epsilon = torch.finfo(width.dtype).eps
+    return torch.special.ndtri((upper - width * inside).clamp(epsilon, 1 - epsilon)).float()

@@ -1,14 +1,12 @@
-"""Pictures → tokens → pictures: an autoencoder with finite scalar quantisation and a likelihood of pixels.
+"""Images → tokens → images: an autoencoder with finite scalar quantization and a likelihood of pixels.
 
-Finite scalar quantisation (Mentzer et al. 2023, arXiv 2309.15505) has no codebook that could collapse: each of a few
-channels is bounded and rounded to a few levels. The encoder sees of the picture a token's own patch alone, so that
-what is not in a hole keeps its tokens whatever is in the hole; it is the decoder that looks around.
+The encoder sees only a token's own patch, so that tokens without masked pixels do not depend on what is masked; the
+decoder sees the neighboring tokens too.
 """
 
 from __future__ import annotations
 
 import math
-from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
@@ -16,62 +14,15 @@ from torch.nn.functional import avg_pool2d, pixel_unshuffle, silu, softplus
 
 from imggen.models.muon import inner_weights
 from imggen.models.transformer.config import TransformerConfig
+from imggen.models.transformer.quantizer import Quantizer
 
-HALF_BYTE = 1 / 255  # half a grey level, in [-1, 1]
-RARE = 2**-10  # of a count: as good as never
-NARROWEST, WIDEST = -7.0, 2.0  # of the logarithm of the logistic's scale
-
-
-class Quantiser(nn.Module):
-    """Channels (…, d) → levels (…, d) of each, equally wide in tanh; and back, to (-1, 1)."""
-
-    def __init__(self, levels: tuple[int, ...]) -> None:
-        super().__init__()
-        self.levels = levels
-
-    def _counts(self, like: Tensor) -> Tensor:
-        return counts_on(self.levels, like.device)
-
-    def indices(self, latents: Tensor) -> Tensor:
-        """Latents (…, d), any real numbers → levels (…, d), int64, from 0 on. In fp32: bf16 would lose levels."""
-        counts = self._counts(latents)
-        places = torch.tanh(latents.float()).add(1).div(2).mul(counts).floor()
-        return torch.minimum(places.nan_to_num().clamp(min=0), counts - 1).long()
-
-    def values(self, indices: Tensor) -> Tensor:
-        """Levels (…, d) → the middles of their intervals in (-1, 1), fp32."""
-        return (indices.float() + 0.5) / self._counts(indices) * 2 - 1
-
-    def forward(self, latents: Tensor) -> Tensor:
-        """Latents → values with the gradient of the unrounded ones (straight-through)."""
-        bounded = torch.tanh(latents.float())
-        return bounded + (self.values(self.indices(latents)) - bounded).detach()
-
-    def join(self, indices: Tensor) -> Tensor:
-        """Levels (…, d) → code numbers (…), the last channel fastest."""
-        code = torch.zeros_like(indices[..., 0])
-        for channel, count in enumerate(self.levels):
-            code = code * count + indices[..., channel]
-        return code
-
-    def split(self, codes: Tensor) -> Tensor:
-        """The inverse of `join`."""
-        parts = []
-        for count in reversed(self.levels):
-            parts.append(codes % count)
-            codes = codes // count
-        return torch.stack(parts[::-1], -1)
+HALF_LEVEL = 1 / 255  # half of a gray level, for pixels in [-1, 1]
+MIN_CODE_COUNT = 2**-10  # a code with a lower (decayed) count is not in use
+MIN_LOG_SCALE, MAX_LOG_SCALE = -7.0, 2.0  # of the logistic distribution of a pixel
 
 
-@lru_cache(maxsize=16)
-def counts_on(levels: tuple[int, ...], device: torch.device) -> Tensor:
-    """Numbers of levels (d,), fp32, sent to the device once."""
-    with torch.inference_mode(mode=False):
-        return torch.tensor(levels, dtype=torch.float32, device=device)
-
-
-class Residual(nn.Module):
-    """x + convolution(SiLU(convolution(SiLU(x)))); the second starts at zero, so that depth costs nothing at first."""
+class ResidualBlock(nn.Module):
+    """x + conv(SiLU(conv(SiLU(x)))); the second convolution starts at zero, so that the block starts as identity."""
 
     def __init__(self, width: int, kernel: int) -> None:
         super().__init__()
@@ -82,16 +33,15 @@ class Residual(nn.Module):
         nn.init.zeros_(self.second.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The same shape."""
-        total: Tensor = x + self.second(silu(self.first(silu(x))))
-        return total
+        """(B, width, H, W) → the same shape."""
+        return x + self.second(silu(self.first(silu(x))))
 
 
 class Tokenizer(nn.Module):
-    """Pictures (B, C, H, W) in [-1, 1] ↔ tokens (B, side², d), row by row; `frequencies` are those of the codes.
+    """Images (B, C, H, W) in [-1, 1] ↔ tokens (B, side², d), row by row. `frequencies` counts the codes in training.
 
-    Both halves have a way past their layers, as deep-compression autoencoders have (Chen et al. 2024, arXiv
-    2410.10733): a token's first channels start as its patch's colour, and the picture as the tokens' colours.
+    Encoder and decoder have a non-parametric shortcut, as deep-compression autoencoders do (Chen et al. 2024, arXiv
+    2410.10733): the first channels of a token start as the mean color of its patch, the image as the tokens' colors.
     """
 
     frequencies: Tensor
@@ -99,127 +49,139 @@ class Tokenizer(nn.Module):
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.patch, self.side, self.channels = config.patch, config.side, config.channels
-        self.quantiser = Quantiser(config.levels)
+        self.quantizer = Quantizer(config.levels)
         depth, width = len(config.levels), config.tokenizer_width
+
+        # Encoder: 1x1 convolutions over patches.
         hidden = 4 * width
         self.encoder = nn.Sequential(
             nn.Conv2d(config.channels * self.patch**2, hidden, 1),
-            *(Residual(hidden, 1) for _ in range(3)),
+            *(ResidualBlock(hidden, 1) for _ in range(3)),
             nn.SiLU(),
             nn.Conv2d(hidden, depth, 1),
         )
+
+        # Decoder: each stage doubles the resolution; the last one gives location and scale of each pixel.
         stages = self.patch.bit_length() - 1
         widths = [width * min(4, 2 ** (stages - 1 - stage)) for stage in range(stages)]
         layers: list[nn.Module] = [nn.Conv2d(depth, widths[0], 3, padding=1)]
-        for stage, wide in enumerate(widths):
-            layers += [Residual(wide, 3), Residual(wide, 3), nn.SiLU()]
-            after = widths[stage + 1] if stage + 1 < stages else 2 * config.channels
-            layers += [nn.Conv2d(wide, 4 * after, 3, padding=1), nn.PixelShuffle(2)]
+        for stage, stage_width in enumerate(widths):
+            layers += [ResidualBlock(stage_width, 3), ResidualBlock(stage_width, 3), nn.SiLU()]
+            next_width = widths[stage + 1] if stage + 1 < stages else 2 * config.channels
+            layers += [nn.Conv2d(stage_width, 4 * next_width, 3, padding=1), nn.PixelShuffle(2)]
         self.decoder = nn.Sequential(*layers)
+
+        # Both start close to their shortcuts.
         for last in (self.encoder[-1], layers[-2]):
             assert isinstance(last, nn.Conv2d)
             nn.init.normal_(last.weight, 0.0, 1e-3)
         self.register_buffer("frequencies", torch.zeros(math.prod(config.levels)))
 
-    def hidden(self) -> list[Tensor]:
-        """The weights between hidden layers: neither of what looks at pixels or latents nor of what gives them."""
+    def hidden_weights(self) -> list[Tensor]:
+        """The weights for Muon: all convolutions but the first and last ones of encoder and decoder."""
         return inner_weights(self, (self.encoder[0], self.encoder[-1], self.decoder[0], self.decoder[-2]))
 
     def latents(self, images: Tensor) -> Tensor:
-        """Pictures (B, C, H, W) → what is to be quantised, (B, side², d), fp32."""
+        """Images (B, C, H, W) → latents to be quantized, (B, side², d), float32."""
         patches = pixel_unshuffle(images, self.patch)
-        colours = avg_pool2d(images, self.patch)
-        found = self.encoder(patches).float()
-        places = [channel % self.channels for channel in range(found.shape[1])]
-        # A hundredth apart where two channels begin with one colour: the same twice would teach them the same.
-        spread = torch.linspace(1.2, 0.8, len(places), device=images.device).view(-1, 1, 1)
-        latents: Tensor = found + colours[:, places].float() * spread
+        colors = avg_pool2d(images, self.patch)
+        encoded = self.encoder(patches).float()
+        shortcut = [channel % self.channels for channel in range(encoded.shape[1])]
+        # Different scales where two channels start as the same color: identical channels would learn the same.
+        scales = torch.linspace(1.2, 0.8, len(shortcut), device=images.device).view(-1, 1, 1)
+        latents: Tensor = encoded + colors[:, shortcut].float() * scales
         return latents.flatten(2).transpose(1, 2)
 
     def encode(self, images: Tensor) -> Tensor:
-        """Pictures (B, C, H, W) → tokens (B, side², d), int64."""
-        return self.quantiser.indices(self.latents(images))
+        """Images (B, C, H, W) → tokens (B, side², d), int64."""
+        return self.quantizer.quantize(self.latents(images))
 
-    def parameters_of(self, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Quantised values (B, side², d) → location and logarithm of the scale of each byte, (B, C, H, W), fp32."""
+    def pixel_parameters(self, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Dequantized values (B, side², d) → location and log-scale of each pixel, (B, C, H, W) each, float32."""
         grid = values.transpose(1, 2).reshape(len(values), -1, self.side, self.side)
         grid = grid.contiguous(memory_format=torch.channels_last)
-        location, scale = self.decoder(grid).float().chunk(2, 1)
-        shown = [min(channel, values.shape[2] - 1) for channel in range(self.channels)]
-        # One by one: a list of places would have to be sent to the device first.
-        colours = torch.stack([grid[:, channel] for channel in shown], 1)
-        colours = colours.repeat_interleave(self.patch, 2).repeat_interleave(self.patch, 3)
-        return location + colours, (scale - 2).clamp(NARROWEST, WIDEST)
+        location, log_scale = self.decoder(grid).float().chunk(2, 1)
+        shortcut = [min(channel, values.shape[2] - 1) for channel in range(self.channels)]
+        # Indexed one by one: a list of indices would have to be copied to the device.
+        colors = torch.stack([grid[:, channel] for channel in shortcut], 1)
+        colors = colors.repeat_interleave(self.patch, 2).repeat_interleave(self.patch, 3)
+        return location + colors, (log_scale - 2).clamp(MIN_LOG_SCALE, MAX_LOG_SCALE)
 
     def decode(self, tokens: Tensor) -> Tensor:
-        """Tokens (B, side², d) → the mean picture (B, C, H, W), in [-1, 1]."""
-        return mean_picture(*self.parameters_of(self.quantiser.values(tokens)))
+        """Tokens (B, side², d) → the mean image (B, C, H, W), in [-1, 1]."""
+        return logistic_mean(*self.pixel_parameters(self.quantizer.dequantize(tokens)))
 
     def log_likelihood(self, images: Tensor, tokens: Tensor) -> Tensor:
-        """log p(picture | tokens) in nats, (B,), of the picture as bytes."""
-        found = log_probability(images, *self.parameters_of(self.quantiser.values(tokens)))
-        return found.flatten(1).sum(1)
+        """log p(image | tokens) in nats, (B,), of images with 256 levels."""
+        log_probabilities = log_probability(images, *self.pixel_parameters(self.quantizer.dequantize(tokens)))
+        return log_probabilities.flatten(1).sum(1)
 
     @torch.no_grad()
-    def count(self, tokens: Tensor, forget: float) -> None:
-        """Count the codes of tokens (B, side², d); what was counted before is worth `forget` of itself."""
-        codes = self.quantiser.join(tokens).flatten()
-        self.frequencies.mul_(forget).add_(torch.bincount(codes, minlength=len(self.frequencies)))
+    def update_frequencies(self, tokens: Tensor, decay: float) -> None:
+        """Count the codes of tokens (B, side², d), after multiplying the earlier counts by `decay`."""
+        codes = self.quantizer.to_codes(tokens).flatten()
+        self.frequencies.mul_(decay).add_(torch.bincount(codes, minlength=len(self.frequencies)))
 
     @property
     def usage(self) -> Tensor:
-        """The share of all codes that came up in the last fifty thousand pictures or so of the training; a number."""
-        return (self.frequencies > RARE).float().mean()
+        """Fraction of the codes that occurred in the last fifty thousand or so images of training, a scalar."""
+        return (self.frequencies > MIN_CODE_COUNT).float().mean()
 
 
 def log_probability(images: Tensor, location: Tensor, log_scale: Tensor) -> Tensor:
-    """Of each byte (B, C, H, W) under a logistic that is cut into 256 bins, the outer ones open (arXiv 1701.05517)."""
-    centred, narrow = images.float() - location, torch.exp(-log_scale)
-    above, below = (centred + HALF_BYTE) * narrow, (centred - HALF_BYTE) * narrow
-    # log(σ(above) - σ(below)), in a form that loses nothing to cancellation.
-    middle = above + torch.log(-torch.expm1(-2 * HALF_BYTE * narrow)) - softplus(above) - softplus(below)
+    """Log-probability of each pixel (B, C, H, W) under a discretized logistic (arXiv 1701.05517).
+
+    The distribution is cut into 256 bins, of which the outer ones are open.
+    """
+    centered, inverse_scale = images.float() - location, torch.exp(-log_scale)
+    above, below = (centered + HALF_LEVEL) * inverse_scale, (centered - HALF_LEVEL) * inverse_scale
+    # log(σ(above) - σ(below)), in a form without cancellation.
+    middle = above + torch.log(-torch.expm1(-2 * HALF_LEVEL * inverse_scale)) - softplus(above) - softplus(below)
     lowest, highest = -softplus(-above), -softplus(below)
-    inner = torch.where(images > 1 - HALF_BYTE, highest, middle)
-    return torch.where(images < -1 + HALF_BYTE, lowest, inner)
+    inner = torch.where(images > 1 - HALF_LEVEL, highest, middle)
+    return torch.where(images < -1 + HALF_LEVEL, lowest, inner)
 
 
-def mean_picture(location: Tensor, log_scale: Tensor) -> Tensor:
-    """The mean (B, C, H, W) of that logistic where all that lies beyond black and white is black and white."""
+def logistic_mean(location: Tensor, log_scale: Tensor) -> Tensor:
+    """The mean (B, C, H, W) of a logistic distribution whose samples are clamped to [-1, 1]."""
     scale = torch.exp(log_scale)
     mean = scale * (softplus((location + 1) / scale) - softplus((location - 1) / scale)) - 1
     return mean.clamp(-1, 1)
 
 
-def edge_loss(drawn: Tensor, images: Tensor) -> Tensor:
-    """Mean absolute difference of the steps between neighbouring pixels, at three scales; a number."""
-    total = drawn.new_zeros(())
+def edge_loss(decoded: Tensor, images: Tensor) -> Tensor:
+    """Mean absolute error of the differences between neighboring pixels, summed over three scales; a scalar."""
+    total = decoded.new_zeros(())
     for scale in range(3):
         if scale:
-            drawn, images = avg_pool2d(drawn, 2), avg_pool2d(images, 2)
-        difference = drawn - images
+            decoded, images = avg_pool2d(decoded, 2), avg_pool2d(images, 2)
+        difference = decoded - images
         total = total + difference.diff(dim=2).abs().mean() + difference.diff(dim=3).abs().mean()
     return total
 
 
-def tokenizer_loss(tokenizer: Tokenizer, images: Tensor, edges: float) -> tuple[Tensor, dict[str, Tensor], Tensor]:
-    """The loss, its parts and the tokens (B, side², d) of pictures (B, C, H, W); see `reconstruction_loss`."""
+def tokenizer_loss(
+    tokenizer: Tokenizer, images: Tensor, edge_weight: float
+) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+    """`reconstruction_loss` of images (B, C, H, W): the loss, its parts and the tokens (B, side², d)."""
     latents = tokenizer.latents(images)
-    loss, parts = reconstruction_loss(images, *tokenizer.parameters_of(tokenizer.quantiser(latents)), edges)
-    return loss, parts, tokenizer.quantiser.indices(latents.detach())
+    parameters = tokenizer.pixel_parameters(tokenizer.quantizer(latents))
+    loss, parts = reconstruction_loss(images, *parameters, edge_weight)
+    return loss, parts, tokenizer.quantizer.quantize(latents.detach())
 
 
 def reconstruction_loss(
-    images: Tensor, location: Tensor, log_scale: Tensor, edges: float
+    images: Tensor, location: Tensor, log_scale: Tensor, edge_weight: float
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """The loss and its parts: nats a byte, the edges' term, and the mean squared error in units of the full range.
+    """The loss, and its parts: nats per channel value, edge loss, and mean squared error for a pixel range of 1.
 
-    Each byte's likelihood counts by its scale (Seitzer et al. 2022, arXiv 2203.09168).
+    The negative log-likelihood of each pixel is weighted by its scale, without a gradient through the weight (β-NLL,
+    Seitzer et al. 2022, arXiv 2203.09168): otherwise flat areas, where the scale is small, dominate.
     """
-    drawn = mean_picture(location, log_scale)
-    each = -log_probability(images, location, log_scale)
-    nats = each.mean()
-    # Times its scale, which is left out of the gradient: else flat areas, where the scale is small, drown the rest.
-    balanced = (each * log_scale.detach().exp()).mean()
-    difference = edge_loss(drawn, images)
-    parts = {"nats": nats, "edges": difference, "error": (drawn - images).square().mean() / 4}
-    return balanced + edges * difference, {name: part.detach() for name, part in parts.items()}
+    mean = logistic_mean(location, log_scale)
+    negative_log_likelihood = -log_probability(images, location, log_scale)
+    nats = negative_log_likelihood.mean()
+    weighted = (negative_log_likelihood * log_scale.detach().exp()).mean()
+    edges = edge_loss(mean, images)
+    parts = {"nats": nats, "edges": edges, "error": (mean - images).square().mean() / 4}
+    return weighted + edge_weight * edges, {name: part.detach() for name, part in parts.items()}

@@ -1,6 +1,7 @@
-"""The critic of the tokenizer's last part: what it changes, what it leaves alone, and that resuming is exact."""
+"""The adversarial phase of the tokenizer: what it changes, what it leaves alone, and that resuming is exact."""
 
 import math
+from functools import cache
 
 import pytest
 import torch
@@ -9,99 +10,113 @@ from torch.nn.functional import avg_pool2d, interpolate
 
 from imggen.errors import UsageError
 from imggen.models import build_learner, presets
-from imggen.models.transformer.adversarial import ALONE, LATE
+from imggen.models.transformer.adversarial import ADVERSARIAL_FRACTION, DISCRIMINATOR_WARM_UP
 from imggen.models.transformer.learner import TransformerLearner
 
 
-def learner(**more: object) -> TransformerLearner:
+def small_learner(**overrides: object) -> TransformerLearner:
     settings = {
         "size": 16, "channels": 1, "width": 32, "depth": 2, "heads": 2, "tokenizer_width": 16, "tokenizer_share": 0.99,
-        "adversarial": 4.0, "edges": 0.0, "learning_rate": 4e-3, **more,
+        "adversarial": 4.0, "edges": 0.0, "learning_rate": 4e-3, **overrides,
     }  # fmt: skip
     torch.manual_seed(0)
-    found = build_learner(presets("transformer")["tiny"].with_overrides(**settings))
-    assert isinstance(found, TransformerLearner)
-    return found
+    learner = build_learner(presets("transformer")["tiny"].with_overrides(**settings))
+    assert isinstance(learner, TransformerLearner)
+    return learner
 
 
 def grain(count: int, seed: int, channels: int = 1) -> Tensor:
-    """A grey level a picture, and grain on it that no token can hold: means must be smooth."""
+    """Images of one gray level, with noise on it that tokens cannot encode: the decoder's means are smooth."""
     generator = torch.Generator().manual_seed(seed)
     level = torch.rand(count, 1, 1, 1, generator=generator) - 0.5
     return level + torch.randint(0, 2, (count, channels, 16, 16), generator=generator) * 0.8 - 0.4
 
 
-def roughness(pictures: Tensor) -> float:
-    """How far pixels are from the mean of their square of four."""
-    coarse = interpolate(avg_pool2d(pictures, 2), scale_factor=2)
-    return float((pictures - coarse).square().mean().sqrt())
+def roughness(images: Tensor) -> float:
+    """The root mean square difference of pixels from the mean of their 2x2 square."""
+    coarse = interpolate(avg_pool2d(images, 2), scale_factor=2)
+    return float((images - coarse).square().mean().sqrt())
 
 
-def run(model: TransformerLearner, first: int, last: int, total: int, channels: int = 1) -> list[dict[str, Tensor]]:
-    found = []
+def train(learner: TransformerLearner, first: int, last: int, total: int, channels: int = 1) -> list[dict[str, Tensor]]:
+    """Steps from `first` to `last` of a run of `total` steps; returns the metrics of each."""
+    metrics = []
     for index in range(first, last):
         torch.manual_seed(index)
-        found.append(model.step(grain(16, index, channels), None, 0.99 * index / total, index * 16))
-    return found
+        metrics.append(learner.step(grain(16, index, channels), None, 0.99 * index / total, index * 16))
+    return metrics
 
 
-def test_means_become_rougher_and_tokens_stay() -> None:
-    model, total = learner(), 256
-    begin = math.ceil(total * (1 - LATE))
-    assert not any("critic" in metrics for metrics in run(model, 0, begin, total))
-    encoder = {name: value.clone() for name, value in model.model.tokenizer.encoder.state_dict().items()}
-    tokens = model.backend.tokenizer.encode(grain(64, 1))
+@pytest.mark.slow
+def test_decoded_images_become_rougher_and_tokens_stay() -> None:
+    learner, total = small_learner(), 256
+    start = math.ceil(total * (1 - ADVERSARIAL_FRACTION))
+    assert not any("critic" in metrics for metrics in train(learner, 0, start, total))
+    tokenizer = learner.model.tokenizer
+    encoder = {name: value.clone() for name, value in tokenizer.encoder.state_dict().items()}
+    tokens = learner.backend.tokenizer.encode(grain(64, 1))
     images = grain(64, 9999)
-    soft = roughness(model.model.tokenizer.decode(model.model.tokenizer.encode(images)).detach())
-    later = run(model, begin, total, total)
-    assert all("critic" in metrics for metrics in later)
-    told = ["told" in metrics for metrics in later]
-    assert told == sorted(told) and abs(told.index(True) - ALONE * len(later)) <= 1
-    assert sum("penalty" in metrics for metrics in later) == -(-len(later) // 8)
+    before = roughness(tokenizer.decode(tokenizer.encode(images)).detach())
+
+    phase = train(learner, start, total, total)
+    assert all("critic" in metrics for metrics in phase)
+    adversarial = ["adversarial" in metrics for metrics in phase]
+    assert adversarial == sorted(adversarial)
+    assert abs(adversarial.index(True) - DISCRIMINATOR_WARM_UP * len(phase)) <= 1
+    assert sum("penalty" in metrics for metrics in phase) == -(-len(phase) // 8)
+
     with torch.no_grad():
-        drawn = model.backend.tokenizer.decode(model.backend.tokenizer.encode(images))
-    real = roughness(images)
-    assert soft < 0.5 * real
-    assert roughness(drawn) > soft + 0.15 * real
-    assert avg_pool2d(drawn - images, 8).abs().mean() < 0.15
-    assert all(torch.equal(value, encoder[name]) for name, value in model.model.tokenizer.encoder.state_dict().items())
-    assert (model.backend.tokenizer.encode(grain(64, 1)) == tokens).float().mean() > 0.95
+        decoded = learner.backend.tokenizer.decode(learner.backend.tokenizer.encode(images))
+    assert before < 0.5 * roughness(images)
+    assert roughness(decoded) > before + 0.15 * roughness(images)
+    assert avg_pool2d(decoded - images, 8).abs().mean() < 0.15
+    assert all(torch.equal(value, encoder[name]) for name, value in tokenizer.encoder.state_dict().items())
+    assert (learner.backend.tokenizer.encode(grain(64, 1)) == tokens).float().mean() > 0.95
 
 
+@cache
+def whole_run() -> TransformerLearner:
+    """A learner after all 12 steps."""
+    learner = small_learner()
+    train(learner, 0, 12, 12)
+    return learner
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("pause", [6, 8, 11])
 def test_resuming_is_bit_exact(pause: int) -> None:
-    whole, first, second = learner(), learner(), learner()
-    run(whole, 0, 12, 12)
-    run(first, 0, pause, 12)
+    whole, first, second = whole_run(), small_learner(), small_learner()
+    train(first, 0, pause, 12)
     tensors, document = first.state()
     second.load_state({name: value.clone() for name, value in tensors.items()}, document)
-    run(second, pause, 12, 12)
-    expected, found = whole.state(), second.state()
-    assert expected[1] == found[1] and expected[0].keys() == found[0].keys()
-    assert all(torch.equal(value, found[0][name]) for name, value in expected[0].items())
-    assert whole.adversary is not None and whole.adversary.steps > 0
+    train(second, pause, 12, 12)
+    expected, resumed = whole.state(), second.state()
+    assert expected[1] == resumed[1] and expected[0].keys() == resumed[0].keys()
+    assert all(torch.equal(value, resumed[0][name]) for name, value in expected[0].items())
+    assert whole.adversarial is not None and whole.adversarial.steps > 0
 
 
 @pytest.mark.parametrize("channels", [3, 4])
-def test_colours_alpha_and_half_precision(channels: int) -> None:
-    model = learner(channels=channels)
-    model.precision = torch.bfloat16
-    for metrics in run(model, 10, 12, 12, channels):
-        assert {"critic", "told", "psnr"} <= metrics.keys()
+def test_color_alpha_and_half_precision(channels: int) -> None:
+    learner = small_learner(channels=channels)
+    learner.precision = torch.bfloat16
+    for metrics in train(learner, 10, 12, 12, channels):
+        assert {"critic", "adversarial", "psnr"} <= metrics.keys()
         assert all(torch.isfinite(value).all() for value in metrics.values())
 
 
 def test_micro_batches_are_the_same_step() -> None:
-    """Before the critic is listened to; its own step differs by the changes that each part draws for itself."""
-    whole, parts = learner(), learner()
+    """During the discriminator's warm-up; the discriminator itself differs, since each part is augmented at random."""
+    whole, parts = small_learner(), small_learner()
     parts.micro_batch = 6
-    found = [run(model, 71, 72, 100)[0] for model in (whole, parts)]
-    assert all({"critic", "penalty"} <= metrics.keys() and "told" not in metrics for metrics in found)
-    for (name, one), two in zip(whole.model.state_dict().items(), parts.model.state_dict().values(), strict=True):
-        assert torch.allclose(one, two, atol=2e-5), name
-    assert "told" in run(parts, 90, 91, 100)[0] and parts.adversary is not None and parts.adversary.steps == 2
+    both = [train(learner, 71, 72, 100)[0] for learner in (whole, parts)]
+    assert all({"critic", "penalty"} <= metrics.keys() and "adversarial" not in metrics for metrics in both)
+    for (name, one), other in zip(whole.model.state_dict().items(), parts.model.state_dict().values(), strict=True):
+        assert torch.allclose(one, other, atol=2e-5), name
+    assert "adversarial" in train(parts, 90, 91, 100)[0]
+    assert parts.adversarial is not None and parts.adversarial.steps == 2
 
 
-def test_where_it_cannot_be() -> None:
+def test_small_images_have_no_adversarial_phase() -> None:
     with pytest.raises(UsageError, match="adversarial"):
-        learner(size=8)
+        small_learner(size=8)
