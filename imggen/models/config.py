@@ -112,7 +112,7 @@ class ModelConfig:
         """
         return 32 if self.preset == "tiny" else None
 
-    def for_pictures(self, count: int) -> Self:
+    def for_dataset_size(self, count: int) -> Self:
         """The preset as it suits a folder of `count` pictures, before what the user asks for."""
         return self
 

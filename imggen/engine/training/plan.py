@@ -165,7 +165,7 @@ def _budget(options: TrainOptions, state: Header | None, count: int, default_min
 def _configure(
     options: TrainOptions, preset: ModelConfig, dataset: Dataset | Outline, state: Header | None
 ) -> ModelConfig:
-    config = preset.for_pictures(len(dataset)).with_overrides(
+    config = preset.for_dataset_size(len(dataset)).with_overrides(
         size=dataset.size,
         channels=dataset.channels,
         classes=dataset.classes,

@@ -63,7 +63,7 @@ class TransformerConfig(ModelConfig):
         """The textbook's model has the tiny one's tokenizer."""
         return 32 if self.preset == "classic" else super().cpu_batch
 
-    def for_pictures(self, count: int) -> Self:
+    def for_dataset_size(self, count: int) -> Self:
         """More dropout where there are few pictures: they would be learnt by heart."""
         return self.with_overrides(dropout=max(self.dropout, SMALL_DROPOUT)) if count < SMALL else self
 

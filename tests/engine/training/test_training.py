@@ -347,4 +347,4 @@ def test_a_small_folder_wants_dropout_unless_told_otherwise(image_folder: Path) 
     told = replace(asked, overrides={"dropout": 0.0})
     assert make_plan(told, Silent()).config.to_json()["dropout"] == 0
     tiny = presets("transformer")["tiny"]
-    assert tiny.for_pictures(1_000_000) == tiny
+    assert tiny.for_dataset_size(1_000_000) == tiny
