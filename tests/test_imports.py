@@ -9,7 +9,7 @@ import imggen
 from imggen.models import FAMILIES
 
 PACKAGE = Path(imggen.__file__).parent
-BASE = ("imggen", "imggen.errors", "imggen.reporting")
+BASE = ("imggen", "imggen.errors", "imggen.option", "imggen.reporting")
 SHARED = ("augment", "base", "config", "muon", "patch_gan", "training")
 FAMILY = tuple(f"imggen.models.{name}" for name in SHARED)
 VERBS = ("training", "sampling", "interpolation", "inpainting", "evaluation")

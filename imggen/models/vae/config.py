@@ -61,7 +61,6 @@ class VaeConfig(ModelConfig):
         "blocks a stage by which the encoder of pictures with holes carries what is known into them; 0 is none",
         low=0,
         high=16,
-        before=0,
     )
 
     sharpen: float = option(

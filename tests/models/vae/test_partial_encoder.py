@@ -1,6 +1,5 @@
 """The encoder of pictures with holes: what its maps have seen, and how it begins."""
 
-import json
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -10,7 +9,6 @@ import torch
 
 from imggen.models import build_backend, build_learner, presets
 from imggen.models.vae.backend import VaeBackend
-from imggen.models.vae.config import VaeConfig
 from imggen.models.vae.core import Normal, kl_divergence, look_at, top_down_pass
 from imggen.models.vae.hierarchy import Hierarchy
 from imggen.models.vae.likelihoods import scale_of
@@ -147,10 +145,3 @@ def test_rare_classes_are_rarely_found_where_nothing_tells_them() -> None:
     assert shares[0, 0] == pytest.approx(shares[50, 50], abs=1e-3)
 
 
-def test_a_checkpoint_of_before_it_has_none_of_it() -> None:
-    config = presets("vae")["tiny"]
-    document = json.loads(json.dumps(config.to_json()))
-    assert VaeConfig.from_json(document) == config
-    del document["around"]
-    older = VaeConfig.from_json(document)
-    assert older.around == 0 and older == config.with_overrides(around=0)
