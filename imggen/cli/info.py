@@ -17,9 +17,9 @@ def info(console: Console, **given: Any) -> None:
     Example: imggen info runs/gan
     Example: imggen info gan
     """
-    from imggen.engine.info import describe
+    from imggen.engine.info import describe_model_or_file
 
-    description = describe(InfoOptions(**given).path)
+    description = describe_model_or_file(InfoOptions(**given).path)
     console.result(description, _lines(description))
 
 

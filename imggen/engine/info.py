@@ -12,23 +12,27 @@ from imggen.io.animation import ENDINGS, animation_text
 from imggen.io.checkpoint import Header, read_header, weights_hash
 from imggen.io.image import FORMATS, read_info, settings_in
 from imggen.io.model_paths import find_weights, shipped_weights
-from imggen.models import FAMILIES, presets
-from imggen.models import describe as describe_preset
+from imggen.models import FAMILIES, describe, presets
 
 SUFFIXES_WITH_SETTINGS = {*FORMATS, *ENDINGS, ".tif", ".tiff"}
 
 
-def describe(name: str) -> dict[str, Any]:
-    """What `name` is: an image file, a checkpoint, a run folder, or a model's name.
+def describe_model_or_file(name: str) -> dict[str, Any]:
+    """What a path or a model's name stands for; raises as `describe_file`, and CheckpointError for an unknown name."""
+    path = Path(name)
+    if not path.exists() and not path.suffix and path.name == name:
+        path, _ = find_weights(name, weights=None, families=FAMILIES)
+    return describe_file(path)
 
-    Raises DataError for an image without settings and for a name that means nothing, CheckpointError for a damaged
+
+def describe_file(path: Path) -> dict[str, Any]:
+    """The settings and command of an image, or what a checkpoint or a run folder holds.
+
+    Raises DataError for a file that is missing and for an image without settings, CheckpointError for a damaged
     checkpoint.
     """
-    path = Path(name)
     if not path.exists():
-        if path.suffix or path.name != name:
-            raise DataError(f"there is no file {path}", "imggen models lists the models")
-        path, _ = find_weights(name, weights=None, families=FAMILIES)
+        raise DataError(f"there is no file {path}", "imggen models lists the models")
     if path.suffix.lower() in SUFFIXES_WITH_SETTINGS:
         return _describe_image(path)
     file = RunDir(path).weights if path.is_dir() else path
@@ -79,7 +83,7 @@ def _describe_checkpoint(header: Header) -> dict[str, Any]:
 
 def list_models() -> dict[str, Any]:
     """Families with their presets, shipped models, and the runs below ./runs."""
-    families = {family: {name: describe_preset(family, name) for name in presets(family)} for family in FAMILIES}
+    families = {family: {name: describe(family, name) for name in presets(family)} for family in FAMILIES}
     runs = {str(folder): RunDir(folder).weights for folder in sorted(Path("runs").glob("*")) if folder.is_dir()}
     return {
         "families": families,
