@@ -6,7 +6,6 @@ from typing import Any
 
 from imggen.cli.build import verb
 from imggen.cli.console import Console
-from imggen.engine import evaluation
 from imggen.engine.options import EvaluateOptions
 
 
@@ -19,6 +18,8 @@ def evaluate(console: Console, **given: Any) -> None:
     Example: imggen evaluate vae --data ./imgs --iw 100
     Example: imggen evaluate ./generated --data ./imgs --json
     """
+    from imggen.engine import evaluation
+
     result = evaluation.run(EvaluateOptions(**given), console)
     console.result(result, result_lines(result))
 

@@ -6,7 +6,6 @@ from typing import Any
 
 from imggen.cli.build import random_seed, verb
 from imggen.cli.console import Console
-from imggen.engine import inpainting
 from imggen.engine.options import InpaintOptions
 from imggen.errors import UsageError
 
@@ -26,6 +25,8 @@ def inpaint(console: Console, *, dry_run: bool, **given: Any) -> None:
     if "seed" not in given and given.get("method") != "classical":
         given["seed"] = random_seed(console)
     options = InpaintOptions(**given)
+    from imggen.engine import inpainting
+
     if dry_run:
         plan = inpainting.dry_run(options, console)
         lines = [f"{name:12} {value}" for name, value in plan.items() if name != "pictures"]

@@ -6,7 +6,6 @@ from typing import Any
 
 from imggen.cli.build import random_seed, verb
 from imggen.cli.console import Console
-from imggen.engine import interpolation
 from imggen.engine.options import InterpolateOptions
 from imggen.errors import UsageError
 
@@ -24,6 +23,8 @@ def interpolate(console: Console, *, dry_run: bool, **given: Any) -> None:
     if not given.keys() & {"seeds", "seed", "start", "end"}:
         given["seed"] = random_seed(console)
     options = InterpolateOptions(**given)
+    from imggen.engine import interpolation
+
     if dry_run:
         console.settings(interpolation.dry_run(options, console))
         return

@@ -9,7 +9,6 @@ from typing import Any
 
 from imggen.cli.build import random_seed, verb
 from imggen.cli.console import Console
-from imggen.engine import sampling
 from imggen.engine.options import SampleOptions
 from imggen.errors import UsageError
 
@@ -31,6 +30,8 @@ def sample(console: Console, *, dry_run: bool, **given: Any) -> None:
             raise UsageError("several processes must use the same seeds", "give --seed or --seeds")
         given["seed"] = random_seed(console)
     options = SampleOptions(**given)
+    from imggen.engine import sampling
+
     if dry_run:
         console.settings(sampling.dry_run(options, console))
         return

@@ -9,7 +9,6 @@ import typer
 
 from imggen.cli.build import Command, Group, Invocation, value_text, verb
 from imggen.cli.console import Console
-from imggen.engine import training
 from imggen.engine.options import TrainOptions
 from imggen.models import FAMILIES, describe, describe_family, family_config, presets
 from imggen.option import options_of
@@ -19,6 +18,8 @@ LONGEST_DEFAULT = 24  # characters in the help
 
 def run(family: str, console: Console, *, dry_run: bool, **given: Any) -> None:
     """Train, or print the plan. Options of the family that are given override its preset's."""
+    from imggen.engine import training
+
     own = {item.name for item in options_of(family_config(family))}
     overrides = {name: given.pop(name) for name in own & given.keys()}
     options = TrainOptions(family=family, overrides=overrides, command=Invocation.command(), **given)
