@@ -1,4 +1,4 @@
-"""imggen: train a model on a folder of pictures, then draw from it."""
+"""imggen: train a generative model on a folder of images, then sample, interpolate and inpaint with it."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ __all__ = ["__version__", "load"]
 
 
 def load(model: str | Path, *, device: str = "auto") -> Backend:
-    """Load a model: a family's name ("gan") or the path of a checkpoint.
+    """Load a model: a family's or shipped model's name ("gan"), a run folder, or a checkpoint.
 
-    A name means `runs/<name>/weights.safetensors` below the current folder if it is there, else the
-    shipped weights. Returns the backend in eval mode on `device` ("auto", "cpu", "cuda", "mps").
-    Raises `imggen.errors.CheckpointError` when there is no such model or it cannot be read.
+    A name means `runs/<name>/weights.safetensors` below the current folder if that exists, else the
+    shipped weights. Returns the backend in eval mode on `device` ("auto", "cpu", "cuda", "cuda:1", "mps").
+    Raises `imggen.errors.CheckpointError` when there is no such model or it cannot be read, and
+    `imggen.errors.DeviceError` when there is no such device.
     """
     from imggen.engine.checkpoints import load_backend
 

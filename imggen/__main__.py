@@ -1,4 +1,4 @@
-"""python -m imggen, which torchrun starts."""
+"""`python -m imggen`: the command line as a module, which torchrun starts."""
 
 from imggen.cli.app import main
 

@@ -9,8 +9,8 @@ import imggen
 from imggen.models import FAMILIES
 
 PACKAGE = Path(imggen.__file__).parent
-BASE = ("imggen", "imggen.errors", "imggen.reporting")
-SHARED = ("augment", "base", "config", "muon", "patch_gan", "training")
+BASE = ("imggen", "imggen.errors", "imggen.option", "imggen.reporting")
+SHARED = ("adversarial", "augment", "base", "config", "muon", "patch_gan", "training")
 FAMILY = tuple(f"imggen.models.{name}" for name in SHARED)
 VERBS = ("training", "sampling", "interpolation", "inpainting", "evaluation")
 ACROSS = {("training", "imggen.engine.evaluation.samples")}

@@ -1,6 +1,7 @@
-"""What is installed: weights in the wheel and in an editable install, the types, the version."""
+"""What is installed: the weights in the wheel and in an editable install, the types, the version; and the changelog."""
 
 import json
+import re
 import subprocess
 import sys
 import tomllib
@@ -13,6 +14,7 @@ import imggen
 from imggen.io.model_paths import shipped_weights
 
 ROOT = Path(__file__).parents[1]
+SECTIONS = ("Added", "Changed", "Deprecated", "Removed", "Fixed", "Security")
 
 
 @pytest.fixture(scope="session")
@@ -24,7 +26,9 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return next(folder.glob("*.whl"))
 
 
-def test_the_wheel_draws_with_its_own_weights(wheel: Path, tmp_path: Path) -> None:
+@pytest.mark.lint
+@pytest.mark.slow
+def test_the_wheel_samples_with_its_own_weights(wheel: Path, tmp_path: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
         archive.extractall(tmp_path / "site")
@@ -41,20 +45,22 @@ def test_the_wheel_draws_with_its_own_weights(wheel: Path, tmp_path: Path) -> No
     assert Path(result["weights"]) == tmp_path / "site" / "imggen" / "weights" / "gan.safetensors"
 
 
-def test_the_wheel_asks_for_what_pyproject_says(wheel: Path) -> None:
+@pytest.mark.lint
+@pytest.mark.slow
+def test_the_wheel_requires_the_dependencies_of_pyproject(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         name = next(name for name in archive.namelist() if name.endswith("METADATA"))
         metadata = archive.read(name).decode()
     assert f"Version: {imggen.__version__}" in metadata
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    needed = {line.split(">=")[0].removeprefix("Requires-Dist: ") for line in metadata.splitlines() if ">=" in line}
-    assert needed >= {name.split(">=")[0] for name in project["dependencies"]}
+    required = {line.split(">=")[0].removeprefix("Requires-Dist: ") for line in metadata.splitlines() if ">=" in line}
+    assert required >= {name.split(">=")[0] for name in project["dependencies"]}
 
 
-def test_weights_are_found_here_and_are_small() -> None:
-    found = shipped_weights()
-    assert found["gan"].stat().st_size <= 8_000_000 and found["features"].stat().st_size <= 2_000_000
-    assert sum(path.stat().st_size for path in found.values()) < 40_000_000
+def test_shipped_weights_are_small() -> None:
+    sizes = {name: path.stat().st_size for name, path in shipped_weights().items()}
+    assert sizes["gan"] <= 8_000_000 and sizes["features"] <= 2_000_000
+    assert sum(sizes.values()) < 40_000_000
 
 
 def test_every_shipped_model_has_a_card() -> None:
@@ -63,6 +69,20 @@ def test_every_shipped_model_has_a_card() -> None:
         assert f"## {name}" in cards
 
 
-def test_changelog_keeps_its_form() -> None:
-    text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
-    assert text.startswith("# Changelog") and "## [Unreleased]" in text
+def test_the_changelog_has_the_structure_of_keep_a_changelog() -> None:
+    """Versions, newest first; in each the sections of the format; in each section entries of whole sentences."""
+    title, *parts = re.split(r"^## ", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    assert title.startswith("# Changelog\n") and "keepachangelog.com" in title
+    versions = [part.partition("\n")[0] for part in parts]
+    assert versions[0] in ("[Unreleased]",) or versions[0].startswith(f"[{imggen.__version__}] - ")
+    assert all(re.fullmatch(r"\[\d+\.\d+\.\d+\] - \d{4}-\d\d-\d\d", version) for version in versions[1:])
+    assert len(set(versions)) == len(versions)
+    for version, part in zip(versions, parts, strict=True):
+        before, *sections = re.split(r"^### ", part.partition("\n")[2], flags=re.MULTILINE)
+        names = [section.partition("\n")[0] for section in sections]
+        assert not before.strip() and names == sorted(set(names), key=SECTIONS.index), version
+        for section in sections:
+            entries = re.split(r"^- ", section.partition("\n")[2], flags=re.MULTILINE)
+            assert not entries[0].strip() and len(entries) > 1, section
+            for entry in entries[1:]:
+                assert re.match(r"[A-Z`\d]", entry) and re.search(r"[.!)]$", entry.strip()), entry

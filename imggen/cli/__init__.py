@@ -1,1 +1,1 @@
-"""What the user types: parse, call one engine function, print."""
+"""The command line: parse options, call one engine function, print the result."""

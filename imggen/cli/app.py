@@ -1,4 +1,4 @@
-"""The Typer app, global options, and main(): every way to end, with its exit code."""
+"""The Typer app, and main(): every way in which a command can end, with its exit code."""
 
 from __future__ import annotations
 
@@ -16,34 +16,40 @@ import typer
 
 import imggen
 from imggen.cli import train
-from imggen.cli.commands import Command, Group
+from imggen.cli.build import Command, Group, Invocation
 from imggen.cli.evaluate import evaluate
 from imggen.cli.info import info, models
 from imggen.cli.inpaint import inpaint
 from imggen.cli.interpolate import interpolate
-from imggen.cli.invocation import remember
-from imggen.cli.options import Current
 from imggen.cli.sample import sample
 from imggen.errors import DataError, DeviceError, ImggenError, InterruptedRun, UsageError
 from imggen.models import FAMILIES
 
+BROKEN_PIPE_CODE = 141  # 128 + SIGPIPE, as a shell reports it
+
+
+class Verbs(Group):
+    """The verbs, in the order of their use."""
+
+    order = ("train", "sample", "interpolate", "inpaint", "evaluate", "info", "models")
+
+
 app = typer.Typer(
     name="imggen",
-    cls=Group,
-    help="Turn a folder of pictures into a model; then draw from it.",
+    cls=Verbs,
+    help="Train a generative model on a folder of images, then sample, interpolate and inpaint with it.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "IMGGEN"},
-    epilog="Example: imggen train gan --data ./imgs, then: imggen sample gan -n 64 -o grid.png",
+    epilog="Example: imggen train gan --data ./imgs\nExample: imggen sample gan -n 64 -o grid.png",
 )
-VERBS = ("train", "sample", "interpolate", "inpaint", "evaluate", "info", "models")
 app.add_typer(train.app, name="train")
 for _verb in (sample, interpolate, inpaint, evaluate, info, models):
     app.command(cls=Command)(_verb)
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
+def _print_version(value: bool) -> None:
+    if value:
         sys.stdout.write(f"imggen {imggen.__version__}\n")
         raise typer.Exit
 
@@ -54,9 +60,9 @@ def _root(
         bool,
         typer.Option(
             "--version",
-            help="Print the version.",
+            help="Print the version and exit.",
             is_eager=True,
-            callback=_version,
+            callback=_print_version,
             show_envvar=False,
             allow_from_autoenv=False,
         ),
@@ -65,75 +71,82 @@ def _root(
     pass
 
 
-def _terminate(number: int, frame: FrameType | None) -> None:
-    raise InterruptedRun("stopped by SIGTERM", None, 128 + number)
-
-
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Run a command line and exit with its code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="surrogateescape")  # names of files are bytes, and come out as they went in
-    remember(arguments)
-    signal.signal(signal.SIGTERM, _terminate)
+        sys.stdout.reconfigure(errors="surrogateescape")  # file names are bytes, and are printed as those bytes
+    Invocation.words = tuple(arguments)
+    signal.signal(signal.SIGTERM, _raise_on_sigterm)
     try:
-        # Typer's own handling would print boxes, and give Ctrl-C and errors codes of its own.
+        # Typer's standalone mode would print boxes, and give Ctrl-C and errors exit codes of its own.
         code = app(args=arguments, prog_name="imggen", standalone_mode=False)
         sys.stdout.flush()
     except BaseException as error:
-        code = _ended(error, arguments)
+        code = _handle_error(error, arguments)
     code = code if isinstance(code, int) else 0
     if os.environ.get("WORLD_SIZE", "1") != "1":
-        # Threads of the process group may outlive it; one that wakes while Python is being taken down aborts the
-        # process, and torchrun then stops the others and calls the run failed.
+        # Threads of the process group may outlive it; one that wakes while Python is shutting down aborts the process,
+        # and torchrun then stops the other processes and reports a failure.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
     sys.exit(code)
 
 
-def _ended(error: BaseException, arguments: list[str]) -> int:
-    """Say what went wrong, in a line and a hint; returns the exit code."""
+def _raise_on_sigterm(number: int, frame: FrameType | None) -> None:
+    raise InterruptedRun("stopped by SIGTERM", None, 128 + number)
+
+
+def _handle_error(error: BaseException, arguments: list[str]) -> int:
+    """Print an error as one line and a hint; returns the exit code."""
     if isinstance(error, BrokenPipeError) or isinstance(error.__context__, BrokenPipeError):
-        # Whoever read us went away (Typer makes a SystemExit of it); flushing again at exit must not complain.
-        _hush()
-        return 141
+        # The reader of stdout has closed it (Typer turns that into a SystemExit).
+        _discard_stdout()
+        return BROKEN_PIPE_CODE
     if isinstance(error, SystemExit):
         return error.code if isinstance(error.code, int) else 1
-    console = Current.console
+    console = Invocation.console
     if console.debug or "--debug" in arguments or os.environ.get("IMGGEN_DEBUG"):
         traceback.print_exception(error, file=sys.stderr)
-    told = _told(error, arguments)
-    console.error(told)
+    reported = _as_imggen_error(error, arguments)
+    console.error(reported)
     try:
         sys.stdout.flush()
     except OSError:
-        _hush()  # flushing again at exit must not complain
-    return told.exit_code
+        _discard_stdout()
+    return reported.exit_code
 
 
-def _hush() -> None:
-    """What is left to say on stdout goes nowhere."""
+def _discard_stdout() -> None:
+    """Send the rest of stdout to the null device, so that the flush at exit cannot fail."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _told(error: BaseException, arguments: list[str]) -> ImggenError:
+def _as_imggen_error(error: BaseException, arguments: list[str]) -> ImggenError:
+    """The error that is shown, with its hint and exit code, for any exception."""
     if isinstance(error, ImggenError):
         return error
     if isinstance(error, typer.TyperException):
-        known = [word for word in arguments[:1] if word in VERBS]
-        known += [word for word in arguments[1:2] if known == ["train"] and word in FAMILIES]
-        # A usage error is one line here: Typer may break its own over several.
-        line = " ".join(error.format_message().split()) or "something is missing"
-        return UsageError(line, f"see '{' '.join(['imggen', *known, '--help'])}'", error.exit_code)
+        # Typer may break its message over several lines.
+        message = " ".join(error.format_message().split()) or "something is missing"
+        return UsageError(
+            message, f"see '{' '.join(['imggen', *_command_words(arguments), '--help'])}'", error.exit_code
+        )
     if isinstance(error, KeyboardInterrupt | typer.Abort):
         return InterruptedRun("stopped by Ctrl-C")
     if isinstance(error, MemoryError) or "out of memory" in str(error) or "allocate memory" in str(error):
-        return DeviceError("not enough memory", "a smaller --batch")
+        return DeviceError("not enough memory", "use a smaller --batch")
     if isinstance(error, OSError) and error.errno is not None:
-        where = f"{error.filename}: " if error.filename else ""
+        file = f"{error.filename}: " if error.filename else ""
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        return DataError(
-            f"{where}{error.strerror}", "free some space, or write elsewhere" if full else "--debug shows where"
-        )
-    return ImggenError(f"internal: {type(error).__name__}: {error}".splitlines()[0], "--debug shows where")
+        hint = "free some space, or write to another disk" if full else "--debug prints the traceback"
+        return DataError(f"{file}{error.strerror}", hint)
+    message = f"internal: {type(error).__name__}: {error}".splitlines()[0]
+    return ImggenError(message, "this is a bug in imggen; --debug prints the traceback")
+
+
+def _command_words(arguments: list[str]) -> list[str]:
+    """The verb, and the family of `train`, if the command line begins with them."""
+    words = [word for word in arguments[:1] if word in Verbs.order]
+    return words + [word for word in arguments[1:2] if words == ["train"] and word in FAMILIES]

@@ -1,4 +1,4 @@
-"""The one stderr console: lines, warnings, progress; results alone go to stdout."""
+"""Output of the command line: messages, warnings and progress on stderr, results on stdout."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from imggen.reporting import Silent, Task
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-FIRST_LINE, LINES = 3.0, 10.0
+SECONDS_TO_FIRST_LINE, SECONDS_BETWEEN_LINES = 3.0, 10.0
 
 
 def printable(line: str) -> str:
-    """Names in files are whatever somebody put there: no control characters reach the terminal."""
-    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in line)
+    """The line without control characters: texts read from files may hold terminal escape sequences."""
+    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in line)
 
 
-class Bar:
-    """A bar on a terminal."""
+class ProgressBar:
+    """A task shown as a progress bar, on a terminal."""
 
     def __init__(self, progress: Progress, task: TaskID) -> None:
         self.progress, self.task = progress, task
@@ -38,65 +38,65 @@ class Bar:
         self.progress.update(self.task, completed=completed, note=note)
 
 
-class Lines:
-    """A plain line every few seconds, where there is no terminal."""
+class ProgressLines:
+    """A task shown as a plain line every few seconds, where stderr is not a terminal."""
 
     def __init__(self, console: Console, description: str, total: float) -> None:
         self.console, self.description, self.total = console, description, total
-        self.due = time.monotonic() + FIRST_LINE
+        self.next_line_at = time.monotonic() + SECONDS_TO_FIRST_LINE
 
     def update(self, completed: float, note: str = "") -> None:
-        """Say how far it is, if it is time to."""
-        if time.monotonic() >= self.due:
-            self.due = time.monotonic() + LINES
-            share = completed / self.total if self.total else 1.0
-            self.console.info(f"{self.description} {share:4.0%}  {note}".rstrip())
+        """Print the fraction that is done, if the last line is old enough."""
+        if time.monotonic() >= self.next_line_at:
+            self.next_line_at = time.monotonic() + SECONDS_BETWEEN_LINES
+            fraction = completed / self.total if self.total else 1.0
+            self.console.info(f"{self.description} {fraction:4.0%}  {note}".rstrip())
 
 
-class Unheard(RichConsole):
-    """Whoever read stderr may go away: then nothing more is said, and what is being done goes on."""
+class PipeSafeConsole(RichConsole):
+    """A Rich console that goes quiet when the reader of stderr closes it; the command goes on."""
 
     def on_broken_pipe(self) -> None:
-        """Instead of Rich's exit."""
+        """Discard all further output; Rich would exit the process."""
         self.quiet = True
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
 class Console:
-    """`imggen.reporting.Reporter` on stderr; `result` on stdout."""
+    """An `imggen.reporting.Reporter` that prints on stderr; `result` prints on stdout."""
 
     def __init__(
         self, *, quiet: bool = False, as_json: bool = False, no_color: bool = False, debug: bool = False
     ) -> None:
-        # Of the processes that torchrun starts, one speaks; errors are told by whoever has them.
+        # Of the processes that torchrun starts, one prints messages; every process prints its own errors.
         self.is_main = os.environ.get("RANK", "0") == "0"
         self.quiet, self.as_json, self.debug = quiet or not self.is_main, as_json, debug
-        # Rich knows NO_COLOR and TERM=dumb by itself.
-        self.rich = Unheard(stderr=True, no_color=no_color or None, highlight=False, soft_wrap=True)
+        # Rich itself reads NO_COLOR and TERM=dumb.
+        self.rich = PipeSafeConsole(stderr=True, no_color=no_color or None, highlight=False, soft_wrap=True)
 
     def _line(self, text: Text) -> None:
         text.plain = printable(text.plain)
         self.rich.print(text, soft_wrap=True)
 
     def info(self, message: str) -> None:
-        """A line, unless --quiet."""
+        """Print a message, unless --quiet."""
         if not self.quiet:
             self._line(Text(message))
 
     def warn(self, message: str) -> None:
-        """A warning, always."""
+        """Print a warning, even with --quiet."""
         if self.is_main:
             self._line(Text.assemble(("warning: ", "yellow"), message))
 
     def error(self, error: ImggenError) -> None:
-        """One line, and a hint."""
+        """Print an error as one line, and its hint as another."""
         self._line(Text.assemble(("error: ", "bold red"), error.message))
         if error.hint:
             self._line(Text.assemble(("hint: ", "cyan"), error.hint))
 
     @contextmanager
     def task(self, description: str, total: float) -> Iterator[Task]:
-        """A bar on a terminal, lines elsewhere, nothing with --quiet."""
+        """Show progress: a bar on a terminal, lines elsewhere, nothing with --quiet."""
         if self.quiet:
             yield Silent()
         elif self.rich.is_terminal and os.environ.get("TERM") != "dumb":
@@ -111,16 +111,20 @@ class Console:
                 TextColumn("{task.fields[note]}", markup=False),
             )
             with Progress(*columns, console=self.rich) as progress:
-                yield Bar(progress, progress.add_task(description, total=total, note=""))
+                yield ProgressBar(progress, progress.add_task(description, total=total, note=""))
         else:
-            yield Lines(self, description, total)
+            yield ProgressLines(self, description, total)
 
-    def result(self, document: dict[str, Any], paths: Sequence[str]) -> None:
-        """stdout: JSON if asked for, else the paths, one a line."""
+    def settings(self, document: dict[str, Any]) -> None:
+        """Print resolved settings on stdout: JSON if asked for, else one a line."""
+        self.result(document, [f"{name:14} {value}" for name, value in document.items()])
+
+    def result(self, document: dict[str, Any], lines: Sequence[str]) -> None:
+        """Print a result on stdout: JSON if asked for, else the lines (paths, for most verbs)."""
         if not self.is_main:
             return
         if self.as_json:
             sys.stdout.write(json.dumps(document) + "\n")
         else:
-            sys.stdout.writelines(f"{path}\n" for path in paths)
+            sys.stdout.writelines(f"{line}\n" for line in lines)
         sys.stdout.flush()

@@ -1,60 +1,58 @@
-"""imggen info FILE and imggen models: what is this, and what is there."""
+"""imggen info FILE and imggen models: what a file is, and which models there are."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import typer
-
+from imggen.cli.build import verb
 from imggen.cli.console import Console, printable
-from imggen.cli.options import verb
+from imggen.engine.options import InfoOptions
 
 
-@verb
-def info(
-    path: Annotated[Path, typer.Argument(help="A picture, a checkpoint or a run's folder.", metavar="FILE")],
-    console: Console,
-) -> None:
-    """Say how a picture was drawn, or what a checkpoint holds.
+@verb(InfoOptions)
+def info(console: Console, **given: Any) -> None:
+    """Print how an image was made, with its command, or what a checkpoint holds.
 
     Example: imggen info grid.png
-
     Example: imggen info runs/gan
+    Example: imggen info gan
     """
-    from imggen.engine.info import describe_file
+    from imggen.engine.info import describe_model_or_file
 
-    found = describe_file(path)
-    console.result(found, _lines(found))
+    description = describe_model_or_file(InfoOptions(**given).path)
+    console.result(description, _lines(description))
 
 
-@verb
+@verb(None)
 def models(console: Console) -> None:
-    """List families, presets, shipped weights and the runs below ./runs.
+    """List families, presets, shipped models and the runs below ./runs.
 
+    Example: imggen models
     Example: imggen models --json
     """
     from imggen.engine.info import list_models
 
-    found = list_models()
-    lines = [f"{family}/{name:8} {text}" for family, names in found["families"].items() for name, text in names.items()]
+    listing = list_models()
+    lines = [
+        f"{family}/{name:8} {text}" for family, names in listing["families"].items() for name, text in names.items()
+    ]
     for kind in ("shipped", "runs"):
-        lines += [f"{kind}:"] if found[kind] else []
-        for line in found[kind]:
-            if "damaged" in line:
-                lines.append(f"  {line['name']:20} {line['damaged']}")
-                continue
-            classes = f", {line['classes']} classes" if line["classes"] else ""
-            lines.append(
-                f"  {line['name']:20} {line['family']}/{line['preset']}, {line['size']} px{classes}, "
-                f"{line['bytes'] / 1e6:.1f} MB, {line['hash']}"
-            )
-    console.result(found, [printable(line) for line in lines])
+        lines += [f"{kind}:"] if listing[kind] else []
+        lines += ["  " + _model_line(model) for model in listing[kind]]
+    console.result(listing, [printable(line) for line in lines])
 
 
-def _lines(found: dict[str, Any], indent: str = "") -> list[str]:
+def _model_line(model: dict[str, Any]) -> str:
+    if "damaged" in model:
+        return f"{model['name']:20} {model['damaged']}"
+    classes = f", {model['classes']} classes" if model["classes"] else ""
+    kind = f"{model['family']}/{model['preset']}, {model['size']} px{classes}"
+    return f"{model['name']:20} {kind}, {model['bytes'] / 1e6:.1f} MB, {model['hash']}"
+
+
+def _lines(description: dict[str, Any], indent: str = "") -> list[str]:
     lines: list[str] = []
-    for name, value in found.items():
+    for name, value in description.items():
         if isinstance(value, dict):
             lines += [f"{indent}{name}:", *_lines(value, indent + "  ")]
         elif isinstance(value, list):

@@ -1,4 +1,4 @@
-"""What a file is: settings of a picture, contents of a checkpoint; and which models there are."""
+"""What a file holds: settings of an image, contents of a checkpoint; and which models there are."""
 
 from __future__ import annotations
 
@@ -11,39 +11,57 @@ from imggen.errors import CheckpointError, DataError
 from imggen.io.animation import ENDINGS, animation_text
 from imggen.io.checkpoint import Header, read_header, weights_hash
 from imggen.io.image import FORMATS, read_info, settings_in
-from imggen.io.model_paths import shipped_weights
+from imggen.io.model_paths import find_weights, shipped_weights
 from imggen.models import FAMILIES, describe, presets
 
-CARRIERS = {*FORMATS, *ENDINGS, ".tif", ".tiff"}
+SUFFIXES_WITH_SETTINGS = {*FORMATS, *ENDINGS, ".tif", ".tiff"}
+
+
+def describe_model_or_file(name: str) -> dict[str, Any]:
+    """What a path or a model's name stands for; raises as `describe_file`, and CheckpointError for an unknown name."""
+    path = Path(name)
+    if not path.exists() and not path.suffix and path.name == name:
+        path, _ = find_weights(name, weights=None, families=FAMILIES)
+    return describe_file(path)
 
 
 def describe_file(path: Path) -> dict[str, Any]:
-    """A picture's settings and command, or what a checkpoint or a run's folder holds; errors as in `imggen.errors`."""
+    """The settings and command of an image, or what a checkpoint or a run folder holds.
+
+    Raises DataError for a file that is missing and for an image without settings, CheckpointError for a damaged
+    checkpoint.
+    """
     if not path.exists():
-        raise DataError(f"there is no file {path}")
-    ending = path.suffix.lower()
-    if ending in CARRIERS:
-        found = settings_in(_animation_text(path)) if ending in (".gif", ".mp4") else read_info(path)
-        if found is None:
-            raise DataError(
-                f"{path} was not drawn by imggen, or its settings were removed",
-                "PNG, JPEG, WebP, GIF and MP4 keep them",
-            )
-        return {"kind": "picture", "path": str(path), **found}
+        raise DataError(f"there is no file {path}", "imggen models lists the models")
+    if path.suffix.lower() in SUFFIXES_WITH_SETTINGS:
+        return _describe_image(path)
     file = RunDir(path).weights if path.is_dir() else path
-    return {"path": str(file), **_describe(read_header(file))}
+    return {"path": str(file), **_describe_checkpoint(read_header(file))}
+
+
+def _describe_image(path: Path) -> dict[str, Any]:
+    is_animation = path.suffix.lower() in (".gif", ".mp4")
+    settings = settings_in(_animation_text(path)) if is_animation else read_info(path)
+    if settings is None:
+        raise DataError(
+            f"{path} was not made by imggen, or its settings were removed",
+            "PNG, JPEG, WebP, GIF, MP4 and TIFF files of imggen carry them",
+        )
+    return {"kind": "image", "path": str(path), **settings}
 
 
 def _animation_text(path: Path) -> str | None:
     try:
         return animation_text(path)
     except (OSError, ValueError) as error:
-        raise DataError(f"{path} is not an animation that can be read", "GIF and MP4 carry settings") from error
+        raise DataError(
+            f"{path} is not an animation that can be read", "GIF and MP4 files of imggen carry settings"
+        ) from error
 
 
-def _describe(header: Header) -> dict[str, Any]:
-    found = header.document.get("config")
-    config = dict(found) if isinstance(found, dict) else {}
+def _describe_checkpoint(header: Header) -> dict[str, Any]:
+    stored = header.document.get("config")
+    config = dict(stored) if isinstance(stored, dict) else {}
     classes = config.pop("classes", [])
     classes = classes if isinstance(classes, list) else []
     config.pop("class_counts", None)
@@ -64,20 +82,26 @@ def _describe(header: Header) -> dict[str, Any]:
 
 
 def list_models() -> dict[str, Any]:
-    """Families with their presets, shipped weights, and the runs below ./runs."""
+    """Families with their presets, shipped models, and the runs below ./runs."""
     families = {family: {name: describe(family, name) for name in presets(family)} for family in FAMILIES}
     runs = {str(folder): RunDir(folder).weights for folder in sorted(Path("runs").glob("*")) if folder.is_dir()}
     return {
         "families": families,
-        "shipped": [_line(name, path) for name, path in shipped_weights().items() if name != "features"],
-        "runs": [_line(name, path) for name, path in runs.items() if path.exists()],
+        "shipped": [_summarize(name, path) for name, path in shipped_weights().items() if name != "features"],
+        "runs": [_summarize(name, path) for name, path in runs.items() if path.exists()],
     }
 
 
-def _line(name: str, path: Path) -> dict[str, Any]:
+def _summarize(name: str, path: Path) -> dict[str, Any]:
+    """A checkpoint in a line, or why it cannot be read."""
     try:
-        found = _describe(read_header(path))
+        described = _describe_checkpoint(read_header(path))
     except CheckpointError as error:
         return {"name": name, "path": str(path), "damaged": error.message}
     keys = ("family", "preset", "size", "channels", "hash", "bytes")
-    return {"name": name, **{key: found[key] for key in keys}, "classes": len(found["classes"]), "path": str(path)}
+    return {
+        "name": name,
+        **{key: described[key] for key in keys},
+        "classes": len(described["classes"]),
+        "path": str(path),
+    }

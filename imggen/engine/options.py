@@ -1,62 +1,164 @@
-"""What the verbs are asked to do; no torch, so that the command line may build it."""
+"""The options of every verb: one dataclass each, the only list of options; no torch, for the command line reads it.
+
+A field made by `option` becomes a flag of `imggen VERB`, a `--config` key and an environment variable (cli/build.py),
+is checked when the dataclass is made, and is part of the command recorded in files (provenance.py). So a new option is
+one line here, and its use. None means: chosen when it is not given.
+"""
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from imggen.models.config import SamplingOptions
+from imggen.errors import UsageError
+from imggen.models import family_config, presets
+from imggen.models.config import SAMPLING, SamplingOptions
+from imggen.option import REQUIRED, argument, check_value, check_values, option, options_of
+
+DATA, BUDGET, RUN, MACHINE, GENERAL = "Data", "Budget", "Run", "Machine", "General"
+IMAGES, KEYFRAMES, PATH, MASK, METHOD, OUTPUT = "Images", "Keyframes", "Path", "Mask", "Method", "Output"
+COMPARISON = "Comparison"
+
+MAX_SEED = 2**63 - 1
+NEAR_TEMPERATURE = 0.5  # the default of --near
+COUNT_UNITS = {"": 1, "k": 1_000, "m": 1_000_000, "g": 1_000_000_000}
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+CROPS = ("center", "random", "pad")
+MODEL = "Family, shipped model, run folder or checkpoint"
+
+Box = tuple[int, int, int, int]
+
+
+def parse_count(text: str) -> int:
+    """2M, 500k, 1e6 or 12000 → a whole number. Raises UsageError."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?(?:e\d{1,2})?)([kmg]?)", text.strip().lower().replace("_", ""))
+    if not match or float(match[1]) * COUNT_UNITS[match[2]] > 1e15:
+        raise UsageError(f"'{text}' is not a number of images", "such as 2M, 500k or 12000")
+    return round(float(match[1]) * COUNT_UNITS[match[2]])
+
+
+def parse_grid(text: str) -> tuple[int, int]:
+    """4x2 → (4, 2), columns and rows. Raises UsageError."""
+    match = re.fullmatch(r"([1-9]\d{0,2})x([1-9]\d{0,2})", text.strip().lower())
+    if not match:
+        raise UsageError(f"'{text}' is not a grid", "columns x rows, such as 4x2")
+    return int(match[1]), int(match[2])
+
+
+def parse_box(text: str) -> Box:
+    """X,Y,WIDTH,HEIGHT in pixels from the upper left. Raises UsageError."""
+    numbers = _parse_numbers(text)
+    if len(numbers) != 4 or not numbers[2] or not numbers[3]:
+        raise UsageError(f"'{text}' is not a box", "X,Y,WIDTH,HEIGHT in pixels, such as 40,30,64,64")
+    return numbers[0], numbers[1], numbers[2], numbers[3]
+
+
+def parse_expand(text: str) -> Box:
+    """N, or LEFT,TOP,RIGHT,BOTTOM, in pixels. Raises UsageError."""
+    numbers = _parse_numbers(text)
+    numbers = numbers * 4 if len(numbers) == 1 else numbers
+    if len(numbers) != 4 or not any(numbers):
+        raise UsageError(
+            f"--expand takes a number of pixels, not '{text}'", "N on every side, or LEFT,TOP,RIGHT,BOTTOM"
+        )
+    return numbers[0], numbers[1], numbers[2], numbers[3]
+
+
+def _parse_numbers(text: str) -> list[int]:
+    if not re.fullmatch(r"\d{1,6}(,\d{1,6})*", text.replace(" ", "")):
+        return []
+    return [int(part) for part in text.replace(" ", "").split(",")]
+
+
+def _join_numbers(numbers: tuple[int, ...]) -> str:
+    return ",".join(map(str, numbers))
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelOptions:
-    """Which model to use, where, and how to sample from it."""
+class MachineOptions:
+    """What all verbs share. Raises UsageError for values out of range."""
 
-    weights: Path | None = None
-    temperature: float = 1.0
-    steps: int | None = None
-    guidance: float = 1.0
-    top_k: int = 0
-    top_p: float = 1.0
-    batch: int | None = None
-    device: str = "auto"
+    batch: int | None = option(
+        None, "Batch size", panel=MACHINE, low=1, chosen="chosen from the device", recorded=False
+    )
+    device: str = option(
+        "auto", "Device: cpu, cuda, cuda:1, mps or auto", panel=MACHINE, metavar="NAME", recorded=False
+    )
+    force: bool = option(False, "Overwrite existing files", panel=GENERAL, recorded=False)
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        check_values(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions(SamplingOptions, MachineOptions):
+    """Which model to use, on which device, and how to sample from it."""
+
+    weights: Path | None = option(None, "Checkpoint to load in place of MODEL's own", panel=SAMPLING, metavar="FILE")
 
     @property
     def sampling(self) -> SamplingOptions:
-        """The options that the model needs. Raises UsageError for a value out of range."""
+        """The options that the model needs."""
         return SamplingOptions(self.temperature, self.steps, self.guidance, self.top_k, self.top_p)
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainOptions:
-    """One training run; None means: choose from the data and the device."""
+class TrainOptions(MachineOptions):
+    """One training run. `overrides` are the options of the family's configuration that were given."""
 
     family: str
-    data: str
-    output: Path | None = None
-    preset: str | None = None
-    images: int | None = None
-    epochs: float | None = None
-    minutes: float | None = None
-    size: int | None = None
-    channels: int | None = None
-    crop: str | None = None
-    split: str | None = None
-    use_classes: bool = True
-    strict: bool = False
-    mirror: bool = False
-    batch: int | None = None
-    seed: int | None = None
-    device: str = "auto"
-    precision: str = "auto"
-    save_minutes: float = 2.0
-    evaluate_every: float | None = None
-    resume: bool = False
-    force: bool = False
-    tensorboard: bool = False
+    data: str = option(
+        REQUIRED,
+        "Folder, .zip, .tar, mnist, cifar10/100 or imagenet:PATH",
+        panel=DATA,
+        metavar="DATA",
+    )
+    size: int | None = option(None, "Side length in pixels", panel=DATA, low=1, chosen="chosen from the data")
+    channels: int | None = option(
+        None, "Channels: 1 gray, 3 RGB, 4 RGBA", panel=DATA, choices=(1, 3, 4), chosen="chosen from the data"
+    )
+    crop: str | None = option(
+        None, "Crop: center, random or pad", panel=DATA, choices=CROPS, metavar="NAME", chosen="center"
+    )
+    split: str | None = option(None, "Split: train, val, test or all", panel=DATA, metavar="NAME", chosen="train")
+    use_classes: bool = option(
+        True, "Ignore sub-folder names as classes", panel=DATA, flags=("no_classes", "--no-classes")
+    )
+    strict: bool = option(False, "Fail on the first unreadable image", panel=DATA)
+    mirror: bool = option(False, "Augment with horizontal flips", panel=DATA)
+    preset: str | None = option(
+        None, "Preset, see above", panel="Model", metavar="NAME", chosen="chosen from the device"
+    )
+    images: int | None = option(None, "Train for this many images, such as 2M", panel=BUDGET, parse=parse_count)
+    epochs: float | None = option(None, "Train for this many epochs", panel=BUDGET)
+    minutes: float | None = option(None, "Train for this many minutes", panel=BUDGET, chosen="30; 120 on a GPU")
+    output: Path | None = option(
+        None, "Run folder", panel=RUN, flags=("--output", "-o"), metavar="PATH", chosen="runs/FAMILY"
+    )
+    resume: bool = option(False, "Resume the run in the run folder", panel=RUN)
+    seed: int | None = option(None, "Random seed", panel=RUN, low=0, high=MAX_SEED, chosen="random, printed")
+    save_minutes: float = option(2.0, "Minutes between checkpoints and previews", panel=RUN, low=0.0)
+    evaluate_every: float | None = option(
+        None, "Minutes between evaluations; keeps the best", panel=RUN, low=0.0, chosen="never"
+    )
+    tensorboard: bool = option(False, "Also log to TensorBoard (extra: log)", panel=RUN)
+    precision: str = option(
+        "auto", "Precision: fp32, bf16 or auto", panel=MACHINE, choices=("auto", "fp32", "bf16"), metavar="NAME"
+    )
     overrides: dict[str, Any] = field(default_factory=dict)
     command: str = ""
+
+    def __post_init__(self) -> None:
+        """Check the values, those of the family's options, and that the family has the preset."""
+        super().__post_init__()
+        for item in options_of(family_config(self.family)):
+            check_value(item, self.overrides.get(item.name))
+        if self.preset is not None and self.preset not in presets(self.family):
+            names = ", ".join(presets(self.family))
+            raise UsageError(f"{self.family} has no preset '{self.preset}'", f"presets: {names}")
 
     @property
     def run(self) -> Path:
@@ -66,86 +168,228 @@ class TrainOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class SampleOptions(ModelOptions):
-    """One drawing of pictures; None means: choose."""
+    """One set of samples: seeds `seeds`, or `count` seeds from `seed` on; with `source` or `near`, of given images."""
 
-    model: str
-    output: str
-    count: int = 64
-    seeds: str | None = None
-    seed: int | None = None
-    label: str | None = None
-    precision: str = "auto"
-    columns: int | None = None
-    format: str | None = None
-    force: bool = False
-    resume: bool = False
-    source: Path | None = None
-    near: Path | None = None
+    model: str = argument(REQUIRED, MODEL, metavar="MODEL")
+    count: int = option(64, "Number of images", panel=IMAGES, flags=("--count", "-n"), low=1)
+    seed: int | None = option(None, "First seed", panel=IMAGES, low=0, high=MAX_SEED, chosen="random, printed")
+    seeds: str | None = option(None, "Seeds, in place of --seed and -n, such as 0-63,70", panel=IMAGES, metavar="LIST")
+    label: str | None = option(
+        None, "Class name; all: one row per class", panel=IMAGES, flags=("--class",), metavar="NAME", chosen="random"
+    )
+    source: Path | None = option(
+        None, "Reconstruct these images, side by side", panel=IMAGES, flags=("--from",), metavar="PATH"
+    )
+    near: Path | None = option(None, "Sample variations of this image", panel=IMAGES, metavar="FILE")
+    # The declared type is that of a made instance: None is replaced by the default, which depends on `near`.
+    temperature: float = option(
+        None,
+        "Sampling temperature, 0 to 2",
+        panel=SAMPLING,
+        low=0.0,
+        high=2.0,
+        chosen=f"1; {NEAR_TEMPERATURE} with --near",
+    )
+    precision: str = option(
+        "auto", "Precision: fp32, bf16, fp16 or auto", panel=SAMPLING, choices=PRECISIONS, metavar="NAME"
+    )
+    output: str = option(
+        None,
+        "File, folder/, name-%05d.png, or - for stdout",
+        panel=OUTPUT,
+        flags=("--output", "-o"),
+        metavar="PATH",
+        chosen="samples.png",
+    )
+    columns: int | None = option(None, "Columns of the grid", panel=OUTPUT, low=1, chosen="about a square")
+    format: str | None = option(
+        None,
+        "Format: png, jpeg or webp, for a folder or stdout",
+        panel=OUTPUT,
+        choices=("png", "jpeg", "webp"),
+        metavar="NAME",
+        chosen="png",
+    )
+    resume: bool = option(False, "Only generate the images missing in the folder", panel=OUTPUT, recorded=False)
 
-
-@dataclass(frozen=True, kw_only=True)
-class EvaluateOptions(ModelOptions):
-    """One comparison of a model, or of a folder of pictures, with data; None means: choose."""
-
-    model: str
-    data: str
-    count: int = 10_000
-    features: str | None = None
-    size: int | None = None
-    crop: str = "center"
-    iw: int | None = None
-    seed: int = 0
-    output: Path | None = None
-    force: bool = False
+    def __post_init__(self) -> None:
+        """Resolve the defaults that depend on other options, and check the values."""
+        if self.temperature is None:
+            object.__setattr__(self, "temperature", 1.0 if self.near is None else NEAR_TEMPERATURE)
+        if self.output is None:
+            object.__setattr__(self, "output", f"samples.{self.format or 'png'}")
+        super().__post_init__()
 
 
 @dataclass(frozen=True, kw_only=True)
 class InterpolateOptions(ModelOptions):
-    """One walk, or several side by side; None means: choose. Keys are `seeds`, or the pictures `start` and `end`."""
+    """One latent path, or a grid of them. Keyframes are `seeds`, or the images `start` and `end`."""
 
-    model: str
-    output: str
-    seeds: str | None = None
-    seed: int | None = None
-    start: tuple[Path, ...] = ()
-    end: tuple[Path, ...] = ()
-    label: str | None = None
-    label_from: str | None = None
-    label_to: str | None = None
-    path: str | None = None
-    loop: bool = False
-    ease: str = "none"
-    pace: str = "noise"
-    steady: bool = False
-    frames: int | None = None
-    fps: float = 25.0
-    grid: tuple[int, int] = (1, 1)
-    strip: bool = False
-    zoom: int = 1
-    precision: str = "auto"
-    force: bool = False
+    model: str = argument(REQUIRED, MODEL, metavar="MODEL")
+    seeds: str | None = option(None, "Seeds of the keyframes, such as 3,14,15", panel=KEYFRAMES, metavar="LIST")
+    seed: int | None = option(
+        None, "Seed of the first of four keyframes", panel=KEYFRAMES, low=0, high=MAX_SEED, chosen="random, printed"
+    )
+    start: tuple[Path, ...] = option(
+        (), "Image, or folder, to start from; repeatable", panel=KEYFRAMES, flags=("--from",), metavar="PATH"
+    )
+    end: tuple[Path, ...] = option(
+        (), "Image, or folder, to go to; repeatable", panel=KEYFRAMES, flags=("--to",), metavar="PATH"
+    )
+    label: str | None = option(
+        None, "Class of all frames", panel=KEYFRAMES, flags=("--class",), metavar="NAME", chosen="that of each seed"
+    )
+    label_from: str | None = option(
+        None, "Class of the first keyframe", panel=KEYFRAMES, flags=("--class-from",), metavar="NAME"
+    )
+    label_to: str | None = option(
+        None, "Class of the last keyframe", panel=KEYFRAMES, flags=("--class-to",), metavar="NAME"
+    )
+    precision: str = option(
+        "auto", "Precision: fp32, bf16, fp16 or auto", panel=SAMPLING, choices=PRECISIONS, metavar="NAME"
+    )
+    path: str | None = option(
+        None,
+        "Path: slerp, spline or circle (two keyframes)",
+        panel=PATH,
+        choices=("slerp", "spline", "circle"),
+        metavar="NAME",
+        chosen="slerp",
+    )
+    loop: bool = option(False, "Return to the first keyframe", panel=PATH)
+    ease: str = option(
+        "none",
+        "Slow down at keyframes: none, sine or cubic",
+        panel=PATH,
+        choices=("none", "sine", "cubic"),
+        metavar="NAME",
+    )
+    pace: str = option(
+        "noise",
+        "Equal steps in: noise or perceptual",
+        panel=PATH,
+        choices=("noise", "perceptual"),
+        metavar="NAME",
+    )
+    steady: bool = option(False, "Keep the first keyframe's fine latents (VAE)", panel=PATH)
+    frames: int | None = option(None, "Number of frames", panel=PATH, low=2, chosen="40 per keyframe")
+    output: str = option(
+        "walk.gif",
+        "GIF, WebP, PNG or MP4 (extra: video), or folder/",
+        panel=OUTPUT,
+        flags=("--output", "-o"),
+        metavar="PATH",
+    )
+    fps: float = option(25.0, "Frames per second", panel=OUTPUT, low=0.1, high=1000.0)
+    grid: tuple[int, int] = option(
+        (1, 1),
+        "Paths side by side, columns x rows, such as 4x2",
+        panel=OUTPUT,
+        metavar="CxR",
+        parse=parse_grid,
+        text=lambda grid: f"{grid[0]}x{grid[1]}",
+    )
+    strip: bool = option(False, "Write all frames into one image", panel=OUTPUT)
+    zoom: int = option(1, "Enlarge every pixel N times", panel=OUTPUT, low=1, high=64)
 
 
 @dataclass(frozen=True, kw_only=True)
 class InpaintOptions(ModelOptions):
-    """Holes to fill in one picture or in a folder of them; None means: choose."""
+    """The images to inpaint, their masks, and the method; `model` is None with the method "classical"."""
 
-    image: Path
-    output: str
-    model: str | None = None
-    mask: Path | None = None
-    boxes: tuple[tuple[int, int, int, int], ...] = ()
-    from_alpha: bool = False
-    invert: bool = False
-    grow: int = 0
-    feather: int = 0
-    resize_mask: bool = False
-    expand: tuple[int, int, int, int] = (0, 0, 0, 0)
-    context: float = 2.0
-    method: str = "model"
-    count: int = 1
-    sheet: bool = False
-    format: str | None = None
-    seed: int = 0
-    label: str | None = None
-    force: bool = False
+    model: str | None = argument(None, MODEL, metavar="MODEL")
+    image: Path = option(REQUIRED, "Image, or folder of images", panel=IMAGES, metavar="PATH")
+    count: int = option(1, "Results per image", panel=IMAGES, flags=("--count", "-n"), low=1)
+    seed: int = option(0, "Seed of the first result", panel=IMAGES, low=0, high=MAX_SEED, chosen="random, printed")
+    label: str | None = option(
+        None, "Class name", panel=IMAGES, flags=("--class",), metavar="NAME", chosen="chosen by the model"
+    )
+    mask: Path | None = option(None, "Mask, white is inpainted; or folder of masks", panel=MASK, metavar="PATH")
+    boxes: tuple[Box, ...] = option(
+        (),
+        "Inpaint this box; repeatable",
+        panel=MASK,
+        flags=("box", "--box"),
+        metavar="X,Y,W,H",
+        parse=parse_box,
+        text=_join_numbers,
+    )
+    from_alpha: bool = option(False, "Inpaint transparent pixels", panel=MASK, flags=("--mask-from-alpha",))
+    expand: Box = option(
+        (0, 0, 0, 0),
+        "Outpaint by N pixels, or by L,T,R,B",
+        panel=MASK,
+        metavar="N",
+        chosen="0",
+        parse=parse_expand,
+        text=_join_numbers,
+    )
+    invert: bool = option(False, "Inpaint black in place of white", panel=MASK, flags=("--invert-mask",))
+    resize_mask: bool = option(False, "Resize masks to their images", panel=MASK)
+    grow: int = option(0, "Dilate the mask by N pixels", panel=MASK, low=0, high=4096)
+    feather: int = option(0, "Blend over N pixels inside the mask", panel=MASK, low=0, high=4096)
+    method: str = option(
+        "model",
+        "Method: model, or classical for scratches (an extra)",
+        panel=METHOD,
+        choices=("model", "classical"),
+        metavar="NAME",
+    )
+    context: float = option(
+        2.0, "Context, in widths of the mask, 1 or more; 0: all", panel=METHOD, low=0.0, high=1000.0
+    )
+    output: str = option(
+        None,
+        "File, folder/ or name-%05d.png",
+        panel=OUTPUT,
+        flags=("--output", "-o"),
+        metavar="PATH",
+        chosen="filled.png",
+    )
+    sheet: bool = option(False, "Write one image: input, mask, results", panel=OUTPUT)
+    format: str | None = option(
+        None,
+        "Format in a folder: png, webp, tiff or jpeg",
+        panel=OUTPUT,
+        choices=("png", "webp", "tiff", "jpeg"),
+        metavar="NAME",
+        chosen="the input's",
+        recorded=False,
+    )
+
+    def __post_init__(self) -> None:
+        """Resolve the default of `output`, and check the values."""
+        if self.output is None:
+            into_folder = self.image.is_dir() and not self.sheet
+            object.__setattr__(self, "output", "filled/" if into_folder else "filled.png")
+        super().__post_init__()
+        if 0 < self.context < 1:
+            raise UsageError("--context must be at least 1, the width of the mask", "0 is the whole image")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateOptions(ModelOptions):
+    """One comparison of a model, or of a folder of images, with data."""
+
+    model: str = argument(REQUIRED, "Model as for sample, or folder of images", metavar="MODEL")
+    data: str = option(REQUIRED, "Data to compare with, as for train", panel=COMPARISON, metavar="DATA")
+    count: int = option(10_000, "Images to generate", panel=COMPARISON, flags=("--count", "-n"), low=1)
+    features: str | None = option(
+        None,
+        "Extractor's file, inception or inception:FILE",
+        panel=COMPARISON,
+        metavar="NAME",
+        chosen="shipped",
+    )
+    size: int | None = option(None, "Side length, to compare two folders", panel=COMPARISON, low=1)
+    crop: str = option("center", "Crop: center, random or pad", panel=COMPARISON, choices=CROPS, metavar="NAME")
+    iw: int | None = option(None, "Samples of the importance-weighted likelihood bound", panel=COMPARISON, low=1)
+    seed: int = option(0, "First seed", panel=COMPARISON, low=0, high=MAX_SEED)
+    output: Path | None = option(None, "HTML report", panel=COMPARISON, flags=("--output", "-o"), metavar="FILE")
+
+
+@dataclass(frozen=True, kw_only=True)
+class InfoOptions:
+    """What to describe."""
+
+    path: str = argument(REQUIRED, "Image, animation, checkpoint, run folder or model", metavar="FILE")

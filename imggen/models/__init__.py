@@ -1,13 +1,12 @@
-"""The families: one folder and one line each.
+"""The registry of model families: one folder and one line each.
 
-Nothing here imports torch, so the command line may ask what there is; a family's networks are
-imported when they are used.
+Nothing here imports torch, so that the command line may list families; a family's networks are imported when used.
 """
 
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from imggen.errors import UsageError
 
@@ -17,45 +16,56 @@ if TYPE_CHECKING:
     from imggen.models.base import Backend, Learner
     from imggen.models.config import ModelConfig
 
+
+class Family(NamedTuple):
+    """The package of a family, and what the family is good for, in one line of help."""
+
+    package: str
+    summary: str
+
+
 REGISTRY = {
-    "gan": "imggen.models.gan",
-    "transformer": "imggen.models.transformer",
-    "vae": "imggen.models.vae",
+    "gan": Family("imggen.models.gan", "Sharpest images, fast to sample; no likelihood, inpaints by a slow search"),
+    "transformer": Family(
+        "imggen.models.transformer", "Most varied images, with a likelihood; samples in steps, inpaints well"
+    ),
+    "vae": Family("imggen.models.vae", "Best likelihood and inpainting, fast to sample; softer images"),
 }
 FAMILIES = tuple(REGISTRY)
 
 
-def _part(family: str, module: str, name: str) -> Any:
-    if family not in REGISTRY:
-        raise UsageError(f"there is no family called '{family}'", f"families: {', '.join(FAMILIES)}")
-    return getattr(import_module(f"{REGISTRY[family]}.{module}"), name)
-
-
 def family_config(family: str) -> type[ModelConfig]:
-    """The configuration dataclass of a family; its fields with a help text are the user's options."""
-    config: type[ModelConfig] = _part(family, "config", f"{family.capitalize()}Config")
-    return config
+    """The configuration dataclass of a family; its fields made by `option` are the user's options."""
+    return _import(family, "config", f"{family.capitalize()}Config")
 
 
 def presets(family: str) -> Mapping[str, ModelConfig]:
     """The presets of a family by name."""
-    found: Mapping[str, ModelConfig] = _part(family, "config", "PRESETS")
-    return found
+    return _import(family, "config", "PRESETS")
 
 
 def describe(family: str, preset: str) -> str:
-    """One line that says what a preset is for."""
-    lines: Mapping[str, str] = _part(family, "config", "DESCRIPTIONS")
-    return lines[preset]
+    """One line on what a preset is for."""
+    return _import(family, "config", "DESCRIPTIONS")[preset]
+
+
+def describe_family(family: str) -> str:
+    """One line on what a family is good for."""
+    return REGISTRY[family].summary
 
 
 def build_backend(config: ModelConfig) -> Backend:
-    """A backend with fresh weights (on the current default device; "meta" costs nothing)."""
-    backend: Backend = _part(config.family, "backend", f"{config.family.capitalize()}Backend")(config)
-    return backend
+    """A backend with fresh weights (on the current default device; "meta" allocates nothing)."""
+    return _import(config.family, "backend", f"{config.family.capitalize()}Backend")(config)
 
 
 def build_learner(config: ModelConfig) -> Learner:
-    """A learner with fresh weights and optimisers, on the CPU."""
-    learner: Learner = _part(config.family, "learner", f"{config.family.capitalize()}Learner")(config)
-    return learner
+    """A learner with fresh weights and optimizers, on the CPU."""
+    return _import(config.family, "learner", f"{config.family.capitalize()}Learner")(config)
+
+
+def _import(family: str, module: str, name: str) -> Any:
+    """An object of one of a family's modules. Raises UsageError for an unknown family."""
+    if family not in REGISTRY:
+        raise UsageError(f"there is no family '{family}'", f"families: {', '.join(FAMILIES)}")
+    return getattr(import_module(f"{REGISTRY[family].package}.{module}"), name)

@@ -1,4 +1,4 @@
-"""The program as a real process: signals, pipes, terminals, what it imports, several at once."""
+"""imggen as a process of its own: signals, pipes, terminals, imports, several processes at once."""
 
 import json
 import os
@@ -17,18 +17,19 @@ from torch import Tensor
 
 from imggen.io.checkpoint import read_header, read_tensors
 
+pytestmark = pytest.mark.process
 Run = Callable[..., subprocess.CompletedProcess[str]]
 NO_GUARD = """
 import sys
 from pathlib import Path
-from imggen.data import store
+from imggen.data import workers
 from imggen.data.dataset import DataOptions, load_dataset
 from imggen.reporting import Silent
-store.POOL_THRESHOLD = 1
-store.usable_cores = lambda: 2
+workers.MAX_IMAGES_FOR_THREADS = 1
+workers.usable_cores = lambda: 2
 print(len(load_dataset("imgs", DataOptions(cache_dir=Path("own")), max_size=64, reporter=Silent())))
 """
-HEARING = """
+WITH_CTRL_C = """
 import runpy, signal
 signal.signal(signal.SIGINT, signal.default_int_handler)
 runpy.run_module("imggen", run_name="__main__", alter_sys=True)
@@ -45,16 +46,16 @@ STARTED: list[subprocess.Popen[str]] = []
 
 
 def start(*words: str) -> subprocess.Popen[str]:
-    """A process that Ctrl-C reaches even where the tests run in the background of a shell, which has it ignored."""
-    command = [sys.executable, "-c", HEARING, *words]
+    """Start a process that handles SIGINT, which a shell sets to be ignored for tests in its background."""
+    command = [sys.executable, "-c", WITH_CTRL_C, *words]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     STARTED.append(process)
     return process
 
 
 @pytest.fixture(autouse=True)
-def none_left() -> Iterator[None]:
-    """A test that fails leaves no process behind."""
+def kill_started() -> Iterator[None]:
+    """Kill the processes that a failed test leaves running."""
     yield
     while STARTED:
         STARTED.pop().kill()
@@ -68,7 +69,7 @@ def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
     time.sleep(0.5)
 
 
-def state(run: str) -> dict[str, Tensor]:
+def read_state(run: str) -> dict[str, Tensor]:
     path = Path(run) / "state.safetensors"
     return read_tensors(path, read_header(path, kind="state"), None)
 
@@ -107,7 +108,7 @@ def test_refusals_come_before_torch(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_saves_and_the_run_goes_on_as_if_nothing_had_been(
+def test_a_signal_saves_the_run_and_resume_completes_it(
     image_folder: Path, imggen: Run, number: signal.Signals, code: int
 ) -> None:
     process = start(*train_words(image_folder, "cut", 10_000_000))
@@ -119,7 +120,7 @@ def test_a_signal_saves_and_the_run_goes_on_as_if_nothing_had_been(
     images = read_header(Path("cut/state.safetensors")).document["images"]
     assert images > 0
     target = images + 160
-    # The budget sets the schedules, so that the whole run and the cut one must have the same.
+    # The schedules depend on the budget, so the stopped run and its continuation need the same one.
     assert imggen(*train_words(image_folder, "cut", target), "--resume").returncode == 0
     assert read_header(Path("cut/weights.safetensors")).document["provenance"]["images"] == target
     assert not list(Path("cut").glob(".*"))
@@ -133,7 +134,7 @@ def wait_for_images(path: Path, process: subprocess.Popen[str]) -> None:
         time.sleep(0.01)
 
 
-def test_stopped_by_a_signal_and_resumed_is_bit_for_bit_the_whole_run(image_folder: Path, imggen: Run) -> None:
+def test_a_stopped_and_resumed_run_equals_an_uninterrupted_one(image_folder: Path, imggen: Run) -> None:
     words = train_words(image_folder, "cut", 1_600)
     process = start(*words, "--save-minutes", "0")  # saves after every step: the signal arrives early in the run
     wait_for_images(Path("cut/state.safetensors"), process)
@@ -144,13 +145,13 @@ def test_stopped_by_a_signal_and_resumed_is_bit_for_bit_the_whole_run(image_fold
     assert imggen(*words, "--resume").returncode == 0
     words[words.index("cut")] = "whole"
     assert imggen(*words).returncode == 0
-    cut, whole = state("cut"), state("whole")
+    cut, whole = read_state("cut"), read_state("whole")
     assert cut.keys() == whole.keys()
     for name, tensor in whole.items():
         assert torch.equal(tensor, cut[name]), name
 
 
-def test_a_second_ctrl_c_quits_at_once_and_a_kill_leaves_whole_files(image_folder: Path, imggen: Run) -> None:
+def test_a_second_ctrl_c_quits_at_once_and_a_kill_leaves_complete_files(image_folder: Path, imggen: Run) -> None:
     process = start(*train_words(image_folder, "run", 10_000_000), "--save-minutes", "0")
     wait_for(Path("run/state.safetensors"), process)
     process.kill()
@@ -166,7 +167,7 @@ def test_a_second_ctrl_c_quits_at_once_and_a_kill_leaves_whole_files(image_folde
     assert imggen("sample", "two", "-n", 1, "-o", "y.png").returncode == 0
 
 
-def test_ctrl_c_while_drawing_leaves_no_half_file(imggen: Run) -> None:
+def test_ctrl_c_while_sampling_leaves_no_partial_file(imggen: Run) -> None:
     process = start("sample", "gan", "-n", "1000000", "-o", "out")
     wait_for(Path("out/"), process)
     time.sleep(1)
@@ -180,8 +181,8 @@ def test_ctrl_c_while_drawing_leaves_no_half_file(imggen: Run) -> None:
             image.load()
 
 
-def test_a_disk_that_takes_no_more_ends_with_3_and_leaves_what_was_there(image_folder: Path, imggen: Run) -> None:
-    """A limit on the size of files stands for a full disk: writing fails half-way through a file."""
+def test_a_full_disk_exits_with_3_and_keeps_the_existing_files(image_folder: Path, imggen: Run) -> None:
+    """A limit on the size of files stands for a full disk: writing a file fails half-way."""
     assert imggen(*train_words(image_folder, "run", 32)).returncode == 0
     before = {path: path.read_bytes() for path in Path("run").glob("*.safetensors")}
     limited = (
@@ -202,10 +203,10 @@ def test_png_on_stdout_and_json_in_a_pipe(imggen: Run) -> None:
     with Image.open("x.png") as image:
         assert image.size == (2 * 34 + 2, 2 * 34 + 2)
     assert b"model" in done.stderr
-    assert json.loads(imggen("info", "x.png", "--json").stdout)["kind"] == "picture"
+    assert json.loads(imggen("info", "x.png", "--json").stdout)["kind"] == "image"
 
 
-def test_whoever_reads_us_may_go_away() -> None:
+def test_a_closed_stdout_exits_with_141() -> None:
     process = start("models")
     assert process.stdout is not None
     process.stdout.close()
@@ -215,8 +216,8 @@ def test_whoever_reads_us_may_go_away() -> None:
     assert process.wait(timeout=60) == 141 and "Traceback" not in err and "Exception" not in err
 
 
-def test_a_training_that_nobody_listens_to_goes_on(image_folder: Path) -> None:
-    """Nor does an error lose its code."""
+def test_training_goes_on_when_stderr_is_closed(image_folder: Path) -> None:
+    """An error keeps its exit code, too."""
     for words, code in ((train_words(image_folder, "run", 400), 0), (("sample", "gan", "--seeds", "5-2"), 2)):
         process = start(*words)
         assert process.stderr is not None and process.stdout is not None
@@ -227,15 +228,15 @@ def test_a_training_that_nobody_listens_to_goes_on(image_folder: Path) -> None:
     assert Path("run/weights.safetensors").exists()
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has a disk that is always full")
-def test_a_full_disk_behind_stdout_ends_with_3() -> None:
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has /dev/full")
+def test_a_full_disk_behind_stdout_exits_with_3() -> None:
     with Path("/dev/full").open("wb") as full:
         command = [sys.executable, "-m", "imggen", "models"]
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
     assert done.returncode == 3 and "No space" in done.stderr and "Exception" not in done.stderr
 
 
-def test_bytes_never_fill_a_terminal() -> None:
+def test_image_bytes_are_not_written_to_a_terminal() -> None:
     leader, follower = pty.openpty()
     words = [sys.executable, "-m", "imggen", "sample", "gan", "-o", "-"]
     done = subprocess.run(words, stdout=follower, stderr=subprocess.PIPE, text=True, check=False)
@@ -251,7 +252,7 @@ def test_a_bar_on_a_terminal_and_plain_lines_elsewhere(image_folder: Path, imgge
     words = [sys.executable, "-m", "imggen", *train_words(image_folder, "bar", 64)]
     process = subprocess.Popen(words, stderr=follower, stdout=subprocess.DEVNULL, env={**os.environ, "TERM": "xterm"})
     os.close(follower)
-    shown = b""
+    output = b""
     while True:
         try:
             part = os.read(leader, 65536)
@@ -259,16 +260,16 @@ def test_a_bar_on_a_terminal_and_plain_lines_elsewhere(image_folder: Path, imgge
             break
         if not part:
             break
-        shown += part
+        output += part
     os.close(leader)
     assert process.wait(timeout=60) == 0
-    assert b"training" in shown and b"100%" in shown and b"\x1b[" in shown
+    assert b"training" in output and b"100%" in output and b"\x1b[" in output
 
 
-def test_a_script_without_a_main_guard_still_ends(image_folder: Path) -> None:
-    """Worker processes import the script that started them: then they fail at once, and threads take over.
+def test_a_script_without_a_main_guard_ends(image_folder: Path) -> None:
+    """Worker processes import the script that started them, and fail at once without a guard; threads take over.
 
-    Names that are more than a pipe holds: nobody would be left to read them out of it.
+    The file names together exceed the buffer of a pipe, so that a write to a dead worker would block.
     """
     one = (image_folder / "disc" / "000.png").read_bytes()
     for index in range(500):
@@ -279,7 +280,7 @@ def test_a_script_without_a_main_guard_still_ends(image_folder: Path) -> None:
     assert not list(Path("own").rglob("job.*"))
 
 
-def test_two_processes_train_one_model_and_share_the_drawing(image_folder: Path) -> None:
+def test_two_processes_train_one_model_and_split_the_sampling(image_folder: Path) -> None:
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "imggen"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(

@@ -133,7 +133,7 @@ class TrainPlan:
             strict=options.strict,
         )
         source = _open_data(options.data, data_options, machine, reporter, decode=decode)
-        config = preset.for_pictures(len(source)).with_overrides(
+        config = preset.for_dataset_size(len(source)).with_overrides(
             size=source.size,
             channels=source.channels,
             classes=source.classes,

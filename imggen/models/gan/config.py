@@ -6,7 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-from imggen.models.config import ModelConfig, option
+from imggen.models.config import ModelConfig
+from imggen.option import option
 
 
 @dataclass(frozen=True, kw_only=True)

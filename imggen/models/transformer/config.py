@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
-from imggen.models.config import ModelConfig, option
+from imggen.models.config import ModelConfig
+from imggen.option import option
 
 # Levels of the tokenizer's channels by the number of codes (Mentzer et al. 2023, arXiv 2309.15505, section 4.1).
 LEVELS = {512: (8, 8, 8), 1000: (8, 5, 5, 5), 4375: (7, 5, 5, 5, 5), 15360: (8, 8, 8, 6, 5)}
@@ -83,7 +84,7 @@ class TransformerConfig(ModelConfig):
         """Images per step on a CPU: `classic` has the tokenizer of `tiny`, so the same batch."""
         return 32 if self.preset == "classic" else super().cpu_batch
 
-    def for_pictures(self, count: int) -> Self:
+    def for_dataset_size(self, count: int) -> Self:
         """More dropout for a small data set, which the prior would memorize."""
         if count >= SMALL_DATASET:
             return self

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar
 
-from imggen.models.config import ModelConfig, option
+from imggen.models.config import ModelConfig
 from imggen.models.vae.architecture import Stage, fit_stages, parse_architecture
+from imggen.option import option
 
 LIKELIHOODS = ("dmol", "bernoulli", "gaussian")
 MIN_SIZE, MAX_SIZE = 16, 256

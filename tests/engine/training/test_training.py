@@ -432,4 +432,4 @@ def test_a_small_data_set_has_dropout_unless_it_is_set(image_folder: Path) -> No
     without = replace(default, overrides={"dropout": 0.0})
     assert make_plan(without, Silent()).config.to_json()["dropout"] == 0
     tiny = presets("transformer")["tiny"]
-    assert tiny.for_pictures(1_000_000) == tiny
+    assert tiny.for_dataset_size(1_000_000) == tiny
