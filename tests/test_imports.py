@@ -10,7 +10,7 @@ from imggen.models import FAMILIES
 
 PACKAGE = Path(imggen.__file__).parent
 BASE = ("imggen", "imggen.errors", "imggen.reporting")
-SHARED = ("augment", "base", "config", "muon", "patch_gan", "training")
+SHARED = ("adversarial", "augment", "base", "config", "muon", "patch_gan", "training")
 FAMILY = tuple(f"imggen.models.{name}" for name in SHARED)
 VERBS = ("training", "sampling", "interpolation", "inpainting", "evaluation")
 ACROSS = {("training", "imggen.engine.evaluation.samples")}
