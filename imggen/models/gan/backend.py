@@ -106,8 +106,10 @@ class GanBackend(Backend):
         if self.config.blocks:
             return self
         fast = copy.deepcopy(self).eval().requires_grad_(False)
+        generator = fast.generator
+        assert isinstance(generator, dcgan.Generator)
         layers: list[nn.Module] = []
-        for layer in fast.generator.layers.children():
+        for layer in generator.layers:
             if isinstance(layer, nn.BatchNorm2d) and isinstance(layers[-1], nn.ConvTranspose2d):
                 layers[-1] = fuse_conv_bn_eval(layers[-1], layer, transpose=True)
             else:
@@ -116,5 +118,5 @@ class GanBackend(Backend):
             first, last = layers[0], layers[-2]
             assert isinstance(first, nn.ConvTranspose2d) and isinstance(last, nn.ConvTranspose2d)
             layers[0], layers[-2] = DenseFromPixel(first), DenseUpsampling(last)
-        fast.generator.layers = nn.Sequential(*layers)
+        generator.layers = nn.Sequential(*layers)
         return fast
