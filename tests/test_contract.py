@@ -23,7 +23,7 @@ SMALL: dict[str, dict[str, Any]] = {
 FLAT_COLOR_STEPS = {"gan": 80, "vae": 200, "transformer": 100}
 # Weights that a learner sets from others in the first step of a stage, by its index of twenty: the tokenizer from its
 # average where the prior begins, the partial encoder from the full one.
-REPLACED = {("transformer", 10): "tokenizer.", ("vae", 19): "partial."}
+REPLACED = {("transformer", 10): "tokenizer.", ("transformer", 19): "tokenizer.", ("vae", 19): "partial"}
 Tensors = dict[str, torch.Tensor]
 
 
