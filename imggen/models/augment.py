@@ -1,8 +1,8 @@
-"""Chance changes to a batch: a plain mirror, and the differentiable set that keeps a discriminator honest.
+"""Differentiable augmentation of what a discriminator sees, and the rule that adapts its strength.
 
-The set is that of StyleGAN2-ADA (Karras et al. 2020, arXiv 2006.06676), drawn anew for every picture. A change that
-happens with a probability below one can be undone in distribution, so that a generator trained through it still
-draws unchanged pictures.
+The transformations are those of StyleGAN2-ADA (Karras et al. 2020, arXiv 2006.06676), sampled anew for every image.
+A transformation that happens with a probability below 1 is invertible in distribution: a generator that is trained
+through it still generates images without it.
 """
 
 from __future__ import annotations
@@ -15,55 +15,62 @@ import torch
 from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample
 
-COLOUR, CUTOUT = 0.5, 1.0
-REFLECTION = 2
+# Probabilities of each color transformation and of cutout, as a fraction of the strength.
+COLOR_FRACTION, CUTOUT_FRACTION = 0.5, 1.0
+REFLECTION_PADDING = 2  # grid_sample's padding_mode="reflection", as the backward operator numbers it
 
 
 @dataclass(frozen=True)
-class Changes:
-    """One change for each of B pictures: where a pixel is taken from, what becomes of colours, what is cut out."""
+class Augmentation:
+    """One transformation for each of B images: geometric, then of colors, then cutout."""
 
-    grid: Tensor  # (B, H, W, 2), in grid_sample's coordinates
-    colour: Tensor  # (B, C, C + 1), the last column is added
-    keep: Tensor  # (B, 1, H, W), 0 where something is cut out
+    grid: Tensor  # (B, H, W, 2): where each pixel is sampled from, in grid_sample's coordinates
+    color: Tensor  # (B, C, C + 1): a matrix on channels; the last column is added
+    keep: Tensor  # (B, 1, H, W): 0 where a square is cut out, else 1
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Change pictures (B, C, H, W) in [-1, 1]; differentiable twice, linear in the pictures up to a constant."""
-        images = _Resample.apply(images, self.grid)
-        colour = self.colour.to(images.dtype)
-        mixed = torch.baddbmm(colour[:, :, -1:], colour[:, :, :-1], images.flatten(2)).view_as(images)
+        """Transform images (B, C, H, W) in [-1, 1]; affine in the images, and twice differentiable."""
+        images = _GridSample.apply(images, self.grid)
+        color = self.color.to(images.dtype)
+        mixed = torch.baddbmm(color[:, :, -1:], color[:, :, :-1], images.flatten(2)).view_as(images)
         return (mixed * self.keep.to(images.dtype)).contiguous(memory_format=torch.channels_last)
 
 
-def draw_changes(shape: torch.Size | tuple[int, ...], strength: float, device: torch.device) -> Changes:
-    """One change a picture for a batch of `shape` (B, C, H, W), H = W; each part happens with its share of `strength`.
+def random_augmentation(shape: torch.Size | tuple[int, ...], strength: float, device: torch.device) -> Augmentation:
+    """Sample a transformation for each image of a batch of `shape` (B, C, H, W), H = W.
 
-    Draws from torch's global generator of the CPU, so that every device draws the same.
+    `strength` in [0, 1] is the probability of each transformation (that of colors is half of it). Random numbers come
+    from torch's global CPU generator, so that every device samples the same.
     """
     count, channels, height, width = shape
-    draw = _Draw(count, strength)
-    # A few numbers a picture are sent; what is as large as pictures is worked out where they are.
-    grid = affine_grid(_geometry(draw, width)[:, :2].to(device), [count, 1, height, width], align_corners=False)
-    return Changes(grid, _colour(draw, channels).to(device), _keep(draw, height, width, device))
+    parameters = _RandomParameters(count, strength)
+    # A few numbers for each image are copied to the device; tensors as large as images are computed there.
+    geometry = _random_geometry(parameters, width)[:, :2].to(device)
+    grid = affine_grid(geometry, [count, 1, height, width], align_corners=False)
+    color = _random_color(parameters, channels).to(device)
+    return Augmentation(grid, color, _random_cutout(parameters, height, width, device))
 
 
-class _Draw:
-    """Numbers that are at rest (0) save for the pictures, each with a probability, that a change happens to."""
+class _RandomParameters:
+    """Samples a transformation's parameter for every image (B,): 0, the identity, where it does not happen.
+
+    A transformation happens with probability `fraction` times `strength`.
+    """
 
     def __init__(self, count: int, strength: float) -> None:
         self.count, self.strength = count, strength
 
-    def happens(self, share: float = 1.0) -> Tensor:
-        return torch.rand(self.count) < min(1.0, self.strength * share)
+    def happens(self, fraction: float = 1.0) -> Tensor:
+        return torch.rand(self.count) < min(1.0, self.strength * fraction)
 
-    def normal(self, deviation: float, share: float = 1.0) -> Tensor:
-        return torch.where(self.happens(share), torch.randn(self.count) * deviation, 0.0)
+    def normal(self, deviation: float, fraction: float = 1.0) -> Tensor:
+        return torch.where(self.happens(fraction), torch.randn(self.count) * deviation, 0.0)
 
-    def uniform(self, low: float, high: float, share: float = 1.0) -> Tensor:
-        return torch.where(self.happens(share), low + (high - low) * torch.rand(self.count), 0.0)
+    def uniform(self, low: float, high: float, fraction: float = 1.0) -> Tensor:
+        return torch.where(self.happens(fraction), low + (high - low) * torch.rand(self.count), 0.0)
 
-    def choice(self, count: int, share: float = 1.0) -> Tensor:
-        return torch.where(self.happens(share), torch.randint(count, (self.count,)), 0)
+    def choice(self, count: int, fraction: float = 1.0) -> Tensor:
+        return torch.where(self.happens(fraction), torch.randint(count, (self.count,)), 0)
 
 
 def _matrix(rows: list[list[Any]], like: Tensor) -> Tensor:
@@ -71,74 +78,81 @@ def _matrix(rows: list[list[Any]], like: Tensor) -> Tensor:
     return torch.stack([torch.stack([torch.zeros_like(like) + entry for entry in row], 1) for row in rows], 1)
 
 
-def _scale(x: Tensor, y: Tensor) -> Tensor:
+def _scaling(x: Tensor, y: Tensor) -> Tensor:
     return _matrix([[x, 0, 0], [0, y, 0], [0, 0, 1]], x)
 
 
-def _shift(x: Tensor, y: Tensor) -> Tensor:
+def _translation(x: Tensor, y: Tensor) -> Tensor:
     return _matrix([[1, 0, x], [0, 1, y], [0, 0, 1]], x)
 
 
-def _turn(angle: Tensor) -> Tensor:
+def _rotation(angle: Tensor) -> Tensor:
     cos, sin = torch.cos(angle), torch.sin(angle)
     return _matrix([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]], angle)
 
 
-def _geometry(draw: _Draw, size: int) -> Tensor:
-    """(B, 3, 3), from where a pixel is shown to where it is taken, in coordinates from -1 to 1."""
-    one = torch.ones(draw.count)
-    matrix = _scale(1.0 - 2.0 * draw.choice(2), one)
-    # Rounded, so that flips, quarter turns and whole-pixel shifts take pixels as they are.
-    matrix = matrix @ _turn(draw.choice(4) * (math.pi / 2)).round()
-    whole = [torch.round(draw.uniform(-0.125, 0.125) * size) * (2 / size) for _ in range(2)]
-    matrix = matrix @ _shift(*whole)
-    scale = torch.exp2(draw.normal(0.2))
-    matrix = matrix @ _scale(scale, scale)
-    # Two rotations, before and after the change of aspect, that together happen with the strength's probability.
-    share = (1 - math.sqrt(max(0.0, 1 - draw.strength))) / draw.strength if draw.strength > 0 else 0.0
-    matrix = matrix @ _turn(draw.uniform(-math.pi, math.pi, share))
-    aspect = torch.exp2(draw.normal(0.2))
-    matrix = matrix @ _scale(aspect, 1 / aspect)
-    matrix = matrix @ _turn(draw.uniform(-math.pi, math.pi, share))
-    # In coordinates of width 2, a deviation of an eighth of the picture.
-    return matrix @ _shift(draw.normal(0.25), draw.normal(0.25))
+def _random_geometry(parameters: _RandomParameters, size: int) -> Tensor:
+    """Affine matrices (B, 3, 3) from output to input positions, both in coordinates from -1 to 1."""
+    one = torch.ones(parameters.count)
+    # Horizontal flip.
+    matrix = _scaling(1.0 - 2.0 * parameters.choice(2), one)
+    # Quarter turns and translation by whole pixels: rounded, so that no pixel is interpolated.
+    matrix = matrix @ _rotation(parameters.choice(4) * (math.pi / 2)).round()
+    whole = [torch.round(parameters.uniform(-0.125, 0.125) * size) * (2 / size) for _ in range(2)]
+    matrix = matrix @ _translation(*whole)
+    # Isotropic scaling.
+    scale = torch.exp2(parameters.normal(0.2))
+    matrix = matrix @ _scaling(scale, scale)
+    # Rotation before and after anisotropic scaling: one of the two happens with probability `strength`.
+    strength = parameters.strength
+    fraction = (1 - math.sqrt(max(0.0, 1 - strength))) / strength if strength > 0 else 0.0
+    matrix = matrix @ _rotation(parameters.uniform(-math.pi, math.pi, fraction))
+    aspect = torch.exp2(parameters.normal(0.2))
+    matrix = matrix @ _scaling(aspect, 1 / aspect)
+    matrix = matrix @ _rotation(parameters.uniform(-math.pi, math.pi, fraction))
+    # Translation by a fraction of a pixel; coordinates span 2, so the standard deviation is an eighth of the image.
+    return matrix @ _translation(parameters.normal(0.25), parameters.normal(0.25))
 
 
-def _colour(draw: _Draw, channels: int) -> Tensor:
-    """(B, C, C + 1): brightness, contrast, inversion of lightness, hue, saturation; alpha stays as it is."""
-    brightness, contrast = draw.normal(0.2, COLOUR), torch.exp2(draw.normal(0.5, COLOUR))
-    inverted = 1.0 - 2.0 * draw.choice(2, COLOUR)
+def _random_color(parameters: _RandomParameters, channels: int) -> Tensor:
+    """(B, C, C + 1): brightness, contrast, inversion of lightness, hue, saturation; alpha is unchanged."""
+    brightness, contrast = parameters.normal(0.2, COLOR_FRACTION), torch.exp2(parameters.normal(0.5, COLOR_FRACTION))
+    inversion = 1.0 - 2.0 * parameters.choice(2, COLOR_FRACTION)
     if channels == 1:
-        return torch.stack([contrast * inverted, brightness * contrast * inverted], 1)[:, None]
+        return torch.stack([contrast * inversion, brightness * contrast * inversion], 1)[:, None]
+    # Lightness lies along the gray axis, hue and saturation across it; `cross` turns around that axis.
     axis = torch.full((3, 1), 1 / math.sqrt(3))
     along, unit = axis @ axis.T, torch.eye(3)
     cross = torch.tensor([[0.0, -1, 1], [1, 0, -1], [-1, 1, 0]]) / math.sqrt(3)
-    angle = draw.uniform(-math.pi, math.pi, COLOUR)[:, None, None]
-    saturation = torch.exp2(draw.normal(1.0, COLOUR))[:, None, None]
+    angle = parameters.uniform(-math.pi, math.pi, COLOR_FRACTION)[:, None, None]
+    saturation = torch.exp2(parameters.normal(1.0, COLOR_FRACTION))[:, None, None]
     hue = along + torch.cos(angle) * (unit - along) + torch.sin(angle) * cross
-    # Along the grey axis lies lightness, across it colour.
-    lightness = along * (contrast * inverted)[:, None, None]
+    lightness = along * (contrast * inversion)[:, None, None]
     mixed = (lightness + (unit - along) * contrast[:, None, None] * saturation) @ hue
-    change = torch.zeros(draw.count, channels, channels + 1)
-    change[:, :3, :3] = mixed
-    change[:, :3, -1] = (brightness * contrast * inverted)[:, None]
+    # Into the rows of the color channels.
+    color = torch.zeros(parameters.count, channels, channels + 1)
+    color[:, :3, :3] = mixed
+    color[:, :3, -1] = (brightness * contrast * inversion)[:, None]
     if channels == 4:
-        change[:, 3, 3] = 1
-    return change
+        color[:, 3, 3] = 1
+    return color
 
 
-def _keep(draw: _Draw, height: int, width: int, device: torch.device) -> Tensor:
-    """(B, 1, H, W): 0 in a square of half the picture's side, anywhere, where it happens."""
-    happens = draw.happens(CUTOUT).to(device)
+def _random_cutout(parameters: _RandomParameters, height: int, width: int, device: torch.device) -> Tensor:
+    """(B, 1, H, W): 0 in a square of half the image's side at a random position, else 1."""
+    happens = parameters.happens(CUTOUT_FRACTION).to(device)
     x, y = (torch.arange(size, device=device).add(0.5).div(size) for size in (width, height))
-    left, top = torch.rand(draw.count, 1).to(device), torch.rand(draw.count, 1).to(device)
-    across, down = (x - left).abs() < 0.25, (y - top).abs() < 0.25
-    hole = happens[:, None, None] & down[:, :, None] & across[:, None, :]
-    return (~hole).float()[:, None]
+    center_x, center_y = torch.rand(parameters.count, 1).to(device), torch.rand(parameters.count, 1).to(device)
+    columns, rows = (x - center_x).abs() < 0.25, (y - center_y).abs() < 0.25
+    cut_out = happens[:, None, None] & rows[:, :, None] & columns[:, None, :]
+    return (~cut_out).float()[:, None]
 
 
-class _Resample(torch.autograd.Function):
-    """grid_sample with derivatives of every order in the pictures: it is linear in them, and so is its adjoint."""
+class _GridSample(torch.autograd.Function):
+    """grid_sample with derivatives of every order in the images; torch's own has only the first.
+
+    It is linear in the images, so its backward is its adjoint, and that one's backward is grid_sample again.
+    """
 
     @staticmethod
     def forward(ctx: Any, images: Tensor, grid: Tensor) -> Tensor:
@@ -148,44 +162,45 @@ class _Resample(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         (grid,) = ctx.saved_tensors
-        return _Spread.apply(gradients[0], grid), None
+        return _GridSampleAdjoint.apply(gradients[0], grid), None
 
 
-class _Spread(torch.autograd.Function):
-    """The adjoint of `_Resample`: what a pixel gave away comes back to it."""
+class _GridSampleAdjoint(torch.autograd.Function):
+    """The gradient of grid_sample with respect to the images."""
 
     @staticmethod
     def forward(ctx: Any, gradient: Tensor, grid: Tensor) -> Tensor:
         ctx.save_for_backward(grid)
-        # The pictures themselves do not enter; their shape does, and it is the gradient's. Apple's GPUs have had this
-        # only of late: it is worked out on the CPU there.
-        there = torch.device("cpu") if gradient.device.type == "mps" else gradient.device
-        given = gradient.to(there).contiguous()
-        found: Tensor = torch.ops.aten.grid_sampler_2d_backward(
-            given, given, grid.to(given), 0, REFLECTION, False, [True, False]
+        # Apple's GPUs have had this operator only since recent versions of torch: computed on the CPU there.
+        device = torch.device("cpu") if gradient.device.type == "mps" else gradient.device
+        gradient_there = gradient.to(device).contiguous()
+        # The second argument, the images, gives only the shape.
+        image_gradient: Tensor = torch.ops.aten.grid_sampler_2d_backward(
+            gradient_there, gradient_there, grid.to(gradient_there), 0, REFLECTION_PADDING, False, [True, False]
         )[0]
-        return found.to(gradient.device)
+        return image_gradient.to(gradient.device)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         (grid,) = ctx.saved_tensors
-        return _Resample.apply(gradients[0], grid), None
+        return _GridSample.apply(gradients[0], grid), None
 
 
-class Steering:
-    """The strength of the changes: raised while the discriminator tells real pictures too surely, else lowered.
+class AdaptiveStrength:
+    """Adaptive discriminator augmentation (ADA): raises the strength while the discriminator overfits, else lowers it.
 
-    ADA's sign heuristic (arXiv 2006.06676, section 3): the mean sign of its answers to real pictures is held near
-    `target`. From 0 to 1 the strength takes `images` pictures.
+    ADA's heuristic (arXiv 2006.06676, section 3): overfitting is measured as r_t, the mean sign of the discriminator's
+    logits for real images, and the strength is changed so that r_t stays near `target`. From 0 to 1 the strength takes
+    `ramp_images` images; it is never above `limit`.
     """
 
-    def __init__(self, limit: float, images: int, target: float = 0.6) -> None:
-        self.limit, self.images, self.target = limit, images, target
+    def __init__(self, limit: float, ramp_images: int, target: float = 0.6) -> None:
+        self.limit, self.ramp_images, self.target = limit, ramp_images, target
         self.strength = 0.0
-        self.signs = target
+        self.mean_sign = target
 
-    def update(self, signs: float, images: int) -> None:
-        """The mean sign, in [-1, 1], found since `images` pictures."""
-        self.signs += 0.2 * (signs - self.signs)
-        step = images / self.images * (1 if self.signs > self.target else -1)
+    def update(self, mean_sign: float, images: int) -> None:
+        """Change the strength for the mean sign, in [-1, 1], measured over the last `images` images."""
+        self.mean_sign += 0.2 * (mean_sign - self.mean_sign)
+        step = images / self.ramp_images * (1 if self.mean_sign > self.target else -1)
         self.strength = min(self.limit, max(0.0, self.strength + step))

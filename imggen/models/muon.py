@@ -1,4 +1,4 @@
-"""Steps of one size in every direction: an optimiser for the matrices inside a network."""
+"""Muon: momentum with orthogonalized updates, an optimizer for the weight matrices between hidden layers."""
 
 from __future__ import annotations
 
@@ -8,19 +8,21 @@ from typing import Any, overload
 import torch
 from torch import Tensor, nn
 
-# The quintic that five times over brings singular values from 0.01 to 1 near 1 (Jordan et al. 2024).
-QUINTIC = (3.4445, -4.7750, 2.0315)
-ROUNDS = 5
-LIKE_ADAM = 0.2  # the root mean square of a step in units of the learning rate, as AdamW's usually is
+# Coefficients of the quintic Newton-Schulz iteration; five iterations bring singular values between 0.01 and 1 near 1.
+NEWTON_SCHULZ_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+NEWTON_SCHULZ_STEPS = 5
+UPDATE_RMS = 0.2  # root mean square of an update in units of the learning rate; AdamW's is usually about this
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum whose singular values are all made 1 (Jordan et al. 2024, Muon).
+    """Nesterov momentum orthogonalized by Newton-Schulz iteration (Jordan et al. 2024, Muon).
 
-    With the scale and the weight decay of Liu et al. 2025 (arXiv 2502.16982), so that AdamW's learning rates serve. It
-    is for matrices between hidden layers; tables, last layers, gains and biases want AdamW. Of a group with `parts`
-    each matrix is so many on top of one another, as queries, keys and values are. The weight of a convolution is the
-    matrix of its outputs by all that each of them looks at.
+    Scaled, and with weight decay, as in Liu et al. 2025 (arXiv 2502.16982), so that learning rates are as for AdamW.
+    For weight matrices between hidden layers; embeddings, last layers, gains and biases should be trained with AdamW.
+
+    torch.optim.Muon takes only 2-D weights (and needs torch 2.9). Here the weight of a convolution is a matrix, too:
+    output channels by all else. And a weight in a group with `parts` > 1 is that many matrices stacked along dimension
+    0, such as queries, keys and values, each of which is orthogonalized by itself.
     """
 
     def __init__(
@@ -41,21 +43,20 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        """One step of all matrices that have a gradient; `closure` is called first, and its loss given back."""
+        """Update all weights that have a gradient. `closure`, if given, is called first, and its loss returned."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
             weights = [weight for weight in group["params"] if weight.grad is not None]
-            updates = [self._momentum(weight, group["momentum"]).flatten(1) for weight in weights]
-            for weight, update in zip(weights, orthogonal(updates, group["parts"]), strict=True):
+            updates = [self._nesterov_momentum(weight, group["momentum"]).flatten(1) for weight in weights]
+            for weight, update in zip(weights, orthogonalize(updates, group["parts"]), strict=True):
                 weight.mul_(1 - group["lr"] * group["weight_decay"])
                 weight.add_(update.view(weight.shape), alpha=-group["lr"])
         return loss
 
-    def _momentum(self, weight: Tensor, momentum: float) -> Tensor:
-        """Nesterov's."""
+    def _nesterov_momentum(self, weight: Tensor, momentum: float) -> Tensor:
         assert weight.grad is not None
         state: dict[str, Any] = self.state[weight]
         if not state:
@@ -66,10 +67,10 @@ class Muon(torch.optim.Optimizer):
 
 
 def inner_weights(network: nn.Module, outer: Iterable[nn.Module]) -> list[Tensor]:
-    """The weights of all convolutions but the `outer` ones: those at a network's ends."""
-    ends = {id(layer) for layer in outer}
+    """The weights of all convolutions of a network except the `outer` ones, its first and last layers."""
+    outer_ids = {id(layer) for layer in outer}
     layers = [layer for layer in network.modules() if isinstance(layer, nn.Conv2d)]
-    return [layer.weight for layer in layers if id(layer) not in ends]
+    return [layer.weight for layer in layers if id(layer) not in outer_ids]
 
 
 def adam_and_muon(
@@ -80,13 +81,14 @@ def adam_and_muon(
     betas: tuple[float, float] = (0.9, 0.95),
     weight_decay: float = 0.0,
 ) -> dict[str, torch.optim.Optimizer]:
-    """`muon` for the `hidden` weights, by how many matrices each is made of, and `adam` for the network's others.
+    """The optimizers of a network: "muon" for its `hidden` weights, "adam" (AdamW) for all others.
 
-    Gains and biases do not decay. Without hidden weights there is no `muon`.
+    `hidden` lists the weights by the number of matrices that are stacked in each (`parts`). Weights of one dimension
+    (gains and biases) have no weight decay. Without hidden weights there is no "muon".
     """
     stacks = [{"params": weights, "parts": parts} for parts, weights in hidden.items() if weights]
-    known = {id(weight) for weights in hidden.values() for weight in weights}
-    others = [weight for weight in network.parameters() if id(weight) not in known]
+    hidden_ids = {id(weight) for weights in hidden.values() for weight in weights}
+    others = [weight for weight in network.parameters() if id(weight) not in hidden_ids]
     groups: list[dict[str, Any]] = [
         {"params": [weight for weight in others if weight.ndim > 1]},
         {"params": [weight for weight in others if weight.ndim <= 1], "weight_decay": 0.0},
@@ -95,34 +97,34 @@ def adam_and_muon(
     return {"adam": adam, "muon": Muon(stacks, rate, weight_decay=weight_decay)} if stacks else {"adam": adam}
 
 
-def orthogonal(matrices: list[Tensor], parts: int = 1) -> list[Tensor]:
-    """Matrices (rows, columns) → what has their singular vectors and singular values of about one size.
+def orthogonalize(matrices: list[Tensor], parts: int = 1) -> list[Tensor]:
+    """Replace the singular values of matrices (rows, columns) by about equal ones, keeping the singular vectors.
 
-    Each is `parts` matrices on top of one another. That size makes the root mean square of the elements `LIKE_ADAM`.
-    Those of one shape are worked on together.
+    Each is `parts` matrices stacked along dimension 0. The root mean square of the elements becomes about
+    `UPDATE_RMS`. Matrices of one shape are computed as one batch.
     """
-    shapes: dict[torch.Size, list[int]] = {}
+    indices_by_shape: dict[torch.Size, list[int]] = {}
     for index, matrix in enumerate(matrices):
-        shapes.setdefault(matrix.shape, []).append(index)
-    found: list[Tensor] = list(matrices)
-    for (rows, columns), indices in shapes.items():
+        indices_by_shape.setdefault(matrix.shape, []).append(index)
+    results: list[Tensor] = list(matrices)
+    for (rows, columns), indices in indices_by_shape.items():
         stacked = torch.stack([matrices[index] for index in indices]).view(-1, rows // parts, columns)
-        done = _orthogonal(stacked).view(-1, rows, columns)
-        for index, one in zip(indices, done, strict=True):
-            found[index] = one
-    return found
+        batch = _newton_schulz(stacked).view(-1, rows, columns)
+        for index, result in zip(indices, batch, strict=True):
+            results[index] = result
+    return results
 
 
-def _orthogonal(batch: Tensor) -> Tensor:
-    """(count, rows, columns) by Newton and Schulz, fp32."""
+def _newton_schulz(batch: Tensor) -> Tensor:
+    """Orthogonalize matrices (count, rows, columns) in float32 and scale them to `UPDATE_RMS`."""
     tall = batch.shape[1] > batch.shape[2]
     x = batch.float()
     x = x.transpose(1, 2) if tall else x
     x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-12)
-    a, b, c = QUINTIC
-    for _ in range(ROUNDS):
+    a, b, c = NEWTON_SCHULZ_COEFFICIENTS
+    for _ in range(NEWTON_SCHULZ_STEPS):
         square = x @ x.transpose(1, 2)
         x = torch.baddbmm(x, torch.baddbmm(square, square, square, beta=b, alpha=c), x, beta=a)
     x = x.transpose(1, 2) if tall else x
-    size: float = LIKE_ADAM * max(batch.shape[1:]) ** 0.5
+    size: float = UPDATE_RMS * max(batch.shape[1:]) ** 0.5
     return x * size

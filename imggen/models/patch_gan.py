@@ -1,7 +1,7 @@
-"""The critic that makes soft pictures sharper: it learns to tell them from real ones, patch by patch.
+"""A patch discriminator that makes blurred reconstructions sharper, for the VAE and the transformer's tokenizer.
 
-Relativistic pairs (Jolicoeur-Martineau 2018, arXiv 1807.00734) with R1 and R2 (Huang et al. 2024, arXiv 2501.05441),
-and its own features to compare pictures by (Larsen et al. 2015, arXiv 1512.09300).
+Relativistic pairing loss (Jolicoeur-Martineau 2018, arXiv 1807.00734) with R1 and R2 penalties (Huang et al. 2024,
+arXiv 2501.05441), and feature matching in the discriminator's layers (Larsen et al. 2015, arXiv 1512.09300).
 """
 
 from __future__ import annotations
@@ -11,21 +11,26 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import leaky_relu, softplus
+from torch.nn.functional import leaky_relu
 
-from imggen.models.augment import draw_changes
-from imggen.models.training import cosine_decay, on_white
+from imggen.models.adversarial import (
+    augment_alike,
+    relativistic_discriminator_loss,
+    relativistic_generator_loss,
+    zero_centered_gradient_penalty,
+)
+from imggen.models.training import cosine_decay, set_learning_rate
 
-PATCH_MAP_SIZE = 8  # side in pixels of the coarsest map
-AUGMENT_STRENGTH = 0.3  # strength of the changes to what it sees
-GAMMA, EVERY = 0.3, 8  # the penalty's weight, and in how many steps it is taken once
-RATE = 1e-3
+PATCH_MAP_SIZE = 8  # side in pixels of the coarsest feature map
+AUGMENT_STRENGTH = 0.3  # of the augmentation of all images that the discriminator sees
+PENALTY_GAMMA, PENALTY_EVERY = 0.3, 8  # weight of the penalty; it is computed once in so many steps, as much stronger
+RATE = 1e-3  # learning rate at the start
 
 Apply = Callable[..., None]
 
 
 class PatchDiscriminator(nn.Module):
-    """Pictures (B, C, H, W) → a logit a patch, and the features on the way to it."""
+    """Images (B, C, H, W) → logits (B, 1, h, w), one for each patch, and the feature maps of the hidden layers."""
 
     def __init__(self, channels: int, size: int, width: int) -> None:
         super().__init__()
@@ -37,68 +42,61 @@ class PatchDiscriminator(nn.Module):
         self.layers = nn.ModuleList(nn.Conv2d(before, after, 3, 2, 1) for before, after in pairwise(widths))
         self.leave = nn.Conv2d(widths[-1], 1, 3, 1, 1)
 
-    def forward(self, pictures: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Logits (B, 1, h, w)."""
-        x = leaky_relu(self.enter(pictures), 0.2)
-        found = []
+    def forward(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Logits, higher for patches that look real, and features from fine to coarse."""
+        x = leaky_relu(self.enter(images), 0.2)
+        features = []
         for layer in self.layers:
             x = leaky_relu(layer(x), 0.2)
-            found.append(x)
-        logits: Tensor = self.leave(x)
-        return logits, found
+            features.append(x)
+        return self.leave(x), features
 
 
-def augmented(*several: Tensor) -> tuple[Tensor, ...]:
-    """Batches of pictures as the critic sees them: all changed alike, so that none differs by its change."""
-    device = several[0].device
-    change = draw_changes(several[0].shape, AUGMENT_STRENGTH, device)
-    with torch.autocast(device.type, enabled=False):
-        return tuple(change(on_white(pictures) if pictures.shape[1] == 4 else pictures) for pictures in several)
+def discriminator_loss(critic: PatchDiscriminator, real: Tensor, *fakes: Tensor) -> Tensor:
+    """Relativistic loss of real images against each batch of fakes (detached), averaged over the batches."""
+    real, *augmented_fakes = _augmented(real, *(fake.detach() for fake in fakes))
+    real_logits = critic(real)[0]
+    losses = [relativistic_discriminator_loss(real_logits, critic(fake)[0]) for fake in augmented_fakes]
+    return torch.stack(losses).mean()
 
 
-def discriminator_loss(critic: PatchDiscriminator, real: Tensor, *soft: Tensor) -> Tensor:
-    """Real pictures against each batch of soft ones."""
-    seen, *others = augmented(real, *(pictures.detach() for pictures in soft))
-    on_real = critic(seen)[0]
-    return torch.stack([softplus(critic(other)[0] - on_real).mean() for other in others]).mean()
+def generator_loss(critic: PatchDiscriminator, real: Tensor, *fakes: Tensor) -> tuple[Tensor, Tensor]:
+    """Adversarial loss of each batch of fakes, averaged, and feature matching loss of the first batch.
 
-
-def generator_loss(critic: PatchDiscriminator, real: Tensor, *soft: Tensor) -> tuple[Tensor, Tensor]:
-    """How well each batch of soft pictures is told from real ones, and how unlike the first of them is in features.
-
-    The first batch are the real ones' own versions. Every layer of the critic counts alike, however large its numbers.
+    The first batch must be reconstructions of the real images. Feature matching is the mean absolute difference in
+    every hidden layer relative to the mean magnitude there, so that all layers have equal weight.
     """
-    seen, *others = augmented(real, *soft)
+    real, *augmented_fakes = _augmented(real, *fakes)
     with torch.no_grad():
-        on_real, wanted = critic(seen)
-    judged = [critic(other) for other in others]
-    told = torch.stack([softplus(on_real - logits).mean() for logits, _ in judged]).mean()
-    apart = [
-        (one - other).abs().mean() / other.abs().mean().clamp(min=1e-6)
-        for one, other in zip(judged[0][1], wanted, strict=True)
+        real_logits, real_features = critic(real)
+    outputs = [critic(fake) for fake in augmented_fakes]
+    adversarial = torch.stack([relativistic_generator_loss(real_logits, logits) for logits, _ in outputs]).mean()
+    differences = [
+        (features - target).abs().mean() / target.abs().mean().clamp(min=1e-6)
+        for features, target in zip(outputs[0][1], real_features, strict=True)
     ]
-    return told, torch.stack(apart).mean()
+    return adversarial, torch.stack(differences).mean()
 
 
-def gradient_penalty(critic: PatchDiscriminator, *several: Tensor) -> Tensor:
-    """The squared length of the critic's gradient at real and at soft pictures, fp32."""
-    total = torch.zeros((), device=several[0].device)
-    for pictures in several:
-        pictures = pictures.detach().float().requires_grad_(True)
-        logits = critic(augmented(pictures)[0])[0]
-        (slope,) = torch.autograd.grad(logits.mean((1, 2, 3)).sum(), pictures, create_graph=True)
-        # Of a mean over many patches the slope is as much flatter.
-        total = total + slope.square().flatten(1).sum(1).mean() * logits[0].numel()
-    return GAMMA / 2 * EVERY * total / len(several)
+def gradient_penalty(critic: PatchDiscriminator, *batches: Tensor) -> Tensor:
+    """R1 or R2 penalty averaged over batches of images, weighted for a step in `PENALTY_EVERY`; float32."""
+    total = torch.zeros((), device=batches[0].device)
+    for images in batches:
+        total = total + zero_centered_gradient_penalty(lambda x: critic(*_augmented(x))[0], images)
+    return PENALTY_GAMMA / 2 * PENALTY_EVERY * total / len(batches)
 
 
 def learning_rate(progress: float) -> float:
-    """The learning rate of a critic, and of what it alone teaches, from `RATE` down to a tenth of it."""
+    """Learning rate of the discriminator, and of a network trained only against it: `RATE` down to a tenth of it."""
     return RATE * cosine_decay(progress, 0.1)
 
 
+def _augmented(*batches: Tensor) -> tuple[Tensor, ...]:
+    return augment_alike(*batches, strength=AUGMENT_STRENGTH, on_white=True)
+
+
 class DiscriminatorTrainer:
-    """A critic, its Adam, and its side of a training step."""
+    """A patch discriminator, its Adam, and the discriminator's part of a training step."""
 
     def __init__(self, channels: int, size: int, width: int) -> None:
         self.critic = PatchDiscriminator(channels, size, width)
@@ -112,13 +110,12 @@ class DiscriminatorTrainer:
         apply: Apply,
         autocast: Callable[[torch.device], torch.autocast],
     ) -> dict[str, Tensor]:
-        """One step of the critic, which is frozen afterwards: what it teaches wants none of its gradients.
+        """Train the discriminator for one step, then freeze it: the generator's step needs no gradients of it.
 
-        A part is its share of the step, real pictures, and soft ones, the first of which are the real ones' own
-        versions. `apply` takes an optimiser's step, or raises NonFiniteError.
+        Each part is a micro-batch: its fraction of the batch, real images, and batches of fakes, the first of which
+        are reconstructions of the real images. `apply` takes the optimizer's step, or raises NonFiniteError.
         """
-        for group in self.adam_critic.param_groups:
-            group["lr"] = learning_rate(progress)
+        set_learning_rate([self.adam_critic], learning_rate(progress))
         self.critic.requires_grad_(True)
         losses: dict[str, Tensor] = {}
 
@@ -126,12 +123,12 @@ class DiscriminatorTrainer:
             torch.autograd.backward(loss)
             losses[name] = losses.get(name, torch.zeros_like(loss)) + loss.detach()
 
-        for share, real, soft in parts:
+        for fraction, real, fakes in parts:
             with autocast(real.device):
-                loss = discriminator_loss(self.critic, real, *soft) * share
+                loss = discriminator_loss(self.critic, real, *fakes) * fraction
             add("critic", loss)
-            if self.steps % EVERY == 0:
-                add("penalty", gradient_penalty(self.critic, real, soft[0]) * share)
+            if self.steps % PENALTY_EVERY == 0:
+                add("penalty", gradient_penalty(self.critic, real, fakes[0]) * fraction)
         apply(self.adam_critic, *losses.values())
         self.critic.requires_grad_(False)
         self.steps += 1

@@ -1,4 +1,4 @@
-"""What two families or more use."""
+"""EMA of weights, learning-rate schedule, micro-batches: what the learners of several families use."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from imggen.models.muon import Muon
 class EMA:
     """An exponential moving average of a network's weights and buffers.
 
-    Its half-life is `half_life` pictures, but never more than a tenth of those seen so far, so that
-    early pictures do not show the random start (StyleGAN2's ramp-up, arXiv 1912.04958).
+    Its half-life is `half_life` training images, but never more than a tenth of those used so far, so that the
+    average soon forgets the random initialization (StyleGAN2's ramp-up, arXiv 1912.04958).
     """
 
     def __init__(self, network: nn.Module, half_life: int) -> None:
@@ -26,20 +26,20 @@ class EMA:
 
     @torch.no_grad()
     def update(self, network: nn.Module, batch: int, images_seen: int) -> None:
-        """Move towards `network` by one step of `batch` pictures; `images_seen` counts those before."""
+        """Move towards `network` after a step on `batch` images; `images_seen` counts the images before it."""
         half_life = min(self.half_life, 0.1 * (images_seen + batch))
         weight = 1.0 if half_life <= 0 else 1 - 0.5 ** (batch / half_life)
         # state_dict: BatchNorm's running statistics must be averaged along with the weights they belong to.
-        mine, theirs = self.network.state_dict(), network.state_dict()
-        for name, tensor in mine.items():
-            if tensor.is_floating_point():
-                tensor.lerp_(theirs[name], weight)
+        current = network.state_dict()
+        for name, average in self.network.state_dict().items():
+            if average.is_floating_point():
+                average.lerp_(current[name], weight)
             else:
-                tensor.copy_(theirs[name])
+                average.copy_(current[name])
 
 
 def cosine_decay(progress: float, last: float) -> float:
-    """From 1 at the beginning down to `last` at the end (arXiv 1608.03983): what a learning rate is multiplied by."""
+    """Factor of the learning rate, from 1 at progress 0 down to `last` at progress 1 (arXiv 1608.03983)."""
     return last + (1 - last) * (1 + math.cos(math.pi * progress)) / 2
 
 
@@ -53,10 +53,3 @@ def set_learning_rate(optimizers: Iterable[Optimizer], rate: float, muon_scale: 
 def micro_batches(tensor: Tensor, size: int | None) -> tuple[Tensor, ...]:
     """Split a batch into parts of at most `size` rows; one part when there is no limit."""
     return (tensor,) if size is None else torch.split(tensor, size)
-
-
-def on_white(pictures: Tensor) -> Tensor:
-    """Colours laid on white, beside their alpha (B, 4, H, W): what cannot be seen no longer differs."""
-    alpha = (pictures[:, 3:] + 1) / 2
-    colours = pictures[:, :3] * alpha + (1 - alpha)
-    return torch.cat([colours, pictures[:, 3:]], 1).contiguous(memory_format=torch.channels_last)

@@ -67,10 +67,10 @@ def test_evaluate_prints_a_familys_own_metrics(
     code, out, err = run_cli(capsys, *words, "--steps", 2, "--json")
     assert code == 0, err
     result = json.loads(out)
-    metrics = result["figures"]
+    metrics = result["metrics"]
     assert {"bits", "nats_1", "nats_4", "nats_8", "nats_16", "unigram", "psnr"} <= set(metrics)
     assert metrics["nats_16"]["low"] <= metrics["nats_16"]["value"] <= metrics["nats_16"]["high"]
-    assert result["sampling"] == {"steps": 2} and result["explained"]["psnr"][0] == "Reconstruction, dB"
+    assert result["sampling"] == {"steps": 2} and result["descriptions"]["psnr"][0] == "Reconstruction, dB"
     assert "Reconstruction, dB" in Path("r.html").read_text(encoding="utf-8")
 
 

@@ -1,10 +1,10 @@
-"""Muon: steps of one size in every direction, whatever the gradient's own sizes."""
+"""Muon: updates with equal singular values, whatever those of the gradient are."""
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from imggen.models.muon import LIKE_ADAM, Muon, orthogonal
+from imggen.models.muon import UPDATE_RMS, Muon, orthogonalize
 
 
 def stretched(rows: int, columns: int, seed: int) -> Tensor:
@@ -15,22 +15,22 @@ def stretched(rows: int, columns: int, seed: int) -> Tensor:
 
 
 @pytest.mark.parametrize("shape", [(24, 24), (24, 40), (40, 24)])
-def test_all_directions_are_stepped_in_alike(shape: tuple[int, int]) -> None:
+def test_singular_values_become_equal(shape: tuple[int, int]) -> None:
     matrix = stretched(*shape, seed=1)
-    (found,) = orthogonal([matrix])
-    sizes = torch.linalg.svdvals(found) / (LIKE_ADAM * max(shape) ** 0.5)
+    (result,) = orthogonalize([matrix])
+    sizes = torch.linalg.svdvals(result) / (UPDATE_RMS * max(shape) ** 0.5)
     assert sizes.min() > 0.6 and sizes.max() < 1.3
     left, _, right = torch.linalg.svd(matrix, full_matrices=False)
-    turned = left.T @ found @ right.T
-    assert (turned - torch.diag(turned.diagonal())).abs().max() < 1e-4 * turned.abs().max()
+    rotated = left.T @ result @ right.T
+    assert (rotated - torch.diag(rotated.diagonal())).abs().max() < 1e-4 * rotated.abs().max()
 
 
-def test_a_matrix_does_not_depend_on_the_others_and_stacked_ones_are_taken_apart() -> None:
+def test_matrices_are_independent_and_stacked_ones_are_split() -> None:
     one, two, three = stretched(16, 16, 1), stretched(16, 16, 2), stretched(10, 16, 3)
-    together = orthogonal([one, three, two])
-    for found, alone in zip(together, (one, three, two), strict=True):
-        assert torch.allclose(found, orthogonal([alone])[0], atol=1e-6)
-    stacks = orthogonal([torch.cat([two, one]), torch.cat([one, one])], parts=2)
+    together = orthogonalize([one, three, two])
+    for result, alone in zip(together, (one, three, two), strict=True):
+        assert torch.allclose(result, orthogonalize([alone])[0], atol=1e-6)
+    stacks = orthogonalize([torch.cat([two, one]), torch.cat([one, one])], parts=2)
     assert torch.allclose(stacks[0], torch.cat([together[2], together[0]]), atol=1e-6)
     assert torch.allclose(stacks[1], torch.cat([together[0], together[0]]), atol=1e-6)
 
@@ -46,22 +46,22 @@ def test_a_convolution_is_the_matrix_of_its_outputs() -> None:
     assert torch.equal(flat.data.view(6, 4, 3, 3), deep.data) and deep.abs().max() > 0.01
 
 
-def test_a_gradient_of_nothing_moves_nothing() -> None:
-    (found,) = orthogonal([torch.zeros(4, 6)])
-    assert torch.equal(found, torch.zeros(4, 6))
+def test_a_zero_gradient_gives_a_zero_update() -> None:
+    (result,) = orthogonalize([torch.zeros(4, 6)])
+    assert torch.equal(result, torch.zeros(4, 6))
 
 
-def test_it_finds_a_matrix_in_directions_that_differ_thirtyfold() -> None:
+def test_it_converges_where_curvatures_differ_a_thousandfold() -> None:
     torch.manual_seed(0)
-    wanted, scales = torch.randn(8, 8), torch.logspace(0, -1.5, 8)
-    left = {}
+    target, scales = torch.randn(8, 8), torch.logspace(0, -1.5, 8)
+    errors = {}
     for name in ("muon", "sgd"):
         weight = nn.Parameter(torch.zeros(8, 8))
-        optimiser = Muon([weight], 0.3) if name == "muon" else torch.optim.SGD([weight], 0.5, momentum=0.9)
+        optimizer = Muon([weight], 0.3) if name == "muon" else torch.optim.SGD([weight], 0.5, momentum=0.9)
         for step in range(100):
-            optimiser.param_groups[0]["lr"] = (0.3 if name == "muon" else 0.5) * (1 - step / 100)
-            torch.autograd.backward((((weight - wanted) * scales) ** 2).sum() / 2)
-            optimiser.step()
-            optimiser.zero_grad()
-        left[name] = float((weight.detach() - wanted).square().mean().sqrt())
-    assert left["muon"] < 0.3 < left["sgd"]
+            optimizer.param_groups[0]["lr"] = (0.3 if name == "muon" else 0.5) * (1 - step / 100)
+            torch.autograd.backward((((weight - target) * scales) ** 2).sum() / 2)
+            optimizer.step()
+            optimizer.zero_grad()
+        errors[name] = float((weight.detach() - target).square().mean().sqrt())
+    assert errors["muon"] < 0.3 < errors["sgd"]

@@ -1,1 +1,1 @@
-"""Generative adversarial networks."""
+"""Generative adversarial networks: DCGAN and R3GAN."""

@@ -1,4 +1,4 @@
-"""Noise → picture with a generator alone; picture → noise by optimisation."""
+"""The GAN's backend: noise → image with the generator alone; image → noise by optimization (GAN inversion)."""
 
 from __future__ import annotations
 
@@ -12,21 +12,27 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from imggen.models.base import PLAIN, Backend, Inversion
 from imggen.models.config import SamplingOptions
-from imggen.models.gan import dcgan as networks
-from imggen.models.gan import r3gan as residual
+from imggen.models.gan import dcgan, r3gan
 from imggen.models.gan.config import GanConfig
-from imggen.models.gan.fused import Overlap, Spread
-from imggen.models.gan.inversion import GPU, TWO_CORES, Effort, Found, polish, search
+from imggen.models.gan.fused import DenseFromPixel, DenseUpsampling
+from imggen.models.gan.inversion import (
+    CPU_MULTIPLICATIONS_PER_SECOND,
+    GPU_MULTIPLICATIONS_PER_SECOND,
+    SearchBudget,
+    SearchResult,
+    refine_features,
+    search_latents,
+)
 
 
 class GanBackend(Backend):
-    """A generator and the two searches that run it backwards."""
+    """A generator, inverted by a search for z and the class."""
 
     config: GanConfig
 
     def __init__(self, config: GanConfig) -> None:
         super().__init__(config)
-        self.generator = (residual if config.blocks else networks).Generator(config)
+        self.generator = (r3gan.Generator if config.blocks else dcgan.Generator)(config)
 
     @property
     def noise_shape(self) -> tuple[int, ...]:
@@ -36,14 +42,13 @@ class GanBackend(Backend):
     def generate(self, noise: Tensor, labels: Tensor | None = None, options: SamplingOptions = PLAIN) -> Tensor:
         """Generate images from z scaled by the temperature (truncation towards the mean of z)."""
         labels = self._check_labels(labels, len(noise))
-        picture: Tensor = self.generator(noise * options.temperature, labels)
-        return picture.clamp(-1, 1)
+        return self.generator(noise * options.temperature, labels).clamp(-1, 1)
 
     def invert(self, images: Tensor, labels: Tensor | None = None, options: SamplingOptions = PLAIN) -> Inversion:
-        """Search for z, and for the class where none is given: the one in which the search comes nearest."""
-        everything = torch.ones_like(images[:, :1])
-        found = self._search(images, everything, self._pool(len(images), images.device), labels)
-        return Inversion(found.z, found.labels)
+        """Search for z; without labels, also for the class, which is the one with the smallest error."""
+        unmasked = torch.ones_like(images[:, :1])
+        result = self._search(images, unmasked, self._candidates(len(images), images.device), labels)
+        return Inversion(result.z, result.labels)
 
     def inpaint(
         self,
@@ -53,32 +58,39 @@ class GanBackend(Backend):
         labels: Tensor | None = None,
         options: SamplingOptions = PLAIN,
     ) -> Tensor:
-        """Fill with the picture whose known part fits best, searched from around `noise`: other noise, other fill."""
-        known = 1 - mask
-        pool = (self._pool(len(images), images.device) + noise[:, None]) * (options.temperature / 2**0.5)
-        with self._evaluating():
-            found = self._search(images, known, pool, labels)
-            drawn = polish(self.generator, images, known, found, self.effort.steps)
-        return images * known + drawn.clamp(-1, 1) * mask
+        """Fill from the generated image nearest to the unmasked pixels; `noise` moves the candidates of the search."""
+        unmasked = 1 - mask
+        # The sum of two standard normal variables has variance 2.
+        candidates = self._candidates(len(images), images.device) + noise[:, None]
+        candidates = candidates * (options.temperature / 2**0.5)
+        with self._eval_mode():
+            result = self._search(images, unmasked, candidates, labels)
+            generated = refine_features(self.generator, images, unmasked, result, self.search_budget.steps)
+        return images * unmasked + generated.clamp(-1, 1) * mask
 
     @property
-    def effort(self) -> Effort:
-        """What a search may cost with networks of this size."""
-        return Effort.for_cost(self.config.multiplications, TWO_CORES if self.device.type == "cpu" else GPU)
+    def search_budget(self) -> SearchBudget:
+        """What a search may cost with a generator of this size on this device."""
+        on_cpu = self.device.type == "cpu"
+        rate = CPU_MULTIPLICATIONS_PER_SECOND if on_cpu else GPU_MULTIPLICATIONS_PER_SECOND
+        return SearchBudget.for_cost(self.config.multiplications, rate)
 
-    def _pool(self, count: int, device: torch.device) -> Tensor:
-        """(count, draws, z_dim): the same normal draws for every picture."""
-        drawn = torch.randn(self.effort.draws, *self.noise_shape, generator=torch.Generator().manual_seed(0))
-        return drawn.to(device).expand(count, -1, -1)
+    def _candidates(self, count: int, device: torch.device) -> Tensor:
+        """(count, candidates, z_dim): the same normal samples for every image."""
+        generator = torch.Generator().manual_seed(0)
+        candidates = torch.randn(self.search_budget.candidates, *self.noise_shape, generator=generator)
+        return candidates.to(device).expand(count, -1, -1)
 
-    def _search(self, images: Tensor, known: Tensor, pool: Tensor, labels: Tensor | None) -> Found:
+    def _search(self, images: Tensor, unmasked: Tensor, candidates: Tensor, labels: Tensor | None) -> SearchResult:
         if labels is not None:
             labels = self._check_labels(labels, len(images))
-        with self._evaluating():
-            return search(self.generator, images, known, pool, labels, len(self.classes), self.effort)
+        with self._eval_mode():
+            return search_latents(
+                self.generator, images, unmasked, candidates, labels, len(self.classes), self.search_budget
+            )
 
     @contextmanager
-    def _evaluating(self) -> Iterator[None]:
+    def _eval_mode(self) -> Iterator[None]:
         was_training = self.training
         self.eval()
         try:
@@ -87,22 +99,24 @@ class GanBackend(Backend):
             self.train(was_training)
 
     def for_inference(self) -> GanBackend:
-        """A copy with every BatchNorm folded into the convolution before it (equal up to rounding).
+        """A copy of a DCGAN with every BatchNorm folded into the convolution before it (equal up to rounding).
 
-        On a CPU the first and the last layer become matrix products too: they are half of its time otherwise.
+        On a CPU the first and last layers become matrix products: as convolutions they take half of the time.
         """
         if self.config.blocks:
             return self
         fast = copy.deepcopy(self).eval().requires_grad_(False)
+        generator = fast.generator
+        assert isinstance(generator, dcgan.Generator)
         layers: list[nn.Module] = []
-        for layer in fast.generator.layers:
+        for layer in generator.layers:
             if isinstance(layer, nn.BatchNorm2d) and isinstance(layers[-1], nn.ConvTranspose2d):
                 layers[-1] = fuse_conv_bn_eval(layers[-1], layer, transpose=True)
             else:
                 layers.append(layer)
-        if layers[0].weight.device.type == "cpu":
+        if self.device.type == "cpu":
             first, last = layers[0], layers[-2]
             assert isinstance(first, nn.ConvTranspose2d) and isinstance(last, nn.ConvTranspose2d)
-            layers[0], layers[-2] = Spread(first), Overlap(last)
-        fast.generator.layers = nn.Sequential(*layers)
+            layers[0], layers[-2] = DenseFromPixel(first), DenseUpsampling(last)
+        generator.layers = nn.Sequential(*layers)
         return fast

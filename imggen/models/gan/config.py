@@ -12,42 +12,40 @@ from imggen.option import option
 
 @dataclass(frozen=True, kw_only=True)
 class GanConfig(ModelConfig):
-    """Two shapes of networks, the textbook's and R3GAN's, and how they are trained."""
+    """Architecture (DCGAN, or R3GAN where `blocks` > 0) and training of a GAN."""
 
     family: ClassVar[str] = "gan"
 
-    z_dim: int = option(100, "length of the latent vector z", low=1, high=4096)
-    width: int = option(64, "channels of the textbook's picture-side layer; doubles towards 4x4", low=4, high=1024)
-    max_width: int = option(256, "no layer is wider than this", low=4, high=4096)
-    blocks: int = option(0, "R3GAN's residual blocks at every size; 0 is the textbook's plain stack", low=0, high=16)
-    group_width: int = option(16, "channels of a group in the residual blocks' 3x3 convolutions", low=1, high=4096)
+    z_dim: int = option(100, "Length of the latent vector z", low=1, high=4096)
+    width: int = option(64, "DCGAN: channels at the image; doubled at each lower resolution", low=4, high=1024)
+    max_width: int = option(256, "Maximum channels of a layer", low=4, high=4096)
+    blocks: int = option(0, "R3GAN: residual blocks per resolution; 0: DCGAN", low=0, high=16)
+    group_width: int = option(16, "R3GAN: channels per group of the 3x3 convolutions", low=1, high=4096)
     learning_rate: float = option(2e-4, "Adam's learning rate at the start", low=1e-8, high=1.0)
-    cosine: bool = option(False, "let the learning rate fall to a tenth along a cosine")
-    relativistic: bool = option(False, "compare each real picture with a drawn one, in place of judging each alone")
-    gamma: float = option(0.0, "strength of the gradient penalty, 1 is the rule's; 0 is none", low=0.0, high=1e4)
-    penalty_every: int = option(8, "take the penalty every this many steps, that much stronger", low=1, high=1000)
-    augment: float = option(
-        0.0,
-        "how much the discriminator's pictures may be changed: all of it of 300, less of more; 0 never",
-        low=0.0,
-        high=0.8,
-    )
-    blend: bool = option(False, "show the discriminator colours as they look on white, where pictures have alpha")
-    normalise: bool = option(False, "hold every filter of the textbook's networks at the length it starts with")
-    ema_images: int = option(0, "half-life of the averaged weights in pictures; 0 shows the raw weights", low=0)
+    cosine: bool = option(False, "Decay the learning rate to a tenth along a cosine")
+    relativistic: bool = option(False, "Relativistic pairing loss in place of the non-saturating loss")
+    gamma: float = option(0.0, "Gradient penalty, relative to the rule for size and batch; 0: none", low=0.0, high=1e4)
+    penalty_every: int = option(8, "Steps per gradient penalty, whose weight is scaled to match", low=1, high=1000)
+    augment: float = option(0.0, "Maximum strength of adaptive augmentation; 0: none", low=0.0, high=0.8)
+    blend: bool = option(False, "Composite images with alpha on white for the discriminator")
+    normalize: bool = option(False, "DCGAN: keep the norm of every filter as at initialization")
+    ema_images: int = option(0, "Half-life of the EMA of the weights in images; 0: no EMA", low=0)
 
     def __post_init__(self) -> None:
-        """Only powers of two from 16 to 512 can be halved down to 4x4."""
+        """Check that the size can be reached from 4x4 by doubling, and options that exclude one another."""
         super().__post_init__()
-        good = 16 <= self.size <= 512 and self.size & (self.size - 1) == 0
-        self.check(good, f"gan draws sizes 16, 32, 64, 128, 256 and 512, not {self.size}")
-        self.check(not (self.normalise and self.blocks), "normalise is for networks without residual blocks")
+        is_power_of_two = self.size & (self.size - 1) == 0
+        self.check(
+            16 <= self.size <= 512 and is_power_of_two,
+            f"size must be 16, 32, 64, 128, 256 or 512 for a gan, not {self.size}",
+        )
+        self.check(not (self.normalize and self.blocks), "normalize cannot be used with residual blocks")
         for width in self.widths if self.blocks else ():
             self.check(2 * width % min(self.group_width, 2 * width) == 0, "group-width must divide the blocks' width")
 
     @property
     def widths(self) -> tuple[int, ...]:
-        """Channels at 4x4, 8x8, …: up to half the picture's size (textbook), or all of it (residual blocks)."""
+        """Channels at 4x4, 8x8, …, up to half the image's size (DCGAN) or the whole size (R3GAN)."""
         if self.blocks:
             sizes = range(2, self.size.bit_length())
             return tuple(max(4, self.max_width >> max(0, size - 5)) for size in sizes)
@@ -56,23 +54,24 @@ class GanConfig(ModelConfig):
 
     @property
     def multiplications(self) -> float:
-        """About how many the generator needs for one picture."""
+        """Approximate number of multiplications to generate one image."""
         total, side = 0.0, 4
         for before, after in zip(self.widths, (*self.widths[1:], self.channels), strict=True):
             if self.blocks:
                 inner = 2 * before
-                each = 2 * before * inner + 9 * inner * min(self.group_width, inner)
-                total += side * side * (self.blocks * each + before * after)
+                block = 2 * before * inner + 9 * inner * min(self.group_width, inner)
+                total += side * side * (self.blocks * block + before * after)
             else:
                 total += 16 * side * side * before * after
             side *= 2
         return total
 
     def penalty_weight(self, batch: int, progress: float) -> float:
-        """Half of what the squared gradient norm is multiplied with, for a step of `batch` pictures.
+        """gamma / 2, the factor of the squared gradient norm, for a step of `batch` images.
 
-        0.1 at 32 px and 64 pictures, with the cube of the size, falling with the root of the batch; from three times
-        to three tenths of that along a cosine. R3GAN's published values (arXiv 2501.05441) lie within a factor of two.
+        The rule: gamma is 0.1 for 32x32 and a batch of 64, grows with the cube of the size, and falls with the square
+        root of the batch. For R3GAN a cosine takes it from sqrt(10) times to 1 / sqrt(10) of that. R3GAN's published
+        values (arXiv 2501.05441) lie within a factor of two.
         """
         rule = 0.1 * (self.size / 32) ** 3 * math.sqrt(64 / batch)
         anneal = 10 ** (0.5 * math.cos(math.pi * progress)) if self.blocks else 1.0
@@ -101,8 +100,8 @@ PRESETS = {
     "dcgan": GanConfig(preset="dcgan", max_width=512),
 }
 DESCRIPTIONS = {
-    "tiny": "the textbook's shape, averaged, annealed, regularised, augmented: two CPU cores, half an hour",
-    "base": "R3GAN's residual blocks, 384 wide: one GPU, an evening",
-    "large": "R3GAN as published (arXiv 2501.05441), 768 wide: several GPUs, days",
-    "dcgan": "the textbook DCGAN (arXiv 1511.06434), as it is written",
+    "tiny": "DCGAN with EMA, learning-rate decay, R1 penalty and augmentation: two CPU cores, half an hour",
+    "base": "R3GAN, 384 channels: one GPU, an evening",
+    "large": "R3GAN as published (arXiv 2501.05441), 768 channels: several GPUs, days",
+    "dcgan": "the textbook DCGAN (arXiv 1511.06434)",
 }

@@ -1,35 +1,50 @@
-"""One step of adversarial training: each picture judged alone, or in pairs; lazy penalties; steered augmentation."""
+"""One step of adversarial training: loss of either kind, lazy gradient penalty, adaptive augmentation, EMA."""
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import softplus
 
-from imggen.models.augment import Changes, Steering, draw_changes
+from imggen.models.adversarial import (
+    augment_alike,
+    bce_discriminator_loss,
+    bce_generator_loss,
+    relativistic_discriminator_loss,
+    relativistic_generator_loss,
+    zero_centered_gradient_penalty,
+)
+from imggen.models.augment import AdaptiveStrength
 from imggen.models.base import Learner
-from imggen.models.gan import dcgan as networks
-from imggen.models.gan import r3gan as residual
+from imggen.models.gan import dcgan, r3gan
 from imggen.models.gan.backend import GanBackend
 from imggen.models.gan.config import GanConfig
-from imggen.models.training import EMA, cosine_decay, micro_batches, on_white
+from imggen.models.training import EMA, cosine_decay, micro_batches, set_learning_rate
 
-STEER_EVERY = 4
-# A set of this many pictures needs no augmentation; a hundredth of it may get all of it.
-PLENTY = 30_000
-# Times through the pictures in which the augmentation may rise from nothing to 1; and the least and most pictures.
-EPOCHS, LEAST, MOST = 100, 30_000, 500_000
+STRENGTH_UPDATE_STEPS = 4  # the augmentation's strength is updated once in so many steps
+# A data set of this many images needs no augmentation; one of a hundredth of it may have the full strength.
+MIN_IMAGES_WITHOUT_AUGMENTATION = 30_000
+# The augmentation's strength may rise from 0 to 1 in this many epochs, and at least and at most this many images.
+AUGMENT_RAMP_EPOCHS, MIN_AUGMENT_RAMP_IMAGES, MAX_AUGMENT_RAMP_IMAGES = 100, 30_000, 500_000
+
+
+class MicroBatch(NamedTuple):
+    """A part of the batch: its fraction of the batch, real images, labels and noise."""
+
+    fraction: float
+    real: Tensor
+    labels: Tensor | None
+    noise: Tensor
 
 
 class GanLearner(Learner):
-    """Generator, discriminator, their Adams and the averaged generator.
+    """Generator, discriminator, their Adams and the EMA of the generator.
 
-    Judged alone: binary cross-entropy with R1 (Mescheder et al. 2018, arXiv 1801.04406). In pairs: the relativistic
-    loss with R1 and R2 (Huang et al. 2024, arXiv 2501.05441). Penalties are taken through the augmentation, with
-    respect to the pictures before it, in fp32.
+    Either the non-saturating loss with R1 (Mescheder et al. 2018, arXiv 1801.04406), or the relativistic pairing loss
+    with R1 and R2 (Huang et al. 2024, arXiv 2501.05441). The penalties are computed through the augmentation, with
+    respect to the images before it, in float32.
     """
 
     config: GanConfig
@@ -37,19 +52,19 @@ class GanLearner(Learner):
     def __init__(self, config: GanConfig) -> None:
         super().__init__(config)
         self.model = GanBackend(config)
-        self.discriminator = (residual if config.blocks else networks).Discriminator(config)
+        self.discriminator = (r3gan.Discriminator if config.blocks else dcgan.Discriminator)(config)
         self.average = EMA(self.model, config.ema_images)
-        # Fused: one pass over the weights in place of ten, a thirtieth of the step on a CPU.
+        # Fused: one pass over the weights in place of ten, which saves a thirtieth of the step on a CPU.
         betas = (0.0, 0.9) if config.blocks else (0.5, 0.999)
         settings: dict[str, Any] = {"lr": config.learning_rate, "betas": betas, "fused": True}
         self.adam_g = torch.optim.Adam(self.model.parameters(), **settings)
         self.adam_d = torch.optim.Adam(self.discriminator.parameters(), **settings)
         self.steps = 0
-        self.steering = Steering(config.augment, MOST)
+        self.augmentation = AdaptiveStrength(config.augment, MAX_AUGMENT_RAMP_IMAGES)
 
     @property
     def backend(self) -> GanBackend:
-        """The averaged generator."""
+        """The EMA of the generator."""
         average = self.average.network
         assert isinstance(average, GanBackend)
         return average
@@ -65,144 +80,134 @@ class GanLearner(Learner):
         return {"adam_g": self.adam_g, "adam_d": self.adam_d}
 
     def set_dataset_size(self, num_images: int) -> None:
-        """See the contract: the fewer num_images, the stronger the augmentation may get, and the sooner."""
-        scarcity = min(1.0, max(0.0, math.log10(PLENTY / max(1, num_images)) / 2))
-        self.steering = Steering(self.config.augment * scarcity, min(MOST, max(LEAST, EPOCHS * num_images)))
+        """Limit the augmentation: the fewer images, the stronger it may get, and the sooner."""
+        scarcity = min(1.0, max(0.0, math.log10(MIN_IMAGES_WITHOUT_AUGMENTATION / max(1, num_images)) / 2))
+        ramp_images = max(MIN_AUGMENT_RAMP_IMAGES, AUGMENT_RAMP_EPOCHS * num_images)
+        self.augmentation = AdaptiveStrength(self.config.augment * scarcity, min(MAX_AUGMENT_RAMP_IMAGES, ramp_images))
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """See the contract; the step count says when the lazy penalty is due."""
+        """Adds the number of steps, from which the lazy penalty is due, and the augmentation's strength."""
         tensors, document = super().state()
-        steering = {"strength": self.steering.strength, "signs": self.steering.signs}
-        return tensors, {**document, "steps": self.steps, **steering}
+        augmentation = {"strength": self.augmentation.strength, "signs": self.augmentation.mean_sign}
+        return tensors, {**document, "steps": self.steps, **augmentation}
 
     def load_state(self, tensors: dict[str, Tensor], document: dict[str, Any]) -> None:
-        """See the contract."""
+        """Also limits the augmentation's strength to what `set_dataset_size` allows: the data set may have grown."""
         super().load_state(tensors, document)
         self.steps = int(document["steps"])
-        self.steering.strength, self.steering.signs = float(document["strength"]), float(document["signs"])
-        # Of more pictures than before it may be less.
-        self.steering.strength = min(self.steering.strength, self.steering.limit)
+        self.augmentation.strength = min(float(document["strength"]), self.augmentation.limit)
+        self.augmentation.mean_sign = float(document["signs"])
 
     def step(self, images: Tensor, labels: Tensor | None, progress: float, images_seen: int) -> dict[str, Tensor]:
-        """Discriminator, then generator, on the same fakes (drawn once, used twice)."""
-        self._schedule(progress)
+        """Update the discriminator, then the generator, on the same fakes."""
         batch = len(images) * self.processes
+        self._set_schedules(progress)
         self.model.train()
         self.discriminator.train()
-        # A step that ran out of memory in the generator's pass left it frozen; tried again, this one steps twice.
+
+        # Sample noise, and split the batch
+        noise = torch.randn(len(images), *self.model.noise_shape, device=images.device)
+        parts = [
+            MicroBatch(*part, part_noise)
+            for part, part_noise in zip(
+                self.micro_batches(images, labels), micro_batches(noise, self.micro_batch), strict=True
+            )
+        ]
+
+        # Update the discriminator: loss, and every few steps the gradient penalty
+        # If memory ran out in the generator's update of the last step, the discriminator is still frozen.
         self.discriminator.requires_grad_(True)
-        z = torch.randn(len(images), *self.model.noise_shape, device=images.device)
-        parts = [micro_batches(tensor, self.micro_batch) for tensor in (images, z)]
-        label_parts = micro_batches(labels, self.micro_batch) if labels is not None else [None] * len(parts[0])
-        weights = [len(part) / len(images) for part in parts[0]]
-        penalise = self.config.gamma > 0 and self.steps % self.config.penalty_every == 0
+        with_penalty = self.config.gamma > 0 and self.steps % self.config.penalty_every == 0
         penalty_weight = self.config.penalty_weight(batch, progress) * self.config.penalty_every
+        loss_d, loss_g, penalty = (images.new_zeros(()) for _ in range(3))
+        logits: list[tuple[Tensor, Tensor]] = []
+        for part in parts:
+            fake = self._generate(part)
+            real_logits, fake_logits = self._logits(part.real, part), self._logits(fake.detach(), part)
+            logits.append((real_logits.detach(), fake_logits.detach()))
+            loss_d += _backward(self._discriminator_loss(real_logits, fake_logits) * part.fraction)
+            if with_penalty:
+                for penalized in (part.real, fake) if self.config.relativistic else (part.real,):
+                    penalty += _backward(self._gradient_penalty(penalized, part) * part.fraction, penalty_weight)
+        self._apply(self.adam_d, self.discriminator, loss_d, penalty)
 
-        batches = list(zip(*parts, label_parts, weights, strict=True))
-        # In one piece the fakes' graph serves both updates; in parts it is drawn again, to bound the memory.
-        kept: Tensor | None = None
-        loss_d = images.new_zeros(())
-        loss_g = images.new_zeros(())
-        penalty = images.new_zeros(())
-        answers: list[tuple[Tensor, Tensor]] = []
-        for real, noise, label, weight in batches:
-            fake = self._draw(noise, label)
-            kept = fake if len(batches) == 1 else None
-            on_real, on_fake = self._judge(real, label), self._judge(fake.detach(), label)
-            answers.append((on_real.detach(), on_fake.detach()))
-            part = self._loss_d(on_real, on_fake) * weight
-            torch.autograd.backward(part)
-            loss_d += part.detach()
-            if penalise:
-                for pictures in (real, fake) if self.config.relativistic else (real,):
-                    part = self._slope(pictures, label) * weight
-                    torch.autograd.backward(part * penalty_weight)
-                    penalty += part.detach()
-        self.apply_gradients(self.adam_d, loss_d, penalty)
-        if self.config.normalise:
-            networks.hold_lengths(self.discriminator)
-
-        # Frozen, the discriminator passes gradients on without working out its own: a twelfth of the step.
+        # Update the generator; a frozen discriminator computes no gradients of its weights, a twelfth of the step
         self.discriminator.requires_grad_(False)
-        for real, noise, label, weight in batches:
-            fake = kept if kept is not None else self._draw(noise, label)
-            part = self._loss_g(real, fake, label) * weight
-            torch.autograd.backward(part)
-            loss_g += part.detach()
+        for part in parts:
+            # A single part's graph serves both updates; those of several are computed again, to bound the memory.
+            fake = fake if len(parts) == 1 else self._generate(part)
+            loss_g += _backward(self._generator_loss(fake, part) * part.fraction)
         self.discriminator.requires_grad_(True)
-        self.apply_gradients(self.adam_g, loss_g)
-        if self.config.normalise:
-            networks.hold_lengths(self.model)
+        self._apply(self.adam_g, self.model, loss_g)
 
+        # Update the augmentation's strength and the EMA
         metrics = {"loss_d": loss_d, "loss_g": loss_g}
-        if self.steering.limit > 0:
-            if self.steps % STEER_EVERY == 0:
-                self._steer(answers, batch * STEER_EVERY)
-            metrics["augment"] = torch.tensor(self.steering.strength)
+        if self.augmentation.limit > 0:
+            if self.steps % STRENGTH_UPDATE_STEPS == 0:
+                self._update_strength(logits, batch * STRENGTH_UPDATE_STEPS)
+            metrics["augment"] = torch.tensor(self.augmentation.strength)
         self.steps += 1
         self.average.update(self.model, batch, images_seen)
-        return {**metrics, "penalty": penalty} if penalise else metrics
+        return {**metrics, "penalty": penalty} if with_penalty else metrics
 
-    def _schedule(self, progress: float) -> None:
-        rate = self.config.learning_rate
-        if self.config.cosine:
-            rate *= cosine_decay(progress, 0.1)
-        for adam in (self.adam_g, self.adam_d):
-            for group in adam.param_groups:
-                group["lr"] = rate
-                if self.config.blocks:
-                    # From .9 to .99 over the first half: early gradients are soon out of date.
-                    memory = 0.1 * 10 ** (-0.5 * (1 - math.cos(math.pi * min(1.0, 2 * progress))))
-                    group["betas"] = (0.0, 1 - memory)
+    def _set_schedules(self, progress: float) -> None:
+        """Set the learning rate, and Adam's betas for R3GAN."""
+        decay = cosine_decay(progress, 0.1) if self.config.cosine else 1.0
+        set_learning_rate([self.adam_g, self.adam_d], self.config.learning_rate * decay)
+        if self.config.blocks:
+            # Beta 2 rises from .9 to .99 over the first half: early gradients are soon out of date.
+            forgetting = 0.1 * 10 ** (-0.5 * (1 - math.cos(math.pi * min(1.0, 2 * progress))))
+            for adam in (self.adam_g, self.adam_d):
+                for group in adam.param_groups:
+                    group["betas"] = (0.0, 1 - forgetting)
 
-    def _draw(self, z: Tensor, labels: Tensor | None) -> Tensor:
-        with self.autocast(z.device):
-            picture: Tensor = self.model.generator(z, labels)
-        return picture.float()
+    def _generate(self, part: MicroBatch) -> Tensor:
+        with self.autocast(part.noise.device):
+            return self.model.generator(part.noise, part.labels).float()
 
-    def _changed(self, pictures: Tensor) -> Tensor:
-        """Pictures as the discriminator sees them; every call draws other changes."""
-        if self.config.blend and pictures.shape[1] == 4:
-            pictures = on_white(pictures)
-        if self.steering.strength <= 0:
-            return pictures
-        return self._changes(pictures)(pictures)
+    def _augment(self, images: Tensor) -> Tensor:
+        """Augment images before the discriminator sees them; every call samples another augmentation."""
+        (augmented,) = augment_alike(images, strength=self.augmentation.strength, on_white=self.config.blend)
+        return augmented
 
-    def _changes(self, pictures: Tensor) -> Changes:
-        return draw_changes(pictures.shape, self.steering.strength, pictures.device)
+    def _logits(self, images: Tensor, part: MicroBatch) -> Tensor:
+        augmented = self._augment(images)
+        with self.autocast(images.device):
+            return self.discriminator(augmented, part.labels).float()
 
-    def _judge(self, pictures: Tensor, labels: Tensor | None) -> Tensor:
-        changed = self._changed(pictures)
-        with self.autocast(pictures.device):
-            logits: Tensor = self.discriminator(changed, labels)
-        return logits.float()
-
-    def _loss_d(self, on_real: Tensor, on_fake: Tensor) -> Tensor:
+    def _discriminator_loss(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
         if self.config.relativistic:
-            return softplus(on_fake - on_real).mean()
-        # Binary cross-entropy on logits: softplus(-x) calls x real, softplus(x) calls it fake.
-        return softplus(-on_real).mean() + softplus(on_fake).mean()
+            return relativistic_discriminator_loss(real_logits, fake_logits)
+        return bce_discriminator_loss(real_logits, fake_logits)
 
-    def _loss_g(self, real: Tensor, fake: Tensor, labels: Tensor | None) -> Tensor:
-        on_fake = self._judge(fake, labels)
+    def _generator_loss(self, fake: Tensor, part: MicroBatch) -> Tensor:
+        fake_logits = self._logits(fake, part)
         if not self.config.relativistic:
-            return softplus(-on_fake).mean()
+            return bce_generator_loss(fake_logits)
         with torch.no_grad():
-            on_real = self._judge(real, labels)
-        return softplus(on_real - on_fake).mean()
+            real_logits = self._logits(part.real, part)
+        return relativistic_generator_loss(real_logits, fake_logits)
 
-    def _slope(self, pictures: Tensor, labels: Tensor | None) -> Tensor:
-        """The squared norm of the discriminator's gradient at the pictures, in fp32."""
-        pictures = pictures.detach().requires_grad_(True)
-        logits = self.discriminator(self._changed(pictures), labels)
-        (slope,) = torch.autograd.grad(logits.sum(), pictures, create_graph=True)
-        return slope.square().flatten(1).sum(1).mean()
+    def _gradient_penalty(self, images: Tensor, part: MicroBatch) -> Tensor:
+        return zero_centered_gradient_penalty(lambda x: self.discriminator(self._augment(x), part.labels), images)
 
-    def _steer(self, answers: list[tuple[Tensor, Tensor]], images: int) -> None:
-        """All processes steer by the same mean, sent the way gradients are."""
-        on_real, on_fake = (torch.cat(part) for part in zip(*answers, strict=True))
-        middle = (on_real.mean() + on_fake.mean()) / 2
-        signs = nn.Parameter(torch.zeros((), device=on_real.device))
-        signs.grad = (on_real - middle).sign().mean()
-        self.reduce_gradients([signs])
-        self.steering.update(float(signs.grad), images)
+    def _apply(self, optimizer: torch.optim.Optimizer, network: nn.Module, *losses: Tensor) -> None:
+        self.apply_gradients(optimizer, *losses)
+        if self.config.normalize:
+            dcgan.normalize_filters(network)
+
+    def _update_strength(self, logits: list[tuple[Tensor, Tensor]], images: int) -> None:
+        """Adapt the augmentation to the mean sign of the logits of real images, relative to the mean of all logits."""
+        real_logits, fake_logits = (torch.cat(part) for part in zip(*logits, strict=True))
+        middle = (real_logits.mean() + fake_logits.mean()) / 2
+        # Averaged over processes as a gradient is, so that all of them use the same strength.
+        mean_sign = nn.Parameter(torch.zeros((), device=real_logits.device))
+        mean_sign.grad = (real_logits - middle).sign().mean()
+        self.reduce_gradients([mean_sign])
+        self.augmentation.update(float(mean_sign.grad), images)
+
+
+def _backward(loss: Tensor, weight: float = 1.0) -> Tensor:
+    """Add the gradients of `weight` times the loss; returns the loss, detached."""
+    torch.autograd.backward(loss if weight == 1.0 else loss * weight)
+    return loss.detach()

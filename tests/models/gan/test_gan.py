@@ -1,22 +1,27 @@
-"""What only the GAN has: its rule for the penalty, the search that runs it backwards, its two shapes of networks."""
+"""What only the GAN has: its rule for gamma, inversion by search, the networks of DCGAN and R3GAN."""
 
 import pytest
 import torch
 
 from imggen.errors import UsageError
 from imggen.models import build_backend, build_learner, presets
-from imggen.models.gan import dcgan as networks
-from imggen.models.gan import r3gan as residual
+from imggen.models.gan import dcgan, r3gan
 from imggen.models.gan.backend import GanBackend
 from imggen.models.gan.config import GanConfig
-from imggen.models.gan.inversion import Effort
+from imggen.models.gan.inversion import SearchBudget
 from imggen.models.gan.learner import GanLearner
 
 
 def config(preset: str = "tiny", **more: object) -> GanConfig:
-    found = presets("gan")[preset].with_overrides(**{"size": 16, "channels": 1, "width": 8, "max_width": 16, **more})
-    assert isinstance(found, GanConfig)
-    return found
+    small = presets("gan")[preset].with_overrides(**{"size": 16, "channels": 1, "width": 8, "max_width": 16, **more})
+    assert isinstance(small, GanConfig)
+    return small
+
+
+def learner_of(config: GanConfig) -> GanLearner:
+    learner = build_learner(config)
+    assert isinstance(learner, GanLearner)
+    return learner
 
 
 @pytest.mark.parametrize(
@@ -32,7 +37,7 @@ def test_the_rule_for_gamma_is_near_the_published(size: int, batch: int, first: 
 @pytest.mark.parametrize(("preset", "size", "low", "high"), [("large", 64, 22e6, 23e6), ("base", 32, 5e6, 6.5e6)])
 def test_networks_have_the_published_size(preset: str, size: int, low: float, high: float) -> None:
     given = presets("gan")[preset].with_overrides(size=size, channels=3)
-    for part in (residual.Generator, residual.Discriminator):
+    for part in (r3gan.Generator, r3gan.Discriminator):
         with torch.device("meta"):
             network = part(given)
         assert low < sum(p.numel() for p in network.parameters()) < high
@@ -43,9 +48,9 @@ def test_every_size_can_be_built(size: int) -> None:
     for preset in presets("gan"):
         given = presets("gan")[preset].with_overrides(size=size)
         with torch.device("meta"):
-            drawn = build_backend(given).eval().generate(torch.randn(2, given.z_dim))
-            shape = (residual if given.blocks else networks).Discriminator(given)(drawn).shape
-        assert drawn.shape == (2, 3, size, size) and shape == (2,)
+            generated = build_backend(given).eval().generate(torch.randn(2, given.z_dim))
+            shape = (r3gan if given.blocks else dcgan).Discriminator(given)(generated).shape
+        assert generated.shape == (2, 3, size, size) and shape == (2,)
 
 
 def test_multiplications_are_counted() -> None:
@@ -71,43 +76,41 @@ def test_multiplications_are_counted() -> None:
 def test_residual_networks_start_at_unit_scale() -> None:
     torch.manual_seed(0)
     given = config("base", size=32, channels=3, max_width=32)
-    picture = residual.Generator(given)(torch.randn(64, given.z_dim))
-    logits = residual.Discriminator(given)(torch.randn(64, 3, 32, 32))
-    assert 0.2 < picture.std() < 5 and 0.01 < logits.std() < 5
+    images = r3gan.Generator(given)(torch.randn(64, given.z_dim))
+    logits = r3gan.Discriminator(given)(torch.randn(64, 3, 32, 32))
+    assert 0.2 < images.std() < 5 and 0.01 < logits.std() < 5
 
 
-def test_only_differences_count_in_pairs() -> None:
-    learner = build_learner(config("base"))
-    assert isinstance(learner, GanLearner)
-    on_real, on_fake = torch.randn(8), torch.randn(8)
-    assert torch.allclose(learner._loss_d(on_real, on_fake), learner._loss_d(on_real + 3, on_fake + 3))
-    alone = build_learner(config("tiny"))
-    assert isinstance(alone, GanLearner)
-    assert not torch.allclose(alone._loss_d(on_real, on_fake), alone._loss_d(on_real + 3, on_fake + 3))
-
-
-def test_few_pictures_get_more_augmentation_and_sooner() -> None:
-    found = []
+def test_few_images_get_more_augmentation_and_sooner() -> None:
+    limits = []
     for count in (300, 3_000, 30_000, 3_000_000):
-        learner = build_learner(config(augment=0.5))
-        assert isinstance(learner, GanLearner)
-        learner.expect(count)
-        assert learner.steering.strength == 0
-        found.append((learner.steering.limit, learner.steering.images))
-    assert found == [(0.5, 30_000), (0.25, 300_000), (0.0, 500_000), (0.0, 500_000)]
+        learner = learner_of(config(augment=0.5))
+        learner.set_dataset_size(count)
+        assert learner.augmentation.strength == 0
+        limits.append((learner.augmentation.limit, learner.augmentation.ramp_images))
+    assert limits == [(0.5, 30_000), (0.25, 300_000), (0.0, 500_000), (0.0, 500_000)]
 
 
-def test_strength_is_remembered() -> None:
-    first, again = build_learner(config()), build_learner(config())
-    assert isinstance(first, GanLearner) and isinstance(again, GanLearner)
-    first.steering.update(1.0, 10_000)
+def test_augmentation_strength_is_part_of_the_state() -> None:
+    first, again = learner_of(config()), learner_of(config())
+    first.augmentation.update(1.0, 10_000)
     again.load_state(*first.state())
-    assert again.steering.strength == first.steering.strength > 0
-    assert again.steering.signs == first.steering.signs
+    assert again.augmentation.strength == first.augmentation.strength > 0
+    assert again.augmentation.mean_sign == first.augmentation.mean_sign
 
 
-def trained(classes: bool) -> GanBackend:
-    """A model whose classes are told apart at a glance: dark and bright."""
+def test_augmentation_is_limited_anew_when_the_data_set_has_grown() -> None:
+    learner = learner_of(config(augment=0.5))
+    learner.set_dataset_size(300)
+    learner.augmentation.strength = 0.4
+    grown = learner_of(config(augment=0.5))
+    grown.set_dataset_size(100_000)
+    grown.load_state(*learner.state())
+    assert grown.augmentation.strength == 0.0
+
+
+def train_dark_and_bright(classes: bool) -> GanBackend:
+    """A model of images that are either dark or bright: two classes that are easy to tell apart."""
     names, counts = (("dark", "bright"), (1, 1)) if classes else ((), ())
     torch.manual_seed(0)
     learner = build_learner(config(classes=names, class_counts=counts, learning_rate=2e-3, augment=0.0))
@@ -122,80 +125,79 @@ def trained(classes: bool) -> GanBackend:
     return backend
 
 
-def test_the_search_finds_class_and_noise() -> None:
-    backend = trained(classes=True)
+@pytest.fixture(scope="module")
+def conditional() -> GanBackend:
+    return train_dark_and_bright(classes=True)
+
+
+@pytest.fixture(scope="module")
+def unconditional() -> GanBackend:
+    return train_dark_and_bright(classes=False)
+
+
+@pytest.mark.slow
+def test_inversion_recovers_class_and_noise(conditional: GanBackend) -> None:
+    torch.manual_seed(1)
     labels = torch.tensor([0, 1, 1, 0])
     with torch.no_grad():
-        images = backend.generate(torch.randn(4, *backend.noise_shape), labels)
-    found = backend.likely_labels(images)
-    assert found is not None and torch.equal(found, labels)
+        images = conditional.generate(torch.randn(4, *conditional.noise_shape), labels)
+    inversion = conditional.invert(images)
+    assert inversion.labels is not None and torch.equal(inversion.labels, labels)
     with torch.no_grad():
-        again = backend.generate(backend.invert(images), labels)
-        others = torch.stack([backend.generate(torch.randn(4, *backend.noise_shape), labels) for _ in range(8)])
-    # Far nearer than the nearest of a few other draws of the class is.
+        again = conditional.generate(*inversion)
+        others = torch.stack([conditional.generate(torch.randn(4, *conditional.noise_shape), labels) for _ in range(8)])
+    # Much nearer than the nearest of a few other samples of the class.
     chance = (others - images).square().flatten(2).mean(2).min(0).values
     assert ((again - images).square().flatten(1).mean(1) < 0.3 * chance).all()
     with pytest.raises(ValueError, match="labels"):
-        backend.invert(images, torch.tensor([0]))
-    half = torch.zeros(4, 1, 16, 16)
-    half[..., 8:] = 1
-    found = backend.likely_labels(images * (1 - half), half)
-    assert found is not None and torch.equal(found, labels)
-    filled = backend.inpaint(images * (1 - half), half, torch.randn(4, *backend.noise_shape))
-    assert torch.equal(filled * (1 - half), images * (1 - half))
+        conditional.invert(images, torch.tensor([0]))
+    # Half of the image decides the class, too, and the other half is inpainted from it.
+    mask = torch.zeros(4, 1, 16, 16)
+    mask[..., 8:] = 1
+    filled = conditional.inpaint(images * (1 - mask), mask, torch.randn(4, *conditional.noise_shape))
+    assert torch.equal(filled * (1 - mask), images * (1 - mask))
     assert (filled - images).square().mean() < 0.4 * chance.mean()
+    # Given labels are kept.
+    assert torch.equal(conditional.invert(images, 1 - labels).labels, 1 - labels)
 
 
-def test_lengths_of_filters_are_held() -> None:
-    """And directions are not; without it lengths move. BatchNorm's gains are no filters."""
-    for hold in (True, False):
+def test_filter_norms_are_kept_with_normalize() -> None:
+    """Directions change; without the option norms change, too. BatchNorm's gains are no filters."""
+    for normalize in (True, False):
         torch.manual_seed(0)
-        learner = build_learner(config(normalise=hold, learning_rate=1e-2))
-        assert isinstance(learner, GanLearner)
+        learner = learner_of(config(normalize=normalize, learning_rate=1e-2))
         for network in (learner.model, learner.discriminator):
-            networks.hold_lengths(network)
+            dcgan.normalize_filters(network)
         first = learner.discriminator.layers[0].weight.detach().clone()
         images = torch.rand(8, 1, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
         for index in range(3):
             learner.step(images, None, index / 3, index * 8)
         filters = [m for n in (learner.model, learner.discriminator) for m in n.modules() if hasattr(m, "kernel_size")]
         assert len(filters) >= 5
-        spread = [
+        rms = [
             m.weight.square().mean((0, 2, 3) if isinstance(m, torch.nn.ConvTranspose2d) else (1, 2, 3)).sqrt()
             for m in filters
         ]
-        assert all(torch.allclose(s, torch.full_like(s, 0.02), rtol=1e-4) for s in spread) == hold
+        assert all(torch.allclose(value, torch.full_like(value, 0.02), rtol=1e-4) for value in rms) == normalize
         assert not torch.equal(learner.discriminator.layers[0].weight, first)
-    with pytest.raises(UsageError, match="normalise"):
-        presets("gan")["base"].with_overrides(normalise=True)
+    with pytest.raises(UsageError, match="normalize"):
+        presets("gan")["base"].with_overrides(normalize=True)
 
 
-def test_grown_data_take_augmentation_back() -> None:
-    learner = build_learner(config(augment=0.5))
-    assert isinstance(learner, GanLearner)
-    learner.expect(300)
-    learner.steering.strength = 0.4
-    tensors, document = learner.state()
-    grown = build_learner(config(augment=0.5))
-    assert isinstance(grown, GanLearner)
-    grown.expect(100_000)
-    grown.load_state(tensors, document)
-    assert grown.steering.strength == 0.0
-
-
-def test_a_row_of_the_search_depends_on_that_row_alone() -> None:
-    backend = trained(classes=False)
+@pytest.mark.slow
+def test_a_row_of_the_search_depends_on_that_row_alone(unconditional: GanBackend) -> None:
+    torch.manual_seed(1)
     images = torch.rand(3, 1, 16, 16) * 2 - 1
     mask = torch.zeros(3, 1, 16, 16)
     mask[:, :, 4:12, 4:12] = 1
-    noise = torch.randn(3, *backend.noise_shape)
-    together = backend.inpaint(images, mask, noise)
-    alone = backend.inpaint(images[1:2], mask[1:2], noise[1:2])
+    noise = torch.randn(3, *unconditional.noise_shape)
+    together = unconditional.inpaint(images, mask, noise)
+    alone = unconditional.inpaint(images[1:2], mask[1:2], noise[1:2])
     assert (together[1:2] - alone).abs().max() < 0.05
-    assert backend.likely_labels(images) is None
+    assert unconditional.invert(images[:1]).labels is None
 
 
-def test_costly_models_are_searched_with_less_effort() -> None:
-    small, middle, big = (Effort.for_cost(cost) for cost in (1e7, 5e8, 1e10))
-    total = [effort.draws + 3 * (effort.starts * effort.steps + effort.more) for effort in (small, middle, big)]
+def test_larger_generators_get_a_smaller_search_budget() -> None:
+    budgets = [SearchBudget.for_cost(cost) for cost in (1e7, 5e8, 1e10)]
+    total = [one.candidates + 3 * (one.starts * one.steps + one.final_steps) for one in budgets]
     assert total[0] > total[1] > total[2]
