@@ -11,7 +11,7 @@ from imggen.engine.options import EvaluateOptions
 
 @verb(EvaluateOptions)
 def evaluate(console: Console, **given: Any) -> None:
-    """Compare a model's images with real ones: Fréchet distance, recall, likelihood …
+    """Measure how close a model's images are to real ones.
 
     Example: imggen evaluate gan --data ./imgs
     Example: imggen evaluate runs/cats --data ./imgs -n 2000 -o report.html

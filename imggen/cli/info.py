@@ -11,7 +11,7 @@ from imggen.engine.options import InfoOptions
 
 @verb(InfoOptions)
 def info(console: Console, **given: Any) -> None:
-    """Print how an image was made, with its command, or what a checkpoint holds.
+    """Print how an image was made, or what a checkpoint holds.
 
     Example: imggen info grid.png
     Example: imggen info runs/gan
@@ -25,7 +25,7 @@ def info(console: Console, **given: Any) -> None:
 
 @verb(None)
 def models(console: Console) -> None:
-    """List families, presets, shipped models and the runs below ./runs.
+    """List families, presets, shipped models and your runs.
 
     Example: imggen models
     Example: imggen models --json

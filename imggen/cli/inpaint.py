@@ -14,7 +14,7 @@ MODEL_ONLY = ("temperature", "steps", "guidance", "top_k", "top_p")
 
 @verb(InpaintOptions)
 def inpaint(console: Console, *, dry_run: bool, **given: Any) -> None:
-    """Fill the masked region of images; all other pixels stay bit for bit.
+    """Fill masked regions of images; all else stays unchanged.
 
     Example: imggen inpaint gan --image x.png --mask m.png -o y.png
     Example: imggen inpaint gan --image x.png --box 8,8,16,16 -n 6 --sheet -o fills.png

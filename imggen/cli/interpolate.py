@@ -12,7 +12,7 @@ from imggen.errors import UsageError
 
 @verb(InterpolateOptions)
 def interpolate(console: Console, *, dry_run: bool, **given: Any) -> None:
-    """Animate a path through the latent space, between seeds or between images.
+    """Animate a path between seeds, or between images.
 
     Example: imggen interpolate gan --seeds 3,14,15 --frames 120 --loop -o walk.gif
     Example: imggen interpolate gan --from a.png --to b.png -o walk.webp

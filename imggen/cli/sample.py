@@ -15,7 +15,7 @@ from imggen.errors import UsageError
 
 @verb(SampleOptions)
 def sample(console: Console, *, dry_run: bool, **given: Any) -> None:
-    """Generate images, reconstruct given ones, or sample variations of one.
+    """Generate images, or reconstruct or vary given ones.
 
     Example: imggen sample gan -n 64 -o grid.png
     Example: imggen sample gan --class all -n 80 -o classes.png

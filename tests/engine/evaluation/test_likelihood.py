@@ -110,7 +110,7 @@ def test_nats_of_binarized_images(make: Make, split_folder: Path) -> None:
 
 def test_iw_needs_layers_of_latents(make: Make, image_folder: Path) -> None:
     make("gan")
-    for model, word in (("gan.safetensors", "a gan has no"), (str(image_folder), "have no")):
+    for model, word in (("gan.safetensors", "a gan has no"), (str(image_folder), "has no likelihood")):
         with pytest.raises(UsageError, match=word):
             evaluate(EvaluateOptions(model=model, data=str(image_folder), count=20, device="cpu", iw=5), Silent())
 
