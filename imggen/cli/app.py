@@ -106,6 +106,8 @@ def _handle_error(error: BaseException, arguments: list[str]) -> int:
         return BROKEN_PIPE_CODE
     if isinstance(error, SystemExit):
         return error.code if isinstance(error.code, int) else 1
+    if isinstance(error, typer.TyperException) and not error.format_message():
+        return error.exit_code  # `imggen` or `imggen train` alone: Typer has printed the help in place of a message
     console = Invocation.console
     if console.debug or "--debug" in arguments or os.environ.get("IMGGEN_DEBUG"):
         traceback.print_exception(error, file=sys.stderr)
@@ -129,7 +131,7 @@ def _as_imggen_error(error: BaseException, arguments: list[str]) -> ImggenError:
         return error
     if isinstance(error, typer.TyperException):
         # Typer may break its message over several lines.
-        message = " ".join(error.format_message().split()) or "something is missing"
+        message = " ".join(error.format_message().split())
         return UsageError(
             message, f"see '{' '.join(['imggen', *_command_words(arguments), '--help'])}'", error.exit_code
         )

@@ -38,7 +38,7 @@ import secrets
 import shlex
 import tomllib
 from collections.abc import Callable, Mapping
-from dataclasses import Field, replace
+from dataclasses import Field
 from pathlib import Path
 from types import GenericAlias, NoneType, UnionType
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
@@ -201,8 +201,6 @@ def _parameters(declaring: type[Any], family_defaults: Mapping[str, str] | None 
         elif kind is bool:
             flags = [f"{flags[0]}/--no-{flags[0][2:]}"]
         shown = _default_text(item, option) if family_defaults is None else family_defaults[item.name]
-        if family_defaults is not None:  # families write their texts in lower case, as comments
-            option = replace(option, help=option.help[:1].upper() + option.help[1:].rstrip("."))
         note = _note(option, flags, kind, shown)
         value_type = kind if default is inspect.Parameter.empty else kind | None
         parameter = inspect.Parameter(

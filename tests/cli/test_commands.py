@@ -28,7 +28,6 @@ def train(data: Path, output: str = "run", *more: object) -> list[object]:
 
 HELP = ["--help", "-h", "train -h", "train gan -h", "train transformer -h", "train vae -h", "sample -h"]
 HELP += ["interpolate -h", "inpaint -h", "evaluate -h", "info -h", "models -h"]
-FAMILY_HELP = ("train gan -h", "train transformer -h", "train vae -h")
 
 
 @pytest.mark.parametrize("command", HELP)
@@ -39,9 +38,11 @@ def test_help(call: Call, command: str, monkeypatch: pytest.MonkeyPatch) -> None
     assert "Example: imggen" in out or command == "train -h"
     assert "922337" not in out and "[default: None]" not in out
     rows = [line.strip("│").rstrip() for line in out.splitlines() if line.startswith("│")]
-    if command not in FAMILY_HELP:
-        # Every option takes one line: a row that begins with blanks would be the rest of the one above.
-        assert not [row for row in rows if row.startswith(" " * 10)]
+    # Every option takes one line: a row that begins with blanks would be the rest of the one above.
+    assert not [row for row in rows if row.startswith(" " * 10)]
+    # So does every preset.
+    presets = out.partition("Preset tiny: ")[2].partition("\n╭")[0].splitlines()[1:]
+    assert not [line for line in presets if line.strip() and not line.startswith(" Preset ")]
 
 
 def test_commands_are_listed_in_the_order_of_use(call: Call) -> None:
@@ -83,8 +84,9 @@ def test_the_command_line_is_frozen() -> None:
 def test_version_and_no_arguments(call: Call) -> None:
     code, out, _ = call("--version")
     assert code == 0 and re.fullmatch(r"imggen \d+\.\d+\.\d+\n", out)
-    code, out, err = call()
-    assert code == 2 and "Usage" in out + err
+    for command in ((), ("train",)):
+        code, out, err = call(*command)
+        assert (code, err) == (2, "") and out.rstrip() == call(*command, "--help")[1].rstrip()
 
 
 @pytest.mark.parametrize(

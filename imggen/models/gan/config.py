@@ -17,19 +17,24 @@ class GanConfig(ModelConfig):
     family: ClassVar[str] = "gan"
 
     z_dim: int = option(100, "Length of the latent vector z", low=1, high=4096)
-    width: int = option(64, "DCGAN: channels at the image; doubled at each lower resolution", low=4, high=1024)
+    # The base channels are those at half of the image's size.
+    width: int = option(64, "DCGAN: base channels, doubled at each lower size", low=4, high=1024)
     max_width: int = option(256, "Maximum channels of a layer", low=4, high=4096)
-    blocks: int = option(0, "R3GAN: residual blocks per resolution; 0: DCGAN", low=0, high=16)
+    blocks: int = option(0, "R3GAN: blocks per resolution; 0: DCGAN", low=0, high=16)
     group_width: int = option(16, "R3GAN: channels per group of the 3x3 convolutions", low=1, high=4096)
-    learning_rate: float = option(2e-4, "Adam's learning rate at the start", low=1e-8, high=1.0)
+    learning_rate: float = option(2e-4, "Initial learning rate of Adam", low=1e-8, high=1.0)
     cosine: bool = option(False, "Decay the learning rate to a tenth along a cosine")
-    relativistic: bool = option(False, "Relativistic pairing loss in place of the non-saturating loss")
-    gamma: float = option(0.0, "Gradient penalty, relative to the rule for size and batch; 0: none", low=0.0, high=1e4)
-    penalty_every: int = option(8, "Steps per gradient penalty, whose weight is scaled to match", low=1, high=1000)
-    augment: float = option(0.0, "Maximum strength of adaptive augmentation; 0: none", low=0.0, high=0.8)
-    blend: bool = option(False, "Composite images with alpha on white for the discriminator")
-    normalize: bool = option(False, "DCGAN: keep the norm of every filter as at initialization")
-    ema_images: int = option(0, "Half-life of the EMA of the weights in images; 0: no EMA", low=0)
+    relativistic: bool = option(False, "Relativistic loss, else non-saturating")
+    # Relative to the rule of `penalty_weight`. R2 belongs to the relativistic loss.
+    gamma: float = option(0.0, "R1/R2 penalty, scaled by size and batch; 0: none", low=0.0, high=1e4)
+    # Lazy regularization (arXiv 1912.04958): the penalty's weight is multiplied by the number of steps.
+    penalty_every: int = option(8, "Steps between gradient penalties", low=1, high=1000)
+    # Adaptive discriminator augmentation (arXiv 2006.06676); the limit is lower for large data sets.
+    augment: float = option(0.0, "Maximum strength of ADA; 0: none", low=0.0, high=0.8)
+    blend: bool = option(False, "Composite RGBA on white for the discriminator")
+    # Forced weight normalization (arXiv 2312.02696): see `dcgan.normalize_filters`.
+    normalize: bool = option(False, "DCGAN: keep the initial norm of each filter")
+    ema_images: int = option(0, "EMA half-life in images; 0: none", low=0)
 
     def __post_init__(self) -> None:
         """Check that the size can be reached from 4x4 by doubling, and options that exclude one another."""
@@ -100,7 +105,7 @@ PRESETS = {
     "dcgan": GanConfig(preset="dcgan", max_width=512),
 }
 DESCRIPTIONS = {
-    "tiny": "DCGAN with EMA, learning-rate decay, R1 penalty and augmentation: two CPU cores, half an hour",
+    "tiny": "DCGAN with EMA, R1 penalty and adaptive augmentation: two CPU cores, half an hour",
     "base": "R3GAN, 384 channels: one GPU, an evening",
     "large": "R3GAN as published (arXiv 2501.05441), 768 channels: several GPUs, days",
     "dcgan": "the textbook DCGAN (arXiv 1511.06434)",

@@ -20,51 +20,34 @@ class TransformerConfig(ModelConfig):
 
     family: ClassVar[str] = "transformer"
 
-    factor: int = option(
-        4, "side of a token's patch in pixels; doubled until an image has at most 16 x 16 tokens", low=2, high=32
-    )
-    codes: int = option(
-        0, f"number of codes of the tokenizer: {', '.join(map(str, LEVELS))}; 0: by image size and channels", low=0
-    )
-    tokenizer_width: int = option(
-        32, "channels of the tokenizer's decoder at half resolution; up to 4 times as many below", low=4, high=1024
-    )
-    tokenizer_share: float = option(
-        0.25, "fraction of the budget that trains the tokenizer; the rest trains the prior", low=0.01, high=0.99
-    )
-    edges: float = option(
-        1.0, "weight of the edge loss in the tokenizer's loss; 0: likelihood only", low=0.0, high=100.0
-    )
-    adversarial: float = option(
-        0.0,
-        "weight of a discriminator at the end of the tokenizer's training, 1 to 4 for sharper images; lowers PSNR and "
-        "likelihood; 0: none",
-        low=0.0,
-        high=10.0,
-    )
-    raster: bool = option(False, "the textbook's causal prior: raster order, one token at a time")
-    width: int = option(160, "embedding width of the prior; a multiple of 4 times --heads", low=8, high=8192)
-    depth: int = option(
-        6, "layers of the prior; without --raster, half process the tokens and half predict", low=2, high=128
-    )
-    heads: int = option(5, "attention heads of the prior", low=1, high=128)
-    dropout: float = option(
-        0.0, "dropout of the prior; by default at least 0.1 for fewer than 20,000 images", low=0.0, high=0.9
-    )
-    drop_label: float = option(
-        0.1, "fraction of images trained without their class; --guidance needs it", low=0.0, high=0.9
-    )
-    learning_rate: float = option(
-        4e-3, "peak learning rate of the tokenizer; see --prior-rate for the prior's", low=1e-8, high=1.0
-    )
-    prior_rate: float = option(
-        1.5, "peak learning rate of the prior in units of --learning-rate; use 0.5 with --no-muon", low=1e-3, high=1e3
-    )
-    muon: bool = option(True, "train the prior's hidden matrices with Muon, as the tokenizer's are; else with AdamW")
-    weight_decay: float = option(0.05, "weight decay of the prior", low=0.0, high=1.0)
-    ema_images: int = option(
-        10_000, "half-life of the weight average (EMA) in images; 0 uses the current weights", low=0
-    )
+    # Doubled until an image has at most MAX_TOKENS_PER_SIDE tokens along a side.
+    factor: int = option(4, "Minimum patch size of a token in pixels", low=2, high=32)
+    # By image size and channels if 0: see `levels`.
+    codes: int = option(0, f"Codebook size: {', '.join(map(str, LEVELS))}; 0: automatic", low=0)
+    # At half resolution; up to 4 times as many below.
+    tokenizer_width: int = option(32, "Base channels of the tokenizer's decoder", low=4, high=1024)
+    # The rest of the budget trains the prior.
+    tokenizer_share: float = option(0.25, "Fraction of training for the tokenizer", low=0.01, high=0.99)
+    # Without it, the tokenizer's loss is the likelihood only.
+    edges: float = option(1.0, "Weight of the tokenizer's edge loss; 0: none", low=0.0, high=100.0)
+    # 1 to 4 for sharper images, at the end of the tokenizer's training; lowers PSNR and likelihood.
+    adversarial: float = option(0.0, "Weight of the tokenizer's GAN loss; 0: none", low=0.0, high=10.0)
+    raster: bool = option(False, "Causal prior in raster order, token by token")
+    width: int = option(160, "Embedding width, a multiple of 4 x heads", low=8, high=8192)
+    # Without `raster`, half of the layers process the tokens and half predict.
+    depth: int = option(6, "Layers of the prior (even, unless raster)", low=2, high=128)
+    heads: int = option(5, "Attention heads of the prior", low=1, high=128)
+    # By default at least 0.1 for fewer than 20,000 images: see `for_dataset_size`.
+    dropout: float = option(0.0, "Dropout of the prior; 0.1 for little data", low=0.0, high=0.9)
+    # Classifier-free guidance (arXiv 2207.12598) needs it.
+    drop_label: float = option(0.1, "Fraction of labels dropped, for --guidance", low=0.0, high=0.9)
+    learning_rate: float = option(4e-3, "Tokenizer's peak learning rate", low=1e-8, high=1.0)
+    # In units of `learning_rate`; use 0.5 with --no-muon.
+    prior_rate: float = option(1.5, "Prior's learning rate / tokenizer's", low=1e-3, high=1e3)
+    # The tokenizer's hidden matrices are trained with Muon in any case.
+    muon: bool = option(True, "Muon for the prior's hidden matrices, else AdamW")
+    weight_decay: float = option(0.05, "Weight decay of the prior", low=0.0, high=1.0)
+    ema_images: int = option(10_000, "EMA half-life in images; 0: none", low=0)
 
     def __post_init__(self) -> None:
         """Raise UsageError for a size that is not a whole number of patches, unknown codes, or unsuitable layers."""

@@ -32,57 +32,42 @@ class VaeConfig(ModelConfig):
 
     family: ClassVar[str] = "vae"
 
-    encoder: str = option(
-        TINY[0], "encoder blocks from fine to coarse: 16x2 is two blocks at 16 px, 16d2 downsamples by 2"
-    )
-    decoder: str = option(
-        TINY[1], "layers of latents from coarse to fine: 8x2 is two layers at 8 px, 16m8 upsamples from 8 to 16"
-    )
-    depth: float = option(
-        1.0, "fraction of the encoder's and decoder's blocks to keep, at least one per stage", low=0.01, high=4.0
-    )
-    patch: int = option(
-        2, "side in pixels of the patches that the finest feature map has one element for", low=1, high=8
-    )
-    width: int = option(64, "channels of the finest feature map; doubles at each coarser resolution", low=4, high=4096)
-    max_width: int = option(128, "most channels of a feature map", low=4, high=4096)
-    bottleneck: float = option(0.5, "inner channels of a block as a fraction of its outer ones", low=0.05, high=1.0)
+    # VDVAE's notation (architecture.py). Encoder: blocks from fine to coarse, 16x2 is two at 16 px, 16d2 downsamples by
+    # 2. Decoder: layers of latents from coarse to fine, 8x2 is two at 8 px, 16m8 upsamples from 8 to 16.
+    encoder: str = option(TINY[0], "VDVAE encoder string, such as 16x2,16d2,8x2")
+    decoder: str = option(TINY[1], "VDVAE decoder string, such as 8x2,16m8,16x2")
+    # At least one block is kept per stage.
+    depth: float = option(1.0, "Multiplier of the number of blocks per stage", low=0.01, high=4.0)
+    # One element of the finest feature map stands for patch x patch pixels.
+    patch: int = option(2, "Patch size of the first layer in pixels", low=1, high=8)
+    width: int = option(64, "Base channels, doubled per downsampling", low=4, high=4096)
+    max_width: int = option(128, "Maximum channels of a layer", low=4, high=4096)
+    bottleneck: float = option(0.5, "Bottleneck ratio: inner/outer channels", low=0.05, high=1.0)
     convolutions: int = option(1, "3x3 convolutions per block", low=1, high=4)
-    z: int = option(8, "latent channels per layer; of the textbook VAE its number of latents", low=1, high=1024)
-    hidden: int = option(0, "hidden units of the textbook VAE's dense layers; 0 is a hierarchy", low=0, high=65536)
-    likelihood: str = option(
-        "dmol", "likelihood of pixels: dmol (discretized mixture of logistics), bernoulli (binarized) or gaussian"
-    )
-    mixtures: int = option(5, "logistics in the dmol likelihood's mixture", low=1, high=100)
-    learning_rate: float = option(3e-3, "peak learning rate of Adam", low=1e-8, high=1.0)
-    muon_rate: float = option(
-        2.0, "learning rate of Muon, for hidden layers, as a multiple of Adam's; 0 uses Adam for all", low=0.0, high=1e3
-    )
-    weight_decay: float = option(0.1, "weight decay", low=0.0, high=1.0)
-    cosine: bool = option(True, "decay the learning rate along a cosine")
-    warm_up: float = option(
-        0.05, "fraction of the training over which the weight of the KL term rises to 1", low=0.0, high=1.0
-    )
-    free_nats: float = option(
-        4.0, "free bits: nats per layer without KL cost at first, falling to 0 at half of the training", low=0.0
-    )
-    skip_threshold: float = option(
-        3.0, "skip steps whose gradient norm is this many times the usual one; 0 skips none", low=0.0, high=1e6
-    )
-    ema_images: int = option(10_000, "half-life of the weights' EMA in images; 0 uses the raw weights", low=0)
-    inpaint_fraction: float = option(
-        0.15, "last fraction of the training, spent on the partial encoder for inpainting; 0: none", low=0.0, high=0.9
-    )
-    context_blocks: int = option(
-        1, "blocks per stage of the partial encoder's top-down path; 0: no such path", low=0, high=16
-    )
-    sharpen: float = option(
-        0.0,
-        "fraction of the training, before the partial encoder's, spent on an adversarial refiner that sharpens images, "
-        "for 64 px and more; such a model has no bits per dimension; 0: none",
-        low=0.0,
-        high=0.9,
-    )
+    # Of the textbook VAE, the dimension of its only latent vector.
+    z: int = option(8, "Latent channels per layer", low=1, high=1024)
+    hidden: int = option(0, "Hidden units of the dense VAE; 0: hierarchical VAE", low=0, high=65536)
+    # dmol is the discretized mixture of logistics (arXiv 1701.05517); bernoulli binarizes the images.
+    likelihood: str = option("dmol", "Pixel likelihood: dmol, bernoulli or gaussian")
+    mixtures: int = option(5, "Mixture components of the dmol likelihood", low=1, high=100)
+    learning_rate: float = option(3e-3, "Peak learning rate of Adam", low=1e-8, high=1.0)
+    # Muon trains the matrices of hidden layers, Adam the other parameters.
+    muon_rate: float = option(2.0, "Muon rate as multiple of Adam's; 0: no Muon", low=0.0, high=1e3)
+    weight_decay: float = option(0.1, "Weight decay", low=0.0, high=1.0)
+    cosine: bool = option(True, "Decay the learning rate along a cosine")
+    # The weight of the KL term rises from 0 to 1.
+    warm_up: float = option(0.05, "KL warm-up as a fraction of the training", low=0.0, high=1.0)
+    # Nats per layer without KL cost; they fall to 0 at half of the training.
+    free_nats: float = option(4.0, "Free bits at the start, in nats per layer", low=0.0)
+    # The usual norm is a running quantile (gradient_guard.py).
+    skip_threshold: float = option(3.0, "Skip steps of gradient norm > N x usual; 0: none", low=0.0, high=1e6)
+    ema_images: int = option(10_000, "EMA half-life in images; 0: none", low=0)
+    # The last part of the training: only the partial encoder is trained.
+    inpaint_fraction: float = option(0.15, "Fraction of training for inpainting; 0: none", low=0.0, high=0.9)
+    context_blocks: int = option(1, "Partial encoder: top-down blocks per stage; 0: none", low=0, high=16)
+    # Before the partial encoder's part. The refiner sharpens images of 64 px and more, and is trained adversarially;
+    # such a model has no bits per dimension.
+    sharpen: float = option(0.0, "Fraction of training for a GAN refiner; 0: none", low=0.0, high=0.9)
 
     def __post_init__(self) -> None:
         """Check that sizes are from 16 to 256 and divisible by the patch, and that the architecture fits them."""
