@@ -13,8 +13,8 @@ from imggen.cli.app import main
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"(?:^    .*\n)+", README, re.MULTILINE)
-COMMANDS = [line.strip() for block in BLOCKS for line in block.splitlines() if line.startswith("    imggen ")]
+BLOCKS = re.findall(r"^```(?:sh|python)\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+COMMANDS = [line for block in BLOCKS for line in block.splitlines() if line.startswith("imggen ")]
 SMALL = ["--images", "32", "--batch", "16", "--size", "16", "--width", "8", "--max-width", "16"]
 
 
@@ -71,7 +71,7 @@ def test_every_command_runs(image_folder: Path, capfdbinary: pytest.CaptureFixtu
 @pytest.mark.slow
 def test_the_python_in_it_runs() -> None:
     block = next(block for block in BLOCKS if "import imggen" in block)
-    lines = [line[4:] for line in block.splitlines()]
+    lines = block.splitlines()
     result = re.findall(r"^(\w+) = ", "\n".join(lines), re.MULTILINE)[-1]
     code = "\n".join([*lines, f"print(tuple({result}.shape))"])
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -80,7 +80,7 @@ def test_the_python_in_it_runs() -> None:
 
 def test_ci_runs_the_test_command_of_readme() -> None:
     command = next(line.strip() for block in BLOCKS for line in block.splitlines() if "pytest" in line)
-    assert command == "pip install '.[test]' && pytest"
+    assert command == "pip install '.[test]' && pytest -n auto"
     script = ROOT / ".ci" / "run"
     if not script.exists() and not (ROOT / ".git").exists():
         pytest.skip("not a checkout: a source distribution has no .ci")
