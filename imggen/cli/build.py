@@ -73,11 +73,9 @@ class Invocation:
         return shlex.join(["imggen", *cls.words])
 
 
-def random_seed(console: Console) -> int:
-    """A seed for a verb that was given none, printed."""
-    seed = secrets.randbelow(2**31)
-    console.info(f"seed {seed}")
-    return seed
+def random_seed() -> int:
+    """A seed for a verb that was given none; the verb prints it once its options are accepted."""
+    return secrets.randbelow(2**31)
 
 
 def read_config(context: typer.Context, path: Path | None) -> Path | None:

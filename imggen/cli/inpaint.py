@@ -21,12 +21,18 @@ def inpaint(console: Console, *, dry_run: bool, **given: Any) -> None:
     Example: imggen inpaint runs/cats --image photos/ --mask masks/ -o filled/
     Example: imggen inpaint --method classical --image scan.tif --mask scratches.png -o clean.tif
     """
-    _check(given)
-    if "seed" not in given and given.get("method") != "classical":
-        given["seed"] = random_seed(console)
+    is_classical = given.get("method") == "classical"
+    if is_classical:
+        _check_classical(given)
+    is_seed_random = "seed" not in given and not is_classical
+    if is_seed_random:
+        given["seed"] = random_seed()
     options = InpaintOptions(**given)
     from imggen.engine import inpainting
 
+    if is_seed_random:
+        inpainting.check(options)
+        console.info(f"seed {options.seed}")
     if dry_run:
         plan = inpainting.dry_run(options, console)
         lines = [f"{name:12} {value}" for name, value in plan.items() if name != "images"]
@@ -41,12 +47,8 @@ def inpaint(console: Console, *, dry_run: bool, **given: Any) -> None:
     console.result(result, result["paths"])
 
 
-def _check(given: dict[str, Any]) -> None:
-    """Refuse options that the method does not have. Raises UsageError."""
-    if given.get("method") != "classical":
-        if "model" not in given:
-            raise UsageError("no model is given", "imggen inpaint MODEL …, or --method classical")
-        return
+def _check_classical(given: dict[str, Any]) -> None:
+    """Refuse options that only a model has. Raises UsageError."""
     if given.get("count", 1) > 1 or "label" in given:
         raise UsageError("--method classical has one result and no classes", "leave -n and --class out")
     if sampling := [name for name in MODEL_ONLY if name in given]:

@@ -20,11 +20,15 @@ def interpolate(console: Console, *, dry_run: bool, **given: Any) -> None:
     Example: imggen interpolate gan --class-from 3 --class-to 8 --strip -o strip.png
     """
     _check(given)
-    if not given.keys() & {"seeds", "seed", "start", "end"}:
-        given["seed"] = random_seed(console)
+    is_seed_random = not given.keys() & {"seeds", "seed", "start", "end"}
+    if is_seed_random:
+        given["seed"] = random_seed()
     options = InterpolateOptions(**given)
     from imggen.engine import interpolation
 
+    if is_seed_random:
+        interpolation.check(options)
+        console.info(f"seed {options.seed}")
     if dry_run:
         console.settings(interpolation.dry_run(options, console))
         return

@@ -25,13 +25,17 @@ def sample(console: Console, *, dry_run: bool, **given: Any) -> None:
     Example: imggen sample vae --near x.png --temperature 0.5 -n 16 -o near.png
     """
     _check(given, as_json=console.as_json)
-    if not given.keys() & {"seeds", "seed", "source"}:
+    is_seed_random = not given.keys() & {"seeds", "seed", "source"}
+    if is_seed_random:
         if os.environ.get("WORLD_SIZE", "1") != "1":
             raise UsageError("several processes must use the same seeds", "give --seed or --seeds")
-        given["seed"] = random_seed(console)
+        given["seed"] = random_seed()
     options = SampleOptions(**given)
     from imggen.engine import sampling
 
+    if is_seed_random:
+        sampling.check(options)
+        console.info(f"seed {options.seed}")
     if dry_run:
         console.settings(sampling.dry_run(options, console))
         return

@@ -209,6 +209,7 @@ class SampleOptions(ModelOptions):
         choices=("png", "jpeg", "webp"),
         metavar="NAME",
         chosen="png",
+        recorded=False,
     )
     resume: bool = option(False, "Only generate the images missing in the folder", panel=OUTPUT, recorded=False)
 

@@ -3,29 +3,28 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import Field, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 import imggen
 from imggen.engine.checkpoints import LoadedModel
 from imggen.engine.device import precision_name
-from imggen.engine.options import ModelOptions, SampleOptions
+from imggen.engine.options import ModelOptions
 from imggen.option import Option, flag_of, options_of
 
 Recorded = tuple["Field[Any]", Option, Any]
 
 
-def command(verb: str, options: ModelOptions, **changes: Any) -> str:
+def command(verb: str, options: ModelOptions, **resolved: Any) -> str:
     """The command line, quoted for a shell, whose result is that of `options`.
 
-    It has every option that influences the result and differs from its default. `changes` replace values, such as the
-    seeds or the output of the file at hand; None leaves an option out. A checkpoint of --weights takes MODEL's place.
+    It has every option that influences the result and differs from its default. `resolved` replaces values by what was
+    used for the file at hand, such as its seeds and its output: these are always in the command, and None leaves an
+    option out. A checkpoint of --weights takes MODEL's place.
     """
-    recorded = list(_recorded(options, changes))
+    recorded = list(_recorded(options, resolved))
     words = ["imggen", verb]
     words += [word for item, option, value in recorded if option.is_argument for word in _words(item, option, value)]
     # The output stands last, where a reader looks for it.
@@ -36,31 +35,58 @@ def command(verb: str, options: ModelOptions, **changes: Any) -> str:
     return shlex.join(words)
 
 
-def settings(verb: str, options: ModelOptions, loaded: LoadedModel | None, **extra: Any) -> dict[str, Any]:
-    """What a file records, ready for JSON: the version, the model, and every option that differs from its default.
+def settings(verb: str, options: ModelOptions, loaded: LoadedModel | None, **resolved: Any) -> dict[str, Any]:
+    """What a file records, ready for JSON: the version, the model, the options, and the command that makes it again.
 
-    Options have the names of their flags with underscores; temperature and precision are always recorded. `loaded` is
-    None where no model was used. `extra` is added last, and None there removes a setting.
+    Options are recorded as in the command, `resolved` among them, by the names of their flags with underscores;
+    temperature and precision always are. `loaded` is None where no model was used.
     """
     document: dict[str, Any] = {"imggen": imggen.__version__, "verb": verb}
-    model = {}
-    if loaded is not None:
+    if loaded is None:
+        resolved["model"] = None
+    else:
         document |= {"model": _model_of(options), "hash": loaded.hash}
-        model = {"temperature": options.temperature, "precision": precision_name(loaded.dtype)}
-    for item, option, value in _recorded(options, {"output": None, "model": None}):
+    for item, option, value in _recorded(options, {**resolved, "output": None, "model": None}):
         document[flag_of(item)[2:].replace("-", "_")] = _json_value(item, option, value)
-    return {name: value for name, value in (document | model | extra).items() if value is not None}
+    if loaded is not None:
+        document |= {"temperature": options.temperature, "precision": precision_name(loaded.dtype)}
+    return {**document, "command": command(verb, options, **resolved)}
 
 
-def _recorded(options: ModelOptions, changes: dict[str, Any]) -> Iterator[Recorded]:
-    """The options that a file records, and their values: what influences the result and differs from the default."""
+def settings_of_files(
+    verb: str, options: ModelOptions, loaded: LoadedModel | None, *varying: str, **resolved: Any
+) -> Callable[..., dict[str, Any]]:
+    """A function that returns the `settings` of one of many files; its arguments are the options `varying`, as texts.
+
+    It takes microseconds, for thousands of files: `settings` is called once, with placeholders for these options.
+    """
+    marks = {name: f"\0{name}" for name in varying}  # no word of a command line has a NUL
+    document = settings(verb, options, loaded, **resolved, **marks)
+    names = {key: name for key, value in document.items() for name, mark in marks.items() if value == mark}
+    template = document.pop("command").replace("%", "%%")
+    for name, mark in marks.items():
+        template = template.replace(shlex.quote(mark), f"%({name})s")
+
+    def settings_of_file(**values: str) -> dict[str, Any]:
+        own = {key: values[name] for key, name in names.items()}
+        quoted = {name: shlex.quote(value) for name, value in values.items()}
+        return {**document, **own, "command": template % quoted}
+
+    return settings_of_file
+
+
+def _recorded(options: ModelOptions, resolved: dict[str, Any]) -> Iterator[Recorded]:
+    """The options that a file records, and their values.
+
+    These are `resolved`, except for None, and of the others what influences the result and differs from the default.
+    """
     for item, option in options_of(options).items():
         if not option.recorded or item.name == "weights":
             continue
         value = getattr(options, item.name)
         default = item.default
-        if item.name in changes:
-            value = changes[item.name]
+        if item.name in resolved:
+            value, default = resolved[item.name], None
         elif item.name == "model":
             value = _model_of(options)
         elif default is None and value is not None:
@@ -86,7 +112,7 @@ def _words(item: Field[Any], option: Option, value: Any) -> list[str]:
         return [option.text(value)]
     flag = next((word for word in option.flags if word.startswith("-") and len(word) == 2), flag_of(item))
     if isinstance(value, bool):
-        return [flag]
+        return [flag] if value else []
     return [word for part in (value if _is_repeated(item) else (value,)) for word in (flag, option.text(part))]
 
 
@@ -94,32 +120,3 @@ def _json_value(item: Field[Any], option: Option, value: Any) -> Any:
     if _is_repeated(item):
         return [option.text(part) for part in value]
     return option.text(value) if isinstance(value, Path | tuple) else value
-
-
-def settings_of(options: SampleOptions, loaded: LoadedModel, dtype: torch.dtype) -> dict[str, Any]:
-    """What every file carries of how it was drawn."""
-    document = {
-        "imggen": imggen.__version__,
-        "model": options.model if options.weights is None else str(options.weights),
-        "hash": loaded.hash,
-        "temperature": options.sampling.temperature,
-        **options.sampling.changed(),
-        "precision": precision_name(dtype),
-    }
-    return document if options.label is None else {**document, "class": options.label}
-
-
-def command_of(settings: dict[str, Any], what: list[str], output: str, columns: int | None = None) -> str:
-    """The command line that draws `what`, such as ["--seeds", "3"], with the settings that a file carries."""
-    words = ["imggen", "sample", settings["model"], *what]
-    if "class" in settings:
-        words += ["--class", settings["class"]]
-    if settings["temperature"] != 1.0:
-        words += ["--temperature", str(settings["temperature"])]
-    for name in ("steps", "guidance", "top_k", "top_p"):
-        if name in settings:
-            words += [f"--{name.replace('_', '-')}", str(settings[name])]
-    if settings["precision"] != "fp32":
-        words += ["--precision", settings["precision"]]
-    words += ["--columns", str(columns)] if columns else []
-    return shlex.join([*words, "-o", output])

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from imggen.engine.options import parse_count
 from imggen.errors import UsageError
@@ -163,6 +164,24 @@ def test_wrong_input_is_one_line_with_a_code(call: Call, words: list[str], code:
     assert message in err and any(line.startswith("error: ") for line in lines)
     assert "Traceback" not in err and len([line for line in lines if line.startswith("error: ")]) == 1
     assert not [path for path in Path().iterdir() if path.name not in ("cache", "runs")]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["sample", "gan", "-o", "x.bmp"],
+        ["interpolate", "gan", "-o", "x.avi"],
+        ["inpaint", "gan", "--image", "none.png", "--box", "1,1,2,2"],
+    ],
+)
+def test_a_random_seed_is_printed_once_the_options_are_accepted(call: Call, words: list[str]) -> None:
+    assert not re.search(r"^seed \d", call(*words)[2], re.MULTILINE)
+    Image.new("RGB", (8, 8)).save("x.png")
+    accepted = ["inpaint", "gan", "--image", "x.png", "--box", "1,1,2,2"] if words[0] == "inpaint" else words[:2]
+    code, out, err = call(*accepted, "--dry-run", "--json")
+    assert code == 0 and len(re.findall(r"^seed \d+$", err, re.MULTILINE)) == 1
+    plan = json.loads(out)
+    assert str(plan.get("seed", plan.get("seeds"))).split("-")[0] == err.split("seed ")[1].split()[0]
 
 
 def test_a_traceback_only_when_asked_for(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from imggen.cli.app import main
 from imggen.cli.build import Invocation
 from imggen.engine.checkpoints import LoadedModel
 from imggen.engine.options import InpaintOptions, InterpolateOptions, ModelOptions, SampleOptions
-from imggen.engine.provenance import command, settings
+from imggen.engine.provenance import command, settings, settings_of_files
 from tests.helpers import small_gan
 
 VERBS: dict[type[ModelOptions], str] = {
@@ -52,8 +52,12 @@ def test_the_command_reads_back_as_the_same_options(options: ModelOptions, monke
 def test_only_what_differs_from_the_defaults_is_in_the_command() -> None:
     options = SampleOptions(model="gan", seed=3, output="x.png", device="cpu", batch=5, force=True, top_k=2)
     assert command("sample", options) == "imggen sample gan --top-k 2 --seed 3 -o x.png"
-    changed = command("sample", options, seed=None, seeds="4", columns=2, top_k=None, output="one.png")
-    assert changed == "imggen sample gan --seeds 4 --columns 2 -o one.png"
+    resolved = command("sample", options, seed=None, seeds="4", columns=2, top_k=None, output="one.png")
+    assert resolved == "imggen sample gan --seeds 4 --columns 2 -o one.png"
+    # What was used is in the command even where it is the default, for that of the command line may be random.
+    inpaint = InpaintOptions(model="gan", image=Path("x.png"), boxes=((1, 2, 3, 4),))
+    words = command("inpaint", inpaint, seed=0, from_alpha=False, output="y.png")
+    assert words == "imggen inpaint gan --image x.png --seed 0 --box 1,2,3,4 -o y.png"
     own = SampleOptions(model="gan", weights=Path("a b.safetensors"), seeds="1", output="x.png")
     assert command("sample", own) == "imggen sample 'a b.safetensors' --seeds 1 -o x.png"
 
@@ -63,7 +67,7 @@ def test_settings_have_the_names_of_the_flags_and_fit_into_json() -> None:
     options = InterpolateOptions(
         model="gan", start=(Path("a.png"),), label_from="1", label_to="2", grid=(2, 1), top_p=0.5, output="w.gif"
     )
-    recorded = settings("interpolate", options, loaded, frames=40, ease=None)
+    recorded = settings("interpolate", options, loaded, frames=40, loop=False, ease=None)
     assert recorded == json.loads(json.dumps(recorded)) == {
         "imggen": imggen.__version__,
         "verb": "interpolate",
@@ -75,8 +79,11 @@ def test_settings_have_the_names_of_the_flags_and_fit_into_json() -> None:
         "from": ["a.png"],
         "class_from": "1",
         "class_to": "2",
-        "grid": "2x1",
+        "loop": False,
         "frames": 40,
+        "grid": "2x1",
+        "command": "imggen interpolate gan --top-p 0.5 --from a.png --class-from 1 --class-to 2 --frames 40"
+        " --grid 2x1 -o w.gif",
     }  # fmt: skip
     classical = InpaintOptions(image=Path("x.png"), method="classical", boxes=((1, 2, 3, 4),))
     assert settings("inpaint", classical, None) == {
@@ -85,4 +92,15 @@ def test_settings_have_the_names_of_the_flags_and_fit_into_json() -> None:
         "image": "x.png",
         "box": ["1,2,3,4"],
         "method": "classical",
+        "command": "imggen inpaint --image x.png --box 1,2,3,4 --method classical",
     }
+
+
+def test_settings_of_many_files_are_those_of_each() -> None:
+    loaded = LoadedModel(small_gan(), Path("w.safetensors"), "given", "abc", {}, torch.float32)
+    options = SampleOptions(model="50% {seeds} cats", label="all", count=2, temperature=0.5, output="a b/")
+    unused = {"seed": None, "count": None}
+    of_file = settings_of_files("sample", options, loaded, "seeds", "label", "output", **unused)
+    for seed, label in (("3", "it's"), ("4", "%(seeds)s"), ("5", "plain")):
+        values = {"seeds": seed, "label": label, "output": f"{seed} %d.png"}
+        assert of_file(**values) == settings("sample", options, loaded, **unused, **values)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shlex
 import time
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
@@ -13,7 +12,6 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image
 
-import imggen
 from imggen.data.decode import decode_image, to_array, with_channels
 from imggen.engine.checkpoints import LoadedModel, open_model
 from imggen.engine.inpainting.blending import biharmonic
@@ -23,6 +21,7 @@ from imggen.engine.inpainting.masks import connected_components, feather_weights
 from imggen.engine.inpainting.tiles import BATCH_OF_32_PX, Canvas, TileInpainter
 from imggen.engine.options import InpaintOptions
 from imggen.engine.outputs import MAX_GRID_SIDE
+from imggen.engine.provenance import settings
 from imggen.errors import UsageError
 from imggen.io.atomic import atomic_write
 from imggen.io.image import ImageArray, composite_on_white, encode, format_of, grid
@@ -63,7 +62,8 @@ def inpaint(options: InpaintOptions, images: MaskedImages, reporter: Reporter) -
             task.update(len(reports))
     if options.sheet:
         path = Path(options.output)
-        atomic_write(path, encode(_make_sheet(rows), format_of(path), _sheet_settings(options, loaded)))
+        info = settings("inpaint", options, loaded, seed=options.seed, output=path.name)
+        atomic_write(path, encode(_make_sheet(rows), format_of(path), info))
         result["paths"] = [options.output]
     return {**result, "images": reports, "seconds": round(time.monotonic() - began, 3)}
 
@@ -214,7 +214,8 @@ def _write_results(
     for number, result in enumerate(results):
         path = result_path(options, image, number)
         path.parent.mkdir(parents=True, exist_ok=True)
-        info = _file_settings(options, loaded, image, options.seed + number, path.name)
+        own_files = {"image": image.files.image, "mask": image.files.mask, "output": path.name}
+        info = settings("inpaint", options, loaded, **own_files, seed=options.seed + number, count=None)
         atomic_write(path, encode_result(image.source, result, format, info))
         paths.append(str(path))
     return paths
@@ -246,55 +247,3 @@ def _make_sheet(rows: list[list[ImageArray]]) -> ImageArray:
         padded.append(np.pad(cell, margins, constant_values=255))
     sheet = grid(np.stack(padded), len(rows[0]))
     return sheet[..., :1] if (sheet == sheet[..., :1]).all() else sheet
-
-
-def _sheet_settings(options: InpaintOptions, loaded: LoadedModel | None) -> dict[str, Any]:
-    """The settings stored in a sheet."""
-    files = {"--image": options.image, "--mask": options.mask}
-    return _settings(options, loaded, files, options.seed, options.count, Path(options.output).name)
-
-
-def _file_settings(
-    options: InpaintOptions, loaded: LoadedModel | None, image: MaskedImage, seed: int, name: str
-) -> dict[str, Any]:
-    """The settings stored in the file `name` of a single fill."""
-    return _settings(options, loaded, {"--image": image.files.image, "--mask": image.files.mask}, seed, None, name)
-
-
-def _settings(
-    options: InpaintOptions,
-    loaded: LoadedModel | None,
-    files: dict[str, Path | None],
-    seed: int,
-    count: int | None,
-    output: str,
-) -> dict[str, Any]:
-    """The settings stored in a file, with the command that makes it again."""
-    name = options.model if options.weights is None else str(options.weights)
-    words = ["imggen", "inpaint", *([str(name)] if loaded is not None else [])]
-    given: dict[str, Any] = dict(files)
-    given["--expand"] = ",".join(map(str, options.expand)) if any(options.expand) else None
-    given["--grow"], given["--feather"] = options.grow or None, options.feather or None
-    given["--class"] = options.label
-    given |= {"--" + name.replace("_", "-"): value for name, value in options.sampling.changed().items()}
-    if loaded is None:
-        given["--method"] = "classical"
-    else:
-        given["--context"] = f"{options.context:g}" if options.context != 2 else None
-        given["--seed"] = seed
-        given["-n"] = count
-    words += [str(word) for name, value in given.items() if value is not None for word in (name, value)]
-    words += [word for box in options.boxes for word in ("--box", ",".join(map(str, box)))]
-    flags = {
-        "--mask-from-alpha": options.from_alpha,
-        "--invert-mask": options.invert,
-        "--resize-mask": options.resize_mask,
-        "--sheet": options.sheet,
-    }
-    words += [flag for flag, is_set in flags.items() if is_set]
-    return {
-        "imggen": imggen.__version__,
-        **({"model": name, "hash": loaded.hash} if loaded is not None else {"method": "classical"}),
-        **{key.lstrip("-"): str(value) for key, value in given.items() if value is not None},
-        "command": shlex.join([*words, "-o", output]),
-    }

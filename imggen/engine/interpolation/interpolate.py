@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import re
-import shlex
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,9 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-import imggen
 from imggen.engine.checkpoints import LoadedModel, open_model
-from imggen.engine.device import precision_name
 from imggen.engine.interpolation.frames import FrameDistances, FrameRenderer, LatentPath, rms_distance
 from imggen.engine.interpolation.keyframes import Keyframes, image_keyframes, psnr, read_image, seed_keyframes
 from imggen.engine.interpolation.latent_path import (
@@ -34,6 +31,7 @@ from imggen.engine.interpolation.latent_path import (
 from imggen.engine.interpolation.plan import InterpolationPlan, exact_fps, strip_columns
 from imggen.engine.options import InterpolateOptions
 from imggen.engine.outputs import MAX_GRID_SIDE, output_kind
+from imggen.engine.provenance import settings
 from imggen.engine.seeds import format_seeds
 from imggen.errors import UsageError
 from imggen.io.animation import LONGEST_SIDE, animation, animation_format
@@ -96,8 +94,7 @@ def interpolate(options: InterpolateOptions, plan: InterpolationPlan, reporter: 
 def describe_plan(options: InterpolateOptions, plan: InterpolationPlan, reporter: Reporter) -> dict[str, Any]:
     """What `interpolate` would do; see `imggen.engine.interpolation.dry_run`."""
     loaded, plan = _open_model(options, plan, reporter)
-    settings = _settings(options, plan, loaded)
-    return {**settings, "keyframes": plan.num_keyframes, "frames": plan.frames, "output": options.output}
+    return {**_settings(options, plan, loaded), "keyframes": plan.num_keyframes, "output": options.output}
 
 
 def _open_model(
@@ -293,39 +290,14 @@ def _open_output(
 
 def _settings(options: InterpolateOptions, plan: InterpolationPlan, loaded: LoadedModel) -> dict[str, Any]:
     """The settings stored in every file, with the command that makes it again."""
-    words = ["imggen", "interpolate", options.model if options.weights is None else str(options.weights)]
-    if plan.seeds is not None:
-        keyframes: dict[str, Any] = {"seeds": format_seeds(plan.seeds)}
-        words += ["--seeds", keyframes["seeds"]]
-    else:
-        keyframes = {"images": [str(path) for path in plan.images]}
-        words += [word for path in options.start for word in ("--from", str(path))]
-        words += [word for path in options.end for word in ("--to", str(path))]
-    given: dict[str, Any] = {
-        "--class": options.label,
-        "--class-from": options.label_from,
-        "--class-to": options.label_to,
-    }
-    given |= {"--" + name.replace("_", "-"): value for name, value in options.sampling.changed().items()}
-    given["--path"] = plan.path
-    given["--ease"] = options.ease if options.ease != "none" else None
-    given["--pace"] = options.pace if options.pace != "noise" else None
-    given["--frames"] = plan.frames
-    given["--fps"] = f"{options.fps:g}" if options.fps != 25 and not options.strip else None
-    given["--grid"] = "x".join(map(str, options.grid)) if plan.cells > 1 else None
-    given["--zoom"] = options.zoom if options.zoom > 1 else None
-    given["--precision"] = precision_name(loaded.dtype) if loaded.dtype != torch.float32 else None
-    words += [str(word) for name, value in given.items() if value is not None for word in (name, value)]
-    words += ["--loop"] if plan.loop and plan.path != "circle" else []
-    words += ["--strip"] if options.strip else []
-    words += ["--steady"] if options.steady else []
-    return {
-        "imggen": imggen.__version__,
-        "model": words[2],
-        "hash": loaded.hash,
-        **keyframes,
-        **{name.lstrip("-"): value for name, value in given.items() if value is not None},
-        "loop": plan.loop,
-        **({"steady": True} if options.steady else {}),
-        "command": shlex.join([*words, "-o", Path(options.output).name + "/" * options.output.endswith("/")]),
-    }
+    return settings(
+        "interpolate",
+        options,
+        loaded,
+        seed=None,
+        seeds=None if plan.seeds is None else format_seeds(plan.seeds),
+        path=plan.path,
+        loop=plan.loop,
+        frames=plan.frames,
+        output=Path(options.output).name + "/" * options.output.endswith("/"),
+    )

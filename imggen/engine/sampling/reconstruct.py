@@ -16,11 +16,10 @@ from imggen.data.dataset import default_cache_dir
 from imggen.data.decode import UnreadableError, fit_image, load_image
 from imggen.data.readers import FolderReader, Source
 from imggen.data.scan import open_source
-from imggen.engine.checkpoints import LoadedModel
 from imggen.engine.noise import SampleSpec, noise_for
 from imggen.engine.options import SampleOptions
 from imggen.engine.outputs import output_kind
-from imggen.engine.provenance import command_of, settings_of
+from imggen.engine.provenance import settings
 from imggen.engine.render import default_batch_size
 from imggen.engine.sampling.sample import SamplePlan, check_grid, describe_plan, open_with_plan
 from imggen.engine.seeds import format_seeds
@@ -63,7 +62,8 @@ def reconstruct(options: SampleOptions, reporter: Reporter) -> dict[str, Any]:
 
     seeds = {} if options.near is None else {"seeds": format_seeds(plan.seeds)}
     name = options.output if output_kind(options.output) == "grid" else f"sheet.{options.format or 'png'}"
-    info = _settings(options, loaded, path, seeds, len(images), name, columns)
+    resolved = {"seed": None, "count": len(images) if options.near is None else None, **seeds}
+    info = settings("sample", options, loaded, **resolved, columns=columns, output=name)
     encoded = encode(grid(cells, columns), options.format or format_of(Path(name)), info)
     result: dict[str, Any] = {"paths": [], "count": len(images), "hash": loaded.hash, **seeds}
     if output_kind(options.output) == "stdout":
@@ -73,24 +73,6 @@ def reconstruct(options: SampleOptions, reporter: Reporter) -> dict[str, Any]:
         result["paths"] = [options.output]
     result["seconds"] = round(time.monotonic() - began, 3)
     return result
-
-
-def _settings(
-    options: SampleOptions,
-    loaded: LoadedModel,
-    path: Path,
-    seeds: dict[str, str],
-    count: int,
-    name: str,
-    columns: int,
-) -> dict[str, Any]:
-    """The settings stored in the file, with the command that makes it again."""
-    flag = "--from" if options.near is None else "--near"
-    what = [flag, str(path), *(["--seeds", seeds["seeds"]] if seeds else ["-n", str(count)])]
-    what += ["--temperature", "1.0"] if seeds and options.temperature == 1 else []  # the default of --near is 0.5
-    info = {**settings_of(options, loaded, loaded.dtype), **seeds, flag[2:]: str(path)}
-    info["command"] = command_of(info, what, name, columns)
-    return info
 
 
 def _grid_columns(options: SampleOptions, count: int) -> int:

@@ -19,7 +19,7 @@ from imggen.engine.distributed import ProcessGroup
 from imggen.engine.noise import SampleSpec
 from imggen.engine.options import SampleOptions
 from imggen.engine.outputs import MAX_GRID_SIDE, output_kind
-from imggen.engine.provenance import command_of, settings_of
+from imggen.engine.provenance import settings, settings_of_files
 from imggen.engine.render import sample_batches
 from imggen.engine.seeds import format_seeds, parse_seeds, seed_range
 from imggen.errors import UsageError
@@ -72,12 +72,11 @@ def sample(options: SampleOptions, reporter: Reporter) -> dict[str, Any]:
         precision=loaded.dtype,
         on_smaller=lambda size: reporter.warn(f"not enough memory: generating {size} images at a time"),
     )
-    settings = settings_of(options, loaded, loaded.dtype)
     if kind in ("folder", "pattern"):
-        writer = FileWriter(options, plan, backend, settings)
+        writer = FileWriter(options, plan, loaded)
         result["written"] = _write_files(writer, processes, backend.device, batches, reporter)
     else:
-        encoded = _encode_grid(options, plan, backend, settings, batches, reporter)
+        encoded = _encode_grid(options, plan, loaded, batches, reporter)
         if kind == "stdout":
             result["png"] = encoded
         else:
@@ -139,14 +138,13 @@ def check_grid(count: int, columns: int, backend: Backend) -> None:
 def _encode_grid(
     options: SampleOptions,
     plan: SamplePlan,
-    backend: Backend,
-    settings: dict[str, Any],
+    loaded: LoadedModel,
     batches: SampleBatches,
     reporter: Reporter,
 ) -> bytes:
     """Generate all samples and return the bytes of one image file."""
     columns = min(len(plan), plan.columns or math.ceil(math.sqrt(len(plan))))
-    check_grid(len(plan), columns, backend)
+    check_grid(len(plan), columns, loaded.backend)
 
     # Generate the images
     parts: list[ImageArray] = []
@@ -157,18 +155,25 @@ def _encode_grid(
 
     # Encode them with the settings and the command that makes the file again
     name = options.output if output_kind(options.output) == "grid" else f"grid.{options.format or 'png'}"
-    seeds = format_seeds(plan.seeds)
-    command = command_of(settings, ["--seeds", seeds], name, columns)
-    info = {**settings, "seeds": seeds, "columns": columns, "command": command}
-    return encode(grid(np.concatenate(parts), columns), options.format or format_of(Path(name)), info)
+    resolved = {"seed": None, "count": None, "seeds": format_seeds(plan.seeds), "output": name}
+    info = settings("sample", options, loaded, **resolved, columns=columns if len(plan) > 1 else None)
+    format = options.format or format_of(Path(name))
+    if len(plan) == 1:  # the same bytes as a file of a folder, whose command makes one sample
+        return _encode_sample(parts[0][0], format, info)
+    return encode(grid(np.concatenate(parts), columns), format, info)
+
+
+def _encode_sample(image: ImageArray, format: str, info: dict[str, Any]) -> bytes:
+    """The bytes of a file of one sample (H, W, C)."""
+    return encode_png_fast(image, info) if format == "png" else encode(image, format, info)
 
 
 class FileWriter:
     """Writes each sample to its own file, with the settings that made it inside."""
 
-    def __init__(self, options: SampleOptions, plan: SamplePlan, backend: Backend, settings: dict[str, Any]) -> None:
-        self.options, self.plan, self.settings = options, plan, settings
-        self.classes = backend.classes
+    def __init__(self, options: SampleOptions, plan: SamplePlan, loaded: LoadedModel) -> None:
+        self.options, self.plan = options, plan
+        self.classes = loaded.backend.classes
         self.target = Path(options.output)
         self.has_pattern = output_kind(options.output) == "pattern"
         self.format = options.format or (format_of(self.target) if self.has_pattern else "png")
@@ -177,6 +182,9 @@ class FileWriter:
             raise UsageError(
                 "--class all with a pattern would write each name once per class", "-o folder/ makes a folder per class"
             )
+        varying = ("seeds", "output") if options.label is None else ("seeds", "label", "output")
+        unused = {"seed": None, "count": None, "columns": None}
+        self._settings_of_file = settings_of_files("sample", options, loaded, *varying, **unused)
 
     def make_folders(self) -> None:
         """Make the folders of all files."""
@@ -203,12 +211,11 @@ class FileWriter:
         """Encode and write images (B, H, W, C); returns how many."""
         for spec, image in zip(specs, images, strict=True):
             path = self.path(spec)
-            info = {**self.settings, "seeds": str(spec.seed)}
+            values = {"seeds": str(spec.seed), "output": path.name}
             if spec.label is not None:
-                info["class"] = self.classes[spec.label]
-            info["command"] = command_of(info, ["--seeds", str(spec.seed)], path.name)
-            is_png = self.format == "png"
-            atomic_write(path, encode_png_fast(image, info) if is_png else encode(image, self.format, info))
+                values["label"] = self.classes[spec.label]
+            info = self._settings_of_file(**values)
+            atomic_write(path, _encode_sample(image, self.format, info))
         return len(specs)
 
 

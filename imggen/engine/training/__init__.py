@@ -9,18 +9,14 @@ from imggen.engine.options import TrainOptions
 from imggen.engine.run_dir import RunDir
 from imggen.engine.training.budget import Budget
 from imggen.errors import UsageError
-from imggen.models import presets
 from imggen.reporting import Reporter
 
 
 def check(options: TrainOptions) -> None:
-    """Refuse an unknown preset, an impossible budget, and to overwrite files or to resume without a run.
+    """Refuse an impossible budget, and to overwrite files or to resume without a run.
 
     Raises UsageError and DataError.
     """
-    names = presets(options.family)
-    if options.preset is not None and options.preset not in names:
-        raise UsageError(f"{options.family} has no preset '{options.preset}'", f"presets: {', '.join(names)}")
     Budget.of(options.images, options.epochs, options.minutes, dataset_size=1, default_minutes=1)
     if options.tensorboard and find_spec("tensorboard") is None:
         raise UsageError("--tensorboard needs tensorboard", "pip install 'imggen[log]'")

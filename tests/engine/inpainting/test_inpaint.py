@@ -73,6 +73,20 @@ def test_the_command_in_a_file_makes_it_again(
     assert run_cli(capsys, *command[1:], "--quiet")[0] == 0 and Path("y.png").read_bytes() == first
 
 
+@pytest.mark.parametrize("sheet", [False, True])
+def test_the_command_names_the_seed_of_each_of_several_fills(
+    inpaint: Inpaint, sheet: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    random_image("RGB").save("x.png")
+    result = inpaint("x.png", "y.png", boxes=((1, 2, 3, 4),), seed=0, count=2, sheet=sheet)
+    for seed, name in enumerate(result["paths"]):
+        described, first = describe_file(Path(name)), Path(name).read_bytes()
+        assert described["seed"] == seed and f"--seed {seed}" in described["command"]
+        Path(name).unlink()
+        assert run_cli(capsys, *shlex.split(described["command"])[1:], "--quiet")[0] == 0
+        assert Path(name).read_bytes() == first
+
+
 def test_a_dry_run_writes_nothing(gan_files: dict[int, str]) -> None:
     random_image("RGB").save("x.png")
     options = InpaintOptions(model=gan_files[3], image=Path("x.png"), output="z.png", boxes=((0, 0, 4, 5),), count=2)

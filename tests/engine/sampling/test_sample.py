@@ -1,5 +1,6 @@
 """Every kind of output of `imggen sample`, refusals, resuming, several processes, and the settings in files."""
 
+import io
 import shlex
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from imggen.engine.info import describe_file
 from imggen.engine.options import SampleOptions
 from imggen.engine.seeds import MAX_SEED
 from imggen.errors import DataError, UsageError
+from imggen.io.image import read_info
 from imggen.models.base import Backend
 from imggen.reporting import Silent
 from tests.helpers import read_pixels, run_cli, small_gan
@@ -154,6 +156,36 @@ def test_the_command_in_a_file_makes_it_again(
     first = Path("first.png").read_bytes()
     Path("first.png").unlink()
     assert run_cli(capsys, *words[1:], "--quiet")[0] == 0 and Path("first.png").read_bytes() == first
+
+
+@pytest.mark.parametrize(
+    ("output", "more", "name"),
+    [
+        ("it's all/", {"seed": 7, "count": 2, "temperature": 0.7}, "00000008.png"),
+        ("out/", {"label": "all", "count": 3, "format": "webp"}, "002-_up/00000000.webp"),
+        ("x-%03d.jpg", {"label": "red fox", "seeds": "5,9", "columns": 2}, "x-009.jpg"),
+    ],
+)
+def test_the_command_in_one_of_many_files_makes_it_again(
+    model: str, output: str, more: dict[str, Any], name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sample(model, output, **more)
+    path = Path(output, name) if output.endswith("/") else Path(name)
+    described, first = read_info(path), path.read_bytes()
+    assert described is not None
+    path.unlink()
+    assert run_cli(capsys, *shlex.split(described["command"])[1:], "--quiet")[0] == 0
+    assert read_info(Path(path.name)) == described
+    assert described.get("class") == {"out/": "../up", "x-%03d.jpg": "red fox"}.get(output)
+    # In another batch a pixel may be rounded otherwise
+    with Image.open(path.name) as image, Image.open(io.BytesIO(first)) as before:
+        assert max_difference(np.array(image), np.array(before)) <= (3 if path.suffix == ".jpg" else 1)
+
+
+def test_a_file_of_a_folder_has_the_bytes_that_its_command_makes(model: str) -> None:
+    sample(model, "out/", seed=3, count=1)
+    sample(model, "00000003.png", seed=3, count=1)
+    assert Path("out/00000003.png").read_bytes() == Path("00000003.png").read_bytes()
 
 
 def test_a_full_disk(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
