@@ -146,7 +146,7 @@ def test_a_small_file_cannot_ask_for_a_large_model(tmp_path: Path) -> None:
     backend = build_backend(presets("gan")["tiny"].with_overrides(size=16, width=4, max_width=4))
     path = tmp_path / "w.safetensors"
     save_backend(path, backend, {})
-    assert load_backend(path, device="cpu").backend.image_shape == (3, 16, 16)
+    assert load_backend(path, device="cpu").backend.config.image_shape == (3, 16, 16)
     for changed in ({"width": 1024, "max_width": 4096}, {"size": 10**6}, {"family": "vqgan"}, {"z_dim": -1}):
         document = {"config": {**backend.config.to_json(), **changed}}
         write_checkpoint(path, backend.state_dict(), document, kind="weights")

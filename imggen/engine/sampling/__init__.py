@@ -48,8 +48,6 @@ def dry_run(options: SampleOptions, reporter: Reporter) -> dict[str, Any]:
 
 def check(options: SampleOptions) -> None:
     """Raise UsageError or DataError for what can be refused without the model."""
-    if options.seeds is None and options.count < 1:
-        raise UsageError("no images were asked for", "-n is at least 1")
     _check_output(options)
     if options.source is not None or options.near is not None:
         _check_one_grid(options)

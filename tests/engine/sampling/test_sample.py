@@ -220,14 +220,13 @@ def test_outputs_that_cannot_be_written(model: str) -> None:
 def test_a_dry_run_writes_nothing(model: str) -> None:
     plan = sampling.dry_run(SampleOptions(model=model, output="out/", count=10**6), Silent())
     assert plan["count"] == 10**6 and plan["kind"] == "folder" and not Path("out").exists()
-    with pytest.raises(UsageError, match="no images"):
-        sampling.dry_run(SampleOptions(model=model, output="out/", count=0), Silent())
+    with pytest.raises(UsageError, match="--count must be at least 1"):
+        SampleOptions(model=model, output="out/", count=0)
 
 
 def test_refusals_come_before_the_model_is_opened() -> None:
     for options in (
         SampleOptions(model="none", output="x.bmp"),
-        SampleOptions(model="none", output="x.png", count=0),
         SampleOptions(model="none", output="out/", source=Path()),
         SampleOptions(model="none", output="x.png", near=Path("none.png")),
     ):

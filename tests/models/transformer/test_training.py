@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from imggen.engine.training.loop import split_rows
+from imggen.engine.training.training_run import split_rows
 from imggen.models import build_learner, presets
 from imggen.models.transformer.learner import NUM_VALIDATIONS, TransformerLearner
 
