@@ -6,8 +6,8 @@ from __future__ import annotations
 class ImggenError(Exception):
     """The base class: `message` is one sentence, `hint` says what to do, `exit_code` is that of the process.
 
-    Exit codes: 2 usage, 3 bad data, bad checkpoint or no space, 4 device or out of memory,
-    5 diverged, 130 Ctrl-C, 143 SIGTERM.
+    Exit codes: 1 bug in imggen, 2 usage, 3 bad data, bad checkpoint or no space, 4 device or out of memory,
+    5 diverged, 129 SIGHUP, 130 Ctrl-C, 143 SIGTERM.
     """
 
     exit_code = 1
@@ -51,6 +51,6 @@ class DivergedError(ImggenError):
 
 
 class InterruptedRun(ImggenError):
-    """Ctrl-C (130) or SIGTERM (143) ended the command; the message names what was saved."""
+    """Ctrl-C (130), SIGTERM (143) or, while training, SIGHUP (129) ended the command."""
 
     exit_code = 130

@@ -17,7 +17,7 @@ REQUIRED = MISSING
 
 @dataclass(frozen=True)
 class Option:
-    """What a field made by `option` or `argument` carries beside its type and default; `option` explains the parts."""
+    """The metadata of a field made by `option` or `argument`; see `option` for the meaning of each part."""
 
     help: str
     flags: tuple[str, ...] = ()
@@ -58,10 +58,10 @@ def option(
     panel: the heading under which help shows the option.
     low, high: smallest and largest value. choices: the only values. `check_values` holds all three.
     metavar: what help shows for the value; "N" for numbers by default.
-    chosen: what help shows as the default of an option whose value is chosen when it is not given.
+    chosen: the text that help shows as the default, where the value depends on the data, the device or other options.
     parse: reads the value from the command line; of a tuple, each of its values. Raises UsageError.
     text: the inverse of `parse`.
-    recorded: whether the value influences the result, so that it belongs into the command recorded in files.
+    recorded: whether the value influences the result and is therefore part of the command recorded in files.
     """
     declared = Option(
         help, tuple(flags), panel, low, high, tuple(choices), metavar, chosen, parse, text, recorded, False

@@ -1,4 +1,4 @@
-"""Imports run downwards only: cli → engine → models, data, io → errors."""
+"""Imports run downwards only: cli → engine → models, metrics, data, io → errors, option, reporting."""
 
 import ast
 from pathlib import Path

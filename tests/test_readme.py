@@ -60,7 +60,7 @@ def test_every_command_runs(image_folder: Path, capfdbinary: pytest.CaptureFixtu
                 command += " --force"
             command, trained = shortened(command), True
         elif command.startswith("imggen evaluate"):
-            command = re.sub(r" -n \d+", "", command) + " -n 50"
+            command = re.sub(r" -n \d+", "", command) + " -n 50 --force"
         elif command.startswith(("imggen sample", "imggen interpolate", "imggen inpaint")):
             # Several commands of the README write the same file: each is meant for an empty folder.
             command = command if "-o -" in command else command + " --force"

@@ -81,6 +81,8 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     try:
         # Typer's standalone mode would print boxes, and give Ctrl-C and errors exit codes of its own.
         code = app(args=arguments, prog_name="imggen", standalone_mode=False)
+        if code == 128 + signal.SIGINT:
+            raise KeyboardInterrupt  # Typer turns Ctrl-C into this code, without a message
         sys.stdout.flush()
     except BaseException as error:
         code = _handle_error(error, arguments)
@@ -136,7 +138,7 @@ def _as_imggen_error(error: BaseException, arguments: list[str]) -> ImggenError:
             message, f"see '{' '.join(['imggen', *_command_words(arguments), '--help'])}'", error.exit_code
         )
     if isinstance(error, KeyboardInterrupt | typer.Abort):
-        return InterruptedRun("stopped by Ctrl-C")
+        return InterruptedRun("stopped by Ctrl-C", "files that were written are complete")
     if isinstance(error, MemoryError) or "out of memory" in str(error) or "allocate memory" in str(error):
         return DeviceError("not enough memory", "use a smaller --batch")
     if isinstance(error, OSError) and error.errno is not None:

@@ -16,10 +16,10 @@ its signature cannot be written by hand. Why not Click's classes: Typer has its 
 
 How a value travels:
 - Typer reads it from the flags, else the environment, else the `--config` file (`read_config` puts that file's values
-  where Typer looks for defaults). What is given nowhere is None, or False for a flag.
-- `given_values` drops what is not given, applies the field's `parse`, and names the rest by the fields. The verb makes
-  its dataclass of that: defaults, ranges and choices are the dataclass's, the same for callers from Python. That is why
-  Typer is told neither defaults nor ranges: the default is a part of the help text.
+  where Typer looks for defaults). A value given nowhere is None, or False for a flag.
+- `given_values` drops the options that were not given, applies each field's `parse`, and keys the rest by field name.
+  The verb builds its dataclass from them, so defaults, ranges and choices hold for Python callers too. That is why
+  Typer gets neither defaults nor ranges: the default is part of the help text.
 - A flag is False until it is given. A field that is true by default has a flag "--no-…" that sets it to False, but the
   booleans of a family, whose defaults depend on the preset, have two flags, --x and --no-x.
 
@@ -79,15 +79,15 @@ def random_seed() -> int:
 
 
 def read_config(context: typer.Context, path: Path | None) -> Path | None:
-    """Put the settings of a TOML file below flags and environment, above defaults. Raises UsageError."""
+    """Read a TOML file of options, which flags and environment override. Raises UsageError."""
     if path is None:
         return None
     try:
         settings = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error.strerror}") from error
+        raise UsageError(f"{path} cannot be read: {error.strerror}", "--config takes a TOML file") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} is not TOML: {error}") from error
+        raise UsageError(f"{path} is not TOML: {error}", "one NAME = VALUE per line; text in quotes") from error
     # A key is the name of a parameter, or one of its flags without the dashes.
     names = {}
     for parameter in context.command.params:

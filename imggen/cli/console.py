@@ -23,7 +23,7 @@ SECONDS_TO_FIRST_LINE, SECONDS_BETWEEN_LINES = 3.0, 10.0
 
 
 def printable(line: str) -> str:
-    """The line without control characters: texts read from files may hold terminal escape sequences."""
+    """Replace control characters: text read from files may contain terminal escape sequences."""
     return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in line)
 
 
@@ -54,7 +54,7 @@ class ProgressLines:
 
 
 class PipeSafeConsole(RichConsole):
-    """A Rich console that goes quiet when the reader of stderr closes it; the command goes on."""
+    """A Rich console that stops printing when the reader of stderr closes it; the command continues."""
 
     def on_broken_pipe(self) -> None:
         """Discard all further output; Rich would exit the process."""

@@ -34,7 +34,9 @@ def models(console: Console) -> None:
 
     listing = list_models()
     lines = [
-        f"{family}/{name:8} {text}" for family, names in listing["families"].items() for name, text in names.items()
+        f"{family + '/' + name:20} {text}"
+        for family, names in listing["families"].items()
+        for name, text in names.items()
     ]
     for kind in ("shipped", "runs"):
         lines += [f"{kind}:"] if listing[kind] else []

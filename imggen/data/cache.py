@@ -33,7 +33,7 @@ FORMAT_VERSION = 1
 MAX_UNREADABLE_FRACTION = 0.05
 INCOMPLETE_FOLDER = re.compile(r"\.[0-9a-f]{32}-[^.]+")
 MAX_INCOMPLETE_AGE_SECONDS = 86_400
-_INDEX_BYTES = 1 << 20  # about what labels.npy's header and index.json take
+_INDEX_BYTES = 1 << 20  # estimate for index.json and the header of labels.npy
 _LABEL_BYTES = 8
 
 Skipped = tuple[tuple[str, str], ...]

@@ -50,7 +50,7 @@ def images_below(folder: Path) -> list[Path]:
 
 
 def _drop_wrapping_folders(paths: list[Parts]) -> list[Parts]:
-    """Drop folders that all paths share, except a folder named train: it means that there are splits."""
+    """Drop the leading folders common to all paths, except a folder named train, which means that there are splits."""
     while paths and len(paths[0]) > 1:
         first = paths[0][0]
         if first.lower() in SPLITS["train"] or any(len(p) < 2 or p[0] != first for p in paths):

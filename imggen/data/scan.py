@@ -120,7 +120,7 @@ def _missing(spec: str, path: Path) -> DataError:
         return DataError(f"there is no {spec}", f"did you mean {near[0]}?")
     return DataError(
         f"there is no {spec}",
-        f"give a folder, a .zip or a .tar of images, or one of {', '.join(TORCHVISION_SETS)}, imagenet:PATH",
+        f"give a folder, a .zip or a .tar of images, {', '.join(TORCHVISION_SETS)}, or imagenet:PATH",
     )
 
 
@@ -208,7 +208,7 @@ def _open_zip(path: Path, split: str, use_classes: bool) -> Source:
             infos = archive.infolist()
     except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
         raise DataError(
-            f"{path} is not a usable zip: {error}", "it may be cut short; fetch or make it again"
+            f"{path} is not a usable zip: {error}", "it may be incomplete: download or create it again"
         ) from error
     for info in infos:
         name = info.filename.replace("\\", "/").lstrip("/")

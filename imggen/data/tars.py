@@ -53,7 +53,7 @@ def list_tar(path: Path, cache_dir: Path) -> tuple[Path, list[Member]]:
 
 
 def _damaged(path: Path, error: Exception) -> DataError:
-    return DataError(f"{path} is not a usable tar: {error}", "it may be cut short; fetch or make it again")
+    return DataError(f"{path} is not a usable tar: {error}", "it may be incomplete: download or create it again")
 
 
 def _decompressed(path: Path) -> gzip.GzipFile | lzma.LZMAFile | bz2.BZ2File:

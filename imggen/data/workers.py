@@ -90,7 +90,7 @@ def decode_all(job: DecodeJob, job_file: Path, reporter: Reporter) -> dict[int, 
                     task.update(count - sum(stop - start for start, stop in pending))
                 break
             except BrokenProcessPool:
-                reporter.warn("the worker processes ended early; decoding goes on in this process")
+                reporter.warn("the worker processes ended early: decoding continues in this process, more slowly")
     job_file.unlink(missing_ok=True)
     return unreadable
 

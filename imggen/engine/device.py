@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import torch
 
-from imggen.errors import DeviceError
+from imggen.errors import DeviceError, UsageError
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -60,9 +60,9 @@ def find_precision(name: str, device: torch.device, *, training: bool) -> torch.
         has_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
         return torch.bfloat16 if training and has_bf16 else torch.float32
     if name not in PRECISIONS:
-        raise DeviceError(f"there is no precision called '{name}'", "precisions: auto, fp32, bf16, fp16", 2)
+        raise UsageError(f"there is no precision called '{name}'", "precisions: auto, fp32, bf16, fp16")
     if name == "fp16" and (training or device.type == "cpu"):
-        raise DeviceError("fp16 works only for sampling on a GPU", "use --precision bf16 or auto", 2)
+        raise UsageError("fp16 works only for sampling on a GPU", "use --precision bf16 or auto")
     return PRECISIONS[name]
 
 

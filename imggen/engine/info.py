@@ -18,7 +18,7 @@ SUFFIXES_WITH_SETTINGS = {*FORMATS, *ENDINGS, ".tif", ".tiff"}
 
 
 def describe_model_or_file(name: str) -> dict[str, Any]:
-    """What a path or a model's name stands for; raises as `describe_file`, and CheckpointError for an unknown name."""
+    """Describe a file, or the model of that name. Raises what `describe_file` raises."""
     path = Path(name)
     if not path.exists() and not path.suffix and path.name == name:
         path, _ = find_weights(name, weights=None, families=FAMILIES)
@@ -47,7 +47,7 @@ def _describe_image(path: Path) -> dict[str, Any]:
             f"{path} was not made by imggen, or its settings were removed",
             "PNG, JPEG, WebP, GIF, MP4 and TIFF files of imggen carry them",
         )
-    return {"kind": "image", "path": str(path), **settings}
+    return {"kind": "image", "file": str(path), **settings}
 
 
 def _animation_text(path: Path) -> str | None:

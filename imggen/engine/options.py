@@ -1,4 +1,4 @@
-"""The options of every verb: one dataclass each, the only list of options; no torch, for the command line reads it.
+"""The options of every verb: one dataclass each, the only list of options. Imports no torch, to keep --help fast.
 
 A field made by `option` becomes a flag of `imggen VERB`, a `--config` key and an environment variable (cli/build.py),
 is checked when the dataclass is made, and is part of the command recorded in files (provenance.py). So a new option is
@@ -78,7 +78,7 @@ def _join_numbers(numbers: tuple[int, ...]) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class MachineOptions:
-    """What all verbs share. Raises UsageError for values out of range."""
+    """The options of every verb. Raises UsageError for values out of range."""
 
     batch: int | None = option(
         None, "Batch size", panel=MACHINE, low=1, chosen="chosen from the device", recorded=False
@@ -101,7 +101,7 @@ class ModelOptions(SamplingOptions, MachineOptions):
 
     @property
     def sampling(self) -> SamplingOptions:
-        """The options that the model needs."""
+        """The sampling options alone, as the model takes them."""
         return SamplingOptions(self.temperature, self.steps, self.guidance, self.top_k, self.top_p)
 
 
@@ -255,7 +255,7 @@ class InterpolateOptions(ModelOptions):
         panel=PATH,
         choices=("slerp", "spline", "circle"),
         metavar="NAME",
-        chosen="slerp",
+        chosen="slerp; spline with --loop",
     )
     loop: bool = option(False, "Return to the first keyframe", panel=PATH)
     ease: str = option(
@@ -273,7 +273,7 @@ class InterpolateOptions(ModelOptions):
         metavar="NAME",
     )
     steady: bool = option(False, "Keep the first keyframe's fine latents (VAE)", panel=PATH)
-    frames: int | None = option(None, "Number of frames", panel=PATH, low=2, chosen="40 per keyframe")
+    frames: int | None = option(None, "Number of frames", panel=PATH, low=2, chosen="40 per segment; 8 with --strip")
     output: str = option(
         "walk.gif",
         "GIF, WebP, PNG or MP4 (extra: video), or folder/",
@@ -391,6 +391,6 @@ class EvaluateOptions(ModelOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class InfoOptions:
-    """What to describe."""
+    """The file, run or model that `imggen info` describes."""
 
     path: str = argument(REQUIRED, "Image, animation, checkpoint, run folder or model", metavar="FILE")

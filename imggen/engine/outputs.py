@@ -1,4 +1,4 @@
-"""Which outputs may be written: checks that several verbs share. No torch, so that a refusal comes at once."""
+"""Checks of outputs, used by several verbs: may this file or folder be written? Imports no torch."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def check_writable(folder: Path) -> None:
     while not existing.exists() and existing != existing.parent:
         existing = existing.parent
     if not existing.is_dir():
-        raise DataError(f"{existing} is a file, not a folder", "write elsewhere")
+        raise DataError(f"{existing} is a file, not a folder", "choose another output with -o")
     if not os.access(existing, os.W_OK | os.X_OK):
         raise DataError(f"{existing} cannot be written to", "choose a folder that you may write to")
 
@@ -36,13 +36,13 @@ def check_parent(path: Path) -> None:
     """Raise UsageError unless the folder of a file exists."""
     parent = path.absolute().parent
     if not parent.exists():
-        raise UsageError(f"there is no folder {path.parent}", "make it first, or write elsewhere")
+        raise UsageError(f"there is no folder {path.parent}", "create it first, or choose another output with -o")
 
 
 def check_pattern(path: Path) -> None:
     """Raise UsageError unless the file's name has exactly one number, such as %05d."""
     if not NUMBERED_NAME.fullmatch(path.name):
-        raise UsageError(f"'{path.name}' needs one number, such as name-%05d.png")
+        raise UsageError(f"'{path.name}' has no single %d for the seed", "such as name-%05d.png")
 
 
 def is_occupied(folder: Path) -> bool:

@@ -20,13 +20,13 @@ from imggen.engine.device import run_in_batches
 from imggen.engine.noise import SampleSpec, noise_for
 from imggen.io.image import ImageArray
 from imggen.io.pixels import to_uint8
-from imggen.models.base import PLAIN, Backend
+from imggen.models.base import DEFAULT_SAMPLING, Backend
 from imggen.models.config import SamplingOptions
 
-CPU_BATCH_PIXELS = 128 * 32 * 32  # the activations of so many fit into a CPU's caches
+CPU_BATCH_PIXELS = 128 * 32 * 32  # the activations of a larger batch do not fit into a CPU's caches
 GPU_BATCH_PIXELS = 512 * 64 * 64
 GPU_BATCH_NOISE = 1 << 26  # a VAE with many layers has more noise than pixels: 256 MiB on the host
-MAX_GPU_THREADS = 8  # each makes the noise of one batch, or encodes one, while the GPU renders another
+MAX_GPU_THREADS = 8  # each prepares the noise of one batch, or encodes its images, while the GPU renders another batch
 T = TypeVar("T")
 Item = TypeVar("Item")
 Render = Callable[[list[Item]], Tensor]
@@ -50,7 +50,7 @@ def sample_batches(
     specs: Iterable[SampleSpec],
     finish: Callable[[list[SampleSpec], ImageArray], Any] = images_only,
     *,
-    options: SamplingOptions = PLAIN,
+    options: SamplingOptions = DEFAULT_SAMPLING,
     batch: int | None = None,
     precision: torch.dtype = torch.float32,
     on_smaller: Callable[[int], None] = lambda batch: None,

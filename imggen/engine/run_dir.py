@@ -67,7 +67,7 @@ class RunDir:
                 path.unlink(missing_ok=True)
 
     def foreign_dir(self) -> Path | None:
-        """A subdirectory that a run would write to although it holds files; None if there is none."""
+        """A subdirectory that a run would write to and that already holds files; None if there is none."""
         subdirs = (self.samples, self.path / "tensorboard")
         return next((path for path in subdirs if path.is_dir() and any(path.iterdir())), None)
 

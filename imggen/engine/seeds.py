@@ -7,9 +7,9 @@ import itertools
 from collections.abc import Iterator, Sequence
 from typing import overload
 
+from imggen.engine.options import MAX_SEED
 from imggen.errors import UsageError
 
-MAX_SEED = 2**63 - 1
 MAX_RANGE_LENGTH = 10**12
 _HINT = "seeds look like 7, 0-63 or 0-63,70"
 

@@ -31,7 +31,7 @@ _HINTS = {
     errno.ENAMETOOLONG: "the name is too long for this disk",
 }
 
-# Temporary names are unique: within a process by the counter, among processes by process id and token.
+# They make temporary names unique: the counter within a process, process id and token among processes.
 _TOKEN, _COUNTER = secrets.token_hex(4), itertools.count()
 
 
@@ -97,7 +97,7 @@ def lock_directory(folder: Path) -> Iterator[None]:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 hint = "wait until it ends, or choose another folder with -o"
-                raise UsageError(f"another training is at work in {folder}", hint) from error
+                raise UsageError(f"another process is training in {folder}", hint) from error
         yield
     finally:
         os.close(handle)
@@ -123,7 +123,7 @@ def atomic_write(path: Path, data: bytes) -> None:
 def _target_and_temporary(path: Path) -> tuple[str, str]:
     """The real path to replace, and a unique temporary name in the same folder.
 
-    Strings and `os`, because pathlib would take longer than the disk does for a small image.
+    Uses strings and `os`: for a small image, pathlib would take longer than writing the file.
     """
     target = os.path.realpath(path) if os.path.islink(path) else os.fspath(path)
     folder, name = os.path.split(target)

@@ -141,7 +141,7 @@ def read_header(path: Path, kind: str | None = None) -> Header:
     except FileNotFoundError as error:
         raise CheckpointError(f"there is no checkpoint {path}", "imggen models lists what there is") from error
     except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
+        raise _damaged(path, f"cannot be read: {error.strerror}", "check the disk and its permissions") from error
     try:
         table = json.loads(raw.decode("utf-8"), object_pairs_hook=_dict_of_unique_keys)
     except (ValueError, RecursionError) as error:

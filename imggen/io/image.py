@@ -22,7 +22,7 @@ from imggen.errors import DataError, UsageError
 ImageArray = NDArray[np.uint8]
 FORMATS = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
 
-# Where the settings stand: a text chunk of this name in PNG, else an EXIF tag whose text begins with it and a colon.
+# Settings are stored in a text chunk of this name in PNG, else in an EXIF tag whose text begins with it and a colon.
 METADATA_KEY = "imggen"
 EXIF_TAGS = (ExifTags.Base.ImageDescription, ExifTags.Base.ImageHistory)
 _MAX_SETTINGS_LENGTH = 1 << 20

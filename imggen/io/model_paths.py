@@ -50,7 +50,9 @@ def find_weights(
     if near and near[0] != model:
         raise CheckpointError(f"there is no model '{model}'", f"did you mean '{near[0]}'?")
     family = model if model in families else families[0]
-    raise CheckpointError(f"there is no model '{model}'", f"train one: imggen train {family} --data FOLDER")
+    raise CheckpointError(
+        f"there is no model '{model}'", f"imggen models lists them; imggen train {family} --data FOLDER trains one"
+    )
 
 
 def holds_weights(path: Path) -> bool:

@@ -198,7 +198,7 @@ def _metrics(
     discriminant: Discriminant | None,
 ) -> tuple[dict[str, Estimate], Tensor]:
     """All metrics of some images by name, and their distances (N,) to the nearest reference image."""
-    # As many real images as generated ones: the recall of 50,000 images by 1,000 would be low for a perfect model.
+    # As many real images as generated ones: 1,000 samples of even a perfect model cover few of 50,000 real images.
     real = reference.subset(len(images))
     neighbors = neighborhoods(real.features, images.features)
     distances, _ = nearest(images.features, reference.features)

@@ -211,7 +211,7 @@ def _load_inception(path: Path | None, device: torch.device) -> Features:
     except Exception as error:  # of the network, of the disk, or of a file that is something else
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(
-            f"Inception's weights cannot be had: {reason}", "--features inception:FILE takes a file that you have"
+            f"Inception's weights cannot be loaded: {reason}", "--features inception:FILE loads them from a file"
         ) from error
     network.eval().requires_grad_(False).to(device)
     digest = hashlib.sha256()

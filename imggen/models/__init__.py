@@ -27,9 +27,9 @@ class Family(NamedTuple):
 REGISTRY = {
     "gan": Family("imggen.models.gan", "Sharpest images, fast to sample; no likelihood, inpaints by a slow search"),
     "transformer": Family(
-        "imggen.models.transformer", "Most varied images, with a likelihood; samples in steps, inpaints well"
+        "imggen.models.transformer", "Varied images, with a likelihood; samples in steps, inpaints photographs best"
     ),
-    "vae": Family("imggen.models.vae", "Best likelihood and inpainting, fast to sample; softer images"),
+    "vae": Family("imggen.models.vae", "Best likelihood, fast to sample; inpaints thin masks best; softer images"),
 }
 FAMILIES = tuple(REGISTRY)
 

@@ -44,12 +44,12 @@ def zero_centered_gradient_penalty(discriminator: Callable[[Tensor], Tensor], im
     logits = discriminator(images)
     image_logits = logits.mean((1, 2, 3)) if logits.ndim == 4 else logits
     (gradient,) = torch.autograd.grad(image_logits.sum(), images, create_graph=True)
-    # Averaging over patches divides the gradient by their number: this takes part of that back.
+    # Where patches do not overlap, the mean of n logits has 1/n of the squared gradient norm of one: multiply by n.
     return gradient.square().flatten(1).sum(1).mean() * logits[0].numel()
 
 
 def augment_alike(*batches: Tensor, strength: float, on_white: bool) -> tuple[Tensor, ...]:
-    """Augment batches of images (B, C, H, W) before a discriminator sees them.
+    """Augment batches of images (B, C, H, W) that a discriminator is about to classify.
 
     Row i of every batch gets the same random augmentation, so that real and fake images do not differ by it; each
     call samples another. At strength 0 nothing is sampled. With `on_white`, images with alpha are composited first.

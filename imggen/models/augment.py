@@ -1,4 +1,4 @@
-"""Differentiable augmentation of what a discriminator sees, and the rule that adapts its strength.
+"""Differentiable augmentation of the discriminator's input images, and the rule that adapts its strength.
 
 The transformations are those of StyleGAN2-ADA (Karras et al. 2020, arXiv 2006.06676), sampled anew for every image.
 A transformation that happens with a probability below 1 is invertible in distribution: a generator that is trained

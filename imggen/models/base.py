@@ -18,7 +18,7 @@ from imggen.models.config import ModelConfig, SamplingOptions
 from imggen.models.training import micro_batches
 
 Optimizers = torch.optim.Optimizer | Sequence[torch.optim.Optimizer]
-PLAIN = SamplingOptions()
+DEFAULT_SAMPLING = SamplingOptions()
 
 
 class NonFiniteError(Exception):
@@ -76,16 +76,18 @@ class Backend(nn.Module, ABC):
 
     @property
     def min_batch(self) -> int:
-        """The smallest batch that pays on a CPU: fewer images take as long."""
+        """The smallest batch worth using on a CPU: a smaller one takes just as long."""
         return 1
 
     @property
     def detail_mask(self) -> Tensor | None:
-        """Which elements of the noise (*noise_shape), bool, affect fine details only; None if there are none such."""
+        """Which elements of the noise (*noise_shape), bool, affect fine details only; None if none do."""
         return None
 
     @abstractmethod
-    def generate(self, noise: Tensor, labels: Tensor | None = None, options: SamplingOptions = PLAIN) -> Tensor:
+    def generate(
+        self, noise: Tensor, labels: Tensor | None = None, options: SamplingOptions = DEFAULT_SAMPLING
+    ) -> Tensor:
         """Map noise (B, *noise_shape) to images (B, C, H, W) in [-1, 1].
 
         Deterministic, and row i depends on row i alone. At temperature 1 the model samples as trained; lower values
@@ -93,7 +95,9 @@ class Backend(nn.Module, ABC):
         """
 
     @abstractmethod
-    def invert(self, images: Tensor, labels: Tensor | None = None, options: SamplingOptions = PLAIN) -> Inversion:
+    def invert(
+        self, images: Tensor, labels: Tensor | None = None, options: SamplingOptions = DEFAULT_SAMPLING
+    ) -> Inversion:
         """Find noise whose `generate` (with the same options) comes as near to the images as the family can.
 
         If the model has classes and no labels are given, the most likely class of each image is used.
@@ -106,7 +110,7 @@ class Backend(nn.Module, ABC):
         mask: Tensor,
         noise: Tensor,
         labels: Tensor | None = None,
-        options: SamplingOptions = PLAIN,
+        options: SamplingOptions = DEFAULT_SAMPLING,
     ) -> Tensor:
         """Fill where `mask` (B, 1, H, W) is 1; different noise gives a different fill.
 
@@ -137,7 +141,7 @@ class Backend(nn.Module, ABC):
         return ""
 
     def diagnostics(
-        self, images: Tensor, labels: Tensor | None = None, options: SamplingOptions = PLAIN
+        self, images: Tensor, labels: Tensor | None = None, options: SamplingOptions = DEFAULT_SAMPLING
     ) -> dict[str, Diagnostic]:
         """What else the family can measure about given images, by name; `imggen evaluate` prints the means."""
         return {}
@@ -165,7 +169,7 @@ class HasLikelihood(Protocol):
         """Whether images must be binarized first."""
 
     def log_likelihood(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Lower bound (B,) on the log-probability of each image in nats; draws come from torch's global generator."""
+        """Lower bound (B,) on the log-probability of each image in nats; samples with torch's global generator."""
 
 
 @runtime_checkable

@@ -67,7 +67,7 @@ class ModelConfig:
         self.check(self.preset.isidentifier(), "preset must be a name")
         self.check(4 <= self.size <= 4096, "size must be between 4 and 4096")
         self.check(self.channels in (1, 3, 4), "channels must be 1, 3 or 4")
-        self.check(len(self.class_counts) == len(self.classes), "every class needs its count")
+        self.check(len(self.class_counts) == len(self.classes), "classes and class_counts must have the same length")
         self.check(len(self.classes) <= 100_000, "more than 100,000 classes")
         check_values(self)
 
@@ -145,4 +145,6 @@ class ModelConfig:
         try:
             return cls(**values)
         except (UsageError, TypeError) as error:
-            raise CheckpointError(f"the checkpoint's configuration cannot be used: {error}") from error
+            raise CheckpointError(
+                f"the checkpoint's configuration cannot be used: {error}", "copy it again, or use another checkpoint"
+            ) from error

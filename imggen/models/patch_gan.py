@@ -22,8 +22,8 @@ from imggen.models.adversarial import (
 from imggen.models.training import cosine_decay, set_learning_rate
 
 PATCH_MAP_SIZE = 8  # side in pixels of the coarsest feature map
-AUGMENT_STRENGTH = 0.3  # of the augmentation of all images that the discriminator sees
-PENALTY_GAMMA, PENALTY_EVERY = 0.3, 8  # weight of the penalty; it is computed once in so many steps, as much stronger
+AUGMENT_STRENGTH = 0.3  # strength of the augmentation of the discriminator's input images, constant
+PENALTY_GAMMA, PENALTY_EVERY = 0.3, 8  # its weight, and the steps between two penalties
 RATE = 1e-3  # learning rate at the start
 
 Apply = Callable[..., None]

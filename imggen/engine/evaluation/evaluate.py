@@ -1,4 +1,4 @@
-"""How near are samples of a model, or images of a folder, to the data? Only their features are kept in memory."""
+"""Compare samples of a model, or images of a folder, with the data. Only their features are kept in memory."""
 
 from __future__ import annotations
 

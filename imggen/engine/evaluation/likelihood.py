@@ -1,4 +1,4 @@
-"""What a model says of held-out images: bits per dimension, diagnostics, and the information in its latent layers."""
+"""What a model computes itself on held-out images: bits per dimension, diagnostics, KL of its latent layers."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from imggen.data.dataset import Dataset
 from imggen.engine.noise import mix_seed
 from imggen.engine.render import default_batch_size
 from imggen.io.image import encode
+from imggen.io.pixels import to_float
 from imggen.metrics.compare import Estimate, Estimator, evenly_spaced
 from imggen.models.base import Backend, HasLatentLayers, HasLikelihood
 from imggen.models.config import SamplingOptions
@@ -70,7 +71,7 @@ def diagnostic_metrics(
         done = 0
         for part in torch.split(rows, _batch_size(backend)):
             levels, labels = dataset.batch(part.numpy())
-            images = levels.to(device).float().div(127.5).sub(1)
+            images = to_float(levels.to(device))
             given_labels = labels.to(device) if backend.classes else None
             for name, diagnostic in backend.diagnostics(images, given_labels, options).items():
                 values.setdefault(name, []).append(diagnostic.values.cpu().double())
@@ -115,7 +116,7 @@ def _batches(
     with _seeded(seed, device):
         for part in torch.split(rows, _batch_size(backend)):
             levels, labels = dataset.batch(part.numpy())
-            images = levels.float().div(127.5).sub(1)
+            images = to_float(levels)
             if isinstance(backend, HasLikelihood) and backend.binarized:
                 images = torch.where(_uniform_noise(part, seed, images.shape[1:]) < (images + 1) / 2, 1.0, -1.0)
             torch.manual_seed(mix_seed(seed, int(part[0])))

@@ -1,4 +1,4 @@
-"""The result of an evaluation as one HTML file without links to others: metrics, images, training curves."""
+"""The result of an evaluation as one self-contained HTML file: metrics, images, training curves."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The images that are compared, of a model or of a folder and of the data, and their features."""
+"""The two sides of a comparison, samples (of a model or a folder) and references (the data), and their features."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from imggen.io.atomic import atomic_path
 from imggen.io.image import ImageArray
 from imggen.metrics.compare import Estimate, Estimator, FeatureSet, evenly_spaced
 from imggen.metrics.features import Features
-from imggen.models.base import PLAIN, Backend, HasLatentLayers
+from imggen.models.base import DEFAULT_SAMPLING, Backend, HasLatentLayers
 from imggen.models.config import SamplingOptions
 from imggen.reporting import Reporter
 
@@ -149,7 +149,7 @@ def sample_features(
     seed: int,
     features: Features,
     reporter: Reporter,
-    options: SamplingOptions = PLAIN,
+    options: SamplingOptions = DEFAULT_SAMPLING,
     batch: int | None = None,
 ) -> FeatureSet:
     """Features of samples of the seeds `seed` to `seed + count - 1`."""
@@ -182,7 +182,7 @@ def _extract(batches: Iterator[ImageArray], total: int, features: Features, repo
 
 @dataclass(frozen=True)
 class ModelMetrics:
-    """What a model itself says of held-out images: metrics, a title and description of each, its layers of latents."""
+    """What a model measures itself on held-out images: metrics, a title and description of each, its latent layers."""
 
     metrics: dict[str, Estimate] = field(default_factory=dict)
     descriptions: dict[str, tuple[str, str]] = field(default_factory=dict)
@@ -268,7 +268,7 @@ class ModelSamples(Samples):
         """Generate them again from their seeds."""
         specs = [SampleSpec(self.first_seed + index) for index in indices]
         options = self.options.sampling
-        return np.concatenate(list(sample_batches(self.generator, specs, lambda _, images: images, options=options)))
+        return np.concatenate(list(sample_batches(self.generator, specs, options=options)))
 
     def model_metrics(self, held_out: DataSubset | None, measure: Estimator) -> ModelMetrics:
         """Only for held-out images of the model's classes."""

@@ -19,6 +19,7 @@ from torch.nn.functional import cross_entropy, pad
 from imggen.data.dataset import DataOptions, Dataset, Order, load_dataset, mirror
 from imggen.engine.device import configure_device, find_device
 from imggen.io.checkpoint import write_checkpoint
+from imggen.io.pixels import to_float
 from imggen.metrics.features import INPUT_SIDE, Extractor, to_rgb
 from imggen.reporting import Silent
 
@@ -29,7 +30,7 @@ MAX_IMAGES_FOR_STATISTICS = 20_000
 def load_batch(dataset: Dataset, indices: np.ndarray[tuple[int], np.dtype[np.int64]]) -> tuple[Tensor, Tensor]:
     """Images (B, 3, 32, 32) in [-1, 1] and labels (B,)."""
     levels, labels = dataset.batch(indices)
-    return to_rgb(levels.float().div_(127.5).sub_(1)).contiguous(memory_format=torch.channels_last), labels
+    return to_rgb(to_float(levels)).contiguous(memory_format=torch.channels_last), labels
 
 
 def shift_randomly(images: Tensor) -> Tensor:

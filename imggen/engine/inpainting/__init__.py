@@ -45,6 +45,6 @@ def check(options: InpaintOptions) -> list[InpaintInput]:
     if options.mask is None and not options.boxes and not options.from_alpha and not any(options.expand):
         raise UsageError("no mask was given", "--mask FILE, --box X,Y,W,H, --mask-from-alpha or --expand N")
     if options.feather and (options.from_alpha or any(options.expand)):
-        raise UsageError("--feather mixes in the masked pixels, and here there are none", "leave --feather out")
+        raise UsageError("--feather needs pixels under the mask, and here there are none", "leave --feather out")
     seed_range(options.seed, options.count)
     return find_inputs(options)

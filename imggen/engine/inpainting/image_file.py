@@ -115,7 +115,7 @@ def _has_deep_color(image: Image.Image, data: bytes) -> bool:
 
 
 def _descriptive_tags(exif: Image.Exif) -> Image.Exif:
-    """The tags that a TIFF can take over: it cannot store nested tag folders, nor another file's byte offsets."""
+    """The tags that can be copied into a TIFF: it cannot store nested directories or byte offsets."""
     kept = Image.Exif()
     for name in KEPT_TIFF_TAGS:
         if (value := exif.get(ExifTags.Base[name])) is not None:
@@ -185,7 +185,7 @@ def _in_mode(image: Image.Image, colors: ImageArray, mask: Mask) -> NDArray[Any]
 
 
 def _to_gray(colors: ImageArray) -> ImageArray:
-    """(H, W, 1)."""
+    """Convert colors (H, W, 1 or 3) to gray (H, W, 1)."""
     if colors.shape[2] == 1:
         return colors
     return np.asarray(Image.fromarray(np.ascontiguousarray(colors)).convert("L"))[:, :, None]

@@ -111,7 +111,7 @@ def _open_model(options: InpaintOptions, reporter: Reporter) -> LoadedModel | No
 
 
 class Inpainter(Protocol):
-    """Fills images."""
+    """The interface of the two methods of inpainting."""
 
     def fill(self, images: Sequence[MaskedImage], advance: Callable[[float], None]) -> Iterator[ImageArray]:
         """Yield, for each image, its fills (count, H, W, C); `advance` is called with the fraction that is done."""
@@ -167,7 +167,7 @@ class ModelInpainter:
         components, count = connected_components(image.mask)
         boxes = tile_boxes(components, count, size, self.context)
         if max(box.side for box in boxes) > WARN_TILE_SCALE * size:
-            self._report_once(f"tiles of more than {WARN_TILE_SCALE * size} pixels are filled at {size}, so softly")
+            self._report_once(f"regions over {WARN_TILE_SCALE * size} px are filled at {size} px: soft results")
         if channels == 1 and image.source.plain().mode not in ("L", "LA"):
             self._report_once("this model generates gray images: masked regions of color images become gray")
         pixels = _read_pixels(image, channels)

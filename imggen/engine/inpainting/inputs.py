@@ -130,10 +130,10 @@ class MaskedImages:
 
 
 def _warn(options: InpaintOptions, image: MaskedImage, reporter: Reporter) -> None:
-    """Warn of an image that will not be filled well, or not completely kept."""
+    """Warn of an image that will be filled badly, or of which only the first frame is kept."""
     name, fraction, frames = image.files.image, image.masked_fraction, image.source.frames
     if fraction > WARN_MASKED_FRACTION:
-        reporter.warn(f"{name}: {fraction:.0%} is masked, little remains to go by")
+        reporter.warn(f"{name}: {fraction:.0%} is masked, so the model sees little of the image")
     if options.method == "classical" and fraction > WARN_CLASSICAL_MASKED_FRACTION:
         reporter.warn(f"{name}: {fraction:.0%} is masked; --method classical is for thin scratches")
     if frames > 1:

@@ -63,7 +63,7 @@ Slices = tuple[slice, slice]
 
 
 def _overlap(box: TileBox, height: int, width: int) -> tuple[Slices, Slices]:
-    """The part that box and image share, in the coordinates of the tile and in those of the image."""
+    """The overlap of box and image, in the coordinates of the tile and in those of the image."""
     top, left = max(box.top, 0), max(box.left, 0)
     bottom, right = min(box.top + box.side, height), min(box.left + box.side, width)
     in_tile = (slice(top - box.top, bottom - box.top), slice(left - box.left, right - box.left))

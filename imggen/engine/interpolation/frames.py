@@ -53,7 +53,7 @@ class LatentPath:
     def label(self, point: PathPoint) -> int:
         """The class at a point; it changes half-way, so that every frame is an image of one class."""
         old, new, fraction = self._class_change(point)
-        return old if np.float32(fraction) < 0.5 else new  # float32: the middle is half-way despite rounding errors
+        return old if np.float32(fraction) < 0.5 else new  # float32: ignores rounding errors at 0.5
 
     def _class_change(self, point: PathPoint) -> tuple[int, int, float]:
         """The class before and after a point, and how far it has changed, 0 to 1."""

@@ -108,7 +108,7 @@ def _open_model(
     backend = loaded.backend
     if options.steady and backend.detail_mask is None:
         raise UsageError(
-            "this model's noise has no part for details alone", "leave --steady out; a vae with several layers has one"
+            "this model has no separate noise for details", "leave --steady out; a vae with several layers has it"
         )
     plan = replace(plan, labels=_find_labels(options, backend))
     _check_size(options, plan, backend)
@@ -235,8 +235,8 @@ def _closing_frame(
 ) -> ImageArray:
     """The last frame of a loop, moved towards the first until the step between them is at most the median step.
 
-    Equal steps in noise are not equal to the eye, and a jump where the loop closes is the most visible. Where no point
-    before is near enough (tokens flip, or nothing moves), the last frame equals the first.
+    Equal steps in noise are not equal to the eye, and a jump where the loop closes is the most visible. If no point
+    before the end is near enough (a token flips, or nothing moves), the last frame equals the first.
     """
     assert distances.first is not None and distances.last is not None
     for fraction in np.linspace(0, 1, CLOSING_CANDIDATES).tolist():

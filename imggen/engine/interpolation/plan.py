@@ -50,7 +50,7 @@ class InterpolationPlan:
         return self.keyframes_per_cell if self.loop else self.keyframes_per_cell - 1
 
     def class_fraction(self, t: float) -> float:
-        """How far the class has changed, 0 to 1, at a fraction `t` of the path; a loop also returns to its first."""
+        """How far the class has changed, 0 to 1, at a fraction `t` of the path; in a loop it also changes back."""
         return 1 - abs(2 * t - 1) if self.loop else t
 
 

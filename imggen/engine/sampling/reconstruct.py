@@ -76,7 +76,7 @@ def reconstruct(options: SampleOptions, reporter: Reporter) -> dict[str, Any]:
 
 
 def _grid_columns(options: SampleOptions, count: int) -> int:
-    """The columns that were asked for, or about a square; even for pairs, so that both stand in one row."""
+    """The given number of columns, else about a square; an even number for pairs, so that a pair shares a row."""
     if options.near is not None:
         return options.columns or math.ceil(math.sqrt(count))
     if options.columns is not None:

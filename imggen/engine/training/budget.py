@@ -28,7 +28,7 @@ class Budget:
         if len(given) > 1:
             raise UsageError("--images, --epochs and --minutes exclude each other", "give one of them")
         if given and not 0 < given[0] < 1e15:
-            raise UsageError("the budget must be above 0 and below 1e15")
+            raise UsageError("the budget must be above 0 and below 1e15", "such as --minutes 30 or --images 500k")
         if images is not None:
             return cls(images=images)
         if epochs is not None:
@@ -50,7 +50,7 @@ class Budget:
         return max(0.0, self.seconds - seconds)
 
     def __str__(self) -> str:
-        """For messages."""
+        """Text for messages, such as "30 minutes" or "500,000 images"."""
         if self.images is not None:
             return f"{self.images:,} images"
         assert self.seconds is not None

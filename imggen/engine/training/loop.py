@@ -49,7 +49,7 @@ def _train(plan: TrainPlan, reporter: Reporter, stop: StopRequest, clock: Clock,
     if plan.dataset.nbytes < _gpu_memory_for_data(plan.device):
         plan.dataset.to(plan.device)
 
-    # Prepare the run's directory, and hold it until the end
+    # Prepare the run's directory, and lock it until the end
     if processes.is_main:
         run_dir.path.mkdir(parents=True, exist_ok=True)
         stack.enter_context(lock_directory(run_dir.path))
@@ -78,7 +78,7 @@ def _train(plan: TrainPlan, reporter: Reporter, stop: StopRequest, clock: Clock,
         if best is not None and not stop:
             training.evaluate(best)
             best.report_better_checkpoint()
-        processes.barrier()  # torchrun takes a process that ends while others still write for a failed one
+        processes.barrier()  # a process that ends while others still write counts as failed for torchrun
 
     if stop:
         raise stop.error(f"saved in {run_dir.path} after {training.images:,} images")
@@ -110,7 +110,7 @@ def _loop(training: TrainingRun, stop: StopRequest, task: Task, best: BestCheckp
         due = Due(timers.trained(), stop.signal, timers.due("save"), evaluation_due)
         due = due.agreed(plan.processes, plan.device)
         training.seconds = due.seconds
-        stop.signal = due.signal or stop.signal  # one that arrived since is agreed on in the next round
+        stop.signal = due.signal or stop.signal  # a signal that arrived meanwhile is handled in the next round
         progress = plan.budget.progress(training.images, training.seconds)
         ending = progress >= 1 or due.signal != 0
         report_due, report_seconds = timers.due("report"), timers.elapsed("report")

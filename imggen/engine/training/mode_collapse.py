@@ -18,12 +18,12 @@ NUM_PAIRS = 64
 # hundred images would generate most of them twice.
 MAX_NEAREST_SAMPLES = 48
 WARN_BELOW_DIVERSITY, RECOVERED_FROM_DIVERSITY = 0.25, 0.4
-# Samples of a model that has seen fewer images may well look alike.
+# After fewer training images, samples of a healthy model may still be nearly equal.
 MIN_IMAGES_BEFORE_WARNING = 20_000
 
 
 class CollapseMonitor:
-    """Measures the diversity of samples relative to the data's, as distances of features.
+    """Measures the diversity of samples, as feature distances, relative to the diversity of the data.
 
     It is the smaller one of two ratios: the mean distance within pairs of samples, and the median distance of a sample
     to the nearest other one. Pairs are of one class if there are classes, so that one image for each class counts as
@@ -43,7 +43,7 @@ class CollapseMonitor:
     def diversity(self, backend: Backend) -> float:
         """1 for samples as diverse as the data, 0 if all are one image. Always from the same seeds."""
         specs = [SampleSpec(seed, self.labels[seed // 2] if backend.classes else None) for seed in range(2 * NUM_PAIRS)]
-        samples = np.concatenate(list(sample_batches(backend, specs, lambda _, images: images)))
+        samples = np.concatenate(list(sample_batches(backend, specs)))
         features = self.features.extract(samples)
         pair_ratio = _mean_pair_distance(features) / max(self.pair_distance, 1e-6)
         nearest = _median_nearest_distance(features[: self.num_nearest])

@@ -85,10 +85,10 @@ class Machine:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainPlan:
-    """Everything that a run needs to know; nothing has been written yet.
+    """Everything that is decided before a run starts; nothing has been written yet.
 
     `state` is the header of the state to resume from, None for a new run. `source` is the decoded data set, or only
-    its outline if the plan was made without decoding.
+    the list of its images if the plan was made without decoding.
     """
 
     run_dir: RunDir
@@ -280,7 +280,10 @@ class _SavedRun:
     def refuse_changes(self, options: TrainOptions) -> None:
         """Raise UsageError for an option that contradicts the saved run."""
         if self.config.family != options.family:
-            raise UsageError(f"{options.run} holds a run of {self.config.family}, not {options.family}")
+            raise UsageError(
+                f"{options.run} holds a run of {self.config.family}, not {options.family}",
+                f"imggen train {self.config.family} --resume, or -o FOLDER for a new run",
+            )
         defaults = TrainOptions(family=options.family, data=options.data)
         for name, value in self.settings.items():
             given = getattr(options, name)

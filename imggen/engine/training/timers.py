@@ -11,7 +11,7 @@ import torch
 
 from imggen.engine.distributed import ProcessGroup
 
-Clock = Callable[[], float]  # seconds, from any start
+Clock = Callable[[], float]  # seconds since some fixed time, as time.monotonic
 
 
 class Due(NamedTuple):
@@ -26,7 +26,7 @@ class Due(NamedTuple):
     evaluate: bool
 
     def agreed(self, processes: ProcessGroup, device: torch.device) -> Due:
-        """What any process wants, all do; the slowest clock counts."""
+        """The maximum over processes: an action is due if it is due in any of them; the longest time counts."""
         seconds, signal, save, evaluate = processes.all_reduce_max([float(value) for value in self], device)
         return Due(seconds, int(signal), bool(save), bool(evaluate))
 

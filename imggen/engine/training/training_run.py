@@ -24,6 +24,7 @@ from imggen.errors import CheckpointError, DeviceError, DivergedError, ImggenErr
 from imggen.io.atomic import atomic_write
 from imggen.io.checkpoint import Header, read_tensors, write_checkpoint
 from imggen.io.image import encode, grid
+from imggen.io.pixels import to_float
 from imggen.metrics.features import load_features
 from imggen.models import build_learner
 from imggen.models.base import Learner, NonFiniteError
@@ -49,7 +50,7 @@ class Snapshot(NamedTuple):
 
 
 class TrainingRun:
-    """One run: where it stands, and how it steps, saves, evaluates and rolls back.
+    """The state of one run, and its operations: step, save, evaluate, roll back.
 
     `seconds` of training are set by the loop; `data_wait` are those spent on loading batches.
     """
@@ -128,7 +129,7 @@ class TrainingRun:
     def _load_batch(self, rows: npt.NDArray[np.int64]) -> tuple[Tensor, Tensor | None]:
         """Images (B, C, H, W) in [-1, 1] and labels (B,) of some rows of the data set, on the device."""
         levels, labels = self.plan.dataset.batch(rows)
-        images = levels.to(self.plan.device).float().div_(127.5).sub_(1)
+        images = to_float(levels.to(self.plan.device))
         images = images.contiguous(memory_format=torch.channels_last)
         return images, labels.to(self.plan.device) if self.plan.config.classes else None
 
@@ -140,7 +141,7 @@ class TrainingRun:
     def _halve_micro_batch(self, error: BaseException) -> None:
         processes = self.plan.processes.size
         current = self.learner.micro_batch or self.plan.batch // processes
-        # With several processes the others would wait for the gradients of the step that this one repeats.
+        # With several processes this is an error: the others would wait forever for the gradients of the repeated step.
         if current < MIN_IMAGES_TO_HALVE or processes > 1:
             raise DeviceError("not enough memory to train", "use a smaller --size or --batch") from error
         self.learner.micro_batch = current // 2
@@ -197,14 +198,14 @@ class TrainingRun:
         write_checkpoint(self.run_dir.state, self.last_good.tensors, document, kind="state")
 
     def _preview(self) -> bytes:
-        """A PNG grid of the same noise each time: eight rows, or a row for each class."""
+        """A PNG grid from the same noise each time: eight rows, or one row for each of the first 16 classes."""
         classes = len(self.plan.config.classes)
         columns = range(PREVIEW_COLUMNS)
         if classes:
             specs = [SampleSpec(seed, row) for row in range(min(classes, MAX_PREVIEW_CLASSES)) for seed in columns]
         else:
             specs = [SampleSpec(seed) for seed in range(8 * PREVIEW_COLUMNS)]
-        samples = np.concatenate(list(sample_batches(self.learner.backend, specs, lambda _, images: images)))
+        samples = np.concatenate(list(sample_batches(self.learner.backend, specs)))
         return encode(grid(samples, PREVIEW_COLUMNS), "png", {"steps": self.steps, "images": self.images})
 
     def evaluate(self, best: BestCheckpoint) -> None:

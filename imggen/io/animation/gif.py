@@ -12,7 +12,7 @@ from imggen.io.animation.writer import Box, FrameDurations, Writer, little_endia
 from imggen.io.image import METADATA_KEY, ImageArray
 
 TICKS_PER_SECOND = 100
-OPAQUE_ALPHA = 128  # GIF knows no partial transparency: pixels of at least this alpha are opaque
+OPAQUE_ALPHA = 128  # GIF has no partial transparency: pixels with at least this alpha become opaque
 GRAY_PALETTE = bytes(np.repeat(np.arange(256, dtype=np.uint8), 3))
 
 # Blocks and flags of GIF 89a.

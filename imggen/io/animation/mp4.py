@@ -70,7 +70,7 @@ def _find_comment(file: BinaryIO, start: int, end: int, depth: int = 0) -> bytes
         file.seek(start)
         header = file.read(8)
         size, kind = int.from_bytes(header[:4], "big"), header[4:]
-        if size == 1:  # the size stands in 8 bytes after the header
+        if size == 1:  # the size follows in 8 bytes after the header
             size = int.from_bytes(file.read(8), "big")
         stop = min(end, start + size) if size >= 8 else end
         if kind == b"data":

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from imggen.models.base import PLAIN, Backend, Inversion
+from imggen.models.base import DEFAULT_SAMPLING, Backend, Inversion
 from imggen.models.config import SamplingOptions
 from imggen.models.gan import dcgan, r3gan
 from imggen.models.gan.config import GanConfig
@@ -36,15 +36,19 @@ class GanBackend(Backend):
 
     @property
     def noise_shape(self) -> tuple[int, ...]:
-        """(z_dim,)."""
+        """(z_dim,): the length of z."""
         return (self.config.z_dim,)
 
-    def generate(self, noise: Tensor, labels: Tensor | None = None, options: SamplingOptions = PLAIN) -> Tensor:
+    def generate(
+        self, noise: Tensor, labels: Tensor | None = None, options: SamplingOptions = DEFAULT_SAMPLING
+    ) -> Tensor:
         """Generate images from z scaled by the temperature (truncation towards the mean of z)."""
         labels = self._check_labels(labels, len(noise))
         return self.generator(noise * options.temperature, labels).clamp(-1, 1)
 
-    def invert(self, images: Tensor, labels: Tensor | None = None, options: SamplingOptions = PLAIN) -> Inversion:
+    def invert(
+        self, images: Tensor, labels: Tensor | None = None, options: SamplingOptions = DEFAULT_SAMPLING
+    ) -> Inversion:
         """Search for z; without labels, also for the class, which is the one with the smallest error."""
         unmasked = torch.ones_like(images[:, :1])
         result = self._search(images, unmasked, self._candidates(len(images), images.device), labels)
@@ -56,7 +60,7 @@ class GanBackend(Backend):
         mask: Tensor,
         noise: Tensor,
         labels: Tensor | None = None,
-        options: SamplingOptions = PLAIN,
+        options: SamplingOptions = DEFAULT_SAMPLING,
     ) -> Tensor:
         """Fill from the generated image nearest to the unmasked pixels; `noise` moves the candidates of the search."""
         unmasked = 1 - mask
@@ -101,7 +105,7 @@ class GanBackend(Backend):
     def for_inference(self) -> GanBackend:
         """A copy of a DCGAN with every BatchNorm folded into the convolution before it (equal up to rounding).
 
-        On a CPU the first and last layers become matrix products: as convolutions they take half of the time.
+        On a CPU the first and last layers become matrix products: as convolutions they take half of the model's time.
         """
         if self.config.blocks:
             return self

@@ -17,7 +17,7 @@ class GanConfig(ModelConfig):
     family: ClassVar[str] = "gan"
 
     z_dim: int = option(100, "Length of the latent vector z", low=1, high=4096)
-    # The base channels are those at half of the image's size.
+    # Channels of the layer at half of the image's size.
     width: int = option(64, "DCGAN: base channels, doubled at each lower size", low=4, high=1024)
     max_width: int = option(256, "Maximum channels of a layer", low=4, high=4096)
     blocks: int = option(0, "R3GAN: blocks per resolution; 0: DCGAN", low=0, high=16)
@@ -44,9 +44,9 @@ class GanConfig(ModelConfig):
             16 <= self.size <= 512 and is_power_of_two,
             f"size must be 16, 32, 64, 128, 256 or 512 for a gan, not {self.size}",
         )
-        self.check(not (self.normalize and self.blocks), "normalize cannot be used with residual blocks")
+        self.check(not (self.normalize and self.blocks), "--normalize is for DCGAN: leave it out, or use --blocks 0")
         for width in self.widths if self.blocks else ():
-            self.check(2 * width % min(self.group_width, 2 * width) == 0, "group-width must divide the blocks' width")
+            self.check(2 * width % min(self.group_width, 2 * width) == 0, "--group-width must divide 2 x channels")
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -75,7 +75,7 @@ class GanConfig(ModelConfig):
         """gamma / 2, the factor of the squared gradient norm, for a step of `batch` images.
 
         The rule: gamma is 0.1 for 32x32 and a batch of 64, grows with the cube of the size, and falls with the square
-        root of the batch. For R3GAN a cosine takes it from sqrt(10) times to 1 / sqrt(10) of that. R3GAN's published
+        root of the batch. For R3GAN a factor falls along a cosine from sqrt(10) to 1 / sqrt(10). R3GAN's published
         values (arXiv 2501.05441) lie within a factor of two.
         """
         rule = 0.1 * (self.size / 32) ** 3 * math.sqrt(64 / batch)

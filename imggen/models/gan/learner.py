@@ -23,7 +23,7 @@ from imggen.models.gan.backend import GanBackend
 from imggen.models.gan.config import GanConfig
 from imggen.models.training import EMA, cosine_decay, micro_batches, set_learning_rate
 
-STRENGTH_UPDATE_STEPS = 4  # the augmentation's strength is updated once in so many steps
+STRENGTH_UPDATE_STEPS = 4  # steps between two updates of the augmentation's strength
 # A data set of this many images needs no augmentation; one of a hundredth of it may have the full strength.
 MIN_IMAGES_WITHOUT_AUGMENTATION = 30_000
 # The augmentation's strength may rise from 0 to 1 in this many epochs, and at least and at most this many images.
@@ -71,12 +71,12 @@ class GanLearner(Learner):
 
     @property
     def networks(self) -> dict[str, nn.Module]:
-        """generator, discriminator, average."""
+        """Keys: generator, discriminator, average (the EMA)."""
         return {"generator": self.model, "discriminator": self.discriminator, "average": self.average.network}
 
     @property
     def optimizers(self) -> dict[str, torch.optim.Optimizer]:
-        """adam_g, adam_d."""
+        """Keys: adam_g (generator), adam_d (discriminator)."""
         return {"adam_g": self.adam_g, "adam_d": self.adam_d}
 
     def set_dataset_size(self, num_images: int) -> None:
@@ -115,7 +115,7 @@ class GanLearner(Learner):
         ]
 
         # Update the discriminator: loss, and every few steps the gradient penalty
-        # If memory ran out in the generator's update of the last step, the discriminator is still frozen.
+        # Unfreeze it: if memory ran out in the generator's update, this step is repeated with it still frozen.
         self.discriminator.requires_grad_(True)
         with_penalty = self.config.gamma > 0 and self.steps % self.config.penalty_every == 0
         penalty_weight = self.config.penalty_weight(batch, progress) * self.config.penalty_every

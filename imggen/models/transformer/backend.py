@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
 from imggen.errors import UsageError
-from imggen.models.base import PLAIN, Backend, Diagnostic, Inversion, class_log_frequencies
+from imggen.models.base import DEFAULT_SAMPLING, Backend, Diagnostic, Inversion, class_log_frequencies
 from imggen.models.config import SamplingOptions
 from imggen.models.transformer.any_order_prior import AnyOrderPrior
 from imggen.models.transformer.causal_prior import CausalPrior
@@ -82,7 +82,9 @@ class TransformerBackend(Backend):
             reason = "was trained without --drop-label" if self.classes else "has no classes"
             raise UsageError(f"guidance needs class labels, and this model {reason}", "leave --guidance out")
 
-    def generate(self, noise: Tensor, labels: Tensor | None = None, options: SamplingOptions = PLAIN) -> Tensor:
+    def generate(
+        self, noise: Tensor, labels: Tensor | None = None, options: SamplingOptions = DEFAULT_SAMPLING
+    ) -> Tensor:
         """Sample tokens group by group and decode them; the temperature divides the logits of every channel."""
         labels = self.labels_or_no_class(self._check_labels(labels, len(noise)), len(noise))
         plan = self.prior.plan(options.steps)
@@ -96,7 +98,9 @@ class TransformerBackend(Backend):
             return self.graph_cache(options, generate_rows, noise, labels, order)
         return self._in_fixed_batches(generate_rows, noise, labels)
 
-    def invert(self, images: Tensor, labels: Tensor | None = None, options: SamplingOptions = PLAIN) -> Inversion:
+    def invert(
+        self, images: Tensor, labels: Tensor | None = None, options: SamplingOptions = DEFAULT_SAMPLING
+    ) -> Inversion:
         """Find the noise that generates exactly the tokens of the images, with these options at temperature 1.
 
         Raises UsageError with top_k or top_p: some tokens can then not be generated at all.
@@ -121,7 +125,7 @@ class TransformerBackend(Backend):
         mask: Tensor,
         noise: Tensor,
         labels: Tensor | None = None,
-        options: SamplingOptions = PLAIN,
+        options: SamplingOptions = DEFAULT_SAMPLING,
     ) -> Tensor:
         """Sample the tokens of masked patches given the others, which are the prefix.
 
@@ -221,7 +225,7 @@ class TransformerBackend(Backend):
         return (torch.stack(likelihoods, 1) + class_log_frequencies(self.config, images.device)).argmax(1)
 
     def diagnostics(
-        self, images: Tensor, labels: Tensor | None = None, options: SamplingOptions = PLAIN
+        self, images: Tensor, labels: Tensor | None = None, options: SamplingOptions = DEFAULT_SAMPLING
     ) -> dict[str, Diagnostic]:
         """Nats per token by number of steps and by frequency alone, reconstruction PSNR, and the codes in use."""
         labels = self.labels_or_no_class(self._check_labels(labels, len(images)), len(images))

@@ -27,7 +27,7 @@ class TransformerConfig(ModelConfig):
     # At half resolution; up to 4 times as many below.
     tokenizer_width: int = option(32, "Base channels of the tokenizer's decoder", low=4, high=1024)
     # The rest of the budget trains the prior.
-    tokenizer_share: float = option(0.25, "Fraction of training for the tokenizer", low=0.01, high=0.99)
+    tokenizer_fraction: float = option(0.25, "Fraction of training for the tokenizer", low=0.01, high=0.99)
     # Without it, the tokenizer's loss is the likelihood only.
     edges: float = option(1.0, "Weight of the tokenizer's edge loss; 0: none", low=0.0, high=100.0)
     # 1 to 4 for sharper images, at the end of the tokenizer's training; lowers PSNR and likelihood.
@@ -52,15 +52,15 @@ class TransformerConfig(ModelConfig):
     def __post_init__(self) -> None:
         """Raise UsageError for a size that is not a whole number of patches, unknown codes, or unsuitable layers."""
         super().__post_init__()
-        self.check(self.factor & (self.factor - 1) == 0, "factor must be a power of two")
+        self.check(self.factor & (self.factor - 1) == 0, "--factor must be a power of two, such as 4")
         self.check(self.codes == 0 or self.codes in LEVELS, f"codes must be one of {', '.join(map(str, LEVELS))}")
         size_fits = 8 <= self.size <= 512 and self.size % self.patch == 0
         self.check(size_fits, f"size must be between 8 and 512 and a multiple of {self.patch}, not {self.size}")
         # Rotary embeddings need two pairs of elements in each head: one for the row, one for the column.
         width_fits = self.width % (4 * self.heads) == 0
         self.check(width_fits, f"width must be a multiple of 4 times heads, {4 * self.heads}, not {self.width}")
-        self.check(self.adversarial == 0 or self.size >= 16, "adversarial needs a size of at least 16")
-        self.check(self.raster or self.depth % 2 == 0, "depth must be even, unless raster")
+        self.check(self.adversarial == 0 or self.size >= 16, "--adversarial needs a size of at least 16")
+        self.check(self.raster or self.depth % 2 == 0, "--depth must be even, unless --raster is given")
 
     @property
     def cpu_batch(self) -> int | None:

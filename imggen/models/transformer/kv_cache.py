@@ -9,7 +9,7 @@ from torch import Tensor
 class KVCache:
     """Keys and values of `layers` layers, each (batch, heads, length, head_width): the class first, then the tokens.
 
-    `order` (side²,) are the positions of the tokens in the order in which they come. `like` gives dtype and device.
+    `order` (side²,) are the positions of the tokens in the order of generation. `like` gives dtype and device.
     All shapes follow from the plan and nothing is read back to the host, so that a CUDA graph can record its use.
     """
 

@@ -107,7 +107,7 @@ class TransformerLearner(Learner):
 
         # The tokenizer's stage. Once frozen the tokenizer stays so: a larger budget on --resume must not change tokens
         # on which the prior has been trained.
-        fraction = self.config.tokenizer_share
+        fraction = self.config.tokenizer_fraction
         if not self.tokenizer_frozen and progress < fraction:
             return self._step_tokenizer(images, progress / fraction, images_seen)
         if not self.tokenizer_frozen:
@@ -115,7 +115,7 @@ class TransformerLearner(Learner):
             self.tokenizer_frozen, self.prior_start = True, images_seen
 
         # The prior's stage: t is the fraction of it that is over. With a larger budget on --resume, progress may be
-        # back below `fraction`; the prior then goes on as after its warm-up.
+        # back below `fraction`; the prior then continues as just after its warm-up.
         t = (progress - fraction) / (1 - fraction) if progress >= fraction else WARM_UP_FRACTION
 
         # Validate before the step: if memory runs out in it, the step has not been taken and can be repeated.

@@ -35,8 +35,8 @@ def extend_into_mask(images: Tensor, mask: Tensor, reach: int) -> Tensor:
 def blend_edges(fill: Tensor, images: Tensor, mask: Tensor) -> Tensor:
     """Fills (B, C, H, W) plus the decoder's error at the unmasked pixels, extended into the mask: no visible seam.
 
-    Near the edge the decoder is assumed to err inside the mask as it errs beside it; the correction fades out with
-    depth. It also pulls a sampled token towards the few unmasked pixels of its patch.
+    Assumes that near the edge the decoder's error inside the mask equals that outside; the correction fades out with
+    the distance from the edge. It also pulls a sampled token towards the few unmasked pixels of its patch.
     """
     unmasked = (mask <= 0.5).to(images)
     error = _gaussian_blur((images - fill) * unmasked) / (_gaussian_blur(unmasked) + MIN_UNMASKED_WEIGHT)

@@ -176,7 +176,7 @@ def inverse_cdf(distribution: Tensor, uniform: Tensor, *, all_positive: bool = F
 
     `all_positive` says that no probability is 0, which saves a step.
     """
-    # The last value takes what rounding leaves.
+    # The last value also gets the uniform numbers beyond the sum of the probabilities (rounding).
     values = (uniform.unsqueeze(-1) >= distribution.cumsum(-1)[..., :-1]).sum(-1)
     if all_positive:
         return values
@@ -188,8 +188,8 @@ def inverse_cdf(distribution: Tensor, uniform: Tensor, *, all_positive: bool = F
 def noise_in_interval(distribution: Tensor, values: Tensor, t: Tensor) -> Tensor:
     """Standard-normal noise (…), float32, from which `inverse_cdf` samples the values (…); t in [0, 1] is where.
 
-    t runs over the interval of a value but for a margin at its ends; of a narrow interval the middle is taken. So
-    rounding cannot lead to another value.
+    t = 0 and t = 1 are near the ends of the value's interval, with a margin; in a narrow interval the middle is used.
+    So rounding cannot change the value.
     """
     upper_ends = distribution.cumsum(-1)
     width = distribution.gather(-1, values.unsqueeze(-1)).squeeze(-1)

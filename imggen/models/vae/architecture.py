@@ -65,7 +65,7 @@ def _parse_tokens(text: str, network: str, kinds: str) -> list[Token]:
             )
         tokens.append(Token(int(match[1]), match[2], int(match[3])))
     if sum(token.number for token in tokens if token.kind == "x") > MAX_BLOCKS:
-        raise UsageError(f"{network}: more than {MAX_BLOCKS} blocks")
+        raise UsageError(f"{network} has more than {MAX_BLOCKS} blocks", f"use a shorter --{network}")
     return tokens
 
 
@@ -76,7 +76,10 @@ def _parse_encoder(text: str) -> dict[int, int]:
     for token in _parse_tokens(text, "encoder", "xd"):
         resolution = resolution or token.side
         if token.side != resolution:
-            raise UsageError(f"encoder: '{token}' does not fit there: the resolution is {resolution}")
+            raise UsageError(
+                f"encoder: '{token}' is out of place: the resolution is {resolution}",
+                f"such as {resolution}{token.kind}{token.number}",
+            )
         blocks.setdefault(resolution, 0)
         if token.kind == "x":
             blocks[resolution] += token.number

@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from imggen.models.base import PLAIN, Backend, Inversion, class_log_frequencies
+from imggen.models.base import DEFAULT_SAMPLING, Backend, Inversion, class_log_frequencies
 from imggen.models.config import SamplingOptions
 from imggen.models.vae.config import VaeConfig
 from imggen.models.vae.core import (
@@ -96,12 +96,16 @@ class VaeBackend(Backend):
 
     # Sampling and inversion
 
-    def generate(self, noise: Tensor, labels: Tensor | None = None, options: SamplingOptions = PLAIN) -> Tensor:
+    def generate(
+        self, noise: Tensor, labels: Tensor | None = None, options: SamplingOptions = DEFAULT_SAMPLING
+    ) -> Tensor:
         """The mean of the likelihood. The temperature scales the standard deviations of all priors."""
         labels = self._check_labels(labels, len(noise))
         return self.to_images(self._decode(noise * options.temperature, labels))
 
-    def invert(self, images: Tensor, labels: Tensor | None = None, options: SamplingOptions = PLAIN) -> Inversion:
+    def invert(
+        self, images: Tensor, labels: Tensor | None = None, options: SamplingOptions = DEFAULT_SAMPLING
+    ) -> Inversion:
         """Encode images to the noise of the posterior's means, each layer's given those above."""
         if labels is None and self.classes:
             labels = self._class_scores(images).argmax(1)
@@ -179,7 +183,7 @@ class VaeBackend(Backend):
         mask: Tensor,
         noise: Tensor,
         labels: Tensor | None = None,
-        options: SamplingOptions = PLAIN,
+        options: SamplingOptions = DEFAULT_SAMPLING,
     ) -> Tensor:
         """Fill by self-normalized importance resampling with the Gumbel-max trick.
 

@@ -38,13 +38,13 @@ class VaeConfig(ModelConfig):
     decoder: str = option(TINY[1], "VDVAE decoder string, such as 8x2,16m8,16x2")
     # At least one block is kept per stage.
     depth: float = option(1.0, "Multiplier of the number of blocks per stage", low=0.01, high=4.0)
-    # One element of the finest feature map stands for patch x patch pixels.
+    # One element of the finest feature map covers patch x patch pixels.
     patch: int = option(2, "Patch size of the first layer in pixels", low=1, high=8)
     width: int = option(64, "Base channels, doubled per downsampling", low=4, high=4096)
     max_width: int = option(128, "Maximum channels of a layer", low=4, high=4096)
     bottleneck: float = option(0.5, "Bottleneck ratio: inner/outer channels", low=0.05, high=1.0)
     convolutions: int = option(1, "3x3 convolutions per block", low=1, high=4)
-    # Of the textbook VAE, the dimension of its only latent vector.
+    # For the textbook VAE: the dimension of its only latent vector.
     z: int = option(8, "Latent channels per layer", low=1, high=1024)
     hidden: int = option(0, "Hidden units of the dense VAE; 0: hierarchical VAE", low=0, high=65536)
     # dmol is the discretized mixture of logistics (arXiv 1701.05517); bernoulli binarizes the images.
@@ -86,7 +86,7 @@ class VaeConfig(ModelConfig):
         if self.hidden:
             self.check(self.inpaint_fraction == 0, "the textbook VAE has no partial encoder: use --inpaint-fraction 0")
         else:
-            self.check(self.size % self.patch == 0, f"patch must divide {self.size}: --patch 1 does")
+            self.check(self.size % self.patch == 0, f"--patch must divide the size {self.size}: --patch 1 does")
             self.check(bool(self.stages), "the architecture has no stages")
 
     @cached_property

@@ -173,6 +173,6 @@ def log_density_ratio(noise: Tensor, standardized: Tensor, q: Normal) -> Tensor:
     """log N(noise; 0, 1) - log q(noise), summed over a layer (B,).
 
     `standardized` is (noise - mean of q) / scale of q. If the noise was sampled at another temperature than 1, it is
-    what was sampled from the standard normal: the ratio is then right but for a constant.
+    what was sampled from the standard normal: the ratio is then correct up to a constant.
     """
     return sum_except_batch((standardized.square() - noise.square()) / 2 + q.scale.log())

@@ -16,7 +16,7 @@ USUAL_NORM_QUANTILE = 0.9
 class GradientGuard:
     """Decides by the gradient norm whether a step is taken, skipped or shortened.
 
-    VDVAE skips steps above a fixed threshold, and can stop learning for ever once all gradients are above it. Here the
+    VDVAE skips steps above a fixed threshold, and never learns again once all gradients exceed it. Here the
     limit is `factor` times a quantile of the last norms, which include skipped ones, and after MAX_CONSECUTIVE_SKIPS
     skips the next step is taken, shortened to the limit. `factor` 0 skips nothing.
     """

@@ -25,8 +25,9 @@ HEAD_INIT_SCALE = 0.1  # of the last convolution's weights
 class Block(nn.Module):
     """The bottleneck block of VDVAE: 1x1 convolution, 3x3 convolutions (1x1 on maps below 3 px), 1x1 convolution.
 
-    SiLU comes before every convolution but the first, whose input has been through one already: so prior and posterior
-    share it. The weights of the last convolution start `scale` times as large; with `full_precision` it is in float32.
+    SiLU comes before every convolution but the first, whose input is already activated, so that prior and
+    posterior can use the same activation. The last convolution's initial weights are multiplied by `scale`, and it is
+    computed in float32 with `full_precision`.
     """
 
     def __init__(
@@ -175,7 +176,7 @@ class LatentLayer(TopDownLayer):
             self.project.weight.mul_(scale)
 
     def condition(self, x: Tensor) -> Tensor:
-        """SiLU, which prior and posterior share."""
+        """Apply the SiLU once, for both prior and posterior."""
         return silu(x)
 
     def update(self, x: Tensor, hidden: Tensor, noise: Tensor) -> Tensor:

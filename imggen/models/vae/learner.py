@@ -136,7 +136,7 @@ class VaeLearner(Learner):
         return {"bits": bound / (self.dimensions * math.log(2)), "kl": kl, "skipped": skipped_metric}
 
     def _reset_later_stages(self) -> None:
-        """On --resume with a larger budget the VAE trains on: what was trained on top of it starts anew later."""
+        """On --resume with a larger budget the VAE is trained further: reset the partial encoder and the refiner."""
         if self.partial_encoder_stage and self.averaged.partial_encoder is not None:
             self.partial_encoder_stage, self.guard = False, GradientGuard(self.config.skip_threshold)
             self.averaged.partial_encoder.trained.zero_()

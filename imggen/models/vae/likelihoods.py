@@ -48,15 +48,15 @@ class Likelihood(nn.Module, ABC):
         """The mean image (B, C, H, W) in [-1, 1]."""
 
     def training_images(self, images: Tensor) -> Tensor:
-        """The images to learn from: the given ones, binarized where the likelihood needs it."""
+        """The training targets: the given images, binarized where the likelihood needs it."""
         return images
 
 
 class MixtureOfLogistics(Likelihood):
     """A discretized mixture of logistics over the 256 pixel values (PixelCNN++, Salimans et al., arXiv 1701.05517).
 
-    The means of a channel depend linearly on the channels before it. Alpha comes first, since colors without it mean
-    nothing. The difference of two sigmoids is computed as a product, which does not cancel in the tails.
+    The means of a channel depend linearly on the channels before it. Alpha comes first: where it is 0,
+    colors are arbitrary. The difference of two sigmoids is computed as a product, which does not cancel in the tails.
     """
 
     def __init__(self, config: VaeConfig) -> None:
@@ -138,7 +138,7 @@ class MixtureOfLogistics(Likelihood):
 
 
 class Bernoulli(Likelihood):
-    """Of binarized images: each channel of each pixel is -1 or 1, sampled anew each time by its gray value."""
+    """For binarized images: each channel of each pixel is -1 or 1, 1 with the probability (gray value + 1) / 2."""
 
     binarized = True
 

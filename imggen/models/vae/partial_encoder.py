@@ -20,7 +20,7 @@ class ContextPath(nn.Module):
     """Top-down path: propagates context from coarse to fine feature maps.
 
     A fine map's receptive field is a few pixels, which deep in a masked region contain no unmasked pixel; and the
-    decoder's state above is a sample, which says little about colors.
+    decoder's state above is only a sample, which hardly determines colors.
     """
 
     def __init__(self, config: VaeConfig) -> None:

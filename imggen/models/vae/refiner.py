@@ -1,7 +1,7 @@
 """The refiner: a network after the decoder that makes its means sharper, trained adversarially.
 
-The mean of the likelihood averages over everything that is possible, and is blurred where much is. The refiner adds
-what is missing: a patch discriminator should not be able to tell its images from real ones, and reconstructions should
+The likelihood's mean averages over all plausible images, so it is blurred where they differ. The refiner adds the
+missing detail: a patch discriminator should not be able to tell its images from real ones, and reconstructions should
 have the real images' features in the discriminator. The VAE itself is not changed.
 """
 
@@ -113,7 +113,7 @@ class RefinerTrainer(DiscriminatorTrainer):
         return {"adam_refiner": self.adam, "adam_critic": self.adam_critic}
 
     def reset(self) -> None:
-        """Return the means again, and start anew at the next step: for when the VAE itself is trained on."""
+        """Reset the refiner to the identity: its training starts again when the VAE has been trained further."""
         self.steps = 0
         for network in (self.network, self.averaged):
             network.reset()

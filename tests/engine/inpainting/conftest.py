@@ -14,7 +14,7 @@ from imggen.engine import inpainting
 from imggen.engine.checkpoints import save_backend
 from imggen.engine.options import InpaintOptions
 from imggen.io.image import ImageArray
-from imggen.models.base import PLAIN
+from imggen.models.base import DEFAULT_SAMPLING
 from imggen.models.config import SamplingOptions
 from imggen.models.gan.backend import GanBackend
 from imggen.reporting import Silent
@@ -31,7 +31,7 @@ def fill_with_noise(
     mask: Tensor,
     noise: Tensor,
     labels: Tensor | None = None,
-    options: SamplingOptions = PLAIN,
+    options: SamplingOptions = DEFAULT_SAMPLING,
 ) -> Tensor:
     """A fill that costs nothing: the first number of the noise, everywhere."""
     assert mask.unique().tolist() in ([0, 1], [1]) and images.shape[1:] == self.config.image_shape

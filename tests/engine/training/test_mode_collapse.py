@@ -10,7 +10,7 @@ from imggen.data.dataset import DataOptions, Dataset, load_dataset
 from imggen.engine.training.mode_collapse import MIN_IMAGES_BEFORE_WARNING, CollapseMonitor
 from imggen.metrics.features import load_features
 from imggen.models import presets
-from imggen.models.base import PLAIN, Backend
+from imggen.models.base import DEFAULT_SAMPLING, Backend
 from imggen.models.config import SamplingOptions
 from imggen.models.gan.backend import GanBackend
 from imggen.reporting import Silent
@@ -26,7 +26,9 @@ class Copier(GanBackend):
         super().__init__(presets("gan")["tiny"].with_overrides(classes=names, class_counts=counts, **small))
         self.dataset, self.few = dataset, few
 
-    def generate(self, noise: Tensor, labels: Tensor | None = None, options: SamplingOptions = PLAIN) -> Tensor:
+    def generate(
+        self, noise: Tensor, labels: Tensor | None = None, options: SamplingOptions = DEFAULT_SAMPLING
+    ) -> Tensor:
         assert labels is not None
         rows = [torch.nonzero(torch.from_numpy(self.dataset.labels) == label).flatten() for label in labels.tolist()]
         fractions = torch.special.ndtr(noise[:, 0])

@@ -16,8 +16,8 @@ from imggen.models.transformer.learner import TransformerLearner
 
 def small_learner(**overrides: object) -> TransformerLearner:
     settings = {
-        "size": 16, "channels": 1, "width": 32, "depth": 2, "heads": 2, "tokenizer_width": 16, "tokenizer_share": 0.99,
-        "adversarial": 4.0, "edges": 0.0, "learning_rate": 4e-3, **overrides,
+        "size": 16, "channels": 1, "width": 32, "depth": 2, "heads": 2, "tokenizer_width": 16,
+        "tokenizer_fraction": 0.99, "adversarial": 4.0, "edges": 0.0, "learning_rate": 4e-3, **overrides,
     }  # fmt: skip
     torch.manual_seed(0)
     learner = build_learner(presets("transformer")["tiny"].with_overrides(**settings))

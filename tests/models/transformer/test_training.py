@@ -17,7 +17,7 @@ def small_learner(preset: str = "tiny", **overrides: Any) -> TransformerLearner:
     config = presets("transformer")[preset].with_overrides(
         **{
             "size": 16, "channels": 1, "classes": ("a", "b"), "class_counts": (1, 1), "width": 32, "depth": 2,
-            "heads": 2, "tokenizer_width": 8, "factor": 4, "tokenizer_share": 0.3, "dropout": 0.1, **overrides,
+            "heads": 2, "tokenizer_width": 8, "factor": 4, "tokenizer_fraction": 0.3, "dropout": 0.1, **overrides,
         }
     )  # fmt: skip
     torch.manual_seed(0)
