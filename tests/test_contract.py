@@ -124,13 +124,33 @@ DISTINCT = cases_that_differ_when_small()
 RUNS = [(*case, classes) for case in DISTINCT for classes in (False, True)]
 
 
-def case_id(case: tuple[object, ...]) -> str:
-    return "-".join(map(str, case[:2]))
+def grouped(cases: list[tuple[Any, ...]]) -> list[Any]:
+    """Cases of a preset are run in one of pytest-xdist's processes, since they share a trained model."""
+    ids = ["-".join(map(str, case[:2])) for case in cases]
+    return [
+        pytest.param(case, marks=pytest.mark.xdist_group(f"flat-{name}"), id=name)
+        for case, name in zip(cases, ids, strict=True)
+    ]
 
 
 every_preset = pytest.mark.parametrize(("family", "preset"), CASES)
 every_distinct_preset = pytest.mark.parametrize(("family", "preset"), DISTINCT)
-every_run = pytest.mark.parametrize("trained_run", RUNS, indirect=True, ids=lambda run: "-".join(map(str, run)))
+every_run = pytest.mark.parametrize(
+    "trained_run",
+    [
+        pytest.param(
+            run,
+            marks=[
+                # A learner that several tests use is trained in one of pytest-xdist's processes.
+                pytest.mark.xdist_group("run-" + "-".join(map(str, run))),
+                *([pytest.mark.slow] if run[1] in ("base", "large") else []),
+            ],
+            id="-".join(map(str, run)),
+        )
+        for run in RUNS
+    ],
+    indirect=True,
+)
 BRIGHT, ANY = (0.7, 0.3), (0.0, 1.0)  # mean and spread of the colors
 # The dense VAE, whose pixels are noisy, tells colors apart only where they differ much.
 INVERTED = [(*case, ANY if case == ("vae", "dense") else BRIGHT) for case in DISTINCT]
@@ -138,7 +158,7 @@ INVERTED = [(*case, ANY if case == ("vae", "dense") else BRIGHT) for case in DIS
 
 @every_distinct_preset
 @pytest.mark.parametrize("classes", [False, True])
-@pytest.mark.parametrize(("channels", "size"), [(1, 16), (3, 32), (4, 64)])
+@pytest.mark.parametrize(("channels", "size"), [(1, 16), (3, 32), pytest.param(4, 64, marks=pytest.mark.slow)])
 def test_shapes_range_and_rows(family: str, preset: str, classes: bool, channels: int, size: int) -> None:
     config = small(family, preset, channels=channels, size=size, classes=classes)
     torch.manual_seed(0)
@@ -276,7 +296,7 @@ def test_non_finite_images_never_reach_a_weight(family: str, preset: str, index:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("flat_color_model", [(*case, BRIGHT) for case in DISTINCT], indirect=True, ids=case_id)
+@pytest.mark.parametrize("flat_color_model", grouped([(*case, BRIGHT) for case in DISTINCT]), indirect=True)
 def test_generated_images_become_like_the_data(flat_color_model: tuple[torch.Tensor, Backend]) -> None:
     before, backend = flat_color_model
     torch.manual_seed(0)
@@ -286,7 +306,7 @@ def test_generated_images_become_like_the_data(flat_color_model: tuple[torch.Ten
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("flat_color_model", INVERTED, indirect=True, ids=case_id)
+@pytest.mark.parametrize("flat_color_model", grouped(INVERTED), indirect=True)
 def test_inversion_and_inpainting(
     flat_color_model: tuple[torch.Tensor, Backend], monkeypatch: pytest.MonkeyPatch
 ) -> None:

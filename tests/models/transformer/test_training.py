@@ -109,6 +109,7 @@ def test_learning_rates() -> None:
     assert all(group["lr"] == rates["adam_prior"][0]["lr"] for group in rates["muon_prior"])
 
 
+@pytest.mark.slow
 def test_a_larger_budget_continues_the_validation() -> None:
     learner = small_learner()
     learner.held_out = held_out
