@@ -110,6 +110,7 @@ def test_precision_and_recall_agree_with_torch_fidelity() -> None:
     assert float(neighbors.recall.mean()) == pytest.approx(theirs["recall"], rel=1e-6)
 
 
+@pytest.mark.slow
 def test_neighbors_do_not_depend_on_how_rows_are_split() -> None:
     real, generated = features(2100, width=6), features(2300, width=6, seed=2)
     neighbors = neighborhoods(real, generated)

@@ -43,7 +43,7 @@ def test_networks_have_the_published_size(preset: str, size: int, low: float, hi
         assert low < sum(p.numel() for p in network.parameters()) < high
 
 
-@pytest.mark.parametrize("size", [16, 32, 64, 128, 256, 512])
+@pytest.mark.parametrize("size", [16, 32, 64, 128, 256, pytest.param(512, marks=pytest.mark.slow)])
 def test_every_size_can_be_built(size: int) -> None:
     for preset in presets("gan"):
         given = presets("gan")[preset].with_overrides(size=size)

@@ -146,6 +146,7 @@ def test_rows_do_not_depend_on_each_other(preset: str) -> None:
         assert torch.equal(backend.generate(noise[rows], labels[rows]), images[rows])
 
 
+@pytest.mark.slow
 def test_options_have_an_effect_and_their_defaults_none() -> None:
     backend = small_transformer()
     noise = torch.randn(6, *backend.noise_shape)
@@ -195,6 +196,7 @@ def test_a_token_depends_on_its_own_patch_only(preset: str) -> None:
     assert not torch.equal(before, after)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", PRESETS)
 def test_inpainting(preset: str) -> None:
     backend, images = small_transformer(preset), smooth_images()

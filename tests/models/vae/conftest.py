@@ -10,14 +10,14 @@ from tests.models.vae.helpers import CLASSES, QUICK, small_config, train_on_bars
 @pytest.fixture(scope="session")
 def unlabeled() -> VaeBackend:
     """Without classes, with a trained partial encoder."""
-    return train_on_bars(small_config(**QUICK, inpaint_fraction=0.5), 600).backend
+    return train_on_bars(small_config(**QUICK, inpaint_fraction=0.4), 220).backend
 
 
 @pytest.fixture(scope="session")
 def labeled() -> VaeBackend:
     """With a class for each direction, and a trained partial encoder."""
     config = small_config(**QUICK, **CLASSES, inpaint_fraction=0.4)
-    return train_on_bars(config, 450, labeled=True).backend
+    return train_on_bars(config, 200, labeled=True).backend
 
 
 @pytest.fixture(scope="session")

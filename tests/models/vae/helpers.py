@@ -13,11 +13,11 @@ SMALL = {"size": 16, "channels": 1, "width": 8, "max_width": 16, "z": 3, "depth"
 ADAM_ONLY = {"muon_rate": 0.0, "weight_decay": 0.0}
 # Learns bars in seconds.
 QUICK = {
-    "width": 24,
-    "max_width": 24,
+    "width": 16,
+    "max_width": 16,
     "z": 4,
     "likelihood": "gaussian",
-    "learning_rate": 6e-3,
+    "learning_rate": 1e-2,
     "warm_up": 0.5,
     **ADAM_ONLY,
 }
@@ -53,8 +53,8 @@ def train_on_bars(config: VaeConfig, steps: int, *, labeled: bool = False) -> Va
     learner = vae_learner(config)
     for index in range(steps):
         torch.manual_seed(index)
-        images, labels = bars(32, seed=index)
-        learner.step(images, labels if labeled else None, index / steps, index * 32)
+        images, labels = bars(16, seed=index)
+        learner.step(images, labels if labeled else None, index / steps, index * 16)
     return learner
 
 

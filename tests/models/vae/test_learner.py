@@ -98,6 +98,7 @@ def test_an_untrained_partial_encoder_is_not_used() -> None:
     assert not learner.optimizers["adam_partial"].state
 
 
+@pytest.mark.slow
 def test_unusual_gradients_are_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
     learner = vae_learner(small_config())
     run_early_steps(learner, 25)
@@ -110,6 +111,7 @@ def test_unusual_gradients_are_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
     assert any(not torch.equal(value, before[name]) for name, value in learner.core.state_dict().items())
 
 
+@pytest.mark.slow
 def test_non_finite_steps_are_skipped_but_not_for_ever() -> None:
     learner = vae_learner(small_config())
     bad = bars(8)[0] * torch.nan
@@ -129,8 +131,8 @@ def test_non_finite_steps_are_skipped_but_not_for_ever() -> None:
 @pytest.mark.parametrize("likelihood", ["dmol", "bernoulli", "gaussian"])
 @pytest.mark.parametrize("hidden", [0, 32])
 def test_every_likelihood_learns(likelihood: str, hidden: int) -> None:
-    config = small_config(likelihood=likelihood, hidden=hidden, inpaint_fraction=0.0, learning_rate=4e-3)
-    backend = train_on_bars(config, 150).backend
+    config = small_config(likelihood=likelihood, hidden=hidden, inpaint_fraction=0.0, learning_rate=1e-2)
+    backend = train_on_bars(config, 50).backend
     images, _ = bars(16, seed=908)
     if backend.binarized:
         images = torch.where(images > 0, 1.0, -1.0)
