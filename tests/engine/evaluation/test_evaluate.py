@@ -101,15 +101,15 @@ def test_folders_worse_and_worse(make: Make) -> None:
 @pytest.mark.slow
 def test_memorized_images_show_in_the_nearest_distance(make: Make) -> None:
     make("data", 150, seed=0, split="train")
-    data = make("data", 60, seed=1, split="test")
+    data = make("data", 100, seed=1, split="test")
     copies = make("copies", 100, seed=0)
     found = evaluate(EvaluateOptions(model=str(copies), data=str(data), device="cpu"), Silent())
     assert found["metrics"]["nearest"]["value"] < 0.5 * found["floor"]["nearest"]["value"]
     assert found["closest"][0]["distance"] == pytest.approx(0, abs=1e-4)
     assert found["metrics"]["copied"]["value"] > 0.9 and found["floor"]["copied"]["value"] <= 0.01
     # Without a test split, copies of the images that were set apart are detected too.
-    flat = make("flat", 100, seed=0)
-    apart = evaluate(EvaluateOptions(model=str(flat), data=str(flat), device="cpu", count=100), Silent())
+    flat = make("flat", 200, seed=0)
+    apart = evaluate(EvaluateOptions(model=str(flat), data=str(flat), device="cpu", count=200), Silent())
     assert all(pair["distance"] < 1e-4 for pair in apart["closest"])
 
 
@@ -151,7 +151,7 @@ def test_the_report_in_a_real_browser(make: Make) -> None:
     browser = next((found for name in ("chromium", "google-chrome", "chrome") if (found := shutil.which(name))), None)
     if browser is None:
         pytest.skip("no Chromium here: .ci/run installs one")
-    data = make("data", 80, seed=0)
+    data = make("data", 200, seed=0)
     given = EvaluateOptions(model=str(make("g", 40, seed=1)), data=str(data), device="cpu", output=Path("r.html"))
     evaluate(given, Silent())
     words = [
@@ -183,22 +183,24 @@ def test_the_report_in_a_real_browser(make: Make) -> None:
     assert images == shown and int(images) >= 3 and int(rows) >= 8 and fits == "true"
 
 
+@pytest.mark.slow
 def test_no_network_is_needed(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     def refused(*_: object) -> None:
         raise AssertionError("the network was used")
 
     monkeypatch.setattr(socket.socket, "connect", refused)
     monkeypatch.setattr(socket, "getaddrinfo", refused)
-    assert compared(make("g", 20, seed=1), make("data", 60, seed=0))["fd"] > 0
+    assert compared(make("g", 20, seed=1), make("data", 200, seed=0))["fd"] > 0
 
 
 def uniform_likelihood(backend: GanBackend, images: torch.Tensor, labels: None = None) -> torch.Tensor:
     return -images[:, 0, 0, 0] * 0 - 3072 * np.log(256)
 
 
+@pytest.mark.slow
 def test_bits_where_a_family_gives_a_likelihood(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """A uniform likelihood is 8 bits for every channel of every pixel."""
-    data = make("data", 80, seed=0)
+    data = make("data", 200, seed=0)
     save_backend(Path("m.safetensors"), build_backend(presets("gan")["tiny"].with_overrides(size=32)), {})
     given = EvaluateOptions(model="m.safetensors", data=str(data), count=20, device="cpu", output=Path("r.html"))
     assert "bits" not in evaluate(given, Silent())["metrics"]
@@ -211,6 +213,7 @@ def test_bits_where_a_family_gives_a_likelihood(make: Make, monkeypatch: pytest.
     assert "PNG" in Path("r.html").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_sizes_and_modes_may_differ(make: Make, tmp_path: Path) -> None:
     data = make("data", 30, seed=0)
     for index, path in enumerate(sorted(data.rglob("*.png"))):
@@ -223,6 +226,7 @@ def test_sizes_and_modes_may_differ(make: Make, tmp_path: Path) -> None:
     assert all(np.isfinite(value) for value in large.values())
 
 
+@pytest.mark.slow
 def test_too_few_images_are_refused(make: Make) -> None:
     data = make("data", 100, seed=0)
     for count in (1, 9):
@@ -241,11 +245,12 @@ def test_too_few_images_are_refused(make: Make) -> None:
     assert all(np.isfinite(metric["value"]) for metric in found["metrics"].values())
 
 
+@pytest.mark.slow
 def test_without_a_split_some_are_set_apart(make: Make) -> None:
     found = evaluate(
-        EvaluateOptions(model=str(make("g", 30, seed=1)), data=str(make("d", 100, seed=0)), device="cpu"), Silent()
+        EvaluateOptions(model=str(make("g", 30, seed=1)), data=str(make("d", 200, seed=0)), device="cpu"), Silent()
     )
-    assert "set apart" in found["held_out"] and found["reference_count"] == 50 and found["floor"]["fd"]["count"] == 50
+    assert "set apart" in found["held_out"] and found["reference_count"] == 100 and found["floor"]["fd"]["count"] == 100
 
 
 def test_metrics_of_other_features_do_not_compare() -> None:
@@ -270,6 +275,7 @@ def test_intervals_hold_the_truth_about_as_often_as_they_say() -> None:
     assert held >= 50
 
 
+@pytest.mark.slow
 def test_kernel_intervals_are_as_wide_as_the_distance_varies() -> None:
     generator = torch.Generator().manual_seed(0)
     reference = torch.randn(600, 8, generator=generator)
@@ -340,8 +346,9 @@ def test_only_inceptions_distances_are_called_fid(make: Make, monkeypatch: pytes
     assert found["features"]["name"] == "inception" and len(found["features"]["hash"]) == 12
 
 
+@pytest.mark.slow
 def test_damaged_caches_are_computed_again(make: Make) -> None:
-    data, other = make("data", 60, seed=0), make("g", 20, seed=1)
+    data, other = make("data", 200, seed=0), make("g", 20, seed=1)
     first = compared(other, data)
     for path in Path("cache/features").iterdir():
         path.write_bytes(b"")
@@ -373,8 +380,9 @@ def test_features_of_every_channel_count_and_size() -> None:
     assert torch.allclose(row[1:2], extractor(gray[1:2]), atol=1e-4)
 
 
+@pytest.mark.slow
 def test_on_the_command_line(make: Make, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["evaluate", str(make("g", 40, seed=1)), "--data", str(make("data", 60, seed=0)), "--quiet"]
+    words = ["evaluate", str(make("g", 40, seed=1)), "--data", str(make("data", 200, seed=0)), "--quiet"]
     code, out, _ = run_cli(capsys, *words, "-o", "r.html")
     assert code == 0 and out.splitlines()[-1] == "r.html" and re.search(r"^fd +\d", out, re.MULTILINE)
     assert json.loads(run_cli(capsys, *words, "--json")[1])["metrics"]["fd"]["count"] == 40
