@@ -16,6 +16,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from imggen.engine.training import mode_collapse
+
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
@@ -58,3 +60,9 @@ def imggen() -> Run:
         )
 
     return run
+
+
+@pytest.fixture
+def few_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Measure diversity on 8 samples: most of the time of a short run is spent on that."""
+    monkeypatch.setattr(mode_collapse, "NUM_PAIRS", 4)

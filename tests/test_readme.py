@@ -36,6 +36,15 @@ def shortened(command: str) -> str:
     return shlex.join([*shlex.split(command), *SMALL])
 
 
+def fewer(command: str) -> str:
+    """The same command with fewer images, frames and repetitions."""
+    for option, number in (("-n", 12), ("--frames", 8), ("--iw", 2)):
+        command = re.sub(
+            rf" {option} (\d+)", lambda match, n=number, o=option: f" {o} {min(int(match[1]), n)}", command
+        )
+    return command
+
+
 def make_readers_files() -> None:
     """Make the images and masks that the reader of the README has."""
     image, mask = Image.new("RGB", (16, 16), "navy"), Image.new("L", (16, 16))
@@ -50,6 +59,7 @@ def make_readers_files() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("few_pairs")
 def test_every_command_runs(image_folder: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
     assert len(COMMANDS) >= 10 and image_folder == Path.cwd() / "imgs"
     make_readers_files()
@@ -60,10 +70,10 @@ def test_every_command_runs(image_folder: Path, capfdbinary: pytest.CaptureFixtu
                 command += " --force"
             command, trained = shortened(command), True
         elif command.startswith("imggen evaluate"):
-            command = re.sub(r" -n \d+", "", command) + " -n 50 --force"
+            command = re.sub(r" -n \d+", "", fewer(command)) + " -n 20 --force"
         elif command.startswith(("imggen sample", "imggen interpolate", "imggen inpaint")):
             # Several commands of the README write the same file: each is meant for an empty folder.
-            command = command if "-o -" in command else command + " --force"
+            command = fewer(command) if "-o -" in command else fewer(command) + " --force"
         call(command)
     assert trained and Path("grid.png").exists()
 

@@ -13,6 +13,7 @@ from imggen.errors import UsageError
 from tests.cli.snapshot import snapshot
 from tests.helpers import run_cli
 
+pytestmark = pytest.mark.usefixtures("few_pairs")
 Call = Callable[..., tuple[int, str, str]]
 
 

@@ -3,12 +3,15 @@
 import json
 import os
 import pty
+import select
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,9 +19,10 @@ from PIL import Image
 from torch import Tensor
 
 from imggen.io.checkpoint import read_header, read_tensors
+from tests.cli.forks import Fork, Server
+from tests.helpers import run_cli
 
-pytestmark = pytest.mark.process
-Run = Callable[..., subprocess.CompletedProcess[str]]
+pytestmark = [pytest.mark.process, pytest.mark.slow]  # a start of Python with imggen takes over a second
 NO_GUARD = """
 import sys
 from pathlib import Path
@@ -29,11 +33,6 @@ workers.MAX_IMAGES_FOR_THREADS = 1
 workers.usable_cores = lambda: 2
 print(len(load_dataset("imgs", DataOptions(cache_dir=Path("own")), max_size=64, reporter=Silent())))
 """
-WITH_CTRL_C = """
-import runpy, signal
-signal.signal(signal.SIGINT, signal.default_int_handler)
-runpy.run_module("imggen", run_name="__main__", alter_sys=True)
-"""
 HEAVY = ("torch", "torchvision", "numpy", "PIL", "safetensors", "pydantic", "sympy")
 
 
@@ -42,31 +41,45 @@ def train_words(data: Path, output: str, images: int) -> list[str]:
     return ["train", "gan", "--data", str(data), "-o", output, *model, "--images", str(images)]
 
 
-STARTED: list[subprocess.Popen[str]] = []
+Start = Callable[..., Fork]
 
 
-def start(*words: str) -> subprocess.Popen[str]:
-    """Start a process that handles SIGINT, which a shell sets to be ignored for tests in its background."""
-    command = [sys.executable, "-c", WITH_CTRL_C, *words]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    STARTED.append(process)
-    return process
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    server = Server()
+    yield server
+    server.stop()
 
 
-@pytest.fixture(autouse=True)
-def kill_started() -> Iterator[None]:
-    """Kill the processes that a failed test leaves running."""
-    yield
-    while STARTED:
-        STARTED.pop().kill()
+@pytest.fixture
+def fork(server: Server) -> Iterator[Start]:
+    """Start a command line in a forked process; those that a failed test leaves running are killed."""
+    started = []
+
+    def start(*words: object, **more: Any) -> Fork:
+        started.append(Fork(server, *words, **more))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.send_signal(signal.SIGKILL)
 
 
-def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
+def wait_for(path: Path, process: Fork) -> None:
+    """Until a file exists, and a moment more."""
     deadline = time.monotonic() + 60
     while not path.exists():
-        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
+        assert process.poll() is None and time.monotonic() < deadline, process.err
         time.sleep(0.05)
-    time.sleep(0.5)
+    time.sleep(0.3)
+
+
+def wait_for_images(path: Path, process: Fork) -> None:
+    """Until a state was saved in the middle of the run."""
+    deadline = time.monotonic() + 60
+    while not path.exists() or not read_header(path).document["images"]:
+        assert process.poll() is None and time.monotonic() < deadline, process.err
+        time.sleep(0.01)
 
 
 def read_state(run: str) -> dict[str, Tensor]:
@@ -107,73 +120,66 @@ def test_refusals_come_before_torch(tmp_path: Path) -> None:
     assert done.returncode == 2
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_saves_the_run_and_resume_completes_it(
-    image_folder: Path, imggen: Run, number: signal.Signals, code: int
+def test_a_signal_saves_the_run_and_resuming_it_equals_an_uninterrupted_run(
+    image_folder: Path, fork: Start, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    process = start(*train_words(image_folder, "cut", 10_000_000))
-    wait_for(Path("cut/state.safetensors"), process)
-    process.send_signal(number)
-    out, err = process.communicate(timeout=60)
-    assert process.returncode == code, err
-    assert not out and "saved in cut" in err and "Traceback" not in err
-    images = read_header(Path("cut/state.safetensors")).document["images"]
-    assert images > 0
-    target = images + 160
-    # The schedules depend on the budget, so the stopped run and its continuation need the same one.
-    assert imggen(*train_words(image_folder, "cut", target), "--resume").returncode == 0
-    assert read_header(Path("cut/weights.safetensors")).document["provenance"]["images"] == target
-    assert not list(Path("cut").glob(".*"))
-
-
-def wait_for_images(path: Path, process: subprocess.Popen[str]) -> None:
-    """Until a state was saved in the middle of the run."""
-    deadline = time.monotonic() + 60
-    while not path.exists() or not read_header(path).document["images"]:
-        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
-        time.sleep(0.01)
-
-
-def test_a_stopped_and_resumed_run_equals_an_uninterrupted_one(image_folder: Path, imggen: Run) -> None:
-    words = train_words(image_folder, "cut", 1_600)
-    process = start(*words, "--save-minutes", "0")  # saves after every step: the signal arrives early in the run
+    words = train_words(image_folder, "cut", 800)
+    process = fork(*words, "--save-minutes", "0")  # saves after every step: the signal arrives early in the run
     wait_for_images(Path("cut/state.safetensors"), process)
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert 0 < read_header(Path("cut/state.safetensors")).document["images"] < 1_600
-    assert imggen(*words, "--resume").returncode == 0
+    assert process.wait() == 130, process.err
+    assert not process.out and "saved in cut" in process.err and "Traceback" not in process.err
+    assert 0 < read_header(Path("cut/state.safetensors")).document["images"] < 800
+    assert run_cli(capsys, *words, "--resume")[0] == 0
+    assert read_header(Path("cut/weights.safetensors")).document["provenance"]["images"] == 800
+    assert not list(Path("cut").glob(".*"))
     words[words.index("cut")] = "whole"
-    assert imggen(*words).returncode == 0
+    assert run_cli(capsys, *words)[0] == 0
     cut, whole = read_state("cut"), read_state("whole")
     assert cut.keys() == whole.keys()
     for name, tensor in whole.items():
         assert torch.equal(tensor, cut[name]), name
 
 
-def test_a_second_ctrl_c_quits_at_once_and_a_kill_leaves_complete_files(image_folder: Path, imggen: Run) -> None:
-    process = start(*train_words(image_folder, "run", 10_000_000), "--save-minutes", "0")
-    wait_for(Path("run/state.safetensors"), process)
-    process.kill()
-    process.communicate(timeout=60)
-    assert imggen(*train_words(image_folder, "run", 10_000_000), "--resume", "--dry-run").returncode == 0
-    assert imggen("sample", "run", "-n", 1, "-o", "x.png").returncode == 0
-    process = start(*train_words(image_folder, "two", 10_000_000))
+def test_sigterm_saves_the_run_too(image_folder: Path, fork: Start, capsys: pytest.CaptureFixture[str]) -> None:
+    process = fork(*train_words(image_folder, "cut", 10_000_000))
+    wait_for(Path("cut/state.safetensors"), process)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait() == 143, process.err
+    assert not process.out and "saved in cut" in process.err and "Traceback" not in process.err
+    target = read_header(Path("cut/state.safetensors")).document["images"] + 32
+    # The schedules depend on the budget, so the stopped run and its continuation need the same one.
+    assert run_cli(capsys, *train_words(image_folder, "cut", target), "--resume")[0] == 0
+    assert read_header(Path("cut/weights.safetensors")).document["provenance"]["images"] == target > 32
+    assert not list(Path("cut").glob(".*"))
+
+
+def test_a_second_ctrl_c_quits_at_once_and_a_kill_leaves_complete_files(
+    image_folder: Path, fork: Start, capsys: pytest.CaptureFixture[str]
+) -> None:
+    process = fork(*train_words(image_folder, "run", 10_000_000), "--save-minutes", "0")
+    wait_for_images(Path("run/state.safetensors"), process)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert run_cli(capsys, *train_words(image_folder, "run", 10_000_000), "--resume", "--dry-run")[0] == 0
+    assert run_cli(capsys, "sample", "run", "-n", 1, "-o", "x.png")[0] == 0
+    process = fork(*train_words(image_folder, "two", 10_000_000))
     wait_for(Path("two/state.safetensors"), process)
     process.send_signal(signal.SIGINT)
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 130 and "stopped" in err and "Traceback" not in err
-    assert imggen("sample", "two", "-n", 1, "-o", "y.png").returncode == 0
+    assert process.wait() == 130 and "stopped" in process.err and "Traceback" not in process.err
+    assert run_cli(capsys, "sample", "two", "-n", 1, "-o", "y.png")[0] == 0
 
 
-def test_ctrl_c_while_sampling_leaves_no_partial_file(imggen: Run) -> None:
-    process = start("sample", "gan", "-n", "1000000", "-o", "out")
+def test_ctrl_c_while_sampling_leaves_no_partial_file(fork: Start) -> None:
+    process = fork("sample", "gan", "-n", "1000000", "-o", "out")
     wait_for(Path("out/"), process)
-    time.sleep(1)
+    deadline = time.monotonic() + 60
+    while len(list(Path("out").iterdir())) < 100:
+        assert process.poll() is None and time.monotonic() < deadline, process.err
+        time.sleep(0.02)
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 130 and "Traceback" not in err
+    assert process.wait() == 130 and "Traceback" not in process.err
     files = list(Path("out").iterdir())
     assert files and all(path.suffix == ".png" for path in files)
     for path in sorted(files)[-3:]:
@@ -181,50 +187,44 @@ def test_ctrl_c_while_sampling_leaves_no_partial_file(imggen: Run) -> None:
             image.load()
 
 
-def test_a_full_disk_exits_with_3_and_keeps_the_existing_files(image_folder: Path, imggen: Run) -> None:
+def test_a_full_disk_exits_with_3_and_keeps_the_existing_files(
+    image_folder: Path, fork: Start, capsys: pytest.CaptureFixture[str]
+) -> None:
     """A limit on the size of files stands for a full disk: writing a file fails half-way."""
-    assert imggen(*train_words(image_folder, "run", 32)).returncode == 0
+    assert run_cli(capsys, *train_words(image_folder, "run", 32))[0] == 0
     before = {path: path.read_bytes() for path in Path("run").glob("*.safetensors")}
-    limited = (
-        "import resource, sys\nresource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))\n"
-        "from imggen.cli.app import main\nmain(sys.argv[1:])"
-    )
-    words = [sys.executable, "-c", limited, *train_words(image_folder, "run", 64), "--resume"]
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
-    assert done.returncode == 3 and "cannot be written" in done.stderr and "Traceback" not in done.stderr
+    process = fork(*train_words(image_folder, "run", 64), "--resume", max_file_size=20_000)
+    assert process.wait() == 3 and "cannot be written" in process.err and "Traceback" not in process.err
     assert {path: path.read_bytes() for path in Path("run").glob("*.safetensors")} == before
     assert not list(Path("run").rglob(".*"))
 
 
-def test_png_on_stdout_and_json_in_a_pipe(imggen: Run) -> None:
+def test_png_on_stdout_and_json_in_a_pipe(fork: Start) -> None:
     words = [sys.executable, "-m", "imggen", "sample", "gan", "-n", "4", "-o", "-"]
     done = subprocess.run(words, capture_output=True, check=True)
     Path("x.png").write_bytes(done.stdout)
     with Image.open("x.png") as image:
         assert image.size == (2 * 34 + 2, 2 * 34 + 2)
     assert b"model" in done.stderr
-    assert json.loads(imggen("info", "x.png", "--json").stdout)["kind"] == "image"
+    process = fork("info", "x.png", "--json")
+    assert process.wait() == 0 and json.loads(process.out)["kind"] == "image"
 
 
 def test_a_closed_stdout_exits_with_141() -> None:
-    process = start("models")
-    assert process.stdout is not None
-    process.stdout.close()
-    assert process.stderr is not None
-    err = process.stderr.read()
-    process.stderr.close()
-    assert process.wait(timeout=60) == 141 and "Traceback" not in err and "Exception" not in err
-
-
-def test_training_goes_on_when_stderr_is_closed(image_folder: Path) -> None:
-    """An error keeps its exit code, too."""
-    for words, code in ((train_words(image_folder, "run", 400), 0), (("sample", "gan", "--seeds", "5-2"), 2)):
-        process = start(*words)
-        assert process.stderr is not None and process.stdout is not None
-        process.stderr.close()
-        assert ("weights" in process.stdout.read()) == (code == 0)
+    words = [sys.executable, "-m", "imggen", "models"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stderr is not None
         process.stdout.close()
-        assert process.wait(timeout=60) == code
+        err = process.stderr.read()
+    assert process.returncode == 141 and "Traceback" not in err and "Exception" not in err
+
+
+def test_training_goes_on_when_stderr_is_closed(image_folder: Path, fork: Start) -> None:
+    """An error keeps its exit code, too."""
+    for words, code in ((train_words(image_folder, "run", 64), 0), (("sample", "gan", "--seeds", "5-2"), 2)):
+        process = fork(*words, closed_stderr=True)
+        assert process.wait() == code
+        assert ("weights" in process.out) == (code == 0)
     assert Path("run/weights.safetensors").exists()
 
 
@@ -245,24 +245,18 @@ def test_image_bytes_are_not_written_to_a_terminal() -> None:
     assert done.returncode == 2 and "terminal" in done.stderr
 
 
-def test_a_bar_on_a_terminal_and_plain_lines_elsewhere(image_folder: Path, imggen: Run) -> None:
-    done = imggen(*train_words(image_folder, "lines", 64), TERM="xterm")
-    assert done.returncode == 0 and "\x1b" not in done.stderr and "\r" not in done.stderr
+def test_a_bar_on_a_terminal_and_plain_lines_elsewhere(image_folder: Path, fork: Start) -> None:
+    process = fork(*train_words(image_folder, "lines", 64), TERM="xterm")
+    assert process.wait() == 0 and "\x1b" not in process.err and "\r" not in process.err
     leader, follower = pty.openpty()
-    words = [sys.executable, "-m", "imggen", *train_words(image_folder, "bar", 64)]
-    process = subprocess.Popen(words, stderr=follower, stdout=subprocess.DEVNULL, env={**os.environ, "TERM": "xterm"})
-    os.close(follower)
+    process = fork(*train_words(image_folder, "bar", 64), terminal=os.ttyname(follower), TERM="xterm")
     output = b""
-    while True:
-        try:
-            part = os.read(leader, 65536)
-        except OSError:
-            break
-        if not part:
-            break
-        output += part
+    while process.poll() is None:
+        while select.select([leader], [], [], 0.05)[0]:
+            output += os.read(leader, 65536)
+    os.close(follower)
     os.close(leader)
-    assert process.wait(timeout=60) == 0
+    assert process.wait() == 0
     assert b"training" in output and b"100%" in output and b"\x1b[" in output
 
 
@@ -280,19 +274,21 @@ def test_a_script_without_a_main_guard_ends(image_folder: Path) -> None:
     assert not list(Path("own").rglob("job.*"))
 
 
-def test_two_processes_train_one_model_and_split_the_sampling(image_folder: Path) -> None:
+def test_two_processes_train_one_model_and_split_the_sampling(image_folder: Path, fork: Start) -> None:
+    """Training with the environment that torchrun sets, sampling by torchrun itself."""
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        port = unused.getsockname()[1]
+    group = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    words = [*train_words(image_folder, "run", 128), "--device", "cpu"]
+    processes = [fork(*words, RANK=rank, LOCAL_RANK=rank, **group) for rank in ("0", "1")]
+    assert [process.wait() for process in processes] == [0, 0], processes[0].err + processes[1].err
+    assert [process.out for process in processes] == ["run/weights.safetensors\n", ""]
+    assert [process.err.count("2 processes") for process in processes] == [1, 0]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "imggen"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*torchrun, *train_words(image_folder, "run", 128), "--device", "cpu"],
-        capture_output=True, text=True, check=False, env=environment, timeout=120,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert done.stdout == "run/weights.safetensors\n"
-    assert done.stderr.count("2 processes") == 1
     done = subprocess.run(
         [*torchrun, "sample", "run", "-n", "9", "--seed", "1", "-o", "out", "--device", "cpu"],
-        capture_output=True, text=True, check=False, env=environment, timeout=120,
+        capture_output=True, text=True, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=120,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert len(list(Path("out").iterdir())) == 9 and done.stdout == "out\n"

@@ -58,6 +58,7 @@ def test_an_option_that_a_family_does_not_have_is_an_error(
     assert run_cli(capsys, "sample", model, "--top-p", 1.5)[0] == 2
 
 
+@pytest.mark.slow
 def test_evaluate_prints_a_familys_own_metrics(
     model: Path, image_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

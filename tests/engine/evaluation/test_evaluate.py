@@ -74,10 +74,10 @@ def compared(one: Path | str, two: Path | str, **more: Any) -> dict[str, float]:
 @pytest.mark.slow
 def test_folders_worse_and_worse(make: Make) -> None:
     """Blur, noise, a dropped class and repetition each change the metric that measures them."""
-    data = make("data", 400, seed=0)
-    good = compared(make("good", 160, seed=1), data)
+    data = make("data", 240, seed=0)
+    good = compared(make("good", 100, seed=1), data)
     blurred = [
-        compared(make(f"blur{r}", 160, seed=1, change=lambda p, r=r: p.filter(ImageFilter.GaussianBlur(r))), data)
+        compared(make(f"blur{r}", 100, seed=1, change=lambda p, r=r: p.filter(ImageFilter.GaussianBlur(r))), data)
         for r in (1, 2)
     ]
     random = np.random.default_rng(5)
@@ -85,10 +85,10 @@ def test_folders_worse_and_worse(make: Make) -> None:
     def noise(image: Image.Image) -> Image.Image:
         return Image.fromarray((np.asarray(image) + random.normal(0, 25, (32, 32, 3))).clip(0, 255).astype(np.uint8))
 
-    noisy = compared(make("noise", 160, seed=1, change=noise), data)
-    half = compared(make("half", 160, seed=1, kinds=(0,)), data)
+    noisy = compared(make("noise", 100, seed=1, change=noise), data)
+    half = compared(make("half", 100, seed=1, kinds=(0,)), data)
     kept = make_image(np.random.default_rng(9), 0)
-    same = compared(make("same", 160, seed=1, change=lambda _: kept), data)
+    same = compared(make("same", 100, seed=1, change=lambda _: kept), data)
     assert 0 <= good["fd"] < blurred[0]["fd"] < blurred[1]["fd"]
     assert good["fd"] < noisy["fd"] and good["fd"] < half["fd"] < same["fd"]
     assert good["kd"] < min(blurred[1]["kd"], noisy["kd"], half["kd"], same["kd"])
@@ -100,9 +100,9 @@ def test_folders_worse_and_worse(make: Make) -> None:
 
 @pytest.mark.slow
 def test_memorized_images_show_in_the_nearest_distance(make: Make) -> None:
-    make("data", 300, seed=0, split="train")
+    make("data", 150, seed=0, split="train")
     data = make("data", 100, seed=1, split="test")
-    copies = make("copies", 200, seed=0)
+    copies = make("copies", 100, seed=0)
     found = evaluate(EvaluateOptions(model=str(copies), data=str(data), device="cpu"), Silent())
     assert found["metrics"]["nearest"]["value"] < 0.5 * found["floor"]["nearest"]["value"]
     assert found["closest"][0]["distance"] == pytest.approx(0, abs=1e-4)
@@ -114,19 +114,20 @@ def test_memorized_images_show_in_the_nearest_distance(make: Make) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("few_pairs")
 def test_a_model_against_its_data_with_a_test_split(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    make("data", 400, seed=0, split="train")
-    data = make("data", 150, seed=1, split="test")
+    make("data", 160, seed=0, split="train")
+    data = make("data", 80, seed=1, split="test")
     options = TrainOptions(
-        family="gan", data=str(data), output=Path("run"), device="cpu", images=640, seed=1,
+        family="gan", data=str(data), output=Path("run"), device="cpu", images=160, seed=1,
         overrides={"width": 8, "max_width": 16},
     )  # fmt: skip
     monkeypatch.setattr("imggen.engine.training.loop.SECONDS_BETWEEN_REPORTS", 0.0)
     train(options, Silent())
-    given = EvaluateOptions(model="run", data=str(data), count=200, device="cpu", output=Path("r.html"))
+    given = EvaluateOptions(model="run", data=str(data), count=80, device="cpu", output=Path("r.html"))
     found = evaluate(given, Silent())
     digest = load_extractor()[1]
-    assert found["held_out"] == "test split, 150 images" and found["count"] == 200 and found["reference_count"] == 400
+    assert found["held_out"] == "test split, 80 images" and found["count"] == 80 and found["reference_count"] == 160
     assert set(found["metrics"]) == {
         "fd", "kd", "precision", "recall", "density", "coverage", "nearest", "copied", "accuracy",
     }  # fmt: skip
@@ -135,7 +136,7 @@ def test_a_model_against_its_data_with_a_test_split(make: Make, monkeypatch: pyt
     assert all(found["metrics"][name]["low"] < found["metrics"][name]["high"] for name in ("fd", "kd"))
     assert found["floor"]["fd"]["value"] < found["metrics"]["fd"]["value"]
     # Again, from the cache and the same seeds: the same metrics.
-    again = evaluate(EvaluateOptions(model="run", data=str(data), count=200, device="cpu"), Silent())
+    again = evaluate(EvaluateOptions(model="run", data=str(data), count=80, device="cpu"), Silent())
     assert again["metrics"] == found["metrics"] and again["floor"] == found["floor"]
     with pytest.raises(UsageError, match="already exists"):
         evaluate(given, Silent())
@@ -150,8 +151,8 @@ def test_the_report_in_a_real_browser(make: Make) -> None:
     browser = next((found for name in ("chromium", "google-chrome", "chrome") if (found := shutil.which(name))), None)
     if browser is None:
         pytest.skip("no Chromium here: .ci/run installs one")
-    data = make("data", 300, seed=0)
-    given = EvaluateOptions(model=str(make("g", 100, seed=1)), data=str(data), device="cpu", output=Path("r.html"))
+    data = make("data", 200, seed=0)
+    given = EvaluateOptions(model=str(make("g", 40, seed=1)), data=str(data), device="cpu", output=Path("r.html"))
     evaluate(given, Silent())
     words = [
         browser, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
@@ -182,24 +183,26 @@ def test_the_report_in_a_real_browser(make: Make) -> None:
     assert images == shown and int(images) >= 3 and int(rows) >= 8 and fits == "true"
 
 
+@pytest.mark.slow
 def test_no_network_is_needed(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     def refused(*_: object) -> None:
         raise AssertionError("the network was used")
 
     monkeypatch.setattr(socket.socket, "connect", refused)
     monkeypatch.setattr(socket, "getaddrinfo", refused)
-    assert compared(make("g", 40, seed=1), make("data", 300, seed=0))["fd"] > 0
+    assert compared(make("g", 20, seed=1), make("data", 200, seed=0))["fd"] > 0
 
 
 def uniform_likelihood(backend: GanBackend, images: torch.Tensor, labels: None = None) -> torch.Tensor:
     return -images[:, 0, 0, 0] * 0 - 3072 * np.log(256)
 
 
+@pytest.mark.slow
 def test_bits_where_a_family_gives_a_likelihood(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """A uniform likelihood is 8 bits for every channel of every pixel."""
-    data = make("data", 300, seed=0)
+    data = make("data", 200, seed=0)
     save_backend(Path("m.safetensors"), build_backend(presets("gan")["tiny"].with_overrides(size=32)), {})
-    given = EvaluateOptions(model="m.safetensors", data=str(data), count=50, device="cpu", output=Path("r.html"))
+    given = EvaluateOptions(model="m.safetensors", data=str(data), count=20, device="cpu", output=Path("r.html"))
     assert "bits" not in evaluate(given, Silent())["metrics"]
     monkeypatch.setattr(GanBackend, "binarized", False, raising=False)
     monkeypatch.setattr(GanBackend, "log_likelihood", uniform_likelihood, raising=False)
@@ -210,18 +213,20 @@ def test_bits_where_a_family_gives_a_likelihood(make: Make, monkeypatch: pytest.
     assert "PNG" in Path("r.html").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_sizes_and_modes_may_differ(make: Make, tmp_path: Path) -> None:
-    data = make("data", 60, seed=0)
+    data = make("data", 30, seed=0)
     for index, path in enumerate(sorted(data.rglob("*.png"))):
         if index % 3 == 0:
             with Image.open(path) as image:
                 image.resize((40 + index, 33)).convert("L" if index % 2 else "RGBA").save(path)
-    found = compared(data, data, count=60)
+    found = compared(data, data, count=30)
     assert all(np.isfinite(value) for value in found.values())
     large = compared(data, data, size=96)
     assert all(np.isfinite(value) for value in large.values())
 
 
+@pytest.mark.slow
 def test_too_few_images_are_refused(make: Make) -> None:
     data = make("data", 100, seed=0)
     for count in (1, 9):
@@ -240,11 +245,12 @@ def test_too_few_images_are_refused(make: Make) -> None:
     assert all(np.isfinite(metric["value"]) for metric in found["metrics"].values())
 
 
+@pytest.mark.slow
 def test_without_a_split_some_are_set_apart(make: Make) -> None:
     found = evaluate(
-        EvaluateOptions(model=str(make("g", 50, seed=1)), data=str(make("d", 300, seed=0)), device="cpu"), Silent()
+        EvaluateOptions(model=str(make("g", 30, seed=1)), data=str(make("d", 200, seed=0)), device="cpu"), Silent()
     )
-    assert "set apart" in found["held_out"] and found["reference_count"] == 150 and found["floor"]["fd"]["count"] == 150
+    assert "set apart" in found["held_out"] and found["reference_count"] == 100 and found["floor"]["fd"]["count"] == 100
 
 
 def test_metrics_of_other_features_do_not_compare() -> None:
@@ -269,6 +275,7 @@ def test_intervals_hold_the_truth_about_as_often_as_they_say() -> None:
     assert held >= 50
 
 
+@pytest.mark.slow
 def test_kernel_intervals_are_as_wide_as_the_distance_varies() -> None:
     generator = torch.Generator().manual_seed(0)
     reference = torch.randn(600, 8, generator=generator)
@@ -339,8 +346,9 @@ def test_only_inceptions_distances_are_called_fid(make: Make, monkeypatch: pytes
     assert found["features"]["name"] == "inception" and len(found["features"]["hash"]) == 12
 
 
+@pytest.mark.slow
 def test_damaged_caches_are_computed_again(make: Make) -> None:
-    data, other = make("data", 200, seed=0), make("g", 60, seed=1)
+    data, other = make("data", 200, seed=0), make("g", 20, seed=1)
     first = compared(other, data)
     for path in Path("cache/features").iterdir():
         path.write_bytes(b"")
@@ -351,7 +359,7 @@ def test_damaged_caches_are_computed_again(make: Make) -> None:
 def test_the_extractor_can_be_trained_again(make: Make) -> None:
     make("data", 200, seed=0, split="train")
     data = str(make("data", 60, seed=1, split="test"))
-    extractor, (accuracy,) = train_extractor([data], [1], [data], images=1280, batch=64, seed=0)
+    extractor, (accuracy,) = train_extractor([data], [1], [data], images=960, batch=32, seed=0)
     assert accuracy > 0.8 and extractor.logits.out_features == 2
     raw = extractor(torch.rand(50, 3, 32, 32) * 2 - 1)
     assert torch.isfinite(raw).all() and (extractor.scale > 0).all()
@@ -372,8 +380,9 @@ def test_features_of_every_channel_count_and_size() -> None:
     assert torch.allclose(row[1:2], extractor(gray[1:2]), atol=1e-4)
 
 
+@pytest.mark.slow
 def test_on_the_command_line(make: Make, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["evaluate", str(make("g", 40, seed=1)), "--data", str(make("data", 300, seed=0)), "--quiet"]
+    words = ["evaluate", str(make("g", 40, seed=1)), "--data", str(make("data", 200, seed=0)), "--quiet"]
     code, out, _ = run_cli(capsys, *words, "-o", "r.html")
     assert code == 0 and out.splitlines()[-1] == "r.html" and re.search(r"^fd +\d", out, re.MULTILINE)
     assert json.loads(run_cli(capsys, *words, "--json")[1])["metrics"]["fd"]["count"] == 40

@@ -1,4 +1,4 @@
-"""Small training runs: options for them, and cheaper checks for mode collapse."""
+"""Small training runs: options for them."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 from imggen.engine.options import TrainOptions
-from imggen.engine.training import mode_collapse
 
 MakeOptions = Callable[..., TrainOptions]
 
@@ -24,9 +23,3 @@ def options() -> MakeOptions:
         )
 
     return make
-
-
-@pytest.fixture
-def few_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Measure diversity on 8 samples: most of the time of a short run is spent on that."""
-    monkeypatch.setattr(mode_collapse, "NUM_PAIRS", 4)

@@ -46,7 +46,7 @@ def test_one_training_at_a_time(image_folder: Path, options: MakeOptions) -> Non
     before = Path("run/weights.safetensors").read_bytes()
     with lock_directory(Path("run")):
         for more in ({"resume": True, "images": 16 * 16}, {"force": True}):
-            with pytest.raises(UsageError, match="another training is at work"):
+            with pytest.raises(UsageError, match="another process is training"):
                 training.run(options(image_folder, "run", **more), Silent())
     assert Path("run/weights.safetensors").read_bytes() == before
     assert training.run(options(image_folder, "run", resume=True, images=16 * 16), Silent())["images"] == 256

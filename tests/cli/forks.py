@@ -1,0 +1,148 @@
+"""imggen in processes that are forked from one that has loaded torch: each starts at once, not after seconds.
+
+Run as a program, this file is that process. It reads requests from stdin, one JSON value per line, and answers each:
+a dictionary starts a command line (the answer is its process id), a process id asks for the exit code (or null).
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+PRELOADED = (
+    "typer", "torch._dynamo", "imggen.engine.training.loop", "imggen.engine.sampling.sample",
+    "imggen.models.gan.learner", "imggen.metrics.features",
+)  # fmt: skip
+
+
+class Server:
+    """The process that the others are forked from, started when it is first needed."""
+
+    def __init__(self) -> None:
+        self.process: subprocess.Popen[str] | None = None
+
+    def ask(self, request: dict[str, Any] | int) -> int | None:
+        """The answer to a request."""
+        if self.process is None:
+            words = [sys.executable, __file__]
+            self.process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert self.process.stdin is not None and self.process.stdout is not None
+        print(json.dumps(request), file=self.process.stdin, flush=True)
+        return json.loads(self.process.stdout.readline())
+
+    def stop(self) -> None:
+        """End the process."""
+        if self.process is not None:
+            self.process.communicate()
+
+
+class Fork:
+    """A command line in a process of its own, in the current folder; `out` and `err` are what it printed.
+
+    `terminal` is one that stderr goes to, `closed_stderr` a pipe that nobody reads, and a file may have at most
+    `max_file_size` bytes.
+    """
+
+    count = 0
+
+    def __init__(
+        self,
+        server: Server,
+        *words: object,
+        terminal: str = "",
+        closed_stderr: bool = False,
+        max_file_size: int = -1,
+        **environment: str,
+    ) -> None:
+        Fork.count += 1
+        self.server = server
+        self.files = [Path.cwd() / f".{name}{Fork.count}" for name in ("out", "err")]
+        err = None if closed_stderr else terminal or str(self.files[1])
+        request = {"words": [str(word) for word in words], "folder": str(Path.cwd()), "environment": environment}
+        pid = server.ask({**request, "out": str(self.files[0]), "err": err, "max_file_size": max_file_size})
+        assert pid is not None
+        self.pid, self.code = pid, None
+
+    def poll(self) -> int | None:
+        """The exit code, None while the process runs."""
+        self.code = self.server.ask(self.pid) if self.code is None else self.code
+        return self.code
+
+    def wait(self) -> int:
+        """The exit code, once the process has ended."""
+        deadline = time.monotonic() + 120
+        while (code := self.poll()) is None:
+            assert time.monotonic() < deadline, self.err
+            time.sleep(0.01)
+        return code
+
+    def send_signal(self, number: int) -> None:
+        """Send a signal, if the process runs."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    @property
+    def out(self) -> str:
+        """What was printed to stdout."""
+        return self.files[0].read_text(encoding="utf-8")
+
+    @property
+    def err(self) -> str:
+        """What was printed to stderr."""
+        return self.files[1].read_text(encoding="utf-8")
+
+
+def become(request: dict[str, Any]) -> None:
+    """Turn a forked process into the one that was asked for."""
+    os.chdir(request["folder"])
+    os.environ.update({"IMGGEN_CACHE": str(Path("cache").absolute()), **request["environment"]})
+    if request["err"] is None:
+        reader, err = os.pipe()
+        os.close(reader)
+    else:
+        err = os.open(request["err"], os.O_WRONLY | os.O_CREAT | os.O_NOCTTY)
+    for number, descriptor in enumerate(
+        (os.open(os.devnull, os.O_RDONLY), os.open(request["out"], os.O_WRONLY | os.O_CREAT), err)
+    ):
+        os.dup2(descriptor, number)
+        os.close(descriptor)
+    if request["max_file_size"] >= 0:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (request["max_file_size"],) * 2)
+    # A shell sets SIGINT to be ignored for tests in its background.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def serve() -> list[str]:
+    """Answer requests until stdin ends; returns the words of a command line in each forked process."""
+    codes: dict[int, int] = {}
+    while line := sys.stdin.readline():
+        request = json.loads(line)
+        if isinstance(request, dict):
+            answer: int | None = os.fork()
+            if answer == 0:
+                become(request)
+                return request["words"]
+        else:
+            ended, status = os.waitpid(request, os.WNOHANG) if request not in codes else (0, 0)
+            if ended:
+                codes[request] = os.waitstatus_to_exitcode(status)
+            answer = codes.get(request)
+        print(json.dumps(answer), flush=True)
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    for name in PRELOADED:
+        importlib.import_module(name)
+    command = serve()
+    from imggen.cli.app import main
+
+    main(command)
