@@ -723,7 +723,7 @@ def set_arithmetic(*, tf32: bool, convolutions_tf32: bool | None = None) -> None
     torch.set_float32_matmul_precision("high" if tf32 else "highest")
 
 
-class FlopCounter(TorchDispatchMode):
+class FlopCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the FLOPs of the operations in the block by PyTorch's formulas.
 
     FlopCounterMode also assigns them to modules, which fails in a gradient penalty. Its formula for a convolution's
@@ -731,7 +731,7 @@ class FlopCounter(TorchDispatchMode):
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.total = 0
 
     def __torch_dispatch__(
