@@ -251,7 +251,7 @@ class InterpolateOptions(ModelOptions):
     )
     path: str | None = option(
         None,
-        "Path: slerp, spline or circle (two keyframes)",
+        "Path: slerp, spline or circle",
         panel=PATH,
         choices=("slerp", "spline", "circle"),
         metavar="NAME",

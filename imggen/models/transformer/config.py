@@ -23,9 +23,9 @@ class TransformerConfig(ModelConfig):
     # Doubled until an image has at most MAX_TOKENS_PER_SIDE tokens along a side.
     factor: int = option(4, "Minimum patch size of a token in pixels", low=2, high=32)
     # By image size and channels if 0: see `levels`.
-    codes: int = option(0, f"Codebook size: {', '.join(map(str, LEVELS))}; 0: automatic", low=0)
+    codes: int = option(0, f"Codes: {', '.join(map(str, LEVELS))}; 0: automatic", low=0)
     # At half resolution; up to 4 times as many below.
-    tokenizer_width: int = option(32, "Base channels of the tokenizer's decoder", low=4, high=1024)
+    tokenizer_width: int = option(32, "Base channels of the tokenizer", low=4, high=1024)
     # The rest of the budget trains the prior.
     tokenizer_fraction: float = option(0.25, "Fraction of training for the tokenizer", low=0.01, high=0.99)
     # Without it, the tokenizer's loss is the likelihood only.
@@ -33,12 +33,12 @@ class TransformerConfig(ModelConfig):
     # 1 to 4 for sharper images, at the end of the tokenizer's training; lowers PSNR and likelihood.
     adversarial: float = option(0.0, "Weight of the tokenizer's GAN loss; 0: none", low=0.0, high=10.0)
     raster: bool = option(False, "Causal prior in raster order, token by token")
-    width: int = option(160, "Embedding width, a multiple of 4 x heads", low=8, high=8192)
+    width: int = option(160, "Width, a multiple of 4 x heads", low=8, high=8192)
     # Without `raster`, half of the layers process the tokens and half predict.
-    depth: int = option(6, "Layers of the prior (even, unless raster)", low=2, high=128)
+    depth: int = option(6, "Layers of the prior, an even number", low=2, high=128)
     heads: int = option(5, "Attention heads of the prior", low=1, high=128)
     # By default at least 0.1 for fewer than 20,000 images: see `for_dataset_size`.
-    dropout: float = option(0.0, "Dropout of the prior; 0.1 for little data", low=0.0, high=0.9)
+    dropout: float = option(0.0, "Dropout of the prior", low=0.0, high=0.9)
     # Classifier-free guidance (arXiv 2207.12598) needs it.
     drop_label: float = option(0.1, "Fraction of labels dropped, for --guidance", low=0.0, high=0.9)
     learning_rate: float = option(4e-3, "Tokenizer's peak learning rate", low=1e-8, high=1.0)
