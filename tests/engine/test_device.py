@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from imggen.engine.device import find_device, find_precision, out_of_memory, precision_name, run_in_batches
-from imggen.errors import DeviceError
+from imggen.errors import DeviceError, UsageError
 
 CPU = torch.device("cpu")
 
@@ -63,6 +63,6 @@ def test_devices_and_precisions() -> None:
     assert find_precision("auto", CPU, training=True) == torch.float32
     assert precision_name(find_precision("bf16", CPU, training=True)) == "bf16"
     for name in ("fp16", "fp8"):
-        with pytest.raises(DeviceError) as caught:
+        with pytest.raises(UsageError) as caught:
             find_precision(name, CPU, training=False)
         assert caught.value.exit_code == 2

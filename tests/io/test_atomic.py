@@ -93,7 +93,7 @@ def test_a_lock_is_held_for_one_process(tmp_path: Path) -> None:
     )
     with atomic.lock_directory(tmp_path):
         assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 2
-        with pytest.raises(UsageError, match="at work"), atomic.lock_directory(tmp_path):
+        with pytest.raises(UsageError, match="another process is training"), atomic.lock_directory(tmp_path):
             pass
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 

@@ -107,7 +107,7 @@ def _parse_decoder(text: str) -> dict[int, int]:
             continue
         resolution = resolution or token.side
         if token.side != resolution:
-            raise UsageError(f"decoder: '{token}' does not fit there: the resolution is {resolution}")
+            raise UsageError(f"decoder: '{token}' is out of place: the resolution is {resolution}")
         layers[resolution] = layers.get(resolution, 0) + token.number
     return layers
 

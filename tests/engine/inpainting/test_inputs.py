@@ -96,7 +96,7 @@ def test_each_file_is_read_once_where_memory_allows(
         ("-", {"boxes": ((0, 0, 2, 2),)}, UsageError, "files"),
         ("y/", {"boxes": ((0, 0, 2, 2),), "sheet": True}, UsageError, "one image"),
         ("x.png", {"boxes": ((0, 0, 2, 2),)}, UsageError, "already exists"),
-        ("y-%s.png", {"boxes": ((0, 0, 2, 2),)}, UsageError, "one number"),
+        ("y-%s.png", {"boxes": ((0, 0, 2, 2),)}, UsageError, "no single %d"),
         ("new/y.png", {"boxes": ((0, 0, 2, 2),)}, UsageError, "there is no folder new"),
         ("new/y.png", {"boxes": ((0, 0, 2, 2),), "sheet": True}, UsageError, "there is no folder new"),
         ("y.png", {"mask": Path("none.png")}, DataError, "no file"),

@@ -22,7 +22,7 @@ def test_large_images_are_filled_in_tiles(inpaint: Inpaint) -> None:
     for name in ("y-1.png", "y-2.png"):
         assert np.array_equal(read_pixels(name)[mask == 0], original[mask == 0])
         assert (read_pixels(name)[mask > 0] != original[mask > 0]).mean() > 0.9
-    assert any("tiles of more than 64 pixels are filled at 16" in line for line in reporter.infos)
+    assert any("regions over 64 px are filled at 16 px" in line for line in reporter.infos)
 
 
 def test_too_little_memory_halves_the_batch(inpaint: Inpaint, monkeypatch: pytest.MonkeyPatch) -> None:
