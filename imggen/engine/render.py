@@ -58,14 +58,14 @@ def sample_batches(
     """Generate samples batch by batch; yields images (B, H, W, C) uint8, or what `finish` returns: `render_batches`."""
     device = backend.device
 
-    def prepare(part: list[SampleSpec]) -> list[tuple[Tensor, Tensor | None]]:
+    def prepare(part: list[SampleSpec]) -> list[tuple[Tensor, int]]:
         noise, labels = noise_for(part, backend)
-        return list(zip(noise, itertools.repeat(None) if labels is None else labels, strict=False))
+        return list(zip(noise.unbind(), [0] * len(part) if labels is None else labels.tolist(), strict=True))
 
-    def render(part: list[tuple[Tensor, Tensor | None]]) -> Tensor:
+    def render(part: list[tuple[Tensor, int]]) -> Tensor:
         noise = torch.stack([noise for noise, _ in part]).to(device)
-        labels = [label for _, label in part if label is not None]
-        return backend.generate(noise, torch.stack(labels).to(device) if labels else None, options)
+        labels = torch.tensor([label for _, label in part]).to(device) if backend.classes else None
+        return backend.generate(noise, labels, options)
 
     return render_batches(
         backend, specs, render, finish, prepare=prepare, batch=batch, precision=precision, on_smaller=on_smaller
