@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -358,3 +360,16 @@ def test_counts(text: str, number: int) -> None:
 def test_texts_that_are_no_counts(text: str) -> None:
     with pytest.raises(UsageError):
         parse_count(text)
+
+
+def test_markdown_is_imported_only_to_be_rendered() -> None:
+    """`imggen --help` is quicker without rich.markdown; whoever renders Markdown in the same process still can."""
+    code = (
+        "import sys, imggen.cli.build\n"
+        "from rich.markdown import Markdown\n"
+        "assert 'markdown_it' not in sys.modules\n"
+        "from rich.console import Console\n"
+        "Console(width=20).print(Markdown('*word*'))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "word"
