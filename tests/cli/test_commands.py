@@ -209,6 +209,7 @@ def test_internal_errors_are_reported_as_such(call: Call, monkeypatch: pytest.Mo
         assert call("sample", "gan")[0] == number
 
 
+@pytest.mark.slow
 def test_train_then_sample_then_info(call: Call, image_folder: Path) -> None:
     code, out, err = call(*train(image_folder))
     assert (code, out) == (0, "run/weights.safetensors\n")
@@ -226,6 +227,7 @@ def test_train_then_sample_then_info(call: Call, image_folder: Path) -> None:
     assert code == 0 and "state" in out
 
 
+@pytest.mark.slow
 def test_json_is_all_there_is_on_stdout(call: Call, image_folder: Path) -> None:
     result = json.loads(call(*train(image_folder), "--json")[1])
     assert result["images"] == 64 and result["seed"] == 3 and Path(result["weights"]).exists()
@@ -236,6 +238,7 @@ def test_json_is_all_there_is_on_stdout(call: Call, image_folder: Path) -> None:
     assert "tiny" in listing["families"]["gan"] and any(line["name"] == "gan" for line in listing["shipped"])
 
 
+@pytest.mark.slow
 def test_quiet_leaves_only_results(call: Call, image_folder: Path) -> None:
     code, out, err = call(*train(image_folder), "--quiet")
     assert (code, out, err) == (0, "run/weights.safetensors\n", "")
@@ -269,6 +272,7 @@ def test_precedence(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     assert count("--config", "c.toml", "-n", 7) == 7
 
 
+@pytest.mark.slow
 def test_config_files(call: Call, image_folder: Path) -> None:
     Path("bad.toml").write_text("temprature = 0.5\n", encoding="utf-8")
     code, _, err = call("sample", "gan", "--config", "bad.toml")
@@ -284,6 +288,7 @@ def test_config_files(call: Call, image_folder: Path) -> None:
     assert json.loads(again[1])["hash"] == json.loads(call("info", "run", "--json")[1])["hash"]
 
 
+@pytest.mark.slow
 def test_a_budget_on_the_command_line_replaces_that_of_the_file(call: Call, image_folder: Path) -> None:
     call(*train(image_folder, "run"))
     words = ["train", "gan", "--config", "run/config.toml", "-o", "again", "--dry-run", "--json"]
@@ -293,6 +298,7 @@ def test_a_budget_on_the_command_line_replaces_that_of_the_file(call: Call, imag
     assert code == 2 and "exclude each other" in err
 
 
+@pytest.mark.slow
 def test_resume_by_the_same_command(call: Call, image_folder: Path) -> None:
     call(*train(image_folder, "run", "--mirror", "--no-classes"))
     longer = ["train", "gan", "--data", image_folder, "-o", "run", "--images", 96, "--resume"]
@@ -303,6 +309,7 @@ def test_resume_by_the_same_command(call: Call, image_folder: Path) -> None:
     assert code == 2 and "seed 3" in err
 
 
+@pytest.mark.slow
 def test_overwriting_is_refused_at_once(call: Call, image_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Path("grid.png").write_bytes(b"mine")
     code, _, err = call("sample", "gan", "-o", "grid.png")
@@ -330,6 +337,7 @@ def test_control_characters_of_files_are_not_printed(call: Call) -> None:
     assert code == 0 and "\x1b" not in out and "\x07" not in out
 
 
+@pytest.mark.slow
 def test_models_lists_runs_and_damaged_ones_too(call: Call, image_folder: Path) -> None:
     call(*train(image_folder, "runs/cats"))
     Path("runs/dogs").mkdir()
@@ -344,6 +352,7 @@ def test_default_name_follows_the_format(call: Call) -> None:
     assert Path("samples.jpeg").read_bytes()[:2] == b"\xff\xd8"
 
 
+@pytest.mark.slow
 def test_config_of_a_folder_with_an_odd_name(call: Call, image_folder: Path) -> None:
     odd = image_folder.rename('😀 \x7f "imgs"')
     assert call(*train(odd))[0] == 0

@@ -26,6 +26,7 @@ def model(tmp_path: Path) -> Path:
     return tmp_path / "m.safetensors"
 
 
+@pytest.mark.slow
 def test_options_are_recorded_and_the_command_gives_the_same_file(
     model: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -75,6 +76,7 @@ def test_evaluate_prints_a_familys_own_metrics(
     assert "Reconstruction, dB" in Path("r.html").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_interpolation_and_inpainting_take_sampling_options(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["--steps", 2, "--guidance", 2.0, "--seed", 1, "--force"]
     pixels = {}

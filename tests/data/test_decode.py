@@ -77,6 +77,7 @@ def test_exact_bytes_at_the_same_size_and_pad_color() -> None:
     assert fit_image(wide, 8, 4, "pad", "")[0, 0].tolist() == [255, 255, 255, 0]
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(
     st.integers(1, 40),

@@ -16,6 +16,7 @@ from imggen.data.workers import DecodeJob
 from tests.data.helpers import WarningRecorder, load, packed, tree, write_images
 
 
+@pytest.mark.slow
 def test_processes_agree_with_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_images(tmp_path / "d", 40)
     threads = np.array(load(tmp_path, crop="random").images)
@@ -44,6 +45,7 @@ def test_a_job_survives_json(tmp_path: Path, kind: str) -> None:
         assert job.source.image(i) == source.image(i) == (root / name).read_bytes()
 
 
+@pytest.mark.slow
 def test_workers_do_not_import_torch() -> None:
     check = "import sys, imggen.data.workers, imggen.data.cache; sys.exit('torch' in sys.modules)"
     root = Path(workers.__file__).parents[2]

@@ -178,6 +178,7 @@ def test_damaged_bytes_never_give_another_error(tmp_path: Path, data: st.DataObj
         assert "\n" not in error.message
 
 
+@pytest.mark.slow
 def test_kill_while_writing_leaves_a_whole_file(tmp_path: Path) -> None:
     path = tmp_path / "w.safetensors"
     code = (

@@ -80,6 +80,7 @@ def test_a_grid_is_square_by_default() -> None:
     assert (grid(np.ones((4, 4, 4, 4), np.uint8))[0, 0] == (255, 255, 255, 0)).all()
 
 
+@pytest.mark.slow
 @given(st.integers(1, 40), st.integers(1, 40), st.sampled_from([1, 3, 4]), st.booleans())
 def test_fast_png_is_read_by_pillow(height: int, width: int, channels: int, smooth: bool) -> None:
     random = np.random.default_rng(height * 41 + width)

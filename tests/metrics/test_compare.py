@@ -19,6 +19,7 @@ def test_evenly_spaced() -> None:
     assert subset.labels is not None and subset.labels.tolist() == [0, 4, 9]
 
 
+@pytest.mark.slow
 def test_copies_and_shifts_are_measured() -> None:
     real, held_out = features(300, 0), features(100, 1)
     reference = FeatureSet(real, torch.arange(300) % 2)

@@ -20,6 +20,7 @@ def double(augmentation: Augmentation) -> Augmentation:
     return Augmentation(augmentation.grid.double(), augmentation.color.double(), augmentation.keep.double())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("channels", [1, 3, 4])
 def test_derivatives_of_both_orders(channels: int) -> None:
     augment = double(augmentation_of(3, channels, 4))

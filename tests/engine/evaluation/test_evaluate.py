@@ -266,6 +266,7 @@ def test_metrics_of_other_features_do_not_compare() -> None:
             one.better_than(other)
 
 
+@pytest.mark.slow
 def test_intervals_hold_the_truth_about_as_often_as_they_say() -> None:
     generator = torch.Generator().manual_seed(0)
     held = 0
@@ -321,6 +322,7 @@ def test_missing_parts_of_inception_are_reported(monkeypatch: pytest.MonkeyPatch
     assert "imggen[eval]" in str(caught.value.hint)
 
 
+@pytest.mark.slow
 def test_only_inceptions_distances_are_called_fid(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """A stand-in for torch-fidelity's network: it gets bytes in three channels, whatever the images have."""
 

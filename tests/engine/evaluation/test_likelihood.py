@@ -116,6 +116,7 @@ def test_iw_needs_layers_of_latents(make: Make, image_folder: Path) -> None:
             evaluate(EvaluateOptions(model=model, data=str(image_folder), count=20, device="cpu", iw=5), Silent())
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("few_pairs")
 def test_training_on_binarized_images_of_28_pixels(cli: Cli, image_folder: Path) -> None:
     words = ["--data", image_folder, "--size", 28, "--channels", 1, "--likelihood", "bernoulli", "--preset", "tiny"]

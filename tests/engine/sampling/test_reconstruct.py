@@ -67,6 +67,7 @@ def test_images_beside_their_reconstructions(sample: Command, image_folder: Path
     check_command(sample, "side.png", "--from")
 
 
+@pytest.mark.slow
 def test_samples_near_an_image(sample: Command, image_folder: Path) -> None:
     small_vae()
     path = sorted((image_folder / "disc").glob("*.png"))[3]
@@ -100,6 +101,7 @@ def test_a_family_without_an_encoder(sample: Command, image_folder: Path) -> Non
     assert np.array_equal(others[1], others[2]) and not np.array_equal(original, others[0])
 
 
+@pytest.mark.slow
 def test_refusals(sample: Command, image_folder: Path) -> None:
     small_vae()
     path = sorted((image_folder / "disc").glob("*.png"))[0]

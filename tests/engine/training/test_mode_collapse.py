@@ -58,6 +58,7 @@ def test_one_image_or_a_few_images_per_class_have_no_diversity(
     assert monitor.diversity(backend(image_folder, few)) < 0.01
 
 
+@pytest.mark.slow
 def test_a_collapse_is_reported_once_and_again_after_recovery(image_folder: Path, monitor: CollapseMonitor) -> None:
     reporter, good, bad = RecordingReporter(), backend(image_folder), backend(image_folder, 1)
     monitor.check(bad, MIN_IMAGES_BEFORE_WARNING - 1, reporter)

@@ -17,6 +17,7 @@ MakeOptions = Callable[..., TrainOptions]
 pytestmark = pytest.mark.usefixtures("few_pairs")
 
 
+@pytest.mark.slow
 def test_files_where_a_run_would_write_stay(image_folder: Path, options: MakeOptions) -> None:
     """Above all the images to train on."""
     image_folder.rename("samples")
@@ -34,6 +35,7 @@ def test_files_where_a_run_would_write_stay(image_folder: Path, options: MakeOpt
     assert Path("run/samples/cat-000001.png").read_bytes() == b"mine"
 
 
+@pytest.mark.slow
 def test_a_run_in_the_folder_of_its_data_can_be_resumed(image_folder: Path, options: MakeOptions) -> None:
     training.run(options(image_folder, "imgs"), Silent())
     assert Path("imgs/samples").is_dir()
@@ -41,6 +43,7 @@ def test_a_run_in_the_folder_of_its_data_can_be_resumed(image_folder: Path, opti
     training.run(options(image_folder, "imgs", resume=True, images=16 * 16), Silent())
 
 
+@pytest.mark.slow
 def test_one_training_at_a_time(image_folder: Path, options: MakeOptions) -> None:
     training.run(options(image_folder, "run"), Silent())
     before = Path("run/weights.safetensors").read_bytes()
@@ -52,6 +55,7 @@ def test_one_training_at_a_time(image_folder: Path, options: MakeOptions) -> Non
     assert training.run(options(image_folder, "run", resume=True, images=16 * 16), Silent())["images"] == 256
 
 
+@pytest.mark.slow
 def test_partial_files_of_a_killed_process_are_removed(image_folder: Path, options: MakeOptions) -> None:
     training.run(options(image_folder, "run"), Silent())
     Path("run/.state.safetensors.1a2b3c4d5e6f0.part").write_bytes(b"half")
@@ -60,6 +64,7 @@ def test_partial_files_of_a_killed_process_are_removed(image_folder: Path, optio
     assert [path.name for path in Path("run").glob(".*")] == [".notes.part"]
 
 
+@pytest.mark.slow
 def test_a_spent_budget_is_reported(image_folder: Path, options: MakeOptions) -> None:
     training.run(options(image_folder, "run"), Silent())
     training.run(options(image_folder, "run", resume=True), reporter := RecordingReporter())

@@ -69,6 +69,7 @@ def read_metrics(run: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (Path(run) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", ["tiny", "dcgan"])
 def test_stopped_and_resumed_is_the_same_run(
     image_folder: Path, options: MakeOptions, preset: str, monkeypatch: pytest.MonkeyPatch
@@ -104,6 +105,7 @@ def test_the_files_of_a_run(image_folder: Path, options: MakeOptions) -> None:
     assert records[-1]["images"] == 192 and np.isfinite(records[-1]["loss_d"])
 
 
+@pytest.mark.slow
 def test_same_seed_same_run_other_seed_other(image_folder: Path, options: MakeOptions) -> None:
     one = training.run(options(image_folder, "one"), Silent())["hash"]
     assert training.run(options(image_folder, "two"), Silent())["hash"] == one
@@ -134,6 +136,7 @@ def test_refusals(image_folder: Path, options: MakeOptions) -> None:
         training.run(options(image_folder, "run", resume=True), Silent())
 
 
+@pytest.mark.slow
 def test_a_state_that_lacks_something_is_damaged(image_folder: Path, options: MakeOptions) -> None:
     training.run(options(image_folder, "run"), Silent())
     path = RunDir(Path("run")).state
@@ -146,6 +149,7 @@ def test_a_state_that_lacks_something_is_damaged(image_folder: Path, options: Ma
             training.run(options(image_folder, "run", resume=True, images=256), Silent())
 
 
+@pytest.mark.slow
 def test_a_resumed_run_refuses_other_classes(image_folder: Path, options: MakeOptions) -> None:
     training.run(options(image_folder, "run"), Silent())
     (image_folder / "disc").rename(image_folder / "circle")
@@ -168,6 +172,7 @@ def test_a_batch_is_divided_among_processes(
     assert two.default_batch(plan.config, 7) == 6 and two.default_batch(plan.config, 10_000) == 32
 
 
+@pytest.mark.slow
 def test_force_replaces_only_the_run(image_folder: Path, options: MakeOptions) -> None:
     first = training.run(options(image_folder, "run"), Silent())["hash"]
     Path("run/notes.txt").write_text("mine", encoding="utf-8")
@@ -207,6 +212,7 @@ def test_an_evaluation_that_fails_does_not_end_the_training(
     assert any("diversity was not measured" in line for line in reporter.warnings)
 
 
+@pytest.mark.slow
 def test_non_finite_numbers_roll_back(
     image_folder: Path, options: MakeOptions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -230,6 +236,7 @@ def test_diverging_for_good_ends_with_the_last_good_checkpoint(
     load_backend("run", device="cpu")
 
 
+@pytest.mark.slow
 def test_a_diverged_run_continues_with_a_lower_learning_rate(
     image_folder: Path, options: MakeOptions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -250,6 +257,7 @@ def test_a_diverged_run_continues_with_a_lower_learning_rate(
         training.run(wider, Silent())
 
 
+@pytest.mark.slow
 def test_roll_backs_long_ago_do_not_count(
     image_folder: Path, options: MakeOptions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -258,6 +266,7 @@ def test_roll_backs_long_ago_do_not_count(
     assert result["images"] == 24 * 16 and read_header(Path("run/state.safetensors")).document["rollbacks"] == 5
 
 
+@pytest.mark.slow
 def test_too_little_memory_halves_the_micro_batch(
     image_folder: Path, options: MakeOptions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -286,6 +295,7 @@ def test_a_missing_tensorboard_is_refused(
     assert "imggen[log]" in str(caught.value.hint) and not Path("run").exists()
 
 
+@pytest.mark.slow
 def test_memory_that_runs_out_in_the_generators_pass(
     image_folder: Path, options: MakeOptions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -302,12 +312,14 @@ def test_memory_that_runs_out_in_the_generators_pass(
     assert training.run(options(image_folder, "run", preset="dcgan"), Silent())["images"] == 192
 
 
+@pytest.mark.slow
 def test_the_budget_is_remembered(image_folder: Path, options: MakeOptions, monkeypatch: pytest.MonkeyPatch) -> None:
     train_until(5, options(image_folder, "run"), monkeypatch)
     assert training.run(options(image_folder, "run", images=None, resume=True), Silent())["images"] == 192
     assert training.run(options(image_folder, "run", images=256, resume=True), Silent())["images"] == 256
 
 
+@pytest.mark.slow
 def test_a_resumed_run_takes_grown_data(image_folder: Path, options: MakeOptions) -> None:
     training.run(options(image_folder, "run"), Silent())
     with Image.open(image_folder / "disc" / "000.png") as image:
@@ -334,6 +346,7 @@ def test_a_plan_decodes_nothing(image_folder: Path, options: MakeOptions) -> Non
         _ = make_plan(options(image_folder, "run"), Silent(), decode=False).dataset
 
 
+@pytest.mark.slow
 def test_the_best_checkpoint_is_kept(image_folder: Path, options: MakeOptions, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("imggen.engine.training.best_checkpoint.NUM_SAMPLES", 20)
     values = iter((3.0, 1.0, 2.0))

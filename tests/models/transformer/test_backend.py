@@ -48,6 +48,7 @@ def test_options_that_exclude_images_cannot_be_inverted() -> None:
             small_transformer().invert(smooth_images(), options=options)
 
 
+@pytest.mark.slow
 def test_inversion_chooses_the_most_likely_labels() -> None:
     """By likelihood and by the frequency of the classes: 5, 3, 2."""
     backend = small_transformer()
@@ -93,6 +94,7 @@ def test_large_priors_have_smaller_batches(monkeypatch: pytest.MonkeyPatch, rela
     assert torch.equal(backend.generate(noise, labels)[3:4], backend.generate(noise[3:4], labels[3:4]))
 
 
+@pytest.mark.slow
 def test_frames_of_an_interpolation_are_samples() -> None:
     """cos(πt/2)z₀ + sin(πt/2)z₁ of independent ends: at every t the tokens are distributed as those of any noise."""
     backend = small_transformer(classes=False)
@@ -114,6 +116,7 @@ def test_frames_of_an_interpolation_are_samples() -> None:
     assert tokens((ends[0] + ends[1]) / 2).std(0).mean() < 0.95 * expected.std(0).mean()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", PRESETS)
 @pytest.mark.parametrize("settings", [{}, {"guidance": 2.0, "steps": 5}, {"steps": 3, "top_k": 3}])
 def test_for_inference_generates_the_same(preset: str, settings: dict[str, Any]) -> None:
@@ -135,6 +138,7 @@ def test_for_inference_generates_the_same(preset: str, settings: dict[str, Any])
     assert all(torch.equal(state[key], value) for key, value in small_transformer(preset).state_dict().items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", PRESETS)
 def test_rows_do_not_depend_on_each_other(preset: str) -> None:
     backend = small_transformer(preset)

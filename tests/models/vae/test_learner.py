@@ -146,6 +146,7 @@ def test_every_likelihood_learns(likelihood: str, hidden: int) -> None:
     assert backend.generate(torch.randn(2, *backend.noise_shape)).shape == (2, 1, 16, 16)
 
 
+@pytest.mark.slow
 def test_half_precision_keeps_the_bound_in_float32() -> None:
     full, half = vae_learner(small_config(), 0), vae_learner(small_config(), 1)
     half.load_state(*full.state())

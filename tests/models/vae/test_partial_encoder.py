@@ -53,6 +53,7 @@ def test_fine_maps_depend_on_distant_pixels_only_by_the_context_path(context_blo
         assert torch.equal(one, other)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [17, 31, 64])
 def test_any_size(size: int) -> None:
     backend, partial, core = with_partial_encoder(size=size, patch=1, width=8, max_width=8)
@@ -82,6 +83,7 @@ def test_it_starts_as_the_prior() -> None:
         assert torch.allclose(loss, kl, atol=1e-3, rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("progress", [0.2, 0.9])
 def test_micro_batches_give_the_same_step(monkeypatch: pytest.MonkeyPatch, progress: float) -> None:
     """In the stages of the VAE and of the partial encoder, with fixed masks and noise."""
@@ -112,6 +114,7 @@ def test_micro_batches_give_the_same_step(monkeypatch: pytest.MonkeyPatch, progr
         assert float(value) == pytest.approx(float(losses[1][name]), rel=1e-4), name
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_a_fill_beyond_float32_is_not_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     backend, partial, core = with_partial_encoder()
