@@ -6,14 +6,18 @@ import hashlib
 import io
 import threading
 import warnings
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from imggen.data.readers import Source
+from imggen.errors import DataError
 from imggen.io.image import drop_alpha
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
@@ -45,6 +49,18 @@ class Survey:
     short_median: int
     sampled: int
     readable: int
+
+
+@contextmanager
+def explain_unreadable(path: Path, hint: str) -> Iterator[None]:
+    """Raise DataError, with `hint` if the file cannot be opened, for errors of reading and decoding an image file."""
+    try:
+        yield
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}", hint) from error
+    except UnreadableError as error:
+        formats = "supported formats: PNG, JPEG, WebP, GIF, BMP and TIFF"
+        raise DataError(f"{path} cannot be read: {error}", formats) from error
 
 
 def decode_image(data: bytes | Image.Image, *, own_mode: bool = False) -> Image.Image:

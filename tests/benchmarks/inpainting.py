@@ -4,7 +4,7 @@
     python tests/benchmarks/inpainting.py --data mnist.zip --model gan [--model vae …] [--count 500] [--masks half]
 
 Images are held-out ones (the test split). Masks: strokes and boxes like LaMa's thin, medium and thick sets (arXiv
-2109.07161), drawn at 256 pixels and scaled down; two centered squares; the right half.
+2109.07161), generated at 256 pixels and scaled down; two centered squares; the right half.
 
 PSNR in dB is measured in the masked region, from the mean squared error over all images (averaging the PSNR of each
 image would give about 1 dB more): that of the mean of 16 fills, and that of the best of 8. FD is that of single fills

@@ -7,7 +7,7 @@ from typing import Any
 
 from imggen.data.scan import is_archive
 from imggen.engine.options import EvaluateOptions
-from imggen.engine.outputs import check_parent, check_writable
+from imggen.engine.outputs import refuse_file
 from imggen.errors import UsageError
 from imggen.io.model_paths import holds_weights, shipped_weights
 from imggen.models import FAMILIES
@@ -37,10 +37,7 @@ def check(options: EvaluateOptions) -> None:
 def _check_report(path: Path, *, force: bool) -> None:
     if path.suffix.lower() not in (".html", ".htm"):
         raise UsageError(f"the report is an HTML file, not '{path.name}'", "-o report.html")
-    if path.exists() and not force:
-        raise UsageError(f"{path} already exists", "--force overwrites it")
-    check_parent(path)
-    check_writable(path.absolute().parent)
+    refuse_file(path, force)
 
 
 def is_image_source(options: EvaluateOptions) -> bool:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, PngImagePlugin
 
-from imggen.data.decode import UnreadableError, decode_image, gray_range
+from imggen.data.decode import decode_image, explain_unreadable, gray_range
 from imggen.errors import DataError, UsageError
 from imggen.io.image import EXIF_TAGS, METADATA_KEY, ImageArray
 
@@ -77,17 +77,12 @@ class SourceImage:
 
 def open_source_image(path: Path) -> SourceImage:
     """Read an image completely. Raises DataError if it cannot be read, or would not be kept without loss."""
-    try:
+    with explain_unreadable(path, "give an image file"):
         data = path.read_bytes()
         image = decode_image(data, own_mode=True)
         with Image.open(io.BytesIO(data)) as header:
             format, exif = (header.format or "").lower(), header.getexif()
             has_deep_color, frames = _has_deep_color(header, data), int(getattr(header, "n_frames", 1))
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}", "give an image file") from error
-    except UnreadableError as error:
-        hint = "supported formats: PNG, JPEG, WebP, GIF, BMP and TIFF"
-        raise DataError(f"{path} cannot be read: {error}", hint) from error
     if has_deep_color:
         # Pillow would drop the lower 8 bits of every value without an error.
         raise DataError(f"{path} has 16 bits per color channel, which is not supported", "convert it to 8 bits first")

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from imggen.data.decode import UnreadableError, decode_image
+from imggen.data.decode import decode_image, explain_unreadable
 from imggen.engine.inpainting.image_file import Mask
 from imggen.errors import DataError, UsageError
 
@@ -25,13 +25,8 @@ def read_mask(path: Path, size: tuple[int, int], *, resize: bool) -> Mask:
 
     Raises DataError for a file that cannot be read, or for another size unless `resize` is set.
     """
-    try:
+    with explain_unreadable(path, "give a mask file"):
         image = decode_image(path.read_bytes())
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}", "give a mask file") from error
-    except UnreadableError as error:
-        hint = "supported formats: PNG, JPEG, WebP, GIF, BMP and TIFF"
-        raise DataError(f"{path} cannot be read: {error}", hint) from error
     if image.mode in ("LA", "RGBA"):
         with_alpha, image = image, Image.new("L", image.size)
         image.paste(with_alpha.convert("L"), mask=with_alpha.getchannel("A"))

@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from imggen.data.decode import UnreadableError, decode_image, fit_image
+from imggen.data.decode import decode_image, explain_unreadable, fit_image
 from imggen.engine.interpolation.latent_path import Floats
 from imggen.engine.noise import SampleSpec, noise_for
-from imggen.errors import DataError, UsageError
+from imggen.errors import UsageError
 from imggen.io.image import ImageArray
 from imggen.io.pixels import from_array, to_float
 from imggen.models.base import Backend
@@ -69,13 +69,8 @@ def seed_keyframes(seeds: Sequence[int], backend: Backend) -> Keyframes:
 
 def read_image(path: Path, backend: Backend) -> ImageArray:
     """The central square of an image at the model's size and with its channels (H, W, C) uint8. Raises DataError."""
-    try:
+    with explain_unreadable(path, "give an image file"):
         image = decode_image(path.read_bytes())
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}", "give an image file") from error
-    except UnreadableError as error:
-        hint = "supported formats: PNG, JPEG, WebP, GIF, BMP and TIFF"
-        raise DataError(f"{path} cannot be read: {error}", hint) from error
     return fit_image(image, backend.config.size, backend.config.channels, "center", "")
 
 
