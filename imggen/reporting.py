@@ -7,6 +7,14 @@ from contextlib import contextmanager
 from typing import Protocol
 
 
+def readable(text: str) -> str:
+    """The text with U+FFFD for bytes that are not Unicode, which Python keeps in file names as lone surrogates.
+
+    For every format that must be Unicode: HTML, TOML, XML. JSON escapes them instead, and paths keep them.
+    """
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
 class Task(Protocol):
     """One progress bar."""
 

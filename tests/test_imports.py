@@ -1,4 +1,4 @@
-"""Imports run downwards only: cli → engine → models, metrics, data, io → errors, option, reporting."""
+"""Imports run downwards only: cli → engine → models, metrics, data, io → documents, errors, option, reporting."""
 
 import ast
 from pathlib import Path
@@ -9,7 +9,7 @@ import imggen
 from imggen.models import FAMILIES
 
 PACKAGE = Path(imggen.__file__).parent
-BASE = ("imggen", "imggen.errors", "imggen.option", "imggen.reporting")
+BASE = ("imggen", "imggen.documents", "imggen.errors", "imggen.option", "imggen.reporting")
 SHARED = ("adversarial", "augment", "base", "config", "muon", "patch_gan", "training")
 FAMILY = tuple(f"imggen.models.{name}" for name in SHARED)
 VERBS = ("training", "sampling", "interpolation", "inpainting", "evaluation")

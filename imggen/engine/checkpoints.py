@@ -70,8 +70,7 @@ def load_backend(model: str | Path, *, weights: Path | None = None, device: str 
     # A model on "meta" needs no memory: shapes are checked before a damaged file can ask for a huge model.
     with torch.device("meta"), _SkipInitialization():
         backend = build_backend(config)
-    expected = {name: tuple(tensor.shape) for name, tensor in backend.state_dict().items()}
-    tensors = read_tensors(path, header, expected)
+    tensors = read_tensors(path, header, backend.state_dict())
     backend.load_state_dict(tensors, assign=True)
     backend.to(find_device(device, ProcessGroup.from_environment().local_rank)).eval().requires_grad_(False)
     return LoadedModel(backend, path, origin, weights_hash(header), header.document.get("provenance", {}))

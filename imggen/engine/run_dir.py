@@ -9,12 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from imggen.documents import COUNT, DocumentError, read_fields, read_json
 from imggen.engine.outputs import check_writable
 from imggen.errors import UsageError
 from imggen.io.atomic import atomic_write
+from imggen.reporting import readable
 
 PREVIEW_NAME = re.compile(r"\d{6,}\.png")
-PARTIAL_FILE_NAME = re.compile(r"\.(weights|state|best)\.safetensors\.[0-9a-f]+\.part")
+# What atomic writes leave behind when the process is killed, in the run's folder and in that of the previews.
+PARTIAL_FILE_NAME = re.compile(
+    r"\.((weights|state|best)\.safetensors|config\.toml|metrics\.jsonl|\d{6,}\.png)\.[0-9a-f]{9,}\.part"
+)
 
 
 @dataclass(frozen=True)
@@ -61,10 +66,11 @@ class RunDir:
         shutil.rmtree(self.path / "tensorboard", ignore_errors=True)
 
     def clear_partial_files(self) -> None:
-        """Remove files that a killed process did not finish writing."""
-        for path in self.path.glob(".*.part"):
-            if PARTIAL_FILE_NAME.fullmatch(path.name):
-                path.unlink(missing_ok=True)
+        """Remove files that a killed process did not finish writing; only while the folder is locked."""
+        for folder in (self.path, self.samples):
+            for path in folder.glob(".*.part"):
+                if PARTIAL_FILE_NAME.fullmatch(path.name) and path.is_file():
+                    path.unlink(missing_ok=True)
 
     def foreign_dir(self) -> Path | None:
         """A subdirectory that a run would write to and that already holds files; None if there is none."""
@@ -80,10 +86,18 @@ class RunDir:
             raise UsageError(f"{self.path} is a file, not a folder", "-o names the run's folder")
         check_writable(self.path)
         if resume:
-            if not self.state.exists():
-                raise UsageError(f"there is nothing to resume in {self.path}", "leave --resume out to start a run")
+            if self.state.exists():
+                return
+            if self.exists():
+                raise UsageError(f"the run in {self.path} ended before its first save", "--force starts it again")
+            raise UsageError(f"there is nothing to resume in {self.path}", "leave --resume out to start a run")
         elif force:
             return
+        elif self.exists() and not self.state.exists():
+            raise UsageError(
+                f"{self.path} already holds a run, which ended before its first save",
+                "--force starts it again, -o FOLDER keeps it",
+            )
         elif self.exists():
             raise UsageError(
                 f"{self.path} already holds a run",
@@ -95,9 +109,16 @@ class RunDir:
             )
 
     def write_config(self, settings: dict[str, Any]) -> None:
-        """Write the settings as TOML, under the names that --config reads."""
-        lines = [f"{name} = {_toml(value)}" for name, value in settings.items() if value is not None]
-        atomic_write(self.path / "config.toml", ("\n".join(lines) + "\n").encode("utf-8", "replace"))
+        """Write the settings as TOML, under the names that --config reads.
+
+        TOML is Unicode: a path that is not, as old names on a disk may be, stands there as a comment.
+        """
+        lines = []
+        for name, value in settings.items():
+            if value is not None:
+                line = f"{name} = {_toml(value)}"
+                lines.append(line if line.isascii() or _is_unicode(line) else f"# not Unicode: {readable(line)}")
+        atomic_write(self.path / "config.toml", ("\n".join(lines) + "\n").encode())
 
     def append_metrics(self, record: dict[str, Any]) -> None:
         """Append one line to the metrics."""
@@ -109,12 +130,12 @@ class RunDir:
         if not self.metrics.exists():
             return
         kept = []
-        for line in self.metrics.read_text(encoding="utf-8").splitlines():
+        for line in self.metrics.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
-                record = json.loads(line)
-            except json.JSONDecodeError:
+                record = read_fields(read_json(line), {"images": COUNT})
+            except DocumentError:
                 continue  # an incomplete line of a killed process
-            if record.get("images", 0) <= images:
+            if record["images"] <= images:
                 kept.append(line + "\n")
         atomic_write(self.metrics, "".join(kept).encode())
 
@@ -122,3 +143,7 @@ class RunDir:
 def _toml(value: Any) -> str:
     # JSON's strings, numbers and booleans are valid TOML, but for DEL, and for characters escaped as surrogate pairs.
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def _is_unicode(text: str) -> bool:
+    return readable(text) == text

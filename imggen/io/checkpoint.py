@@ -1,25 +1,27 @@
 """Checkpoints: one safetensors file each, with the tensors, and a JSON document in the metadata. No pickle.
 
 A checkpoint is of one kind: "weights" (a model), "state" (what training needs to resume) or "features" (a feature
-extractor). The document holds its configuration. Everything read is checked, because a file may come from anywhere.
+extractor). The document holds its configuration. Everything read is checked, because a file may come from anywhere:
+the header within bounds, the description and the tensors against their hashes. The hashes find damage; they do not
+prove who made the file.
 """
 
 from __future__ import annotations
 
 import base64
-import errno
 import hashlib
 import json
 import math
-import os
-import re
+import stat
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from imggen.errors import CheckpointError
+from imggen.documents import COUNT, OBJECT, TEXT, DocumentError, Kind, read_fields, read_json
+from imggen.documents import MAX_BYTES as MAX_HEADER_BYTES
+from imggen.errors import CheckpointError, DataError
 from imggen.io.atomic import atomic_path
 
 if TYPE_CHECKING:
@@ -31,7 +33,9 @@ DTYPE_BYTES = {
     "BOOL": 1, "U8": 1, "I8": 1, "I16": 2, "U16": 2, "F16": 2, "BF16": 2,
     "I32": 4, "U32": 4, "F32": 4, "I64": 8, "U64": 8, "F64": 8,
 }  # fmt: skip
-_MAX_HEADER_BYTES = 64 << 20
+FLOATS = ("F16", "BF16", "F32", "F64")
+TENSORS_HASH, METADATA_HASH = "modelspec.hash_sha256", "imggen.hash"
+_KIND = Kind("one of " + ", ".join(KINDS), lambda value: value in KINDS)
 _MAX_TENSORS = 100_000
 _MAX_DIMENSIONS = 16
 
@@ -65,15 +69,13 @@ def write_checkpoint(
 ) -> None:
     """Write a checkpoint atomically and durably. Raises DataError if it cannot be written.
 
-    All kinds but "state" also carry the ModelSpec 1.0.1 metadata, among it a hash over all tensors and, if given,
-    `thumbnail`, the bytes of a PNG.
+    Its metadata has a hash over all tensors, and one over the rest of the metadata. All kinds but "state" also carry
+    the other keys of ModelSpec 1.0.1, among them, if given, `thumbnail`, the bytes of a PNG.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
+    from imggen.io.tensor_file import TensorFile
 
-    # Copies, because safetensors refuses tensors that share memory or are not contiguous.
-    copies = {name: _contiguous_copy(tensor) for name, tensor in sorted(tensors.items())}
-    metadata = {"imggen": json.dumps({**document, "format": FORMAT, "kind": kind})}
+    file = TensorFile.of(tensors)
+    metadata = {"imggen": json.dumps({**document, "format": FORMAT, "kind": kind}), TENSORS_HASH: "0x" + file.digest()}
     if kind != "state":
         config = document.get("config", {})
         name = "imggen/features" if kind == "features" else f"imggen/{config.get('family')}/{config.get('preset')}"
@@ -83,43 +85,26 @@ def write_checkpoint(
             "modelspec.implementation": "imggen",
             "modelspec.title": name,
             "modelspec.date": time.strftime("%Y-%m-%d", time.gmtime()),
-            "modelspec.hash_sha256": "0x" + _hash(copies),
         }
         if thumbnail is not None:
             metadata["modelspec.thumbnail"] = "data:image/png;base64," + base64.b64encode(thumbnail).decode()
+    metadata[METADATA_HASH] = metadata_hash(metadata)
+    header = file.header(metadata)
+    if len(header) > MAX_HEADER_BYTES:
+        raise DataError(f"{path} cannot be written: its description is too long", "use fewer or shorter class names")
     with atomic_path(path, durable=True) as sibling:
-        try:
-            save_file(copies, sibling, metadata=metadata)
-        except SafetensorError as error:
-            number = re.search(r"os error (\d+)", str(error))
-            raise OSError(int(number[1]) if number else errno.EIO, str(error)) from error
-        # safetensors creates files of mode 0600: set the mode that the umask gives any other file.
-        mask = os.umask(0)
-        os.umask(mask)
-        sibling.chmod(0o666 & ~mask)
+        file.write(sibling, header)
 
 
-def _contiguous_copy(tensor: Tensor) -> Tensor:
-    """A copy on the CPU."""
-    import torch
-
-    return tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format).contiguous()
-
-
-def _hash(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 over the names, dtypes, shapes and bytes of all tensors, in hexadecimal."""
-    import torch
-
-    digest = hashlib.sha256()
-    for name, tensor in sorted(tensors.items()):
-        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+def metadata_hash(metadata: Mapping[str, str]) -> str:
+    """SHA-256 over all metadata but itself, in hexadecimal; with the tensors' hash it covers the whole file."""
+    covered = {name: value for name, value in sorted(metadata.items()) if name != METADATA_HASH}
+    return hashlib.sha256(json.dumps(covered).encode()).hexdigest()
 
 
 def weights_hash(header: Header) -> str:
-    """The first 12 hexadecimal digits of the hash over all tensors; empty for a state."""
-    return header.metadata.get("modelspec.hash_sha256", "")[2:14]
+    """The first 12 hexadecimal digits of the hash over all tensors."""
+    return header.metadata[TENSORS_HASH][2:14]
 
 
 def read_header(path: Path, kind: str | None = None) -> Header:
@@ -128,11 +113,14 @@ def read_header(path: Path, kind: str | None = None) -> Header:
     Raises CheckpointError, with a message of one line, for any defect, and if the kind is not `kind`.
     """
     try:
-        size = path.stat().st_size
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise _damaged(path, "cannot be read: it is not a file", "give a checkpoint, or a run's folder")
+        size = status.st_size
         with path.open("rb") as file:
             prefix = file.read(8)
             length = int.from_bytes(prefix, "little")
-            if len(prefix) < 8 or not 2 <= length <= min(_MAX_HEADER_BYTES, size - 8):
+            if len(prefix) < 8 or not 2 <= length <= min(MAX_HEADER_BYTES, size - 8):
                 # Only now, because the length of a valid header can also begin with a pickle's first byte.
                 if prefix[:4] == b"PK\x03\x04" or prefix[:1] == b"\x80":
                     raise _damaged(path, "is a pickle", "imggen reads safetensors only: a pickle can run any code")
@@ -143,14 +131,12 @@ def read_header(path: Path, kind: str | None = None) -> Header:
     except OSError as error:
         raise _damaged(path, f"cannot be read: {error.strerror}", "check the disk and its permissions") from error
     try:
-        table = json.loads(raw.decode("utf-8"), object_pairs_hook=_dict_of_unique_keys)
-    except (ValueError, RecursionError) as error:
+        table = read_json(raw)
+        read_fields(table, {})
+        metadata = table.pop("__metadata__", {})
+        read_fields(metadata, dict.fromkeys(metadata if isinstance(metadata, dict) else (), TEXT))
+    except DocumentError as error:
         raise _damaged(path, "has a damaged header") from error
-    if not isinstance(table, dict) or len(table) > _MAX_TENSORS:
-        raise _damaged(path, "has a damaged header")
-    metadata = table.pop("__metadata__", {})
-    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
-        raise _damaged(path, "has a damaged header")
     tensors = _tensors(path, table, size - 8 - length)
     document = _document(path, metadata, kind)
     return Header(document["kind"], document, tensors, size, metadata)
@@ -161,14 +147,6 @@ def _damaged(path: Path, what: str, hint: str | None = None) -> CheckpointError:
     return CheckpointError(f"{path} {what}", hint or "copy it again, or use another checkpoint")
 
 
-def _dict_of_unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object as a dict. Raises ValueError for a repeated key, of which readers could choose either."""
-    result = dict(pairs)
-    if len(result) != len(pairs):
-        raise ValueError("duplicate key")
-    return result
-
-
 def _is_count(value: Any) -> bool:
     """Whether a JSON value is an integer of a plausible size."""
     return type(value) is int and 0 <= value < 2**48
@@ -176,6 +154,8 @@ def _is_count(value: Any) -> bool:
 
 def _tensors(path: Path, table: dict[str, Any], data_bytes: int) -> dict[str, TensorInfo]:
     """The header's table of tensors, which must fill the file's `data_bytes` without a gap or an overlap."""
+    if len(table) > _MAX_TENSORS:
+        raise _damaged(path, "has a damaged header")
     tensors: dict[str, TensorInfo] = {}
     spans = []
     for name, entry in table.items():
@@ -204,11 +184,11 @@ def _document(path: Path, metadata: dict[str, str], kind: str | None) -> dict[st
     if "imggen" not in metadata:
         raise _damaged(path, "is a safetensors file, but not one of imggen's", "imggen models lists what there is")
     try:
-        document = json.loads(metadata["imggen"])
-    except (ValueError, RecursionError) as error:
-        raise _damaged(path, "has a damaged description") from error
-    if not isinstance(document, dict) or document.get("kind") not in KINDS or type(document.get("format")) is not int:
-        raise _damaged(path, "has a damaged description")
+        document = read_json(metadata["imggen"])
+        read_fields(document, {"format": COUNT, "kind": _KIND})
+        read_fields(document, {name: OBJECT for name in ("config", "provenance") if name in document})
+    except DocumentError as error:
+        raise _damaged(path, f"has a damaged description: it {error}") from error
     if document["format"] != FORMAT:
         raise _damaged(path, f"has format {document['format']}; this imggen reads {FORMAT}", "pip install -U imggen")
     if kind is not None and document["kind"] != kind:
@@ -217,44 +197,52 @@ def _document(path: Path, metadata: dict[str, str], kind: str | None) -> dict[st
             f"holds {document['kind']}, not {kind}",
             "weights.safetensors is the model, state.safetensors resumes a training",
         )
+    if metadata.get(METADATA_HASH) != metadata_hash(metadata) or TENSORS_HASH not in metadata:
+        raise _damaged(path, "does not match its own hash: its description was damaged or changed")
     return document
 
 
-def read_tensors(path: Path, header: Header, expected: Mapping[str, tuple[int, ...]] | None) -> dict[str, Tensor]:
-    """Read all tensors, whose names and shapes must be those of `expected`, and whose values must be finite.
+def read_tensors(path: Path, header: Header, expected: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
+    """Read all tensors, which must match their hash, and be finite.
 
-    Weights and features are converted to float32, and must match their hash; a state is returned as stored. Raises
+    Their names and shapes must be those of `expected`, if given; so must their dtypes, but for floating-point numbers
+    of another width. Weights and features are converted to float32; a state is returned as stored. Raises
     CheckpointError.
     """
     import torch
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    from imggen.io.tensor_file import TensorFile
+
     if expected is not None:
-        _check_names_and_shapes(path, header, expected)
+        _check_fit(path, header, expected)
     try:
         tensors = load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
         raise _damaged(path, f"cannot be read: {error}") from error
-    if header.kind != "state" and header.metadata.get("modelspec.hash_sha256") != "0x" + _hash(tensors):
+    if header.metadata[TENSORS_HASH] != "0x" + TensorFile.of(tensors).digest():
         raise _damaged(path, "does not match its own hash: it was damaged or changed")
     for name, tensor in tensors.items():
         if tensor.is_floating_point():
-            if not torch.isfinite(tensor).all():
-                raise _damaged(path, f"holds values that are not finite ('{name}')", "use an earlier checkpoint")
             if header.kind != "state":
                 tensors[name] = tensor.float()
+            if not torch.isfinite(tensors[name]).all():
+                raise _damaged(path, f"holds values that are not finite ('{name}')", "use an earlier checkpoint")
     return tensors
 
 
-def _check_names_and_shapes(path: Path, header: Header, expected: Mapping[str, tuple[int, ...]]) -> None:
+def _check_fit(path: Path, header: Header, expected: Mapping[str, Tensor]) -> None:
+    from imggen.io.tensor_file import DTYPES
+
     missing = sorted(set(expected) - set(header.tensors))
     extra = sorted(set(header.tensors) - set(expected))
     if missing or extra:
         difference = f"lacks {', '.join(missing[:3])}" if missing else f"has unknown tensors: {', '.join(extra[:3])}"
         raise _damaged(path, f"does not fit its own configuration: it {difference}")
-    for name, shape in expected.items():
-        if header.tensors[name].shape != tuple(shape):
-            raise _damaged(
-                path, f"does not fit its own configuration: '{name}' is {header.tensors[name].shape}, not {shape}"
-            )
+    for name, tensor in expected.items():
+        found, shape, dtype = header.tensors[name], tuple(tensor.shape), DTYPES[tensor.dtype]
+        if found.shape != shape:
+            raise _damaged(path, f"does not fit its own configuration: '{name}' is {found.shape}, not {shape}")
+        if found.dtype != dtype and not (found.dtype in FLOATS and dtype in FLOATS):
+            raise _damaged(path, f"does not fit its own configuration: '{name}' is {found.dtype}, not {dtype}")

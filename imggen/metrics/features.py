@@ -169,8 +169,7 @@ def load_extractor(path: Path | None = None) -> tuple[Extractor, str]:
     header = read_header(path, kind="features")
     labels = _label_count(path, header.document)
     extractor = Extractor(labels).eval().requires_grad_(False)
-    expected = {name: tuple(tensor.shape) for name, tensor in extractor.state_dict().items()}
-    extractor.load_state_dict(read_tensors(path, header, expected))
+    extractor.load_state_dict(read_tensors(path, header, extractor.state_dict()))
     return extractor.to(memory_format=torch.channels_last), weights_hash(header)
 
 

@@ -6,6 +6,7 @@ know nothing else of a family. A learner is what the training loop drives.
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from imggen.errors import UsageError
 from imggen.models.config import ModelConfig, SamplingOptions
+from imggen.models.muon import Muon
 from imggen.models.training import micro_batches
 
 Optimizers = torch.optim.Optimizer | Sequence[torch.optim.Optimizer]
@@ -255,42 +257,42 @@ class Learner(ABC):
         return [(len(part) / len(images), part, label) for part, label in zip(parts, label_parts, strict=True)]
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Everything that the next step depends on, as tensors (for safetensors) and a JSON document."""
+        """Everything that the next step depends on, as tensors (for safetensors) and a JSON document.
+
+        Of the optimizers only the moments are stored: the configuration and `progress` give their rates.
+        """
         tensors: dict[str, Tensor] = {}
         document: dict[str, Any] = {}
         for name, network in self.networks.items():
             tensors.update({f"{name}.{key}": value for key, value in network.state_dict().items()})
         for name, optimizer in self.optimizers.items():
-            state = optimizer.state_dict()
-            for index, slots in state["state"].items():
+            for index, slots in optimizer.state_dict()["state"].items():
                 tensors.update({f"{name}.{index}.{slot}": value for slot, value in slots.items()})
-            groups = [
-                {key: value for key, value in group.items() if key != "params"} for group in state["param_groups"]
-            ]
-            document[name] = groups
         return tensors, document
 
     def load_state(self, tensors: dict[str, Tensor], document: dict[str, Any]) -> None:
-        """The inverse of `state`; raises KeyError or RuntimeError when a tensor is missing or has another shape."""
+        """The inverse of `state`. Raises ValueError for a tensor or value that is missing or does not fit."""
         for name, network in self.networks.items():
-            own_state = {key: tensors[f"{name}.{key}"] for key in network.state_dict()}
-            network.load_state_dict(own_state)
+            load_exactly(network, name, tensors)
         for name, optimizer in self.optimizers.items():
-            current = optimizer.state_dict()
             parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
             slots: dict[int, dict[str, Tensor]] = {}
             for key, value in tensors.items():
-                if key.startswith(f"{name}."):
-                    _, index, slot = key.split(".")
-                    # load_state_dict keeps references: without a copy, training would change the snapshot. Fused
-                    # optimizers need their state in the memory layout of the weight it belongs to.
-                    like = parameters[int(index)]
-                    copy = torch.empty_like(like) if value.shape == like.shape else torch.empty_like(value)
-                    slots.setdefault(int(index), {})[slot] = copy.copy_(value)
-            groups = [
-                {**group, **saved, "params": group["params"]}
-                for group, saved in zip(current["param_groups"], document[name], strict=True)
-            ]
+                if not key.startswith(f"{name}."):
+                    continue
+                index, slot = _slot_of(key, len(parameters))
+                like = parameters[index]
+                if not value.is_floating_point() or value.shape not in (like.shape, ()):
+                    raise ValueError(f"'{key}' does not fit its weight")
+                # load_state_dict keeps references: without a copy, training would change the snapshot. Fused
+                # optimizers need their state in the memory layout of the weight it belongs to.
+                copy = torch.empty_like(like) if value.shape == like.shape else torch.empty_like(value)
+                slots.setdefault(index, {})[slot] = copy.copy_(value)
+            expected = {"momentum"} if isinstance(optimizer, Muon) else {"step", "exp_avg", "exp_avg_sq"}
+            for index, found in slots.items():
+                if found.keys() != expected:
+                    raise ValueError(f"'{name}.{index}' does not have {', '.join(sorted(expected))}")
+            groups = optimizer.state_dict()["param_groups"]
             optimizer.load_state_dict({"state": slots, "param_groups": groups})
 
     def gradient_norm(self, optimizers: Optimizers, *losses: Tensor) -> Tensor:
@@ -324,6 +326,29 @@ class Learner(ABC):
         for optimizer in _as_sequence(optimizers):
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
+
+
+def load_exactly(network: nn.Module, prefix: str, tensors: dict[str, Tensor]) -> None:
+    """Copy the tensors "PREFIX.NAME" into a network. Raises ValueError if one is missing, or of another dtype or shape.
+
+    torch's own `load_state_dict` converts dtypes without a word.
+    """
+    own = network.state_dict()
+    for name, current in own.items():
+        saved = tensors.get(f"{prefix}.{name}")
+        if saved is None:
+            raise ValueError(f"'{prefix}.{name}' is missing")
+        if saved.shape != current.shape or saved.dtype != current.dtype:
+            raise ValueError(f"'{prefix}.{name}' is {saved.dtype} {tuple(saved.shape)}")
+    network.load_state_dict({name: tensors[f"{prefix}.{name}"] for name in own})
+
+
+def _slot_of(key: str, count: int) -> tuple[int, str]:
+    """The number of the parameter, of `count`, and the name in "OPTIMIZER.NUMBER.NAME". Raises ValueError."""
+    match = re.fullmatch(r"[^.]+\.(\d{1,9})\.(\w+)", key)
+    if match is None or int(match[1]) >= count:
+        raise ValueError(f"'{key}' belongs to no weight")
+    return int(match[1]), match[2]
 
 
 def _as_sequence(optimizers: Optimizers) -> Sequence[torch.optim.Optimizer]:

@@ -47,7 +47,7 @@ def raw(path: Path, table: dict[str, Any] | str, body: bytes = b"") -> Path:
 def test_round_trip(tmp_path: Path) -> None:
     path = written(tmp_path / "w.safetensors")
     header = read_header(path, kind="weights")
-    loaded = read_tensors(path, header, {name: tuple(t.shape) for name, t in tensors().items()})
+    loaded = read_tensors(path, header, tensors())
     for name, tensor in tensors().items():
         assert torch.equal(loaded[name].to(tensor.dtype), tensor)
     assert loaded["half"].dtype == torch.float32
@@ -129,17 +129,21 @@ def test_other_files(tmp_path: Path) -> None:
 def test_tensors_must_fit_and_be_finite(tmp_path: Path) -> None:
     path = written(tmp_path / "w.safetensors")
     header = read_header(path)
-    shapes = {name: tuple(t.shape) for name, t in tensors().items()}
+    given = tensors()
     for wrong, reason in (
-        ({**shapes, "more": (1,)}, "lacks more"),
-        ({k: v for k, v in shapes.items() if k != "a"}, "unknown tensors: a"),
-        ({**shapes, "a": (2, 3)}, "'a' is"),
+        ({**given, "more": torch.ones(1)}, "lacks more"),
+        ({k: v for k, v in given.items() if k != "a"}, "unknown tensors: a"),
+        ({**given, "a": torch.ones(2, 3)}, r"'a' is \(3, 2\), not \(2, 3\)"),
+        ({**given, "count": torch.tensor(3.0)}, "'count' is I64, not F32"),
+        ({**given, "count": torch.tensor(3, dtype=torch.int32)}, "'count' is I64, not I32"),
+        ({**given, "half": torch.tensor([True])}, "'half' is F16, not BOOL"),
     ):
         with pytest.raises(CheckpointError, match=reason):
             read_tensors(path, header, wrong)
-    write_checkpoint(path, {"a": torch.tensor([torch.nan])}, {}, kind="state")
-    with pytest.raises(CheckpointError, match="not finite"):
-        read_tensors(path, read_header(path), None)
+    for kind, value in (("state", torch.tensor([torch.nan])), ("weights", torch.tensor([1e300]).double())):
+        write_checkpoint(path, {"a": value}, {}, kind=kind)
+        with pytest.raises(CheckpointError, match="not finite"):
+            read_tensors(path, read_header(path), None)
 
 
 def test_a_small_file_cannot_ask_for_a_large_model(tmp_path: Path) -> None:

@@ -12,14 +12,13 @@ import torch
 
 import imggen
 from imggen.data.dataset import DataOptions, Dataset, ScannedDataset, scan_dataset
-from imggen.engine.checkpoints import read_config
 from imggen.engine.device import configure_device, find_device, find_precision, precision_name
 from imggen.engine.distributed import ProcessGroup
 from imggen.engine.options import TrainOptions
 from imggen.engine.run_dir import RunDir
 from imggen.engine.training.budget import Budget
-from imggen.errors import CheckpointError, DataError, UsageError
-from imggen.io.checkpoint import Header, read_header
+from imggen.engine.training.saved_state import SavedState
+from imggen.errors import DataError, UsageError
 from imggen.models import presets
 from imggen.models.base import Learner
 from imggen.models.config import ModelConfig
@@ -27,10 +26,6 @@ from imggen.reporting import Reporter
 
 DEFAULT_CROP, DEFAULT_SPLIT = "center", "train"
 MIN_IMAGES_PER_PROCESS = 2  # in a batch
-# Settings that a resumed run takes from its state; giving another value is an error.
-SETTINGS_FIXED_ON_RESUME = ("preset", "size", "channels", "crop", "split", "use_classes", "batch", "seed", "mirror")
-# Options of a family that may be changed with --resume: a run that diverged may continue with a lower rate.
-CONFIG_CHANGEABLE_ON_RESUME = ("learning_rate",)
 # Fields of a configuration that are not options of a family.
 CONFIG_FROM_DATA = ("family", "preset", "size", "channels", "classes", "class_counts")
 
@@ -87,7 +82,7 @@ class Machine:
 class TrainPlan:
     """Everything that is decided before a run starts; nothing has been written yet.
 
-    `state` is the header of the state to resume from, None for a new run. `source` is the decoded data set, or only
+    `state` is what to resume from, None for a new run. `source` is the decoded data set, or only
     the list of its images if the plan was made without decoding.
     """
 
@@ -101,7 +96,7 @@ class TrainPlan:
     seed: int
     mirror: bool
     budget: Budget
-    state: Header | None
+    state: SavedState | None
     save_seconds: float
     evaluate_seconds: float | None
     tensorboard: bool
@@ -155,10 +150,9 @@ class TrainPlan:
 
     @classmethod
     def resumed(
-        cls, options: TrainOptions, state: Header, machine: Machine, reporter: Reporter, *, decode: bool
+        cls, options: TrainOptions, saved: SavedState, machine: Machine, reporter: Reporter, *, decode: bool
     ) -> TrainPlan:
-        """The plan of a run that continues from `state`. Raises UsageError, DataError and CheckpointError."""
-        saved = _SavedRun.read(state, RunDir(options.run).state)
+        """The plan of a run that continues from `saved`. Raises UsageError, DataError and CheckpointError."""
         saved.refuse_changes(options)
         settings = saved.settings
         data_options = DataOptions(
@@ -181,7 +175,7 @@ class TrainPlan:
             seed=settings["seed"],
             mirror=settings["mirror"],
             budget=_given_budget(options, len(source), machine) if given_budget else saved.budget,
-            state=state,
+            state=saved,
         )
 
     @property
@@ -221,7 +215,7 @@ class TrainPlan:
         }
 
     def fixed_settings(self) -> dict[str, Any]:
-        """The settings that a resumed run takes over, by the names of SETTINGS_FIXED_ON_RESUME."""
+        """The settings that a resumed run takes over, by the names of `saved_state.SETTINGS`."""
         return {
             "preset": self.config.preset,
             "size": self.config.size,
@@ -251,71 +245,6 @@ class TrainPlan:
             "device": self.device.type,
             "precision": precision_name(self.precision),
         }
-
-
-@dataclass(frozen=True)
-class _SavedRun:
-    """What a state file says about the run that wrote it."""
-
-    path: Path
-    settings: dict[str, Any]
-    config: ModelConfig
-    budget: Budget
-
-    @classmethod
-    def read(cls, state: Header, path: Path) -> _SavedRun:
-        """Read a state's document. Raises CheckpointError."""
-        document = state.document
-        config = read_config(document, path)
-        try:
-            settings, budget = document["settings"], document["budget"]
-            budget = Budget(budget["images"], budget["seconds"])
-            complete = set(settings) == set(SETTINGS_FIXED_ON_RESUME)
-        except (KeyError, TypeError):
-            complete = False
-        if not complete:
-            raise CheckpointError(f"{path} is damaged", "--force starts a new run")
-        return cls(path, settings, config, budget)
-
-    def refuse_changes(self, options: TrainOptions) -> None:
-        """Raise UsageError for an option that contradicts the saved run."""
-        if self.config.family != options.family:
-            raise UsageError(
-                f"{options.run} holds a run of {self.config.family}, not {options.family}",
-                f"imggen train {self.config.family} --resume, or -o FOLDER for a new run",
-            )
-        defaults = TrainOptions(family=options.family, data=options.data)
-        for name, value in self.settings.items():
-            given = getattr(options, name)
-            if given not in (getattr(defaults, name), value):
-                raise _changed(name, value, given)
-        config = self.config.to_json()
-        for name, given in options.overrides.items():
-            if name not in CONFIG_CHANGEABLE_ON_RESUME and given != config.get(name):
-                raise _changed(name, config.get(name), given)
-
-    def config_for(self, source: Dataset | ScannedDataset, overrides: dict[str, Any]) -> ModelConfig:
-        """The saved configuration with the changes that `overrides` may make.
-
-        The data may have grown: the class frequencies stay those of the start. Raises CheckpointError if the data has
-        another shape or other classes.
-        """
-        changed = [
-            name for name in ("size", "channels", "classes") if getattr(source, name) != getattr(self.config, name)
-        ]
-        if changed:
-            raise CheckpointError(
-                f"this run was started with another {', '.join(changed)}",
-                "use the same data and options, or -o FOLDER for a new run",
-            )
-        changes = {name: value for name, value in overrides.items() if name in CONFIG_CHANGEABLE_ON_RESUME}
-        return self.config.with_overrides(**changes)
-
-
-def _changed(name: str, saved: object, given: object) -> UsageError:
-    return UsageError(
-        f"this run was started with {name} {saved}, not {given}", "leave the option out, or use -o FOLDER for a new run"
-    )
 
 
 def _run_settings(options: TrainOptions) -> dict[str, Any]:
@@ -361,8 +290,7 @@ def make_plan(options: TrainOptions, reporter: Reporter, *, decode: bool = True)
     machine = Machine.start(options)
     if not options.resume:
         return TrainPlan.fresh(options, machine, reporter, decode=decode)
-    state = read_header(RunDir(options.run).state, kind="state")
-    return TrainPlan.resumed(options, state, machine, reporter, decode=decode)
+    return TrainPlan.resumed(options, SavedState.read(RunDir(options.run)), machine, reporter, decode=decode)
 
 
 def resolved_settings(options: TrainOptions, reporter: Reporter) -> dict[str, Any]:

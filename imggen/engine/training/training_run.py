@@ -19,10 +19,11 @@ from imggen.engine.render import sample_batches
 from imggen.engine.training.best_checkpoint import BestCheckpoint
 from imggen.engine.training.mode_collapse import CollapseMonitor
 from imggen.engine.training.plan import TrainPlan
+from imggen.engine.training.saved_state import SavedState
 from imggen.engine.training.timers import Clock
-from imggen.errors import CheckpointError, DeviceError, DivergedError, ImggenError
+from imggen.errors import DeviceError, DivergedError, ImggenError
 from imggen.io.atomic import atomic_write
-from imggen.io.checkpoint import Header, read_tensors, write_checkpoint
+from imggen.io.checkpoint import write_checkpoint
 from imggen.io.image import encode, grid
 from imggen.io.pixels import to_float
 from imggen.metrics.features import load_features
@@ -84,16 +85,12 @@ class TrainingRun:
             self._resume(plan.state)
         self.last_good = self._snapshot()
 
-    def _resume(self, state: Header) -> None:
-        tensors, document = read_tensors(self.run_dir.state, state, None), state.document
-        try:
-            self.learner.load_state(tensors, document["learner"])
-            self.steps, self.images, self.rollbacks = (int(document[k]) for k in ("steps", "images", "rollbacks"))
-            self.seconds, self.data_wait = float(document["seconds"]), float(document["data_wait"])
-        except (KeyError, RuntimeError, TypeError, ValueError) as error:
-            raise CheckpointError(f"{self.run_dir.state} is damaged: {error}", "--force starts a new run") from error
+    def _resume(self, saved: SavedState) -> None:
+        saved.load_into(self.learner)
+        self.steps, self.images, self.rollbacks = saved.steps, saved.images, saved.rollbacks
+        self.seconds, self.data_wait = saved.seconds, saved.data_wait
         self.reported_images = self.images
-        if document.get("data_key") != self.plan.dataset.key:
+        if saved.data_key != self.plan.dataset.key:
             self.reporter.warn("the data has changed since the run was started: training continues with the new images")
         self.run_dir.truncate_metrics(self.images)
         self.reporter.info(f"resuming {self.run_dir.path} at {self.images:,} images")

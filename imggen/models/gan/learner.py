@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from imggen.documents import COUNT, FRACTION, NUMBER, read_fields
 from imggen.models.adversarial import (
     augment_alike,
     bce_discriminator_loss,
@@ -94,9 +95,10 @@ class GanLearner(Learner):
     def load_state(self, tensors: dict[str, Tensor], document: dict[str, Any]) -> None:
         """Also limits the augmentation's strength to what `set_dataset_size` allows: the data set may have grown."""
         super().load_state(tensors, document)
-        self.steps = int(document["steps"])
-        self.augmentation.strength = min(float(document["strength"]), self.augmentation.limit)
-        self.augmentation.mean_sign = float(document["signs"])
+        saved = read_fields(document, {"steps": COUNT, "strength": FRACTION, "signs": NUMBER})
+        self.steps = saved["steps"]
+        self.augmentation.strength = min(float(saved["strength"]), self.augmentation.limit)
+        self.augmentation.mean_sign = float(saved["signs"])
 
     def step(self, images: Tensor, labels: Tensor | None, progress: float, images_seen: int) -> dict[str, Tensor]:
         """Update the discriminator, then the generator, on the same fakes."""

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from imggen.models.base import Learner
+from imggen.documents import COUNT, FLAG, NUMBER, optional, read_fields
+from imggen.models.base import Learner, load_exactly
 from imggen.models.muon import adam_and_muon
 from imggen.models.training import EMA, cosine_decay, set_learning_rate
 from imggen.models.transformer.adversarial import AdversarialPhase
@@ -92,14 +93,16 @@ class TransformerLearner(Learner):
     def load_state(self, tensors: dict[str, Tensor], document: dict[str, Any]) -> None:
         """The inverse of `state`."""
         super().load_state(tensors, document)
-        self.tokenizer_frozen, self.prior_start = bool(document["tokenizer_frozen"]), int(document["prior_start"])
-        self.validations, self.use_best = int(document["validations"]), bool(document["use_best"])
+        kinds = {"tokenizer_frozen": FLAG, "prior_start": COUNT, "validations": COUNT, "use_best": FLAG}
+        saved = read_fields(document, {**kinds, "best_loss": optional(NUMBER)})
+        self.tokenizer_frozen, self.prior_start = saved["tokenizer_frozen"], saved["prior_start"]
+        self.validations, self.use_best = saved["validations"], saved["use_best"]
         if self.adversarial is not None:
-            self.adversarial.steps = int(document["critic_steps"])
+            self.adversarial.steps = read_fields(document, {"critic_steps": COUNT})["critic_steps"]
         self.best_backend, self.best_loss = None, math.inf
-        if document["best_loss"] is not None:
-            self.best_backend, self.best_loss = copy.deepcopy(self._averaged()), float(document["best_loss"])
-            self.best_backend.load_state_dict({key: tensors[f"best.{key}"] for key in self.best_backend.state_dict()})
+        if saved["best_loss"] is not None:
+            self.best_backend, self.best_loss = copy.deepcopy(self._averaged()), float(saved["best_loss"])
+            load_exactly(self.best_backend, "best", tensors)
 
     def step(self, images: Tensor, labels: Tensor | None, progress: float, images_seen: int) -> dict[str, Tensor]:
         """One step of the tokenizer or, after its fraction of the budget, of the prior."""

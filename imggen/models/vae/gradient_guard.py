@@ -62,6 +62,8 @@ class GradientGuard:
         return torch.tensor([self.consecutive_skips, *self.norms], dtype=torch.float64)
 
     def load_state(self, state: Tensor) -> None:
-        """Continue from what `state` returned."""
+        """Continue from what `state` returned. Raises ValueError for anything else."""
+        if state.dtype != torch.float64 or state.dim() != 1 or not len(state) or not (state >= 0).all():
+            raise ValueError("'guard' is not a list of norms")
         skips, *self.norms = state.tolist()
         self.consecutive_skips = int(skips)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from imggen.documents import COUNT, FLAG, read_fields
 from imggen.models.base import Learner, NonFiniteError
 from imggen.models.muon import adam_and_muon
 from imggen.models.training import EMA, cosine_decay, set_learning_rate
@@ -84,10 +85,12 @@ class VaeLearner(Learner):
     def load_state(self, tensors: dict[str, Tensor], document: dict[str, Any]) -> None:
         """Continue from what `state` returned."""
         super().load_state(tensors, document)
+        if "guard" not in tensors:
+            raise ValueError("'guard' is missing")
         self.guard.load_state(tensors["guard"])
-        self.partial_encoder_stage = bool(document["partial_encoder_stage"])
+        self.partial_encoder_stage = read_fields(document, {"partial_encoder_stage": FLAG})["partial_encoder_stage"]
         if self.refiner_trainer is not None:
-            self.refiner_trainer.steps = int(document["refiner_steps"])
+            self.refiner_trainer.steps = read_fields(document, {"refiner_steps": COUNT})["refiner_steps"]
 
     def step(self, images: Tensor, labels: Tensor | None, progress: float, images_seen: int) -> dict[str, Tensor]:
         """Train the VAE, then the refiner for a fraction `sharpen`, then the partial encoder for `inpaint_fraction`."""
