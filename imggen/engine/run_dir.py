@@ -12,7 +12,7 @@ from typing import Any
 from imggen.documents import COUNT, DocumentError, read_fields, read_json
 from imggen.engine.outputs import check_writable
 from imggen.errors import UsageError
-from imggen.io.atomic import atomic_write
+from imggen.io.atomic import atomic_write, lock_directory
 from imggen.reporting import readable
 
 PREVIEW_NAME = re.compile(r"\d{6,}\.png")
@@ -108,6 +108,12 @@ class RunDir:
                 f"{foreign} already holds files, and a run would write there", "use -o FOLDER for another folder"
             )
 
+    def refuse_if_locked(self) -> None:
+        """Raise UsageError if another process is training here. `train` itself locks the folder once it has its data."""
+        if self.path.is_dir():
+            with lock_directory(self.path):
+                pass
+
     def write_config(self, settings: dict[str, Any]) -> None:
         """Write the settings as TOML, under the names that --config reads.
 
@@ -117,7 +123,7 @@ class RunDir:
         for name, value in settings.items():
             if value is not None:
                 line = f"{name} = {_toml(value)}"
-                lines.append(line if line.isascii() or _is_unicode(line) else f"# not Unicode: {readable(line)}")
+                lines.append(line if readable(line) == line else f"# not Unicode: {readable(line)}")
         atomic_write(self.path / "config.toml", ("\n".join(lines) + "\n").encode())
 
     def append_metrics(self, record: dict[str, Any]) -> None:
@@ -143,7 +149,3 @@ class RunDir:
 def _toml(value: Any) -> str:
     # JSON's strings, numbers and booleans are valid TOML, but for DEL, and for characters escaped as surrogate pairs.
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
-
-
-def _is_unicode(text: str) -> bool:
-    return readable(text) == text

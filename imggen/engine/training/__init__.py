@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from importlib.util import find_spec
 from typing import Any
 
@@ -26,6 +27,8 @@ def check(options: TrainOptions) -> None:
 def run(options: TrainOptions, reporter: Reporter) -> dict[str, Any]:
     """Train; returns paths, hash, counts and timings. Errors as in `imggen.errors`."""
     check(options)
+    if os.environ.get("RANK", "0") == "0":
+        RunDir(options.run).refuse_if_locked()
     from imggen.engine.training import loop
 
     return loop.train(options, reporter)

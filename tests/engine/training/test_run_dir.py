@@ -1,15 +1,20 @@
 """A run's directory: other files stay, one training at a time, partial files are removed."""
 
+import tomllib
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from imggen.engine import training
 from imggen.engine.options import TrainOptions
-from imggen.engine.training.plan import make_plan
+from imggen.engine.run_dir import RunDir
+from imggen.engine.training import loop, plan
+from imggen.engine.training.plan import TrainPlan, make_plan
 from imggen.errors import UsageError
-from imggen.io.atomic import lock_directory
+from imggen.io.atomic import _target_and_temporary, lock_directory
 from imggen.reporting import Silent
 from tests.helpers import RecordingReporter
 
@@ -44,24 +49,87 @@ def test_a_run_in_the_folder_of_its_data_can_be_resumed(image_folder: Path, opti
 
 
 @pytest.mark.slow
-def test_one_training_at_a_time(image_folder: Path, options: MakeOptions) -> None:
+def test_one_training_at_a_time(image_folder: Path, options: MakeOptions, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With --resume, with --force, and plainly where the other one has not saved anything yet; before decoding."""
     training.run(options(image_folder, "run"), Silent())
     before = Path("run/weights.safetensors").read_bytes()
-    with lock_directory(Path("run")):
-        for more in ({"resume": True, "images": 16 * 16}, {"force": True}):
+    Path("new").mkdir()
+    with lock_directory(Path("run")), lock_directory(Path("new")), monkeypatch.context() as patch:
+        patch.setattr(plan, "make_plan", None)
+        for folder, more in (("run", {"resume": True, "images": 16 * 16}), ("run", {"force": True}), ("new", {})):
             with pytest.raises(UsageError, match="another process is training"):
-                training.run(options(image_folder, "run", **more), Silent())
-    assert Path("run/weights.safetensors").read_bytes() == before
+                training.run(options(image_folder, folder, **more), Silent())
+    assert Path("run/weights.safetensors").read_bytes() == before and not list(Path("new").iterdir())
     assert training.run(options(image_folder, "run", resume=True, images=16 * 16), Silent())["images"] == 256
 
 
-@pytest.mark.slow
-def test_partial_files_of_a_killed_process_are_removed(image_folder: Path, options: MakeOptions) -> None:
-    training.run(options(image_folder, "run"), Silent())
-    Path("run/.state.safetensors.1a2b3c4d5e6f0.part").write_bytes(b"half")
-    Path("run/.notes.part").write_bytes(b"mine")
-    training.run(options(image_folder, "run", resume=True, images=16 * 16), Silent())
-    assert [path.name for path in Path("run").glob(".*")] == [".notes.part"]
+@pytest.mark.parametrize("ended", [False, True])
+def test_a_training_that_began_while_this_one_decoded_is_noticed(
+    image_folder: Path, options: MakeOptions, monkeypatch: pytest.MonkeyPatch, ended: bool
+) -> None:
+    """Whether it still trains or has ended by then."""
+    original, other = loop.make_plan, ExitStack()
+
+    def decode(*arguments: Any) -> TrainPlan:
+        made = original(*arguments)
+        Path("run").mkdir()
+        if ended:
+            Path("run/weights.safetensors").write_bytes(b"theirs")
+        else:
+            other.enter_context(lock_directory(Path("run")))
+        return made
+
+    monkeypatch.setattr(loop, "make_plan", decode)
+    with other, pytest.raises(UsageError, match="already holds a run" if ended else "another process is training"):
+        training.run(options(image_folder, "run"), Silent())
+    assert [path.name for path in Path("run").iterdir()] == (["weights.safetensors"] if ended else [])
+
+
+def test_partial_files_of_a_killed_process_are_removed() -> None:
+    """Whatever atomic writes call them; files of the user stay."""
+    run_dir = RunDir(Path("run"))
+    Path("run/samples/.folder.1a2b3c4d5e6f0.part").mkdir(parents=True)
+    written = (run_dir.weights, run_dir.state, run_dir.best, run_dir.path / "config.toml", run_dir.metrics)
+    for path in (*written, run_dir.samples / "000085.png", run_dir.samples / "1234567.png"):
+        Path(_target_and_temporary(path)[1]).write_bytes(b"half")
+    for name in (".notes.part", ".state.safetensors.part", "samples/.cat.png.1a2b3c4d5e6f0.part"):
+        (run_dir.path / name).write_bytes(b"mine")
+    run_dir.clear_partial_files()
+    assert sorted(path.name for path in Path("run").rglob("*") if path.is_file()) == [
+        ".cat.png.1a2b3c4d5e6f0.part", ".notes.part", ".state.safetensors.part",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_the_hint_for_a_run_that_was_killed_before_its_first_state_leads_out(resume: bool) -> None:
+    run_dir = RunDir(Path("run"))
+    Path("run").mkdir()
+    run_dir.weights.write_bytes(b"weights")
+    with pytest.raises(UsageError, match="before its first save") as caught:
+        run_dir.check(resume=resume, force=False)
+    assert "--force" in str(caught.value.hint) and "--resume" not in str(caught.value.hint)
+    run_dir.check(resume=False, force=True)
+    run_dir.state.write_bytes(b"state")
+    run_dir.check(resume=True, force=False)
+
+
+def test_the_configuration_of_a_run_is_toml_whatever_the_names_are() -> None:
+    Path("run").mkdir()
+    names = ("plain", "caf\udce9", 'quote"', "line\nbreak", "\x1b[31m", "\x7f", "😀", "\\", "a = [")
+    for name in names:
+        RunDir(Path("run")).write_config({"data": name, "seed": 3})
+        settings = tomllib.loads(Path("run/config.toml").read_text(encoding="utf-8"))
+        assert settings == ({"seed": 3} if name == "caf\udce9" else {"data": name, "seed": 3})
+
+
+def test_metrics_of_anyone_are_cut() -> None:
+    run_dir = RunDir(Path("run"))
+    Path("run").mkdir()
+    good = '{"images": 16}\n'
+    bad = (good, "[1]\n", '{"images": "x"}\n', '{"images": NaN}\n', "[" * 5000 + "\n", "\xff\n", '{"images": 32}\n')
+    run_dir.metrics.write_bytes("".join(bad).encode("latin1"))
+    run_dir.truncate_metrics(16)
+    assert run_dir.metrics.read_text(encoding="utf-8") == good
 
 
 @pytest.mark.slow
