@@ -1,6 +1,17 @@
-"""`python -m imggen`: the command line as a module, which torchrun starts."""
+"""The program `imggen`, and `python -m imggen`."""
 
-from imggen.cli.app import main
+import os
+import signal
+
+
+def run() -> None:
+    """Run the command line. Ctrl-C while Python still imports ends it without a traceback: nothing has been done yet."""
+    if signal.getsignal(signal.SIGINT) == signal.default_int_handler:
+        signal.signal(signal.SIGINT, lambda number, frame: os._exit(128 + number))
+    from imggen.cli.app import main
+
+    main()
+
 
 if __name__ == "__main__":
-    main()
+    run()

@@ -1,4 +1,4 @@
-"""JSON from files that anyone may have written: read within bounds, and checked against the types its reader expects.
+"""JSON and TOML that anyone may have written: read within bounds, and checked against the types its reader expects.
 
 Every document that imggen reads goes through here. Nothing here imports torch, numpy or PIL.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import tomllib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, NoReturn
 
@@ -62,6 +63,16 @@ def read_json(text: str | bytes, *, max_bytes: int = MAX_BYTES) -> Any:
         raise
     except (ValueError, RecursionError) as error:
         raise DocumentError("is not JSON") from error
+    check_bounds(value)
+    return value
+
+
+def read_toml(text: bytes) -> dict[str, Any]:
+    """Parse TOML, within the bounds of `read_json`. Raises DocumentError."""
+    try:
+        value = tomllib.loads(text.decode())
+    except (ValueError, RecursionError) as error:
+        raise DocumentError(f"is not TOML: {error}") from error
     check_bounds(value)
     return value
 

@@ -99,6 +99,8 @@ def check_value(item: Field[Any], value: Any) -> None:
     declared: Option = item.metadata["option"]
     if value is None:
         return
+    if value == "":
+        raise UsageError(f"{flag_of(item)} is empty", "perhaps a variable is not set")
     if declared.choices and value not in declared.choices:
         *others, last = map(str, declared.choices)
         raise UsageError(f"{flag_of(item)} must be {', '.join(others)} or {last}, not '{value}'")

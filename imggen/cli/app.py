@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import errno
-import io
 import os
 import signal
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from types import FrameType
 from typing import Annotated, NoReturn
 
@@ -17,6 +17,7 @@ import typer
 import imggen
 from imggen.cli import train
 from imggen.cli.build import Command, Group, Invocation
+from imggen.cli.console import accept_all_characters, escaped
 from imggen.cli.evaluate import evaluate
 from imggen.cli.info import info, models
 from imggen.cli.inpaint import inpaint
@@ -74,10 +75,11 @@ def _root(
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Run a command line and exit with its code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="surrogateescape")  # file names are bytes, and are printed as those bytes
-    Invocation.words = tuple(arguments)
+    accept_all_characters()
+    Invocation.words, Invocation.is_interrupted = tuple(arguments), False
     signal.signal(signal.SIGTERM, _raise_on_sigterm)
+    if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:  # as for a command that a script runs in the background
+        signal.signal(signal.SIGINT, _raise_on_ctrl_c)
     try:
         # Typer's standalone mode would print boxes, and give Ctrl-C and errors exit codes of its own.
         code = app(args=arguments, prog_name="imggen", standalone_mode=False)
@@ -85,7 +87,8 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
             raise KeyboardInterrupt  # Typer turns Ctrl-C into this code, without a message
         sys.stdout.flush()
     except BaseException as error:
-        code = _handle_error(error, arguments)
+        with _no_further_ctrl_c():
+            code = _handle_error(error, arguments)
     code = code if isinstance(code, int) else 0
     if os.environ.get("WORLD_SIZE", "1") != "1":
         # Threads of the process group may outlive it; one that wakes while Python is shutting down aborts the process,
@@ -100,6 +103,22 @@ def _raise_on_sigterm(number: int, frame: FrameType | None) -> None:
     raise InterruptedRun("stopped by SIGTERM", None, 128 + number)
 
 
+def _raise_on_ctrl_c(number: int, frame: FrameType | None) -> None:
+    # A library that is being imported, or written in C, may turn this exception into another one.
+    Invocation.is_interrupted = True
+    raise KeyboardInterrupt
+
+
+@contextmanager
+def _no_further_ctrl_c() -> Iterator[None]:
+    """Let an error be reported to the end."""
+    previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
 def _handle_error(error: BaseException, arguments: list[str]) -> int:
     """Print an error as one line and a hint; returns the exit code."""
     if isinstance(error, BrokenPipeError) or isinstance(error.__context__, BrokenPipeError):
@@ -112,7 +131,8 @@ def _handle_error(error: BaseException, arguments: list[str]) -> int:
         return error.exit_code  # `imggen` or `imggen train` alone: Typer has printed the help in place of a message
     console = Invocation.console
     if console.debug or "--debug" in arguments or os.environ.get("IMGGEN_DEBUG"):
-        traceback.print_exception(error, file=sys.stderr)
+        text = "".join(traceback.format_exception(error))
+        sys.stderr.write("".join(f"{escaped(line)}\n" for line in text.split("\n")))
     reported = _as_imggen_error(error, arguments)
     console.error(reported)
     try:
@@ -137,17 +157,31 @@ def _as_imggen_error(error: BaseException, arguments: list[str]) -> ImggenError:
         return UsageError(
             message, f"see '{' '.join(['imggen', *_command_words(arguments), '--help'])}'", error.exit_code
         )
-    if isinstance(error, KeyboardInterrupt | typer.Abort):
+    if isinstance(error, KeyboardInterrupt | typer.Abort) or Invocation.is_interrupted:
         return InterruptedRun("stopped by Ctrl-C", "files that were written are complete")
     if isinstance(error, MemoryError) or "out of memory" in str(error) or "allocate memory" in str(error):
         return DeviceError("not enough memory", "use a smaller --batch")
-    if isinstance(error, OSError) and error.errno is not None:
-        file = f"{error.filename}: " if error.filename else ""
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        hint = "free some space, or write to another disk" if full else "--debug prints the traceback"
-        return DataError(f"{file}{error.strerror}", hint)
-    message = f"internal: {type(error).__name__}: {error}".splitlines()[0]
+    if isinstance(error, OSError):
+        return _as_data_error(error)
+    if isinstance(error, RecursionError):
+        return DataError("a file is nested too deeply to be read", "--debug prints where")
+    if isinstance(error, UnicodeError):
+        return DataError(f"a text or a name cannot be read or written: {_first_line(error)}", "use plain names")
+    message = f"internal: {type(error).__name__}: {_first_line(error)}"
     return ImggenError(message, "this is a bug in imggen; --debug prints the traceback")
+
+
+def _as_data_error(error: OSError) -> DataError:
+    """With the file's name and the system's reason, as far as the error has them."""
+    file = f"{error.filename}: " if error.filename else ""
+    reason = error.strerror or _first_line(error)
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return DataError(f"{file}{reason}", "free some space, or write to another disk")
+    return DataError(f"{file}{reason}", "--debug prints the traceback")
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _command_words(arguments: list[str]) -> list[str]:

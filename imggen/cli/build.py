@@ -23,8 +23,9 @@ How a value travels:
 - A flag is False until it is given. A field that is true by default has a flag "--no-…" that sets it to False, but the
   booleans of a family, whose defaults depend on the preset, have two flags, --x and --no-x.
 
-`Invocation` is the one global state of the command line: the words typed (recorded in checkpoints), and the console
-through which `main` reports the errors of the verb that is running. A process runs one command.
+`Invocation` is the one global state of the command line: the words typed (recorded in checkpoints), the console
+through which `main` reports the errors of the verb that is running, and whether Ctrl-C was pressed. A process runs one
+command.
 
 Nothing here imports torch, numpy or PIL: `imggen --help` and completion are quick.
 """
@@ -36,8 +37,8 @@ import inspect
 import os
 import secrets
 import shlex
+import stat
 import sys
-import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import Field
 from importlib import import_module
@@ -49,6 +50,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from imggen.cli.console import Console
+from imggen.documents import DocumentError, read_toml
 from imggen.engine.options import GENERAL
 from imggen.errors import UsageError
 from imggen.option import REQUIRED, Option, flag_of, options_of
@@ -71,6 +73,8 @@ if "rich.markdown" not in sys.modules:
     sys.modules["rich.markdown"].Markdown = _DeferredMarkdown  # type: ignore[attr-defined]
 
 BUDGETS = ("images", "epochs", "minutes")
+MAX_CONFIG_BYTES = 1 << 20
+EMPTY_HINT = "perhaps a variable of the shell is not set"
 # The order in which help shows the groups of options; others come before, in the order of the dataclass.
 LAST_PANELS = ("Sampling", "Path", "Method", "Budget", "Run", "Output", "Machine", GENERAL)
 
@@ -80,6 +84,7 @@ class Invocation:
 
     words: tuple[str, ...] = ()
     console = Console()
+    is_interrupted = False  # by Ctrl-C
 
     @classmethod
     def has(cls, flag: str) -> bool:
@@ -101,12 +106,7 @@ def read_config(context: typer.Context, path: Path | None) -> Path | None:
     """Read a TOML file of options, which flags and environment override. Raises UsageError."""
     if path is None:
         return None
-    try:
-        settings = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error.strerror}", "--config takes a TOML file") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} is not TOML: {error}", "one NAME = VALUE per line; text in quotes") from error
+    settings = _read_settings(path)
     # A key is the name of a parameter, or one of its flags without the dashes.
     names = {}
     for parameter in context.command.params:
@@ -118,13 +118,38 @@ def read_config(context: typer.Context, path: Path | None) -> Path | None:
         if name is None:
             near = difflib.get_close_matches(key.replace("-", "_"), names, 1)
             raise UsageError(f"{path} has an unknown setting '{key}'", f"did you mean '{near[0]}'?" if near else None)
-        defaults[name] = value
+        defaults[name] = _checked_setting(path, key, value)
     # The three budgets exclude each other: one that is given replaces the file's, whichever that is.
     prefix = context.auto_envvar_prefix
     if any(Invocation.has(f"--{name}") or f"{prefix}_{name.upper()}" in os.environ for name in BUDGETS):
         defaults = {name: value for name, value in defaults.items() if name not in BUDGETS}
     context.default_map = {**(context.default_map or {}), **defaults}
     return path
+
+
+def _read_settings(path: Path) -> dict[str, Any]:
+    """The settings in a TOML file. Raises UsageError."""
+    hint = "--config takes a TOML file: one NAME = VALUE per line, text in quotes"
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_CONFIG_BYTES:
+            kind = "too long" if stat.S_ISREG(status.st_mode) else "not a file"
+            raise UsageError(f"{path} cannot be read: it is {kind}", hint)
+        return read_toml(path.read_bytes())
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}", hint) from error
+    except DocumentError as error:
+        raise UsageError(f"{path} {error}", hint) from error
+
+
+def _checked_setting(path: Path, key: str, value: Any) -> Any:
+    """A setting's value: text, a number, true or false, or a list of those. Raises UsageError."""
+    values = value if isinstance(value, list) else [value]
+    if not all(isinstance(part, str | int | float) for part in values):
+        raise UsageError(f"{path}: '{key}' must be text, a number, true, false or a list of them")
+    if "" in values:
+        raise UsageError(f"{path}: '{key}' is empty", EMPTY_HINT)
+    return value
 
 
 def _common(kind: Any, default: Any, flags: tuple[str, ...], help: str, **more: Any) -> tuple[Any, Any]:
@@ -283,12 +308,33 @@ def _prepare(parameters: list[Any], context: Any) -> list[Any]:
     return parameters
 
 
+def _longest(flags: list[str]) -> str:
+    return max(flags, key=len)
+
+
 class Command(TyperCommand):
     """A verb. Help shows both flags of a boolean as one, --[no-]x."""
 
     def get_params(self, ctx: Any) -> list[Any]:
         """The parameters of the function, and --help."""
         return _prepare(super().get_params(ctx), ctx)
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the command line. Raises UsageError for an empty value: as a path it would be the current folder."""
+        if not ctx.resilient_parsing:
+            given, _, _ = self.make_parser(ctx).parse_args(args=list(args))
+            for parameter in self.params:
+                self._refuse_empty(ctx, parameter, given.get(parameter.name))
+        return super().parse_args(ctx, args)
+
+    @staticmethod
+    def _refuse_empty(ctx: Any, parameter: Any, value: Any) -> None:
+        variable = f"{ctx.auto_envvar_prefix}_{parameter.name.upper()}"
+        name = parameter.metavar if parameter.param_type_name == "argument" else _longest(parameter.opts)
+        if "" in (value if isinstance(value, list | tuple) else [value]):
+            raise UsageError(f"{name} is empty", EMPTY_HINT)
+        if value in (None, [], ()) and os.environ.get(variable) == "" and not parameter.is_flag:
+            raise UsageError(f"{name} is empty: so is the variable {variable}", "give it a value, or unset it")
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Print the help; the process ends after it, so that the flags may be changed for display."""

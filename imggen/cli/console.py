@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import codecs
+import io
 import json
+import math
 import os
 import sys
 import time
@@ -27,6 +30,47 @@ def printable(line: str) -> str:
     return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in line)
 
 
+def escaped(line: str) -> str:
+    """Write control characters and bytes that are not Unicode as \\n, \\x1b, \\xe9, so that names stay readable."""
+    return "".join(character if character.isprintable() else _escape(character) for character in line)
+
+
+def _escape(character: str) -> str:
+    code = ord(character)
+    is_byte = 0xDC80 <= code <= 0xDCFF  # as Python keeps the bytes of a name that are not Unicode
+    return f"\\x{code - 0xDC00:02x}" if is_byte else character.encode("unicode_escape").decode()
+
+
+def _encode_any(error: UnicodeError) -> tuple[bytes, int]:
+    """An error handler for output streams: bytes of names as they are, other characters as escapes."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    parts = []
+    for character in error.object[error.start : error.end]:
+        is_byte = 0xDC80 <= ord(character) <= 0xDCFF
+        parts.append(bytes([ord(character) - 0xDC00]) if is_byte else character.encode("ascii", "backslashreplace"))
+    return b"".join(parts), error.end
+
+
+codecs.register_error("imggen", _encode_any)
+
+
+def accept_all_characters() -> None:
+    """Let stdout and stderr print any text, whatever their encoding is: a locale must not end a command."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="imggen")
+
+
+def _without_nan(value: Any) -> Any:
+    """The value with null for numbers that JSON does not have."""
+    if isinstance(value, dict):
+        return {name: _without_nan(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 class ProgressBar:
     """A task shown as a progress bar, on a terminal."""
 
@@ -35,7 +79,7 @@ class ProgressBar:
 
     def update(self, completed: float, note: str = "") -> None:
         """Move the bar."""
-        self.progress.update(self.task, completed=completed, note=note)
+        self.progress.update(self.task, completed=completed, note=printable(note))
 
 
 class ProgressLines:
@@ -103,7 +147,7 @@ class Console:
             from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
             columns = (
-                TextColumn("{task.description}"),
+                TextColumn("{task.description}", markup=False),
                 BarColumn(),
                 TextColumn("{task.percentage:>3.0f}%"),
                 TimeElapsedColumn(),
@@ -111,7 +155,7 @@ class Console:
                 TextColumn("{task.fields[note]}", markup=False),
             )
             with Progress(*columns, console=self.rich) as progress:
-                yield ProgressBar(progress, progress.add_task(description, total=total, note=""))
+                yield ProgressBar(progress, progress.add_task(printable(description), total=total, note=""))
         else:
             yield ProgressLines(self, description, total)
 
@@ -120,11 +164,15 @@ class Console:
         self.result(document, [f"{name:14} {value}" for name, value in document.items()])
 
     def result(self, document: dict[str, Any], lines: Sequence[str]) -> None:
-        """Print a result on stdout: JSON if asked for, else the lines (paths, for most verbs)."""
+        """Print a result on stdout: JSON if asked for, else the lines (paths, for most verbs).
+
+        As `ls` does, it writes names as they are for another program, and escaped on a terminal.
+        """
         if not self.is_main:
             return
         if self.as_json:
-            sys.stdout.write(json.dumps(document) + "\n")
+            sys.stdout.write(json.dumps(_without_nan(document), allow_nan=False) + "\n")
         else:
-            sys.stdout.writelines(f"{line}\n" for line in lines)
+            is_terminal = sys.stdout.isatty()
+            sys.stdout.writelines(f"{escaped(line) if is_terminal else line}\n" for line in lines)
         sys.stdout.flush()

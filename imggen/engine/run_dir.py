@@ -109,7 +109,7 @@ class RunDir:
             )
 
     def refuse_if_locked(self) -> None:
-        """Raise UsageError if another process is training here. `train` itself locks the folder once it has its data."""
+        """Raise UsageError if another process is training here. A training locks its folder once it has its data."""
         if self.path.is_dir():
             with lock_directory(self.path):
                 pass

@@ -42,10 +42,11 @@ _MAX_DIMENSIONS = 16
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """Dtype (as safetensors names it) and shape of one tensor."""
+    """Dtype (as safetensors names it) and shape of one tensor, and where in the file its first byte is."""
 
     dtype: str
     shape: tuple[int, ...]
+    offset: int
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ def write_checkpoint(
     from imggen.io.tensor_file import TensorFile
 
     file = TensorFile.of(tensors)
-    metadata = {"imggen": json.dumps({**document, "format": FORMAT, "kind": kind}), TENSORS_HASH: "0x" + file.digest()}
+    metadata = {"imggen": json.dumps({**document, "format": FORMAT, "kind": kind}), TENSORS_HASH: "0x" + file.hash()}
     if kind != "state":
         config = document.get("config", {})
         name = "imggen/features" if kind == "features" else f"imggen/{config.get('family')}/{config.get('preset')}"
@@ -137,7 +138,7 @@ def read_header(path: Path, kind: str | None = None) -> Header:
         read_fields(metadata, dict.fromkeys(metadata if isinstance(metadata, dict) else (), TEXT))
     except DocumentError as error:
         raise _damaged(path, "has a damaged header") from error
-    tensors = _tensors(path, table, size - 8 - length)
+    tensors = _tensors(path, table, 8 + length, size)
     document = _document(path, metadata, kind)
     return Header(document["kind"], document, tensors, size, metadata)
 
@@ -152,8 +153,8 @@ def _is_count(value: Any) -> bool:
     return type(value) is int and 0 <= value < 2**48
 
 
-def _tensors(path: Path, table: dict[str, Any], data_bytes: int) -> dict[str, TensorInfo]:
-    """The header's table of tensors, which must fill the file's `data_bytes` without a gap or an overlap."""
+def _tensors(path: Path, table: dict[str, Any], start: int, size: int) -> dict[str, TensorInfo]:
+    """The header's table of tensors, which must fill the file of `size` bytes from `start` without gap or overlap."""
     if len(table) > _MAX_TENSORS:
         raise _damaged(path, "has a damaged header")
     tensors: dict[str, TensorInfo] = {}
@@ -167,14 +168,14 @@ def _tensors(path: Path, table: dict[str, Any], data_bytes: int) -> dict[str, Te
         valid = valid and isinstance(span, list) and len(span) == 2 and all(map(_is_count, span))
         if not valid or span[1] - span[0] != math.prod(shape) * DTYPE_BYTES[dtype]:
             raise _damaged(path, f"has a damaged entry '{name[:80]}'")
-        tensors[name] = TensorInfo(dtype, tuple(shape))
+        tensors[name] = TensorInfo(dtype, tuple(shape), start + span[0])
         spans.append((span[0], span[1]))
     position = 0
     for begin, end in sorted(spans):
         if begin != position:
             raise _damaged(path, "has tensors that overlap or leave gaps")
         position = end
-    if position != data_bytes:
+    if start + position != size:
         raise _damaged(path, "was cut short, or has bytes that belong to no tensor")
     return tensors
 
@@ -210,18 +211,16 @@ def read_tensors(path: Path, header: Header, expected: Mapping[str, Tensor] | No
     CheckpointError.
     """
     import torch
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
 
-    from imggen.io.tensor_file import TensorFile
+    from imggen.io.tensor_file import read_and_hash
 
     if expected is not None:
         _check_fit(path, header, expected)
     try:
-        tensors = load_file(path)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise _damaged(path, f"cannot be read: {error}") from error
-    if header.metadata[TENSORS_HASH] != "0x" + TensorFile.of(tensors).digest():
+        tensors, digest = read_and_hash(path, header.tensors)
+    except OSError as error:
+        raise _damaged(path, f"cannot be read: {error.strerror or error}", "check the disk") from error
+    if header.metadata[TENSORS_HASH] != "0x" + digest:
         raise _damaged(path, "does not match its own hash: it was damaged or changed")
     for name, tensor in tensors.items():
         if tensor.is_floating_point():
@@ -233,7 +232,7 @@ def read_tensors(path: Path, header: Header, expected: Mapping[str, Tensor] | No
 
 
 def _check_fit(path: Path, header: Header, expected: Mapping[str, Tensor]) -> None:
-    from imggen.io.tensor_file import DTYPES
+    from imggen.io.tensor_file import DTYPE_NAMES
 
     missing = sorted(set(expected) - set(header.tensors))
     extra = sorted(set(header.tensors) - set(expected))
@@ -241,7 +240,7 @@ def _check_fit(path: Path, header: Header, expected: Mapping[str, Tensor]) -> No
         difference = f"lacks {', '.join(missing[:3])}" if missing else f"has unknown tensors: {', '.join(extra[:3])}"
         raise _damaged(path, f"does not fit its own configuration: it {difference}")
     for name, tensor in expected.items():
-        found, shape, dtype = header.tensors[name], tuple(tensor.shape), DTYPES[tensor.dtype]
+        found, shape, dtype = header.tensors[name], tuple(tensor.shape), DTYPE_NAMES[tensor.dtype]
         if found.shape != shape:
             raise _damaged(path, f"does not fit its own configuration: '{name}' is {found.shape}, not {shape}")
         if found.dtype != dtype and not (found.dtype in FLOATS and dtype in FLOATS):

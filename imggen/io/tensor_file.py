@@ -1,7 +1,8 @@
-"""Write tensors in the safetensors format, straight into the file that is wanted, and hash them.
+"""Tensors in the safetensors format: write, read and hash them.
 
-The library's own `save_file` writes to a temporary file of its own naming, which a killed process leaves behind, and
-wants a second copy of every tensor. Reading is left to the library.
+The format is a table in JSON (io/checkpoint.py checks it) and the tensors' bytes. The safetensors library is not used:
+it cannot open a file whose path is not Unicode, writes to a temporary file of its own naming, which a killed process
+leaves behind, and reads through a memory map, where a file that shrinks meanwhile ends the process.
 """
 
 from __future__ import annotations
@@ -11,14 +12,20 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-DTYPES = {
-    torch.bool: "BOOL", torch.uint8: "U8", torch.int8: "I8", torch.int16: "I16", torch.float16: "F16",
-    torch.bfloat16: "BF16", torch.int32: "I32", torch.float32: "F32", torch.int64: "I64", torch.float64: "F64",
+if TYPE_CHECKING:
+    from imggen.io.checkpoint import TensorInfo
+
+DTYPE_NAMES = {
+    torch.bool: "BOOL", torch.uint8: "U8", torch.int8: "I8", torch.int16: "I16", torch.uint16: "U16",
+    torch.float16: "F16", torch.bfloat16: "BF16", torch.int32: "I32", torch.uint32: "U32", torch.float32: "F32",
+    torch.int64: "I64", torch.uint64: "U64", torch.float64: "F64",
 }  # fmt: skip
+DTYPES = {name: dtype for dtype, name in DTYPE_NAMES.items()}
 _ALIGNMENT = 8
 
 
@@ -34,12 +41,11 @@ class TensorFile:
         order = sorted(tensors.items(), key=lambda item: (-item[1].element_size(), item[0]))
         return cls({name: tensor.detach().cpu().contiguous() for name, tensor in order})
 
-    def digest(self) -> str:
+    def hash(self) -> str:
         """SHA-256 over the names, dtypes, shapes and bytes of all tensors, in hexadecimal."""
         digest = hashlib.sha256()
         for name, tensor in sorted(self.tensors.items()):
-            digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
-            digest.update(_bytes_of(tensor))
+            _update(digest, name, tensor)
         return digest.hexdigest()
 
     def header(self, metadata: Mapping[str, str]) -> bytes:
@@ -48,7 +54,7 @@ class TensorFile:
         end = 0
         for name, tensor in self.tensors.items():
             start, end = end, end + tensor.nbytes
-            table[name] = {"dtype": DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
+            table[name] = {"dtype": DTYPE_NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
         text = json.dumps(table, separators=(",", ":")).encode()
         return text + b" " * (-len(text) % _ALIGNMENT)
 
@@ -58,6 +64,25 @@ class TensorFile:
             file.write(len(header).to_bytes(8, "little") + header)
             for tensor in self.tensors.values():
                 file.write(_bytes_of(tensor))
+
+
+def read_and_hash(path: Path, table: Mapping[str, TensorInfo]) -> tuple[dict[str, Tensor], str]:
+    """The tensors of a checked table, and their `TensorFile.hash`. Raises OSError, also if the file is too short."""
+    tensors, digest = {}, hashlib.sha256()
+    with path.open("rb") as file:
+        for name, info in sorted(table.items()):
+            tensor = torch.empty(info.shape, dtype=DTYPES[info.dtype])
+            file.seek(info.offset)
+            if file.readinto(_bytes_of(tensor)) != tensor.nbytes:
+                raise OSError("it became shorter meanwhile")
+            _update(digest, name, tensor)
+            tensors[name] = tensor
+    return tensors, digest.hexdigest()
+
+
+def _update(digest: hashlib._Hash, name: str, tensor: Tensor) -> None:
+    digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode("utf-8", "surrogatepass"))
+    digest.update(_bytes_of(tensor))
 
 
 def _bytes_of(tensor: Tensor) -> memoryview:

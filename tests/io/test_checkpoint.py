@@ -15,11 +15,14 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from imggen.engine.checkpoints import load_backend, save_backend
 from imggen.errors import CheckpointError, DataError
 from imggen.io import atomic
-from imggen.io.checkpoint import read_header, read_tensors, weights_hash, write_checkpoint
+from imggen.io.checkpoint import DTYPE_BYTES, read_header, read_tensors, weights_hash, write_checkpoint
+from imggen.io.tensor_file import DTYPES
 from imggen.models import build_backend, presets
 
 
@@ -60,6 +63,28 @@ def test_round_trip(tmp_path: Path) -> None:
     mask = os.umask(0)
     os.umask(mask)
     assert path.stat().st_mode & 0o777 == 0o666 & ~mask
+
+
+def test_other_programs_read_it_as_safetensors(tmp_path: Path) -> None:
+    """And what they write, with the same metadata, is read as what was written."""
+    path = written(tmp_path / "w.safetensors")
+    theirs = load_file(path)
+    assert theirs.keys() == tensors().keys()
+    for name, tensor in tensors().items():
+        assert theirs[name].dtype == tensor.dtype and torch.equal(theirs[name], tensor)
+    with safe_open(path, "pt") as file:
+        save_file(theirs, tmp_path / "theirs", metadata=file.metadata())
+    again = read_tensors(tmp_path / "theirs", read_header(tmp_path / "theirs"), tensors())
+    assert all(torch.equal(again[name], tensor.to(again[name].dtype)) for name, tensor in tensors().items())
+
+
+@pytest.mark.parametrize("dtype", sorted(DTYPE_BYTES))
+def test_every_dtype_and_empty_tensors_survive(tmp_path: Path, dtype: str) -> None:
+    given = {"x": torch.arange(6).reshape(2, 3).to(DTYPES[dtype]), "none": torch.zeros(0, 3).to(DTYPES[dtype])}
+    write_checkpoint(tmp_path / "s", given, {}, kind="state")
+    again = read_tensors(tmp_path / "s", read_header(tmp_path / "s"), None)
+    assert all(again[name].dtype == DTYPES[dtype] for name in given)
+    assert all(torch.equal(again[name].double(), given[name].double()) for name in given)
 
 
 def test_reading_a_header_needs_no_torch(tmp_path: Path) -> None:

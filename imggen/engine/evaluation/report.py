@@ -12,8 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from imggen.documents import COUNT, DocumentError, read_fields, read_json
 from imggen.io.atomic import atomic_write
 from imggen.io.image import ImageArray, encode, grid
+from imggen.reporting import readable
 
 DESCRIPTIONS = {
     "fd": ("Fréchet distance", "lower is better; 0 for the same distribution"),
@@ -98,7 +100,7 @@ def write_report(path: Path, document: dict[str, Any], images: ReportImages, met
         f'<meta name="viewport" content="width=device-width"><style>{STYLE}</style></head>'
         f"<body>\n{chr(10).join(parts)}\n</body></html>\n"
     )
-    atomic_write(path, page.encode())
+    atomic_write(path, readable(page).encode())
 
 
 def _json(document: dict[str, Any]) -> str:
@@ -164,18 +166,20 @@ def _curves(metrics: Path | None) -> list[str]:
     if metrics is None or not metrics.is_file():
         return []
     records = []
-    for line in metrics.read_text(encoding="utf-8").splitlines():
+    for line in metrics.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError:
+            record = read_json(line)
+            read_fields(record, {"images": COUNT})
+        except DocumentError:
             continue  # an incomplete line of a killed process
+        records.append(record)
     names = dict.fromkeys(name for record in records for name in record if name not in NOT_CURVES)
     charts: list[str] = []
     for name in names:
         points = [
             (float(record["images"]), float(record[name]))
             for record in records
-            if isinstance(record.get(name), int | float) and isinstance(record.get("images"), int | float)
+            if isinstance(record.get(name), int | float)
         ]
         if len(points) > 1:
             charts.append(_curve(name, points, CURVE_COLORS[len(charts) % len(CURVE_COLORS)]))

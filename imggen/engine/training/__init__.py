@@ -10,7 +10,7 @@ from imggen.engine.options import TrainOptions
 from imggen.engine.run_dir import RunDir
 from imggen.engine.training.budget import Budget
 from imggen.errors import UsageError
-from imggen.reporting import Reporter
+from imggen.reporting import Reporter, readable
 
 
 def check(options: TrainOptions) -> None:
@@ -21,6 +21,8 @@ def check(options: TrainOptions) -> None:
     Budget.of(options.images, options.epochs, options.minutes, dataset_size=1, default_minutes=1)
     if options.tensorboard and find_spec("tensorboard") is None:
         raise UsageError("--tensorboard needs tensorboard", "pip install 'imggen[log]'")
+    if options.tensorboard and readable(str(options.run)) != str(options.run):
+        raise UsageError(f"TensorBoard cannot write to {options.run}: its name is not Unicode", "choose another with -o")
     RunDir(options.run).check(resume=options.resume, force=options.force)
 
 

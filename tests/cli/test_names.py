@@ -1,0 +1,162 @@
+"""Names are bytes from a disk: not Unicode, with line breaks, terminal escapes, quotes, markup. Every verb takes them."""
+
+import json
+import os
+import shlex
+import tomllib
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from imggen.engine.checkpoints import save_backend
+from tests.cli.streams import run_bytes
+from tests.helpers import small_gan
+
+pytestmark = [
+    pytest.mark.usefixtures("few_pairs"),
+    pytest.mark.skipif(os.name != "posix", reason="names are not bytes on this system"),
+]
+ODD = "caf\udce9\n\x1b[31m\x9b\u202e猫 '\"<b>&[red]$(id)"
+CONTROL = {*map(chr, range(32)), *map(chr, range(127, 160))} - {"\n"}
+
+
+class Command:
+    """Runs command lines, and checks of each that it succeeds and that stderr has no control characters."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.monkeypatch = monkeypatch
+
+    def __call__(self, *words: object) -> list[str]:
+        """The paths that were printed."""
+        code, out, err = run_bytes(self.monkeypatch, *words, "--json")
+        assert code == 0, err.decode()
+        assert not CONTROL & set(err.decode())
+        document = json.loads(out.decode("ascii"))
+        code, _, err = run_bytes(self.monkeypatch, *words, "--force" if words[0] not in ("info", "models") else "-q")
+        assert code == 0, err.decode()
+        return document
+
+    def settings_of(self, path: object) -> dict[str, Any]:
+        """What `info` reads from a file."""
+        document = self("info", path)
+        assert isinstance(document, dict)
+        return document
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch) -> Command:
+    return Command(monkeypatch)
+
+
+@pytest.fixture
+def model() -> str:
+    """A model in a run's folder with an odd name, whose class has one too."""
+    folder = Path("runs") / ODD
+    folder.mkdir(parents=True)
+    backend = small_gan(class_counts=(5,))
+    object.__setattr__(backend.config, "classes", (ODD,))
+    save_backend(folder / "weights.safetensors", backend, {"command": ODD, "data": ODD})
+    return str(folder)
+
+
+@pytest.fixture
+def images() -> Path:
+    """Two folders with 24 images."""
+    random = np.random.default_rng(0)
+    for name in (ODD, "plain"):
+        (Path("data") / ODD / name).mkdir(parents=True)
+        for index in range(12):
+            pixels = random.integers(0, 255, (16, 16, 3), np.uint8)
+            Image.fromarray(pixels).save(Path("data") / ODD / name / f"{index}{ODD}.png")
+    return Path("data") / ODD
+
+
+def test_sampling_and_interpolating(command: Command, model: str) -> None:
+    for output in (f"{ODD}.png", f"{ODD}.jpg", f"{ODD}.webp", f"{ODD}/"):
+        result = command("sample", model, "-n", 2, "--seed", 1, "--class", ODD, "-o", output)
+        path = Path(result["paths"][0])
+        settings = command.settings_of(next(path.iterdir()) if path.is_dir() else path)
+        words = shlex.split(settings["command"])
+        assert words[2] == model and words[words.index("--class") + 1] == ODD
+        assert os.fsencode(words[-1]) == os.fsencode(output) or path.is_dir()
+    for ending in ("gif", "webp", "png", "mp4"):
+        output = f"walk{ODD}.{ending}"
+        command("interpolate", model, "--seeds", "1,2", "--frames", 3, "--class", ODD, "-o", output)
+        assert shlex.split(command.settings_of(output)["command"])[-1] == output
+    command("interpolate", model, "--seeds", "1,2", "--frames", 3, "-o", f"frames{ODD}/")
+    assert command("models")["runs"][0]["name"] == model
+
+
+def test_inpainting(command: Command, model: str, images: Path) -> None:
+    one = images / "plain" / f"0{ODD}.png"
+    result = command("inpaint", model, "--image", one, "--box", "2,2,4,4", "--seed", 1, "-o", f"{ODD}.png")
+    assert result["paths"] == [f"{ODD}.png"]
+    words = shlex.split(command.settings_of(f"{ODD}.png")["command"])
+    assert words[words.index("--image") + 1] == str(one)
+    Image.new("L", (16, 16), 255).crop((0, 0, 16, 16)).save(f"m{ODD}.png")
+    command("sample", model, "--from", images / "plain", "-o", f"pairs{ODD}.png")
+    command("sample", model, "--near", one, "-n", 2, "--seed", 1, "-o", f"near{ODD}.png")
+
+
+def test_evaluating(command: Command, model: str, images: Path) -> None:
+    result = command("evaluate", model, "--data", images, "-n", 20, "-o", f"{ODD}.html")
+    assert result["report"] == f"{ODD}.html"
+    page = Path(f"{ODD}.html").read_bytes().decode()
+    assert "caf\N{REPLACEMENT CHARACTER}" in page and "<b>&" not in page
+    parser = HTMLParser()
+    parser.feed(page)
+    parser.close()
+
+
+@pytest.mark.slow
+def test_training(command: Command, images: Path) -> None:
+    model = ["--width", 8, "--max-width", 16, "--size", 16, "--batch", 8, "--images", 16, "--seed", 3]
+    code, _, err = run_bytes(command.monkeypatch, "train", "gan", "--data", images, "-o", ODD, "--tensorboard")
+    assert code == 2 and b"not Unicode" in err
+    unicode = ODD.replace("\udce9", "é")
+    command("train", "gan", "--data", images, "-o", unicode, *model, "--tensorboard")
+    assert list((Path(unicode) / "tensorboard").iterdir())
+    result = command("train", "gan", "--data", images, "-o", f"run{ODD}", *model)
+    run = Path(f"run{ODD}")
+    assert result["weights"] == str(run / "weights.safetensors")
+    assert "data" not in tomllib.loads((run / "config.toml").read_text(encoding="utf-8"))
+    described = command.settings_of(run)
+    assert described["classes"] == ["plain", ODD] or described["classes"] == [ODD, "plain"]
+    assert described["provenance"]["data"] == ODD
+    assert list((run / "samples").iterdir())
+    command("sample", run, "--class", ODD, "-n", 1, "--seed", 1, "-o", "x.png")
+
+
+def test_paths_are_printed_as_they_are_but_escaped_on_a_terminal(monkeypatch: pytest.MonkeyPatch, model: str) -> None:
+    words = ("sample", model, "-n", 1, "--seed", 1, "-o", f"{ODD}.png", "--force")
+    code, out, _ = run_bytes(monkeypatch, *words)
+    assert code == 0 and out == os.fsencode(f"{ODD}.png") + b"\n"
+    code, out, err = run_bytes(monkeypatch, *words, terminal=True)
+    assert code == 0 and out.decode() == "caf\\xe9\\n\\x1b[31m\\x9b\\u202e猫 '\"<b>&[red]$(id).png\n"
+    assert not CONTROL & set(err.decode())
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_errors_and_text_of_files_have_no_control_characters(
+    monkeypatch: pytest.MonkeyPatch, model: str, terminal: bool
+) -> None:
+    for words, expected in (
+        (("sample", "x" + ODD), 3),
+        (("info", ODD + ".png"), 3),
+        (("train", "gan", "--data", ODD), 3),
+        (("sample", model, "--class", "x" + ODD), 2),
+        (("inpaint", model, "--image", ODD, "--box", "1,1,2,2"), 3),
+        (("sample", "gan", "--config", ODD), 2),
+        (("sample", "gan", f"--{ODD}"), 2),
+        ((ODD,), 2),
+        (("info", model), 0),
+        (("models",), 0),
+        (("sample", "x" + ODD, "--debug"), 3),
+    ):
+        code, out, err = run_bytes(monkeypatch, *words, terminal=terminal)
+        assert code == expected, (words, err.decode())
+        assert not CONTROL & set(out.decode() + err.decode()), words
