@@ -5,7 +5,7 @@ import signal
 
 
 def run() -> None:
-    """Run the command line. Ctrl-C while Python still imports ends it without a traceback: nothing has been done yet."""
+    """Run the command line. Ctrl-C while Python still imports ends it at once: nothing has been done yet."""
     if signal.getsignal(signal.SIGINT) == signal.default_int_handler:
         signal.signal(signal.SIGINT, lambda number, frame: os._exit(128 + number))
     from imggen.cli.app import main

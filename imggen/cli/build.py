@@ -333,7 +333,7 @@ class Command(TyperCommand):
         name = parameter.metavar if parameter.param_type_name == "argument" else _longest(parameter.opts)
         if "" in (value if isinstance(value, list | tuple) else [value]):
             raise UsageError(f"{name} is empty", EMPTY_HINT)
-        if value in (None, [], ()) and os.environ.get(variable) == "" and not parameter.is_flag:
+        if value in (None, [], ()) and os.environ.get(variable) == "" and not getattr(parameter, "is_flag", False):
             raise UsageError(f"{name} is empty: so is the variable {variable}", "give it a value, or unset it")
 
     def format_help(self, ctx: Any, formatter: Any) -> None:

@@ -53,8 +53,8 @@ class TensorFile:
         table: dict[str, object] = {"__metadata__": dict(metadata)}
         end = 0
         for name, tensor in self.tensors.items():
-            start, end = end, end + tensor.nbytes
-            table[name] = {"dtype": DTYPE_NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
+            span = [end, end := end + tensor.nbytes]
+            table[name] = {"dtype": DTYPE_NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": span}
         text = json.dumps(table, separators=(",", ":")).encode()
         return text + b" " * (-len(text) % _ALIGNMENT)
 

@@ -1,4 +1,4 @@
-"""Names are bytes from a disk: not Unicode, with line breaks, terminal escapes, quotes, markup. Every verb takes them."""
+"""Names are bytes of a disk: not Unicode, with line breaks, terminal escapes, quotes, markup. All verbs take them."""
 
 import json
 import os
@@ -91,14 +91,17 @@ def test_sampling_and_interpolating(command: Command, model: str) -> None:
     assert command("models")["runs"][0]["name"] == model
 
 
-def test_inpainting(command: Command, model: str, images: Path) -> None:
+def test_inpainting(command: Command, model: str, images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("imggen.models.gan.inversion.SECONDS_PER_IMAGE", 0)
     one = images / "plain" / f"0{ODD}.png"
     result = command("inpaint", model, "--image", one, "--box", "2,2,4,4", "--seed", 1, "-o", f"{ODD}.png")
     assert result["paths"] == [f"{ODD}.png"]
     words = shlex.split(command.settings_of(f"{ODD}.png")["command"])
     assert words[words.index("--image") + 1] == str(one)
-    Image.new("L", (16, 16), 255).crop((0, 0, 16, 16)).save(f"m{ODD}.png")
+    for file in sorted((images / "plain").iterdir())[2:]:
+        file.unlink()
     command("sample", model, "--from", images / "plain", "-o", f"pairs{ODD}.png")
+    command("inpaint", model, "--image", images / "plain", "--box", "2,2,4,4", "--seed", 1, "-o", f"folder{ODD}/")
     command("sample", model, "--near", one, "-n", 2, "--seed", 1, "-o", f"near{ODD}.png")
 
 

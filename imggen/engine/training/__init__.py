@@ -22,7 +22,7 @@ def check(options: TrainOptions) -> None:
     if options.tensorboard and find_spec("tensorboard") is None:
         raise UsageError("--tensorboard needs tensorboard", "pip install 'imggen[log]'")
     if options.tensorboard and readable(str(options.run)) != str(options.run):
-        raise UsageError(f"TensorBoard cannot write to {options.run}: its name is not Unicode", "choose another with -o")
+        raise UsageError(f"TensorBoard cannot write to {options.run}: it is not Unicode", "choose another with -o")
     RunDir(options.run).check(resume=options.resume, force=options.force)
 
 
