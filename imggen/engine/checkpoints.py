@@ -59,7 +59,11 @@ def read_config(document: dict[str, Any], path: Path) -> ModelConfig:
             f"{path} holds a model of an unknown family: {family}",
             f"this version has {', '.join(FAMILIES)}; a newer one may have more: pip install -U imggen",
         )
-    return family_config(config["family"]).from_json(config)
+    try:
+        return family_config(config["family"]).from_json(config)
+    except CheckpointError as error:
+        hint = error.hint or "copy it again, or use another checkpoint"
+        raise CheckpointError(f"{path}: {error.message}", hint) from error
 
 
 def load_backend(model: str | Path, *, weights: Path | None = None, device: str = "auto") -> LoadedModel:

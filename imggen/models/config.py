@@ -124,7 +124,7 @@ class ModelConfig:
         unknown = sorted(set(given) - set(known))
         if unknown:
             raise CheckpointError(
-                f"the checkpoint's configuration has unknown fields: {', '.join(unknown)}",
+                f"its configuration has unknown fields: {', '.join(unknown[:3])[:200]}",
                 "made by a newer imggen? pip install -U imggen",
             )
         values: dict[str, Any] = {}
@@ -133,18 +133,18 @@ class ModelConfig:
             if key in ("classes", "class_counts"):
                 kind: type = str if key == "classes" else int
                 if not isinstance(value, list) or not all(type(part) is kind for part in value):
-                    raise CheckpointError(f"the checkpoint's configuration has a damaged field: {key}")
+                    raise CheckpointError(f"its configuration has a damaged field: {key}")
                 values[key] = tuple(value)
                 continue
             expected = str if key == "preset" else type(default)
             if expected is float and type(value) is int:
                 value = float(value)
             if type(value) is not expected:
-                raise CheckpointError(f"the checkpoint's configuration has a damaged field: {key}")
+                raise CheckpointError(f"its configuration has a damaged field: {key}")
             values[key] = value
         try:
             return cls(**values)
         except (UsageError, TypeError) as error:
             raise CheckpointError(
-                f"the checkpoint's configuration cannot be used: {error}", "copy it again, or use another checkpoint"
+                f"its configuration cannot be used: {error}", "copy it again, or use another checkpoint"
             ) from error
