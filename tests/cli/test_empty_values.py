@@ -8,6 +8,9 @@ import pytest
 import typer
 
 from imggen.cli.app import app
+from imggen.cli.build import read_config
+from imggen.engine.options import TrainOptions
+from imggen.errors import UsageError
 from imggen.option import options_of
 from tests.cli.snapshot import OPTIONS
 from tests.helpers import run_cli
@@ -15,14 +18,6 @@ from tests.helpers import run_cli
 GROUP: Any = typer.main.get_command(app)
 COMMANDS = {name: GROUP.commands[name] for name in GROUP.commands if name != "train"}
 COMMANDS |= {f"train {name}": command for name, command in GROUP.commands["train"].commands.items()}
-# What a command line needs besides the option at hand; nothing of it exists.
-NEEDED = {"model": ["gan"], "path": ["x.png"], "data": ["--data", "x"], "image": ["--image", "x"]}
-
-
-def _words(command: str, parameter: Any) -> list[str]:
-    """The command, and whatever else it needs."""
-    others = [other for other in COMMANDS[command].params if other.required and other.name != parameter.name]
-    return [*command.split(), *(word for other in others for word in NEEDED[other.name])]
 
 
 def _parameters() -> list[tuple[str, Any]]:
@@ -45,35 +40,50 @@ def test_every_option_is_walked() -> None:
                 assert (name, parameter) in walked or item.type in ("bool", bool)
 
 
-@pytest.mark.parametrize(("command", "parameter"), _parameters(), ids=lambda each: getattr(each, "name", each))
-def test_an_empty_value_is_refused(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, command: str, parameter: Any
-) -> None:
-    """From a flag, the environment and a --config file; nothing is read or written."""
-    words = _words(command, parameter)
-    is_argument = parameter.param_type_name == "argument"
-    name = parameter.metavar if is_argument else max(parameter.opts, key=len)
-    flags = [[""]] if is_argument else [[flag, ""] for flag in parameter.opts]
-    flags += [] if is_argument else [[f"{name}="]]
-    for given in flags:
-        code, out, err = run_cli(capsys, *words, *given)
-        assert (code, out) == (2, "") and f"error: {name} is empty\n" in err
-    with monkeypatch.context() as patch:
-        patch.setenv("_".join(["IMGGEN", *command.upper().split(), parameter.name.upper()]), "")
-        code, out, err = run_cli(capsys, *words)
-        assert (code, out) == (2, "") and f"error: {name} is empty: so is the variable IMGGEN_" in err
-    if parameter.name != "config":
-        for value in ("", ["", "x"]):
-            Path("c.toml").write_text(f"{parameter.name} = {json.dumps(value)}\n", encoding="utf-8")
-            code, out, err = run_cli(capsys, *words, "--config", "c.toml")
-            assert (code, out) == (2, "") and f"'{parameter.name}' is empty" in err
-        Path("c.toml").unlink()
+@pytest.mark.parametrize("command", COMMANDS)
+def test_an_empty_value_is_refused(monkeypatch: pytest.MonkeyPatch, command: str) -> None:
+    """Of every option and argument: from a flag, the environment and a --config file."""
+    verb: Any = COMMANDS[command]
+    prefix = "_".join(["IMGGEN", *command.upper().split()])
+    context = verb.context_class(verb, info_name=command, auto_envvar_prefix=prefix)
+    for parameter in (each for name, each in _parameters() if name == command):
+        is_argument = parameter.param_type_name == "argument"
+        name = parameter.metavar if is_argument else max(parameter.opts, key=len)
+        for words in [[""]] if is_argument else [*([flag, ""] for flag in parameter.opts), [f"{name}="]]:
+            with pytest.raises(UsageError, match=f"^{name} is empty$"):
+                verb.parse_args(context, words)
+        with monkeypatch.context() as patch:
+            patch.setenv(f"{prefix}_{parameter.name.upper()}", "")
+            with pytest.raises(UsageError, match=f"^{name} is empty: so is the variable {prefix}_"):
+                verb.parse_args(context, [])
+        if parameter.name != "config":
+            for value in ("", ["", "x"]):
+                Path("c.toml").write_text(f"{parameter.name} = {json.dumps(value)}\n", encoding="utf-8")
+                with pytest.raises(UsageError, match=f"'{parameter.name}' is empty"):
+                    read_config(context, Path("c.toml"))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["train", "gan", "--data", "", "-o", ""],
+        ["train", "vae", "--data", "x", "--output="],
+        ["sample", ""],
+        ["sample", "gan", "--near", ""],
+        ["interpolate", "gan", "--from", "a", "--from", ""],
+        ["inpaint", "gan", "--image", "", "--box", "1,1,2,2"],
+        ["inpaint", "gan", "--image", "x", "--mask", ""],
+        ["evaluate", "", "--data", "x"],
+        ["info", ""],
+        ["models", "--config", ""],
+    ],
+)
+def test_an_empty_value_is_exit_code_2(capsys: pytest.CaptureFixture[str], words: list[str]) -> None:
+    code, out, err = run_cli(capsys, *words)
+    assert (code, out) == (2, "") and " is empty\n" in err and "variable of the shell" in err
     assert not list(Path().iterdir())
 
 
 def test_an_empty_value_in_python_is_refused() -> None:
-    from imggen.engine.options import TrainOptions
-    from imggen.errors import UsageError
-
     with pytest.raises(UsageError, match="--data is empty"):
         TrainOptions(family="gan", data="")

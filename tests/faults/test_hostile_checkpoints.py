@@ -4,7 +4,6 @@
 """
 
 import ast
-import re
 from pathlib import Path
 
 import pytest
@@ -16,27 +15,28 @@ from tests.faults.hostile import check
 from tests.faults.hostile_checkpoints import TARGETS
 
 PACKAGE = Path(imggen.__file__).parent
-# What unpickles, or runs text as code. Inception's weights are read by torch-fidelity, with tensors only allowed.
-FORBIDDEN = re.compile(r"\b(torch\.load|pickle\.loads?|marshal|shelve|yaml\.load|eval|exec|compile|__import__)\(")
+# What unpickles, or runs text as code.
+MODULES = {"pickle", "cPickle", "dill", "joblib", "marshal", "shelve", "yaml"}
+CALLS = {"eval", "exec", "compile", "__import__", "torch.load", "torch.hub.load", "np.load", "numpy.load"}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "count"), [("weights", 1000), ("state", 500), ("features", 1000), ("config", 700)])
+@pytest.mark.parametrize(("name", "count"), [("weights", 700), ("state", 300), ("features", 700), ("config", 500)])
 def test_hostile_files_are_refused_or_work(name: str, count: int) -> None:
     accepted = check(TARGETS[name], count)
     assert 0 < accepted < count / 2
 
 
 def test_nothing_unpickles_or_runs_text() -> None:
+    """np.load only without pickles. Inception's weights are a pickle: torch-fidelity reads it, for tensors only."""
     for path in PACKAGE.rglob("*.py"):
-        text = path.read_text(encoding="utf-8")
-        calls = [match[0] for line in text.splitlines() for match in FORBIDDEN.finditer(line)]
-        assert not [call for call in calls if not re.search(rf"(re|\w+)\.{re.escape(call)}", text)], path
-        for node in ast.walk(ast.parse(text)):
-            names = [alias.name for alias in node.names] if isinstance(node, ast.Import | ast.ImportFrom) else []
-            module = node.module or "" if isinstance(node, ast.ImportFrom) else ""
-            assert not {"pickle", "dill", "joblib", "marshal", "shelve"} & {*names, module}, path
-        assert text.count("np.load(") == text.count("allow_pickle=False") - text.count("np.save("), path
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                names = {alias.name.split(".")[0] for alias in node.names} | {getattr(node, "module", None)}
+                assert not MODULES & names, path
+            elif isinstance(node, ast.Call) and ast.unparse(node.func) in CALLS:
+                keywords = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+                assert ast.unparse(node.func) == "np.load" and keywords["allow_pickle"] == "False", path
 
 
 @pytest.mark.parametrize("kind", ["weights", "state", "features"])
