@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from imggen.data import cache
+from imggen.data import cache, cache_contents
 from imggen.errors import DataError
 from tests.data.helpers import WarningRecorder, load, write_images
 
@@ -43,7 +43,7 @@ def test_an_interrupt_leaves_no_incomplete_folder(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(cache, "_write_labels_and_index", interrupt)
     with pytest.raises(KeyboardInterrupt):
         load(tmp_path)
-    assert [p.name for p in (tmp_path / "cache").iterdir()] == ["surveys"]
+    assert sorted(p.name for p in (tmp_path / "cache").iterdir()) == [".lock", "surveys"]
 
 
 def test_only_incomplete_folders_of_imggen_are_removed(tmp_path: Path) -> None:
@@ -61,15 +61,19 @@ def test_only_incomplete_folders_of_imggen_are_removed(tmp_path: Path) -> None:
 
 def test_no_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_images(tmp_path / "d")
-    monkeypatch.setattr(cache.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 10}))
-    with pytest.raises(DataError, match="free"):
-        load(tmp_path)
+    monkeypatch.setattr(cache_contents.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 10, "total": 99}))
+    monkeypatch.setenv("IMGGEN_CACHE_LIMIT", "none")
+    with pytest.raises(DataError, match=r"need 1.1 MB, and .* has 0.0 kB free"):
+        load(tmp_path, keep="disk")
 
 
 @pytest.mark.parametrize("damage", ["index.json", "images.npy", "labels.npy"])
 def test_a_damaged_entry_is_decoded_again(tmp_path: Path, damage: str) -> None:
     write_images(tmp_path / "d")
     levels = load(tmp_path).images[:, 0, 0, 0].tolist()
-    folder = load(tmp_path).folder
+    entry = load(tmp_path).entry
+    assert entry is not None
+    folder = entry.folder
+    entry.lock.release()
     (folder / damage).write_bytes(b"damaged")
     assert load(tmp_path).images[:, 0, 0, 0].tolist() == levels
