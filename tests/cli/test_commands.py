@@ -155,6 +155,7 @@ def test_version_and_no_arguments(call: Call) -> None:
         ),
         (["inpaint", "gan", "--image", "x.png", "--context", "0.5"], 2, "--context"),
         (["inpaint", "gan", "--image", "none.png", "--box", "1,1,2,2"], 3, "none.png"),
+        (["train", "gan", "--data", "x", "--cache", "ram"], 2, "--cache must be auto, disk or none, not 'ram'"),
         (["info", "nothing.png"], 3, "nothing.png"),
         (["info", "gna"], 3, "did you mean 'gan'"),
         (["sample", "gan", "--config", "none.toml"], 2, "none.toml"),

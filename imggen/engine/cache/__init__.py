@@ -29,12 +29,10 @@ def run(options: CacheOptions, reporter: Reporter, *, dry_run: bool = False) -> 
     if options.action == "list":
         chosen = items if options.name is None else _named(items, options.name)
         return {**document, "entries": [_describe(item) for item in chosen]}
-    if not items:
-        return {**document, "removed": [], "kept": []}
     chosen = _to_prune(items, limit) if options.action == "prune" else _to_clear(items, options.name)
     in_use = [item for item in chosen if item.in_use]
     removed = [item for item in chosen if item not in in_use]
-    if not dry_run:
+    if items and not dry_run:
         with locked_cache(cache_dir):
             if options.name is None:
                 remove_leftovers(cache_dir)
