@@ -40,7 +40,7 @@ class NoRoomError(DataError):
 
 @dataclass(frozen=True)
 class Item:
-    """One thing in the cache, at `paths`; `source` is the path that it was made from, where that is known.
+    """One thing in the cache, at `paths`; `source` is the path that it was made from, if that is recorded.
 
     `kind` is one of images, archive (unpacked), download, features, survey, incomplete and damaged. `outdated` says
     that the source has changed since.
@@ -57,7 +57,7 @@ class Item:
 
     @property
     def source_exists(self) -> bool | None:
-        """Whether the source is still there; None where that is not known."""
+        """Whether the source is still there; None where that is not recorded."""
         return Path(self.source).exists() if self.source else None
 
     @property
@@ -155,10 +155,10 @@ def _leftovers(cache_dir: Path) -> Iterator[Item]:
     """What is being written, or was when a process was killed."""
     for folder in (cache_dir, cache_dir / ARCHIVES, cache_dir / "datasets"):
         for path in _matching(folder, _INCOMPLETE):
-            yield Item("incomplete", path.name[1:13], (path,), size_of(path), path.stat().st_mtime)
+            yield Item("incomplete", path.name[1:13], (path,), size_of(path), last_used(path))
     for kind in ("surveys", "features", ARCHIVES):
         for path in _matching(cache_dir / kind, _PART):
-            yield Item("incomplete", path.name[1:13], (path,), size_of(path), path.stat().st_mtime)
+            yield Item("incomplete", path.name[1:13], (path,), size_of(path), last_used(path))
 
 
 def remove_leftovers(cache_dir: Path) -> list[Item]:
@@ -173,8 +173,8 @@ def remove_leftovers(cache_dir: Path) -> list[Item]:
         lock = seize(path)
         if lock is None:
             continue
-        known = lock.supported and _PART.fullmatch(path.name) is None
-        if known or time.time() - item.used > _DAY_SECONDS:
+        certain = lock.supported and _PART.fullmatch(path.name) is None
+        if certain or time.time() - item.used > _DAY_SECONDS:
             shutil.rmtree(path, ignore_errors=True)
             path.unlink(missing_ok=True) if not path.is_dir() else None
             removed.append(item)
@@ -224,9 +224,13 @@ def removable_items(items: list[Item]) -> list[Item]:
 
 def _promised_bytes(items: list[Item]) -> int:
     """Bytes that other processes are still going to write into files that they have made."""
-    files = [path for item in items if item.kind == "incomplete" for path in item.paths[0].glob("images.npy")]
-    status = [file.stat() for file in files]
-    return sum(max(0, each.st_size - 512 * getattr(each, "st_blocks", each.st_size)) for each in status)
+    promised = 0
+    for item in items:
+        if item.kind == "incomplete":
+            with suppress(OSError):  # it may just have been finished
+                status = (item.paths[0] / "images.npy").stat()
+                promised += max(0, status.st_size - 512 * getattr(status, "st_blocks", status.st_size))
+    return promised
 
 
 def _no_room(cache_dir: Path, needed: int, free: int, limit: int | None) -> NoRoomError:

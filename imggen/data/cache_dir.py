@@ -44,7 +44,7 @@ def expand_user(text: str) -> Path:
         if Path(text).exists():
             return Path(text)
         hint = "write the full path, or set HOME (and IMGGEN_CACHE, where decoded images are kept)"
-        raise DataError(f"{text}: the home folder is not known", hint) from error
+        raise DataError(f"{text}: the home folder cannot be found", hint) from error
 
 
 def _home() -> Path | None:
@@ -64,10 +64,12 @@ def _private_temporary_folder() -> Path:
         folder.mkdir(mode=0o700, exist_ok=True)
         status = folder.lstat()
     except OSError as error:
-        raise DataError(f"the home folder is not known, and {folder} cannot be made: {error.strerror}", hint) from error
+        raise DataError(
+            f"the home folder cannot be found, and {folder} cannot be made: {error.strerror}", hint
+        ) from error
     private = stat.S_ISDIR(status.st_mode) and not status.st_mode & 0o077
     if not private or (hasattr(os, "getuid") and status.st_uid != user):
-        raise DataError(f"the home folder is not known, and {folder} is not a private folder of this user", hint)
+        raise DataError(f"the home folder cannot be found, and {folder} is not a private folder of this user", hint)
     return folder
 
 
@@ -80,7 +82,7 @@ def warn_of_temporary_cache(reporter: Reporter) -> None:
     if not any(os.environ.get(name) for name in names) and _home() is None and id(reporter) not in _warned:
         _warned.add(id(reporter))
         folder = default_cache_dir()
-        reporter.warn(f"the home folder is not known: images are decoded into {folder}; IMGGEN_CACHE sets another")
+        reporter.warn(f"the home folder cannot be found: images are decoded into {folder}; IMGGEN_CACHE sets another")
 
 
 def cache_limit(cache_dir: Path, limit: SizeLimit | None = None) -> int | None:

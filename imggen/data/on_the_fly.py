@@ -10,7 +10,7 @@ import weakref
 from collections.abc import Callable
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool, ProcessPoolExecutor
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +109,7 @@ class OnTheFlyImages:
         return np.asarray(rows, dtype=np.int64).reshape(-1)
 
     def _submit(self, indices: list[int]) -> Batch:
-        """Give the images to the workers in parts; those known to be unreadable are replaced already."""
+        """Give the images to the workers in parts; those that were unreadable before are replaced already."""
         if self._executor is None:
             self._start()
         assert self._executor is not None
@@ -152,7 +152,7 @@ class OnTheFlyImages:
             )
 
     def _readable(self, index: int) -> int:
-        """The index itself, or, if that image is known to be unreadable, the next one of its class that is not."""
+        """The index itself, or, if that image was unreadable before, the next one of its class that was not."""
         if index not in self._reasons:
             return index
         labels = self.source.labels
@@ -166,26 +166,30 @@ class OnTheFlyImages:
 
     def _start(self) -> None:
         """Start worker processes; threads for a small source, and where not even a small file can be written."""
-        if self.uses_processes:
+        for parent in (self._cache_dir, Path(tempfile.gettempdir())) if self.uses_processes else ():
             with suppress(OSError):
-                folder, lock = self._job_folder()
-                self._executor = process_pool(self._job, folder / "job.json", self.workers)
-                self._close = weakref.finalize(self, _end_processes, self._executor, folder, lock)
+                self._start_processes(parent)
                 return
         # Pillow's warnings about odd files: to ignore them for the time of a call is not possible with threads.
         warnings.filterwarnings("ignore", module=r"PIL\.")
         self._executor = ThreadPoolExecutor(self.workers)
         self._close = weakref.finalize(self, self._executor.shutdown, wait=True, cancel_futures=True)
 
-    def _job_folder(self) -> tuple[Path, Lock | None]:
-        """A folder for the job's file: in the cache, where a later run removes it if this process is killed."""
+    def _start_processes(self, parent: Path) -> None:
+        """Start processes that read their job in a new folder below `parent`. Raises OSError if it cannot be written.
+
+        In the cache, a later run removes the folder if this process is killed.
+        """
+        with locked_cache(parent) if parent == self._cache_dir else nullcontext():
+            folder = Path(tempfile.mkdtemp(prefix=f".{self._key}-", dir=parent))
+            lock = seize(folder)
         try:
-            with locked_cache(self._cache_dir):
-                folder = Path(tempfile.mkdtemp(prefix=f".{self._key}-", dir=self._cache_dir))
-                (folder / "job.json").write_text(self._job.to_json(), encoding="utf-8")
-                return folder, seize(folder)
+            executor = process_pool(self._job, folder / "job.json", self.workers)
         except OSError:
-            return Path(tempfile.mkdtemp(prefix="imggen-")), None
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        self._executor = executor
+        self._close = weakref.finalize(self, _end_processes, executor, folder, lock)
 
     def _continue_in_threads(self) -> None:
         self.reporter.warn("the worker processes ended early: decoding continues in this process, more slowly")

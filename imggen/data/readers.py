@@ -95,7 +95,7 @@ class Source:
     `names` are relative paths, `labels` (N,) index `classes` and are all 0 when there are none, `key` is a hash of the
     contents, `ignored` counts files that are not images. `parallel` is False where the images are already in this
     process's memory: worker processes would need a copy. `fingerprints` tell, with the names, which images have
-    changed; they are empty where that cannot be told. `lock` keeps an unpacked archive in the cache.
+    changed; they are empty where they could not show that. `lock` keeps an unpacked archive in the cache.
     """
 
     name: str

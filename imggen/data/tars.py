@@ -109,7 +109,7 @@ def unpacked_name(path: Path) -> str:
 
 
 def read_archive_path(unpacked: Path) -> Path | None:
-    """The compressed tar that an unpacked copy was made from; None if that is not known."""
+    """The compressed tar that an unpacked copy was made from; None if that is not recorded."""
     try:
         return Path(str(read_document(unpacked.with_suffix(".json"))["path"]))
     except (DamagedError, OSError, KeyError):

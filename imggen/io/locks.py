@@ -17,7 +17,7 @@ except ImportError:  # Windows
 class Lock:
     """A lock that is held until `release`, or until the object or the process is gone.
 
-    `supported` is False where the system or the disk has no locks: then nothing is known of other processes.
+    `supported` is False where the system or the disk has no locks: then other processes cannot be noticed.
     """
 
     def __init__(self, handle: int | None, *, supported: bool) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures.process import ProcessPoolExecutor
 from pathlib import Path
 
@@ -112,7 +114,7 @@ def damaged(tmp_path: Path, names: list[str], count: int = 60, survey: int = 4) 
 
 
 def test_unreadable_images_are_replaced_by_the_next_of_their_class(tmp_path: Path) -> None:
-    """Whichever batch meets them first, and whether they were known when the batch was prefetched."""
+    """Whichever batch meets them first, and whether they had failed before the batch was prefetched."""
     names = ["a/004.png", "a/058.png", "b/007.png"]
     expected = np.array([*range(0, 60, 2), *range(1, 60, 2)])  # the red level of each row: its own number
     expected[[2, 29, 33]] = [6, 0, 9]
@@ -223,6 +225,34 @@ def test_worker_processes_agree_and_are_replaced_when_they_are_killed(
     assert (images[0:10] == expected[0:10]).all() and (images[rows] == expected[rows]).all()
     assert reporter.warnings == ["the worker processes ended early: decoding continues in this process, more slowly"]
     assert not job_folders(tmp_path)
+
+
+def test_the_job_of_worker_processes_is_written_where_there_is_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_images(tmp_path / "d")
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+    monkeypatch.setattr(workers, "MAX_IMAGES_FOR_THREADS", 1)
+    monkeypatch.setattr(workers, "usable_cores", lambda: 2)
+    full = [tmp_path / "cache"]
+    started: list[Path] = []
+
+    def pool(job: object, job_file: Path, count: int) -> ThreadPoolExecutor:
+        if any(job_file.is_relative_to(place) for place in full):
+            raise OSError(28, "No space left on device")
+        started.append(job_file)
+        return ThreadPoolExecutor(count)
+
+    monkeypatch.setattr(on_the_fly, "process_pool", pool)
+    for expected in (tmp_path / "tmp", None):
+        images = of(load(tmp_path, keep="none"))
+        assert images[0:6].shape == (6, 32, 32, 3)
+        assert [path.parents[1] for path in started] == ([] if expected is None else [expected])
+        images.close()
+        assert not job_folders(tmp_path) and not list((tmp_path / "tmp").iterdir())
+        full.append(tmp_path / "tmp")
+        started.clear()
 
 
 def job_folders(tmp_path: Path) -> list[Path]:

@@ -51,7 +51,7 @@ def test_what_was_replaced_meanwhile_is_not_locked(tmp_path: Path, monkeypatch: 
     assert share(tmp_path / "x") is None
 
 
-def test_without_support_nothing_is_known_of_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_support_everybody_gets_the_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(locks, "fcntl", None)
     lock = seize(tmp_path)
     assert lock is not None and not lock.supported and seize(tmp_path) is not None

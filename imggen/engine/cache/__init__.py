@@ -75,7 +75,7 @@ def _named(items: list[Any], name: str) -> list[Any]:
 
 
 def _describe(item: Any) -> dict[str, Any]:
-    """An item as JSON: `used` is a time in seconds since 1970, `source_exists` None where that is not known."""
+    """An item as JSON: `used` is a time in seconds since 1970, `source_exists` None where that is not recorded."""
     index = item.index
     return {
         "kind": item.kind,
