@@ -6,6 +6,7 @@ its value, and the command that is recorded in files. Nothing here imports torch
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields
 from typing import Any
@@ -13,6 +14,10 @@ from typing import Any
 from imggen.errors import UsageError
 
 REQUIRED = MISSING
+_COUNT_UNITS = {"": 1, "k": 1_000, "m": 1_000_000, "g": 1_000_000_000}
+_SIZE_UNITS = {"kb": 1e3, "mb": 1e6, "gb": 1e9, "tb": 1e12}
+
+Box = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True)
@@ -108,3 +113,81 @@ def check_value(item: Field[Any], value: Any) -> None:
     if (low is not None and not value >= low) or (high is not None and not value <= high):
         limits = ["" if low is None else f"at least {low:g}", "" if high is None else f"at most {high:g}"]
         raise UsageError(f"{flag_of(item)} must be {' and '.join(filter(None, limits))}, not {value}")
+
+
+# Parsers of values
+
+
+def parse_count(text: str) -> int:
+    """2M, 500k, 1e6 or 12000 → a whole number. Raises UsageError."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?(?:e\d{1,2})?)([kmg]?)", text.strip().lower().replace("_", ""))
+    if not match or float(match[1]) * _COUNT_UNITS[match[2]] > 1e15:
+        raise UsageError(f"'{text}' is not a number of images", "such as 2M, 500k or 12000")
+    return round(float(match[1]) * _COUNT_UNITS[match[2]])
+
+
+def parse_grid(text: str) -> tuple[int, int]:
+    """4x2 → (4, 2), columns and rows. Raises UsageError."""
+    match = re.fullmatch(r"([1-9]\d{0,2})x([1-9]\d{0,2})", text.strip().lower())
+    if not match:
+        raise UsageError(f"'{text}' is not a grid", "columns x rows, such as 4x2")
+    return int(match[1]), int(match[2])
+
+
+def parse_box(text: str) -> Box:
+    """X,Y,WIDTH,HEIGHT in pixels from the upper left. Raises UsageError."""
+    numbers = _parse_numbers(text)
+    if len(numbers) != 4 or not numbers[2] or not numbers[3]:
+        raise UsageError(f"'{text}' is not a box", "X,Y,WIDTH,HEIGHT in pixels, such as 40,30,64,64")
+    return numbers[0], numbers[1], numbers[2], numbers[3]
+
+
+def parse_expand(text: str) -> Box:
+    """N, or LEFT,TOP,RIGHT,BOTTOM, in pixels. Raises UsageError."""
+    numbers = _parse_numbers(text)
+    numbers = numbers * 4 if len(numbers) == 1 else numbers
+    if len(numbers) != 4 or not any(numbers):
+        raise UsageError(
+            f"--expand takes a number of pixels, not '{text}'", "N on every side, or LEFT,TOP,RIGHT,BOTTOM"
+        )
+    return numbers[0], numbers[1], numbers[2], numbers[3]
+
+
+def _parse_numbers(text: str) -> list[int]:
+    if not re.fullmatch(r"\d{1,6}(,\d{1,6})*", text.replace(" ", "")):
+        return []
+    return [int(part) for part in text.replace(" ", "").split(",")]
+
+
+def join_numbers(numbers: tuple[int, ...]) -> str:
+    """The inverse of `parse_box` and `parse_expand`."""
+    return ",".join(map(str, numbers))
+
+
+@dataclass(frozen=True)
+class SizeLimit:
+    """A limit on bytes of a disk: a number of them, or a fraction of the disk; no limit if both are None."""
+
+    bytes: int | None = None
+    fraction: float | None = None
+
+    def bytes_of(self, disk_bytes: int) -> int | None:
+        """The limit on a disk of `disk_bytes`."""
+        return round(self.fraction * disk_bytes) if self.fraction is not None else self.bytes
+
+    def __str__(self) -> str:
+        if self.fraction is not None:
+            return f"{100 * self.fraction:g}%"
+        return "none" if self.bytes is None else f"{self.bytes / 1e6:g}MB"
+
+
+def parse_limit(text: str) -> SizeLimit:
+    """50GB, 800MB, 20% or none → a limit on the size of a folder. Raises UsageError."""
+    match = re.fullmatch(r"(\d{1,15}(?:\.\d{1,6})?)\s*(kb|mb|gb|tb|%)", text.strip().lower())
+    if text.strip().lower() == "none":
+        return SizeLimit()
+    if not match or (match[2] == "%" and float(match[1]) > 100):
+        raise UsageError(f"'{text}' is not a limit", "such as 50GB, 800MB, 20% (of the disk) or none")
+    if match[2] == "%":
+        return SizeLimit(fraction=float(match[1]) / 100)
+    return SizeLimit(bytes=round(float(match[1]) * _SIZE_UNITS[match[2]]))

@@ -53,3 +53,10 @@ class Silent:
     def task(self, description: str, total: float) -> Iterator[Task]:
         """A task that prints nothing."""
         yield self
+
+
+def size_text(size: float) -> str:
+    """A number of bytes for messages, such as "640 kB", "3.4 MB" or "12 GB"."""
+    unit = next((unit for unit in (1e12, 1e9, 1e6) if size >= unit), 1e3)
+    name = {1e12: "TB", 1e9: "GB", 1e6: "MB", 1e3: "kB"}[unit]
+    return f"{size / unit:.1f} {name}" if size < 10 * unit else f"{size / unit:,.0f} {name}"

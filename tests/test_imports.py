@@ -12,7 +12,7 @@ PACKAGE = Path(imggen.__file__).parent
 BASE = ("imggen", "imggen.documents", "imggen.errors", "imggen.option", "imggen.reporting")
 SHARED = ("adversarial", "augment", "base", "config", "muon", "patch_gan", "training")
 FAMILY = tuple(f"imggen.models.{name}" for name in SHARED)
-VERBS = ("training", "sampling", "interpolation", "inpainting", "evaluation")
+VERBS = ("cache", "training", "sampling", "interpolation", "inpainting", "evaluation")
 ACROSS = {("training", "imggen.engine.evaluation.samples")}
 ALLOWED: dict[str, tuple[str, ...]] = {
     "cli": ("imggen.cli", "imggen.engine", "imggen.models", "imggen.io"),

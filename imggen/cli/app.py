@@ -17,6 +17,7 @@ import typer
 import imggen
 from imggen.cli import train
 from imggen.cli.build import Command, Group, Invocation
+from imggen.cli.cache import cache
 from imggen.cli.console import accept_all_characters, escaped
 from imggen.cli.evaluate import evaluate
 from imggen.cli.info import info, models
@@ -32,7 +33,7 @@ BROKEN_PIPE_CODE = 141  # 128 + SIGPIPE, as a shell reports it
 class Verbs(Group):
     """The verbs, in the order of their use."""
 
-    order = ("train", "sample", "interpolate", "inpaint", "evaluate", "info", "models")
+    order = ("train", "sample", "interpolate", "inpaint", "evaluate", "info", "models", "cache")
 
 
 app = typer.Typer(
@@ -45,7 +46,7 @@ app = typer.Typer(
     epilog="Example: imggen train gan --data ./imgs\nExample: imggen sample gan -n 64 -o grid.png",
 )
 app.add_typer(train.app, name="train")
-for _verb in (sample, interpolate, inpaint, evaluate, info, models):
+for _verb in (sample, interpolate, inpaint, evaluate, info, models, cache):
     app.command(cls=Command)(_verb)
 
 

@@ -1,104 +1,115 @@
-"""The cache of decoded images: each source and form is decoded once, and its folder appears complete or not at all.
+"""Decode the images of a source into the cache, once for each form; the entry appears complete or not at all.
 
-A folder of the cache is named by a hash and holds images.npy (N, size, size, channels) uint8, labels.npy (N,) int64
-and index.json, which is written last. The folder `surveys` beside them holds one small JSON file per source.
+The folder `surveys` beside the entries (see cache_entry.py) holds one small JSON file per source.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import io
-import json
-import re
 import shutil
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from imggen.data import decode
+from imggen.data.cache_contents import NoRoomError, make_room, remove_leftovers, remove_outdated
+from imggen.data.cache_dir import cache_limit, locked_cache
+from imggen.data.cache_entry import (
+    CacheEntry,
+    Form,
+    Index,
+    Skipped,
+    entry_key,
+    open_entry,
+    remove_unused,
+    write_index,
+)
+from imggen.data.cache_files import DamagedError, block_checksums, read_document, save_array, write_document
+from imggen.data.cache_reuse import copy_rows, open_previous, row_hashes
 from imggen.data.decode import Survey
 from imggen.data.readers import Source
-from imggen.data.scan import digest
 from imggen.data.workers import DecodeJob, decode_all
 from imggen.errors import DataError
+from imggen.io.locks import Lock, seize
 from imggen.reporting import Reporter
 
-FORMAT_VERSION = 1
 MAX_UNREADABLE_FRACTION = 0.05
-INCOMPLETE_FOLDER = re.compile(r"\.[0-9a-f]{32}-[^.]+")
-MAX_INCOMPLETE_AGE_SECONDS = 86_400
-_INDEX_BYTES = 1 << 20  # estimate for index.json and the header of labels.npy
-_LABEL_BYTES = 8
-
-Skipped = tuple[tuple[str, str], ...]
-"""Name and reason of each image that cannot be read."""
-
-
-class Form(NamedTuple):
-    """What images are decoded to: (size, size, channels), by one of `decode.CROPS`."""
-
-    size: int
-    channels: int
-    crop: str
-
-
-@dataclass(frozen=True)
-class CacheEntry:
-    """A complete folder of the cache, its number of images, and the unreadable ones that were left out."""
-
-    folder: Path
-    count: int
-    skipped: Skipped
+_INDEX_BYTES = 1 << 20  # estimate for index.json and the headers of the arrays
+_LABEL_BYTES = 16  # of labels.npy and rows.npy, per image
 
 
 def load_survey(source: Source, cache_dir: Path) -> Survey:
-    """The survey of a source from the cache, or a new one, which is then cached unless some images were unreadable."""
+    """The survey of a source from the cache, or a new one.
+
+    A new one is cached if it can be, unless some images were unreadable: the rest may be readable the next time.
+    """
     path = cache_dir / "surveys" / f"{source.key}.json"
-    try:
-        return Survey(**json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
-        survey = decode.survey(source)
-    if survey.readable < survey.sampled:
-        return survey  # the rest may be readable the next time
-    with _disk_errors(cache_dir):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, prefix=".", delete=False) as file:
-            json.dump(dataclasses.asdict(survey), file)
-        Path(file.name).replace(path)
+    with suppress(OSError, DamagedError, TypeError):
+        found = Survey(**read_document(path))
+        if all(type(value) is int and value >= 0 for value in dataclasses.astuple(found)):
+            return found
+    survey = decode.survey(source)
+    if survey.readable == survey.sampled:
+        with suppress(OSError, DataError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_document(path, dataclasses.asdict(survey))
     return survey
 
 
-def load_or_decode(
-    source: Source, survey: Survey, form: Form, cache_dir: Path, strict: bool, reporter: Reporter
-) -> CacheEntry:
-    """The cached images of `source` in this form, decoded first if they are not there.
+def find_entry(source: Source, form: Form, cache_dir: Path, reporter: Reporter) -> CacheEntry | None:
+    """The entry of `source` in this form, if there is one; a damaged one is reported and removed."""
+    folder = cache_dir / entry_key(source, form)
+    try:
+        return open_entry(folder)
+    except DamagedError as error:
+        if not folder.exists():
+            return None
+        reporter.warn(f"the decoded images of {source.name} in {folder} are damaged, and are decoded again: {error}")
+        remove_unused(folder)
+        return None
 
-    Raises DataError if the disk is full or cannot be written, or if too many images are unreadable.
+
+def decode_into_cache(source: Source, form: Form, cache_dir: Path, strict: bool, reporter: Reporter) -> CacheEntry:
+    """Decode the images of `source` to this form into a new entry.
+
+    Images of an entry of the same files in an earlier state are copied, as far as they are unchanged. Raises
+    NoRoomError if they do not fit the disk or the limit of the cache, and DataError if the disk cannot be written, or
+    if too many images are unreadable.
     """
-    key = digest([source.key, *form, FORMAT_VERSION])
-    final = cache_dir / key
-    entry = _read_entry(final)
-    if entry is None:
-        with _disk_errors(cache_dir):
-            cache_dir.mkdir(parents=True, exist_ok=True)
-            _remove_incomplete_folders(cache_dir)
-            image_bytes = form.size * form.size * form.channels
-            _check_space(len(source) * (image_bytes + _LABEL_BYTES) + _INDEX_BYTES, cache_dir)
-            temporary = Path(tempfile.mkdtemp(prefix=f".{key}-", dir=cache_dir))
+    with _disk_errors(cache_dir):
+        previous = open_previous(source, form, cache_dir)
+        with locked_cache(cache_dir):
+            remove_leftovers(cache_dir)
+            needed = len(source) * (form.size * form.size * form.channels + _LABEL_BYTES) + _INDEX_BYTES
+            limit = cache_limit(cache_dir)
             try:
-                unreadable = _decode_into(temporary, source, form, strict, reporter)
-                _write_labels_and_index(temporary, source, survey, form, unreadable)
-                entry = _publish(temporary, final)
-            except BaseException:
-                shutil.rmtree(temporary, ignore_errors=True)
-                raise
-    check_skipped(entry.skipped, len(source), strict)
+                make_room(cache_dir, needed, limit, reporter)
+            except NoRoomError:
+                if previous is None:
+                    raise
+                previous.lock.release()
+                previous = None
+                make_room(cache_dir, needed, limit, reporter)
+            key = entry_key(source, form)
+            temporary = Path(tempfile.mkdtemp(prefix=f".{key}-", dir=cache_dir))
+            lock = seize(temporary)
+        try:
+            unreadable = _decode_into(temporary, source, form, previous, strict, reporter)
+            _write_labels_and_index(temporary, source, form, unreadable)
+            entry = _publish(temporary, cache_dir / key, lock)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+        if previous is not None:
+            previous.lock.release()
+        with locked_cache(cache_dir):
+            remove_outdated(cache_dir, reporter)
     return entry
 
 
@@ -107,14 +118,22 @@ def check_skipped(skipped: Skipped, total: int, strict: bool) -> None:
     if not skipped:
         return
     examples = describe_skipped(skipped, 20)
+    gone = any(reason == decode.REMOVED for _, reason in skipped)
     if len(skipped) == total:
-        raise DataError(f"none of {total:,} images can be read: {examples}", "check that they are images")
+        hint = _CHANGED_HINT if gone else "check that they are images"
+        raise DataError(f"none of {total:,} images can be read: {examples}", hint)
     fraction = len(skipped) / total
     if strict or fraction > MAX_UNREADABLE_FRACTION:
+        hint = "remove or repair them"
+        if strict and fraction <= MAX_UNREADABLE_FRACTION:
+            hint += ", or omit --strict"
         raise DataError(
             f"{len(skipped):,} of {total:,} images ({fraction:.1%}) cannot be read: {examples}",
-            "remove or repair them" + (", or omit --strict" if strict and fraction <= MAX_UNREADABLE_FRACTION else ""),
+            _CHANGED_HINT if gone else hint,
         )
+
+
+_CHANGED_HINT = "the data was changed or removed while it was read: run the command again when nothing changes it"
 
 
 def describe_skipped(skipped: Skipped, limit: int = 5) -> str:
@@ -129,66 +148,50 @@ def _disk_errors(cache_dir: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise DataError(
-            f"cannot write to the cache {cache_dir}: {error.strerror or error}",
-            "free some space, or set IMGGEN_CACHE to another folder",
-        ) from error
+        hint = "free some space, or set IMGGEN_CACHE to another folder"
+        if isinstance(error, FileNotFoundError):
+            hint = "the cache was changed or removed while it was written: run the command again"
+        raise DataError(f"cannot write to the cache {cache_dir}: {error.strerror or error}", hint) from error
 
 
-def _remove_incomplete_folders(cache_dir: Path) -> None:
-    """Remove folders that killed processes left incomplete, once a day old; anything else in `cache_dir` stays."""
-    for path in cache_dir.iterdir():
-        incomplete = INCOMPLETE_FOLDER.fullmatch(path.name) and path.is_dir() and not path.is_symlink()
-        if incomplete and time.time() - path.stat().st_mtime > MAX_INCOMPLETE_AGE_SECONDS:
-            shutil.rmtree(path, ignore_errors=True)
-
-
-def _check_space(needed: int, folder: Path) -> None:
-    free = shutil.disk_usage(folder).free
-    if needed > free:
-        raise DataError(
-            f"the decoded images need {needed / 1e9:.1f} GB, and {folder} has {free / 1e9:.1f} GB free",
-            "free some space, set IMGGEN_CACHE to a larger disk, or choose a smaller size",
-        )
-
-
-def _read_entry(folder: Path) -> CacheEntry | None:
-    """The entry in a folder, or None if it is missing or its arrays do not fit its index."""
-    try:
-        index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
-        skipped = tuple((str(name), str(reason)) for name, reason in index["skipped"])
-        images = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)
-        labels = np.load(folder / "labels.npy", allow_pickle=False)
-        complete = len(images) == len(labels) == int(index["count"])
-    except (OSError, ValueError, KeyError, TypeError, EOFError):
-        return None
-    return CacheEntry(folder, len(labels), skipped) if complete else None
-
-
-def _publish(temporary: Path, final: Path) -> CacheEntry:
+def _publish(temporary: Path, final: Path, lock: Lock | None) -> CacheEntry:
     """Rename the finished folder; if another process has made the same one meanwhile, use that."""
+    if lock is not None:
+        lock.share()
     try:
         temporary.rename(final)
     except OSError:
-        other = _read_entry(final)
-        if other is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
-            return other
-        shutil.rmtree(final, ignore_errors=True)  # a damaged folder has the name
+        with suppress(DamagedError):
+            other = open_entry(final)
+            if other is not None:
+                shutil.rmtree(temporary, ignore_errors=True)
+                return other
+        remove_unused(final)  # a damaged folder has the name
         temporary.rename(final)
-    entry = _read_entry(final)
+    try:
+        entry = open_entry(final)
+    except DamagedError as error:
+        raise DataError(
+            f"the cache {final} cannot be read back: {error}", "check the disk, or set IMGGEN_CACHE"
+        ) from error
     if entry is None:
-        raise DataError(f"the cache {final} cannot be read back", "check the disk, or set IMGGEN_CACHE")
+        raise FileNotFoundError(None, "No such file or directory", str(final))
     return entry
 
 
-def _decode_into(folder: Path, source: Source, form: Form, strict: bool, reporter: Reporter) -> dict[int, str]:
+def _decode_into(
+    folder: Path, source: Source, form: Form, previous: CacheEntry | None, strict: bool, reporter: Reporter
+) -> dict[int, str]:
     """Decode all images into images.npy; returns the reason for each unreadable one, by index."""
     path = folder / "images.npy"
     shape = (len(source), form.size, form.size, form.channels)
     offset = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape).offset
     job = DecodeJob(source, form.size, form.channels, form.crop, str(path), offset)
-    unreadable = decode_all(job, folder / "job.json", reporter)
+    copied: npt.NDArray[np.int64] = np.empty(0, np.int64)
+    if previous is not None:
+        copied = copy_rows(job, previous)
+        reporter.info(f"{source.name} has changed: {len(copied):,} of {len(source):,} images are unchanged")
+    unreadable = decode_all(job, folder / "job.json", reporter, skip=copied)
     skipped = tuple((source.names[i], unreadable[i]) for i in sorted(unreadable))
     check_skipped(skipped, len(source), strict)
     if unreadable:
@@ -218,20 +221,23 @@ def _remove_rows(job: DecodeJob, unreadable: list[int]) -> None:
         file.write(header)
 
 
-def _write_labels_and_index(
-    folder: Path, source: Source, survey: Survey, form: Form, unreadable: dict[int, str]
-) -> None:
-    """Write the labels and, last, the index, which makes the folder valid."""
-    labels = np.delete(source.labels, sorted(unreadable)).astype(np.int64)
-    np.save(folder / "labels.npy", labels, allow_pickle=False)
-    index = {
-        "version": FORMAT_VERSION,
-        "source": source.name,
-        "form": list(form),
-        "count": len(labels),
-        "classes": list(source.classes),
-        "ignored": source.ignored,
-        "survey": dataclasses.asdict(survey),
-        "skipped": [[source.names[i], unreadable[i]] for i in sorted(unreadable)],
-    }
-    (folder / "index.json").write_text(json.dumps(index, indent=1), encoding="utf-8")
+def _write_labels_and_index(folder: Path, source: Source, form: Form, unreadable: dict[int, str]) -> None:
+    """Write labels, hashes of the images' names and, last, the index, which makes the folder valid."""
+    skipped = sorted(unreadable)
+    labels = np.delete(source.labels, skipped).astype(np.int64)
+    save_array(folder / "labels.npy", labels)
+    if source.fingerprints:
+        save_array(folder / "rows.npy", np.delete(row_hashes(source), skipped))
+    index = Index(
+        source=source.name,
+        origin=source.origin,
+        source_key=source.key,
+        form=form,
+        count=len(labels),
+        classes=source.classes,
+        ignored=source.ignored,
+        skipped=tuple((source.names[i], unreadable[i]) for i in skipped),
+        created=time.time(),
+        blocks=block_checksums(folder / "images.npy"),
+    )
+    write_index(folder, index)

@@ -2,24 +2,37 @@
 
 from __future__ import annotations
 
-import os
-import sys
+import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from imggen.data.cache import Form, Skipped, describe_skipped, load_or_decode, load_survey
+from imggen.data.cache import (
+    MAX_UNREADABLE_FRACTION,
+    check_skipped,
+    decode_into_cache,
+    describe_skipped,
+    find_entry,
+    load_survey,
+)
+from imggen.data.cache_contents import NoRoomError
+from imggen.data.cache_dir import default_cache_dir, warn_of_temporary_cache
+from imggen.data.cache_entry import CacheEntry, Form, Skipped, entry_key
+from imggen.data.cache_files import load_array
 from imggen.data.decode import CROPS, Survey
+from imggen.data.on_the_fly import OnTheFlyImages
 from imggen.data.readers import Source
 from imggen.data.scan import open_source
 from imggen.errors import DataError, UsageError
-from imggen.reporting import Reporter
+from imggen.reporting import Reporter, Silent
 
+KEEP = ("auto", "disk", "none")
 _MIN_SIZE = 16
 _COPY_BYTES = 256 << 20
 
@@ -29,7 +42,8 @@ class DataOptions:
     """How images are read and decoded.
 
     `size` and `channels` None are chosen to suit the images; `crop` is one of `decode.CROPS`, `split` one of
-    `scan.SPLIT_CHOICES`; `strict` fails on the first unreadable image; `cache_dir` None is the default cache.
+    `scan.SPLIT_CHOICES`; `strict` fails on the first unreadable image; `cache_dir` None is the default cache; `keep` is
+    one of KEEP: whether decoded images are kept on the disk, which auto does where there is room.
     """
 
     size: int | None = None
@@ -39,60 +53,75 @@ class DataOptions:
     use_classes: bool = True
     strict: bool = False
     cache_dir: Path | None = None
-
-
-def default_cache_dir() -> Path:
-    """The folder in IMGGEN_CACHE, else `imggen` in the user's cache folder."""
-    if chosen := os.environ.get("IMGGEN_CACHE"):
-        return Path(chosen).expanduser()
-    if xdg := os.environ.get("XDG_CACHE_HOME"):
-        return Path(xdg) / "imggen"
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "imggen"
-    if local := os.environ.get("LOCALAPPDATA"):
-        return Path(local) / "imggen"
-    return Path.home() / ".cache" / "imggen"
+    keep: str = "auto"
 
 
 class Dataset:
-    """Decoded images (N, H, W, C) uint8 with labels (N,); only the readable images are in it.
+    """Images (N, H, W, C) uint8 with labels (N,): decoded in the cache, or decoded on the fly.
 
-    `images` is memory-mapped, so a data set may be larger than the memory; `skipped` are the name and reason of each
-    image that could not be read; `class_counts` is empty if there are no classes.
+    In the cache, `images` is memory-mapped, so a data set may be larger than the memory, and only the readable images
+    are in it; on the fly, it is an `OnTheFlyImages`. `class_counts` is empty if there are no classes.
     """
 
-    def __init__(self, folder: Path, name: str, classes: tuple[str, ...], skipped: Skipped) -> None:
-        images = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)
-        if not isinstance(images, np.memmap):
-            raise DataError(f"{folder / 'images.npy'} cannot be mapped", "remove this folder and start again")
-        self.images: npt.NDArray[np.uint8] = images
-        self.labels: npt.NDArray[np.int64] = np.load(folder / "labels.npy", allow_pickle=False)
-        self.folder = folder
+    def __init__(
+        self,
+        images: npt.NDArray[np.uint8] | OnTheFlyImages,
+        labels: npt.NDArray[np.int64],
+        *,
+        name: str,
+        key: str,
+        classes: tuple[str, ...],
+        entry: CacheEntry | None = None,
+    ) -> None:
+        # Any: both are read by rows, images[indices].
+        self.images: Any = images
+        self.labels = labels
         self.name = name
-        self.key = folder.name
+        self.key = key
         self.classes = classes
-        self.class_counts = counts_of(self.labels, classes)
-        self.skipped = skipped
+        self.class_counts = counts_of(labels, classes)
+        self.entry = entry
         self.size = int(images.shape[1])
         self.channels = int(images.shape[3])
         self._on_device: tuple[Tensor, Tensor] | None = None
+
+    @classmethod
+    def of_entry(cls, entry: CacheEntry, source: Source) -> Self:
+        """The data set of an entry of the cache, which keeps the entry's lock. Raises DataError."""
+        images = np.load(entry.folder / "images.npy", mmap_mode="r", allow_pickle=False)
+        if not isinstance(images, np.memmap):
+            raise DataError(f"{entry.folder / 'images.npy'} cannot be mapped", "remove this folder and start again")
+        labels = load_array(entry.folder / "labels.npy")
+        return cls(images, labels, name=source.name, key=entry.folder.name, classes=source.classes, entry=entry)
 
     def __len__(self) -> int:
         """The number of images."""
         return len(self.labels)
 
     @property
+    def on_the_fly(self) -> bool:
+        """Whether images are decoded each time they are read."""
+        return isinstance(self.images, OnTheFlyImages)
+
+    @property
+    def skipped(self) -> Skipped:
+        """Name and reason of each image that cannot be read; on the fly, of those that were found so far."""
+        return self.images.skipped if self.entry is None else self.entry.skipped
+
+    @property
     def nbytes(self) -> int:
         """Bytes of all images: the memory that `to` needs on a device."""
         return int(self.images.nbytes)
 
-    def to(self, device: torch.device | str) -> Self:
+    def to(self, device: torch.device | str, reporter: Reporter | None = None) -> Self:
         """Copy all images into the memory of `device`, where `batch` then selects from them."""
         pixels = torch.empty(self.images.shape, dtype=torch.uint8, device=device)
         # In parts, because a data set that fits the device need not fit the memory of this machine.
         step = max(1, _COPY_BYTES // max(1, self.nbytes // len(self)))
-        for start in range(0, len(self), step):
-            pixels[start : start + step].copy_(torch.from_numpy(np.array(self.images[start : start + step])))
+        with (reporter or Silent()).task("reading images", len(self)) as task:
+            for start in range(0, len(self), step):
+                pixels[start : start + step].copy_(torch.from_numpy(np.array(self.images[start : start + step])))
+                task.update(start)
         self._on_device = pixels, torch.from_numpy(self.labels).to(device)
         return self
 
@@ -104,6 +133,24 @@ class Dataset:
             return pixels.index_select(0, chosen).permute(0, 3, 1, 2), labels.index_select(0, chosen)
         rows = torch.from_numpy(np.asarray(self.images[indices]))
         return rows.permute(0, 3, 1, 2), torch.from_numpy(self.labels[indices])
+
+    def prefetch(self, indices: npt.NDArray[np.int64]) -> None:
+        """Say that `batch`, or `images`, will be asked for these indices soon. Only on the fly it has an effect."""
+        if self.on_the_fly and self._on_device is None:
+            self.images.prefetch(indices)
+
+    def in_parts(self, parts: Sequence[npt.NDArray[np.int64]]) -> Iterator[npt.NDArray[np.uint8]]:
+        """The images (B, H, W, C) of each part, a list of indices (B,); on the fly the next part is decoded ahead."""
+        for part, following in itertools.zip_longest(parts, parts[1:]):
+            images = np.asarray(self.images[part])
+            if following is not None:
+                self.prefetch(following)
+            yield images
+
+    def close(self) -> None:
+        """End the processes that decode on the fly."""
+        if self.on_the_fly:
+            self.images.close()
 
 
 class Order:
@@ -182,17 +229,49 @@ class ScannedDataset:
         """The number of images, including unreadable ones."""
         return len(self.source)
 
-    def load(self, reporter: Reporter) -> Dataset:
-        """Open the data set, decoded into the cache first if it is not there. Raises DataError."""
-        options = self.options
-        form = Form(self.size, self.channels, options.crop)
-        entry = load_or_decode(self.source, self.survey, form, cache_of(options), options.strict, reporter)
+    @property
+    def form(self) -> Form:
+        """What images are decoded to."""
+        return Form(self.size, self.channels, self.options.crop)
+
+    def load(self, reporter: Reporter, *, keep: str | None = None) -> Dataset:
+        """Open the data set, decoded into the cache first if it is not there, or on the fly.
+
+        `keep` overrides the options' `keep`. Raises DataError, and NoRoomError (a DataError) with "disk".
+        """
+        keep = keep or self.options.keep
+        if keep == "none":
+            return self._on_the_fly("--cache none", reporter)
+        source, cache_dir, strict = self.source, cache_of(self.options), self.options.strict
+        entry = find_entry(source, self.form, cache_dir, reporter)
+        if entry is None:
+            try:
+                entry = decode_into_cache(source, self.form, cache_dir, strict, reporter)
+            except NoRoomError as error:
+                if keep == "disk":
+                    raise
+                return self._on_the_fly(error.message, reporter)
+        check_skipped(entry.skipped, len(source), strict)
         if entry.skipped:
             reporter.warn(
-                f"skipped {len(entry.skipped):,} of {len(self.source):,} images that cannot be read: "
+                f"skipped {len(entry.skipped):,} of {len(source):,} images that cannot be read: "
                 f"{describe_skipped(entry.skipped)}; the full list is in {entry.folder / 'index.json'}"
             )
-        return Dataset(entry.folder, self.source.name, self.source.classes, entry.skipped)
+        return Dataset.of_entry(entry, source)
+
+    def _on_the_fly(self, reason: str, reporter: Reporter) -> Dataset:
+        """Raises DataError if the survey found too many unreadable images."""
+        source, survey = self.source, self.survey
+        unreadable = survey.sampled - survey.readable
+        if unreadable and (self.options.strict or unreadable > MAX_UNREADABLE_FRACTION * survey.sampled):
+            raise DataError(
+                f"{unreadable:,} of {survey.sampled:,} images of {source.name} cannot be read",
+                "remove or repair them: --cache disk names them",
+            )
+        images = OnTheFlyImages(source, self.form, cache_of(self.options), self.options.strict, reporter)
+        reporter.info(f"{source.name}: images are decoded each time they are read, by {images.description}: {reason}")
+        key = entry_key(source, self.form)
+        return Dataset(images, source.labels, name=source.name, key=key, classes=source.classes)
 
 
 def cache_of(options: DataOptions) -> Path:
@@ -217,7 +296,11 @@ def scan_dataset(spec: str, options: DataOptions, *, max_size: int, reporter: Re
         raise UsageError(f"images cannot have {options.channels} channels", "choose 1 (gray), 3 (RGB) or 4 (RGBA)")
     if options.size is not None and options.size < 1:
         raise UsageError(f"images cannot have the size {options.size}", "choose a size of 1 or more")
+    if options.keep not in KEEP:
+        raise UsageError(f"--cache cannot be {options.keep!r}", f"choose one of {', '.join(KEEP)}")
     cache_dir = cache_of(options)
+    if options.cache_dir is None:
+        warn_of_temporary_cache(reporter)
     source = open_source(spec, split=options.split, use_classes=options.use_classes, cache_dir=cache_dir)
     if source.ignored:
         reporter.info(f"{source.name}: ignored {source.ignored:,} files that are not images")

@@ -24,6 +24,7 @@ FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 CROPS = ("center", "random", "pad")
 MAX_PIXELS = 120_000_000
 SURVEY_IMAGES = 256
+REMOVED = "removed while it was read"  # the reason for an image whose file has gone since it was listed
 _MAX_REASON_LENGTH = 100
 _WARNING_FILTERS = threading.Lock()
 
@@ -222,6 +223,8 @@ def load_image(source: Source, index: int) -> Image.Image:
     """Read and decode image `index`. Raises UnreadableError, also for errors of the archive or the disk."""
     try:
         data = source.image(index)
+    except FileNotFoundError:
+        raise UnreadableError(REMOVED) from None
     except MemoryError:
         raise UnreadableError("too large for the memory") from None
     except Exception as error:  # OSError, BadZipFile, zlib.error, NotImplementedError, RuntimeError...

@@ -8,11 +8,13 @@ from __future__ import annotations
 import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
+
+from imggen.io.locks import Lock
 
 
 class ImageReader(Protocol):
@@ -78,13 +80,22 @@ class ArrayReader:
         return Image.fromarray(self.pixels[index])
 
 
+class Origin(NamedTuple):
+    """The resolved path of a source, empty for a named data set, and which of its images and labels are used."""
+
+    path: str = ""
+    split: str = "train"
+    use_classes: bool = True
+
+
 @dataclass
 class Source:
     """The images of one source, listed in a fixed order and not decoded yet.
 
     `names` are relative paths, `labels` (N,) index `classes` and are all 0 when there are none, `key` is a hash of the
     contents, `ignored` counts files that are not images. `parallel` is False where the images are already in this
-    process's memory: worker processes would need a copy.
+    process's memory: worker processes would need a copy. `fingerprints` tell, with the names, which images have
+    changed; they are empty where they could not show that. `lock` keeps an unpacked archive in the cache.
     """
 
     name: str
@@ -95,6 +106,9 @@ class Source:
     ignored: int
     reader: ImageReader
     parallel: bool = True
+    origin: Origin = field(default_factory=Origin)
+    fingerprints: list[str] = field(default_factory=list)
+    lock: Lock | None = None
 
     def __len__(self) -> int:
         """The number of images."""

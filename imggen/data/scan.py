@@ -13,10 +13,12 @@ from typing import Generic, Literal, TypeVar
 
 import numpy as np
 
+from imggen.data.cache_dir import expand_user
 from imggen.data.layout import arrange, is_hidden, is_image_file
-from imggen.data.readers import FolderReader, ImageReader, Source, TarReader, ZipReader
+from imggen.data.readers import FolderReader, ImageReader, Origin, Source, TarReader, ZipReader
 from imggen.data.tars import TAR_SUFFIXES, list_tar
 from imggen.errors import DataError, UsageError
+from imggen.io.locks import share
 
 TORCHVISION_SETS = ("mnist", "cifar10", "cifar100")
 SPLIT_CHOICES = ("train", "test", "val", "all")
@@ -62,7 +64,7 @@ def open_source(spec: str, *, split: str = "train", use_classes: bool = True, ca
     """
     if split not in SPLIT_CHOICES:
         raise UsageError(f"there is no split {split!r}", f"choose one of {', '.join(SPLIT_CHOICES)}")
-    path = Path(spec).expanduser()
+    path = expand_user(spec)
     try:
         if not path.exists():
             return _open_named(spec, path, split, use_classes, cache_dir)
@@ -103,7 +105,7 @@ def _open_named(spec: str, path: Path, split: str, use_classes: bool, cache_dir:
 
         return open_torchvision_set(spec.lower(), split, use_classes, cache_dir)
     if spec.lower().startswith("imagenet:"):
-        return _open_imagenet(Path(spec[len("imagenet:") :]).expanduser(), split, use_classes)
+        return _open_imagenet(expand_user(spec[len("imagenet:") :]), split, use_classes)
     raise _missing(spec, path)
 
 
@@ -154,6 +156,9 @@ def _make_source(
         key=digest([path.resolve(), salt, *layout.classes, "", *identities]),
         ignored=listing.ignored,
         reader=make_reader([listing.positions[i] for i in chosen]),
+        origin=Origin(str(path.resolve()), split, use_classes),
+        # The members of a tar often have all the same time: their size and time do not tell whether they have changed.
+        fingerprints=[] if salt else [listing.fingerprints[i] for i in chosen],
     )
 
 
@@ -236,7 +241,12 @@ def _open_tar(path: Path, split: str, use_classes: bool, cache_dir: Path) -> Sou
         listing.add(member.name, f"{member.size} {member.mtime}", (member.offset, member.size))
     status = path.stat()
     salt = (status.st_size, status.st_mtime_ns)
-    return _make_source(path, listing, split, use_classes, lambda spans: TarReader(str(uncompressed), spans), salt=salt)
+    source = _make_source(
+        path, listing, split, use_classes, lambda spans: TarReader(str(uncompressed), spans), salt=salt
+    )
+    # Nobody removes the unpacked copy from the cache while this source exists.
+    source.lock = None if uncompressed == path.resolve() else share(uncompressed)
+    return source
 
 
 def _open_imagenet(path: Path, split: str, use_classes: bool) -> Source:

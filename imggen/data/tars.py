@@ -6,16 +6,23 @@ import bz2
 import gzip
 import hashlib
 import lzma
+import os
 import shutil
 import tarfile
 import tempfile
 import zlib
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from imggen.data.cache_dir import locked_cache
+from imggen.data.cache_files import DamagedError, block_checksums, check_blocks, read_document, write_document
 from imggen.errors import DataError
+from imggen.io.locks import seize
+from imggen.reporting import size_text
 
+ARCHIVES = "archives"
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.xz", ".txz", ".tar.bz2", ".tbz2")
 
 
@@ -71,23 +78,53 @@ def _unpacked(path: Path, cache_dir: Path) -> Path:
 
     It is renamed only when it is complete, so that an incomplete copy is never used.
     """
+    folder = cache_dir / ARCHIVES
+    final = folder / unpacked_name(path)
+    if _is_complete(final):
+        return final
+    with locked_cache(cache_dir):  # so that nobody takes the new file for a leftover before it is locked
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=".unpacking-", delete=False) as target:
+            temporary = Path(target.name)
+        lock = seize(temporary)
+    try:
+        with temporary.open("wb") as target:
+            _decompress_into(target, path, folder)
+        write_document(final.with_suffix(".json"), {"path": str(path.resolve()), "blocks": block_checksums(temporary)})
+        temporary.replace(final)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    finally:
+        if lock is not None:
+            lock.release()
+    return final
+
+
+def unpacked_name(path: Path) -> str:
+    """The name, in the cache, of the unpacked copy of a compressed tar in its present state."""
     status = path.stat()
     identity = f"{path.resolve()}\0{status.st_size}\0{status.st_mtime_ns}"
-    folder = cache_dir / "archives"
-    final = folder / (hashlib.sha256(identity.encode("utf-8", "backslashreplace")).hexdigest()[:32] + ".tar")
-    if final.exists():
-        return final
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=folder, prefix=".unpacking-", delete=False) as target:
-        temporary = Path(target.name)
-        try:
-            _decompress_into(target, path, folder)
-        except BaseException:
-            target.close()
-            temporary.unlink(missing_ok=True)
-            raise
-    temporary.replace(final)
-    return final
+    return hashlib.sha256(identity.encode("utf-8", "backslashreplace")).hexdigest()[:32] + ".tar"
+
+
+def read_archive_path(unpacked: Path) -> Path | None:
+    """The compressed tar that an unpacked copy was made from; None if that is not recorded."""
+    try:
+        return Path(str(read_document(unpacked.with_suffix(".json"))["path"]))
+    except (DamagedError, OSError, KeyError):
+        return None
+
+
+def _is_complete(unpacked: Path) -> bool:
+    """Whether there is an unpacked copy that matches its checksums; notes the time of use."""
+    try:
+        check_blocks(unpacked, str(read_document(unpacked.with_suffix(".json")).get("blocks")))
+    except (DamagedError, OSError):
+        return False
+    with suppress(OSError):
+        os.utime(unpacked)
+    return True
 
 
 def _decompress_into(target: IO[bytes], path: Path, folder: Path) -> None:
@@ -107,6 +144,6 @@ def _write(target: IO[bytes], block: bytes, folder: Path) -> None:
     except OSError as error:
         free = shutil.disk_usage(folder).free
         raise DataError(
-            f"cannot unpack into {folder}: {error.strerror or error} ({free / 1e9:.1f} GB free)",
+            f"cannot unpack into {folder}: {error.strerror or error} ({size_text(free)} free)",
             "free some space, or set IMGGEN_CACHE to a folder on a larger disk",
         ) from error

@@ -7,6 +7,7 @@ import json
 import multiprocessing
 import os
 import signal
+import threading
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Self
 
 import numpy as np
+import numpy.typing as npt
 
 from imggen.data import decode
 from imggen.data.decode import UnreadableError
@@ -71,15 +73,23 @@ def usable_cores() -> int:
     return os.cpu_count() or 1
 
 
-def decode_all(job: DecodeJob, job_file: Path, reporter: Reporter) -> dict[int, str]:
-    """Decode every image of a job; returns the reason for each unreadable one, by index.
+def decode_all(
+    job: DecodeJob, job_file: Path, reporter: Reporter, skip: npt.NDArray[np.int64] | None = None
+) -> dict[int, str]:
+    """Decode every image of a job, but for those in `skip`; returns the reason for each unreadable one, by index.
 
     `job_file` is a path at which the job may be written for worker processes. If these end early, for example because
     the main script has no `if __name__ == "__main__"`, threads of this process do what is left.
     """
-    count = len(job.source)
     step = max(1, min(_MAX_CHUNK_IMAGES, _MAX_CHUNK_BYTES // job.row_bytes))
-    pending = {(start, min(start + step, count)) for start in range(0, count, step)}
+    left = np.arange(len(job.source)) if skip is None else np.setdiff1d(np.arange(len(job.source)), skip)
+    runs = np.split(left, np.flatnonzero(np.diff(left) > 1) + 1) if len(left) else []
+    pending = {
+        (start, min(start + step, int(run[-1]) + 1))
+        for run in runs
+        for start in range(int(run[0]), int(run[-1]) + 1, step)
+    }
+    count = len(left)
     unreadable: dict[int, str] = {}
     with reporter.task("decoding", count) as task:
         for executor in _executors(job, job_file):
@@ -96,18 +106,32 @@ def decode_all(job: DecodeJob, job_file: Path, reporter: Reporter) -> dict[int, 
 
 
 def _executors(job: DecodeJob, job_file: Path) -> Iterator[Executor]:
-    """Processes for large sources, then threads: for small sources, or if the processes fail.
+    """Processes for large sources, then threads: for small sources, or if the processes fail."""
+    if uses_processes(job.source):
+        yield process_pool(job, job_file, max_workers())
+    yield ThreadPoolExecutor(max_workers())
+
+
+def uses_processes(source: Source) -> bool:
+    """Whether worker processes are worth starting."""
+    return source.parallel and max_workers() > 1 and len(source) > MAX_IMAGES_FOR_THREADS
+
+
+def max_workers() -> int:
+    """As many workers as there are cores, up to a limit."""
+    return min(usable_cores(), MAX_WORKERS)
+
+
+def process_pool(job: DecodeJob, job_file: Path, workers: int) -> Executor:
+    """Worker processes for one job, which they read from `job_file`, written here.
 
     Processes read the job from a file, because their arguments go through a pipe: if a process died before it had read
     all of them, this one would wait forever.
     """
-    workers = min(usable_cores(), MAX_WORKERS)
-    if job.source.parallel and workers > 1 and len(job.source) > MAX_IMAGES_FOR_THREADS:
-        # "spawn" works everywhere; forking a process that runs torch's threads can deadlock.
-        context = multiprocessing.get_context("spawn")
-        job_file.write_text(job.to_json(), encoding="utf-8")
-        yield ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(str(job_file),))
-    yield ThreadPoolExecutor(workers)
+    # "spawn" works everywhere; forking a process that runs torch's threads can deadlock.
+    context = multiprocessing.get_context("spawn")
+    job_file.write_text(job.to_json(), encoding="utf-8")
+    return ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(str(job_file),))
 
 
 def _decode_chunks(executor: Executor, job: DecodeJob, chunks: list[Chunk]) -> Iterator[tuple[Chunk, dict[int, str]]]:
@@ -129,10 +153,18 @@ _worker_job: list[DecodeJob] = []  # of a worker process: the one job that it wa
 
 
 def _start_worker(job_file: str) -> None:
-    """Read the job. Ctrl-C is left to the parent process, which ends the pool and cleans up."""
+    """Read the job. Ctrl-C is left to the parent process, which ends the pool and cleans up; if that is killed, end."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     warnings.simplefilter("ignore")
     _worker_job[:] = [DecodeJob.from_json(Path(job_file).read_text(encoding="utf-8"))]
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _decode_in_worker(start: int, stop: int) -> dict[int, str]:
@@ -145,15 +177,26 @@ def decode_rows(job: DecodeJob, start: int, stop: int) -> dict[int, str]:
 
     Rows are written, not memory-mapped: when the disk is full, that is an error and not a crash.
     """
-    rows = np.zeros((stop - start, job.size, job.size, job.channels), dtype=np.uint8)
-    unreadable: dict[int, str] = {}
-    for index in range(start, stop):
-        try:
-            image = decode.load_image(job.source, index)
-            rows[index - start] = decode.fit_image(image, job.size, job.channels, job.crop, job.source.names[index])
-        except (UnreadableError, MemoryError) as error:
-            unreadable[index] = str(error) or "too large for the memory"
+    rows, unreadable = decode_images(job, list(range(start, stop)))
     with Path(job.target).open("r+b") as file:
         file.seek(job.offset + start * job.row_bytes)
         file.write(rows.data)
     return unreadable
+
+
+def decode_images(job: DecodeJob, indices: list[int]) -> tuple[npt.NDArray[np.uint8], dict[int, str]]:
+    """Images (N, size, size, channels), black where unreadable, and the reason for each unreadable one, by index."""
+    rows = np.zeros((len(indices), job.size, job.size, job.channels), dtype=np.uint8)
+    unreadable: dict[int, str] = {}
+    for position, index in enumerate(indices):
+        try:
+            image = decode.load_image(job.source, index)
+            rows[position] = decode.fit_image(image, job.size, job.channels, job.crop, job.source.names[index])
+        except (UnreadableError, MemoryError) as error:
+            unreadable[index] = str(error) or "too large for the memory"
+    return rows, unreadable
+
+
+def decode_images_in_worker(indices: list[int]) -> tuple[npt.NDArray[np.uint8], dict[int, str]]:
+    """`decode_images` of this worker's job."""
+    return decode_images(_worker_job[0], indices)

@@ -7,7 +7,6 @@ one line here, and its use. None means: chosen when it is not given.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,22 @@ from typing import Any
 from imggen.errors import UsageError
 from imggen.models import family_config, presets
 from imggen.models.config import SAMPLING, SamplingOptions
-from imggen.option import REQUIRED, argument, check_value, check_values, option, options_of
+from imggen.option import (
+    REQUIRED,
+    Box,
+    SizeLimit,
+    argument,
+    check_value,
+    check_values,
+    join_numbers,
+    option,
+    options_of,
+    parse_box,
+    parse_count,
+    parse_expand,
+    parse_grid,
+    parse_limit,
+)
 
 DATA, BUDGET, RUN, MACHINE, GENERAL = "Data", "Budget", "Run", "Machine", "General"
 IMAGES, KEYFRAMES, PATH, MASK, METHOD, OUTPUT = "Images", "Keyframes", "Path", "Mask", "Method", "Output"
@@ -23,57 +37,11 @@ COMPARISON = "Comparison"
 
 MAX_SEED = 2**63 - 1
 NEAR_TEMPERATURE = 0.5  # the default of --near
-COUNT_UNITS = {"": 1, "k": 1_000, "m": 1_000_000, "g": 1_000_000_000}
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 CROPS = ("center", "random", "pad")
+KEEP = ("auto", "disk", "none")
+CACHE_ACTIONS = ("list", "prune", "clear")
 MODEL = "Family, shipped model, run folder or checkpoint"
-
-Box = tuple[int, int, int, int]
-
-
-def parse_count(text: str) -> int:
-    """2M, 500k, 1e6 or 12000 → a whole number. Raises UsageError."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?(?:e\d{1,2})?)([kmg]?)", text.strip().lower().replace("_", ""))
-    if not match or float(match[1]) * COUNT_UNITS[match[2]] > 1e15:
-        raise UsageError(f"'{text}' is not a number of images", "such as 2M, 500k or 12000")
-    return round(float(match[1]) * COUNT_UNITS[match[2]])
-
-
-def parse_grid(text: str) -> tuple[int, int]:
-    """4x2 → (4, 2), columns and rows. Raises UsageError."""
-    match = re.fullmatch(r"([1-9]\d{0,2})x([1-9]\d{0,2})", text.strip().lower())
-    if not match:
-        raise UsageError(f"'{text}' is not a grid", "columns x rows, such as 4x2")
-    return int(match[1]), int(match[2])
-
-
-def parse_box(text: str) -> Box:
-    """X,Y,WIDTH,HEIGHT in pixels from the upper left. Raises UsageError."""
-    numbers = _parse_numbers(text)
-    if len(numbers) != 4 or not numbers[2] or not numbers[3]:
-        raise UsageError(f"'{text}' is not a box", "X,Y,WIDTH,HEIGHT in pixels, such as 40,30,64,64")
-    return numbers[0], numbers[1], numbers[2], numbers[3]
-
-
-def parse_expand(text: str) -> Box:
-    """N, or LEFT,TOP,RIGHT,BOTTOM, in pixels. Raises UsageError."""
-    numbers = _parse_numbers(text)
-    numbers = numbers * 4 if len(numbers) == 1 else numbers
-    if len(numbers) != 4 or not any(numbers):
-        raise UsageError(
-            f"--expand takes a number of pixels, not '{text}'", "N on every side, or LEFT,TOP,RIGHT,BOTTOM"
-        )
-    return numbers[0], numbers[1], numbers[2], numbers[3]
-
-
-def _parse_numbers(text: str) -> list[int]:
-    if not re.fullmatch(r"\d{1,6}(,\d{1,6})*", text.replace(" ", "")):
-        return []
-    return [int(part) for part in text.replace(" ", "").split(",")]
-
-
-def _join_numbers(numbers: tuple[int, ...]) -> str:
-    return ",".join(map(str, numbers))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,6 +97,9 @@ class TrainOptions(MachineOptions):
     )
     strict: bool = option(False, "Fail on the first unreadable image", panel=DATA)
     mirror: bool = option(False, "Augment with horizontal flips", panel=DATA)
+    cache: str = option(
+        "auto", "Keep decoded images: auto, disk or none", panel=DATA, choices=KEEP, metavar="NAME", recorded=False
+    )
     preset: str | None = option(
         None, "Preset, see above", panel="Model", metavar="NAME", chosen="chosen from the device"
     )
@@ -313,7 +284,7 @@ class InpaintOptions(ModelOptions):
         flags=("box", "--box"),
         metavar="X,Y,W,H",
         parse=parse_box,
-        text=_join_numbers,
+        text=join_numbers,
     )
     from_alpha: bool = option(False, "Inpaint transparent pixels", panel=MASK, flags=("--mask-from-alpha",))
     expand: Box = option(
@@ -323,7 +294,7 @@ class InpaintOptions(ModelOptions):
         metavar="N",
         chosen="0",
         parse=parse_expand,
-        text=_join_numbers,
+        text=join_numbers,
     )
     invert: bool = option(False, "Inpaint black in place of white", panel=MASK, flags=("--invert-mask",))
     resize_mask: bool = option(False, "Resize masks to their images", panel=MASK)
@@ -384,6 +355,9 @@ class EvaluateOptions(ModelOptions):
     )
     size: int | None = option(None, "Side length, to compare two folders", panel=COMPARISON, low=1)
     crop: str = option("center", "Crop: center, random or pad", panel=COMPARISON, choices=CROPS, metavar="NAME")
+    cache: str = option(
+        "auto", "Keep decoded images: auto, disk or none", panel=COMPARISON, choices=KEEP, metavar="NAME"
+    )
     iw: int | None = option(None, "Samples of the importance-weighted likelihood bound", panel=COMPARISON, low=1)
     seed: int = option(0, "First seed", panel=COMPARISON, low=0, high=MAX_SEED)
     output: Path | None = option(None, "HTML report", panel=COMPARISON, flags=("--output", "-o"), metavar="FILE")
@@ -394,3 +368,26 @@ class InfoOptions:
     """The file, run or model that `imggen info` describes."""
 
     path: str = argument(REQUIRED, "Image, animation, checkpoint, run folder or model", metavar="FILE")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CacheOptions:
+    """What `imggen cache` does, and to which part of the cache. Raises UsageError."""
+
+    action: str = argument("list", "list, prune or clear", metavar="ACTION")
+    name: str | None = argument(None, "Only this data, by name or path", metavar="NAME")
+    limit: SizeLimit | None = option(
+        None,
+        "Largest size, such as 50GB, 20% of the disk, or none",
+        panel="Limit",
+        metavar="SIZE",
+        parse=parse_limit,
+        chosen="20%",
+    )
+
+    def __post_init__(self) -> None:
+        """Check the action, and that it takes a name."""
+        if self.action not in CACHE_ACTIONS:
+            raise UsageError(f"there is no action '{self.action}'", f"one of {', '.join(CACHE_ACTIONS)}")
+        if self.action == "prune" and self.name is not None:
+            raise UsageError("prune takes no name", f"imggen cache clear {self.name} removes what bears that name")

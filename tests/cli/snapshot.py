@@ -23,6 +23,7 @@ OPTIONS: dict[str, list[Any]] = {
     "evaluate": [options.EvaluateOptions],
     "info": [options.InfoOptions],
     "models": [],
+    "cache": [options.CacheOptions],
     **{f"train {family}": [options.TrainOptions, family_config(family)] for family in FAMILIES},
 }
 

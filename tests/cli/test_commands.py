@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from imggen.engine.options import parse_count
 from imggen.errors import UsageError
+from imggen.option import parse_count
 from tests.cli.snapshot import snapshot
 from tests.helpers import run_cli
 
@@ -31,7 +31,7 @@ def train(data: Path, output: str = "run", *more: object) -> list[object]:
 
 
 HELP = ["--help", "-h", "train -h", "train gan -h", "train transformer -h", "train vae -h", "sample -h"]
-HELP += ["interpolate -h", "inpaint -h", "evaluate -h", "info -h", "models -h"]
+HELP += ["interpolate -h", "inpaint -h", "evaluate -h", "info -h", "models -h", "cache -h"]
 
 
 @pytest.mark.parametrize("command", HELP)
@@ -51,7 +51,7 @@ def test_help(call: Call, command: str, monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_commands_are_listed_in_the_order_of_use(call: Call) -> None:
     _, out, _ = call("--help")
-    verbs = ["train", "sample", "interpolate", "inpaint", "evaluate", "info", "models"]
+    verbs = ["train", "sample", "interpolate", "inpaint", "evaluate", "info", "models", "cache"]
     assert [line.split()[1] for line in out.partition("Commands")[2].splitlines() if line.startswith("│")] == verbs
     _, out, _ = call("train", "--help")
     assert "Sharpest images" in out and "Varied images" in out and "Best likelihood" in out
@@ -155,6 +155,7 @@ def test_version_and_no_arguments(call: Call) -> None:
         ),
         (["inpaint", "gan", "--image", "x.png", "--context", "0.5"], 2, "--context"),
         (["inpaint", "gan", "--image", "none.png", "--box", "1,1,2,2"], 3, "none.png"),
+        (["train", "gan", "--data", "x", "--cache", "ram"], 2, "--cache must be auto, disk or none, not 'ram'"),
         (["info", "nothing.png"], 3, "nothing.png"),
         (["info", "gna"], 3, "did you mean 'gan'"),
         (["sample", "gan", "--config", "none.toml"], 2, "none.toml"),

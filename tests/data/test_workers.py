@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -50,3 +53,49 @@ def test_workers_do_not_import_torch() -> None:
     check = "import sys, imggen.data.workers, imggen.data.cache; sys.exit('torch' in sys.modules)"
     root = Path(workers.__file__).parents[2]
     assert subprocess.run([sys.executable, "-c", check], check=False, cwd=root).returncode == 0
+
+
+@pytest.mark.slow
+@pytest.mark.process
+def test_killed_while_decoding_leaves_what_the_next_run_sweeps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its worker processes end too; the folder of the next run's cache has nothing but what is complete."""
+    write_images(tmp_path / "d", 40)
+    code = (
+        "import os, signal, time\n"
+        "from imggen.data import workers\n"
+        "from imggen.data.dataset import DataOptions, load_dataset\n"
+        "from imggen.reporting import Silent\n"
+        "if __name__ == '__main__':\n"
+        "    workers.MAX_IMAGES_FOR_THREADS, workers.usable_cores = 1, lambda: 2\n"
+        "    real = workers._decode_chunks\n"
+        "    def killed(executor, *arguments):\n"
+        "        for result in real(executor, *arguments):\n"
+        "            print(*executor._processes, flush=True)\n"
+        "            os.kill(os.getpid(), signal.SIGKILL)\n"
+        "            yield result\n"
+        "    workers._decode_chunks = killed\n"
+        "    load_dataset('d', DataOptions(), max_size=32, reporter=Silent())\n"
+    )
+    (tmp_path / "main.py").write_text(code)
+    root = str(Path(workers.__file__).parents[2])
+    done = subprocess.run(
+        [sys.executable, "main.py"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": root},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    cache = tmp_path / "cache"
+    assert len([path for path in cache.iterdir() if path.name.startswith(".") and path.is_dir()]) == 1
+    for pid in map(int, done.stdout.split()):
+        for _ in range(1_000):
+            try:
+                os.kill(pid, 0)
+            except ProcessLookupError:
+                break
+            time.sleep(0.02)
+        else:
+            raise AssertionError("a worker process outlives its parent")
+    assert len(load(tmp_path)) == 40
+    assert not [path for path in cache.iterdir() if path.name.startswith(".") and path.is_dir()]

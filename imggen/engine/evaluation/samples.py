@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from imggen.data.dataset import DataOptions, Dataset, default_cache_dir, load_dataset
+from imggen.data.cache_dir import default_cache_dir
+from imggen.data.cache_files import DamagedError, load_array, save_array
+from imggen.data.dataset import DataOptions, Dataset, load_dataset
 from imggen.data.layout import NoSplitError
 from imggen.engine.checkpoints import open_model
 from imggen.engine.evaluation import MIN_IMAGES_TO_COMPARE, is_image_source
@@ -23,7 +26,6 @@ from imggen.engine.options import EvaluateOptions
 from imggen.engine.render import sample_batches
 from imggen.engine.run_dir import RunDir
 from imggen.errors import DataError, UsageError
-from imggen.io.atomic import atomic_path
 from imggen.io.image import ImageArray
 from imggen.metrics.compare import Estimate, Estimator, FeatureSet, evenly_spaced
 from imggen.metrics.features import Features
@@ -81,7 +83,7 @@ def load_references(
 
     Held-out images are those of a test or validation split; without one, a part of the data. Raises DataError.
     """
-    data_options = DataOptions(size=size, channels=channels, crop=options.crop)
+    data_options = DataOptions(size=size, channels=channels, crop=options.crop, keep=options.cache)
     dataset = load_dataset(options.data, data_options, max_size=MAX_DEFAULT_SIDE, reporter=reporter)
     rows, held_out_rows = torch.arange(len(dataset)), torch.empty(0, dtype=torch.int64)
     held_out_dataset, description = dataset, "none: the data has no test split, and is too small to divide"
@@ -108,7 +110,7 @@ def load_references(
 def _held_out_split(options: EvaluateOptions, dataset: Dataset, reporter: Reporter) -> tuple[Dataset, str] | None:
     """The test or validation split with the same classes, and its name."""
     for split in ("test", "val"):
-        data_options = DataOptions(size=dataset.size, channels=dataset.channels, crop=options.crop, split=split)
+        data_options = DataOptions(dataset.size, dataset.channels, options.crop, split, keep=options.cache)
         try:
             held_out = load_dataset(options.data, data_options, max_size=MAX_DEFAULT_SIDE, reporter=reporter)
         except NoSplitError:
@@ -130,16 +132,16 @@ def dataset_features(dataset: Dataset, rows: Tensor, features: Features, reporte
     rows_hash = hashlib.sha256(rows.numpy().tobytes()).hexdigest()[:12]
     path = default_cache_dir() / "features" / f"{dataset.key}-{features.hash}-{rows_hash}.npy"
     try:
-        cached = torch.from_numpy(np.load(path, allow_pickle=False))
+        cached = torch.from_numpy(load_array(path))
         if cached.ndim == 2 and len(cached) == len(rows) and bool(torch.isfinite(cached).all()):
             return FeatureSet(cached, labels)
-    except (OSError, ValueError, EOFError):
+    except (OSError, DamagedError, TypeError):
         pass  # missing or damaged: extract again
-    batches = (np.asarray(dataset.images[part.numpy()]) for part in torch.split(rows, FEATURE_BATCH))
+    batches = dataset.in_parts([part.numpy() for part in torch.split(rows, FEATURE_BATCH)])
     extracted = _extract(batches, len(rows), features, reporter, name)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_path(path) as sibling, sibling.open("xb") as file:
-        np.save(file, extracted.numpy(), allow_pickle=False)
+    with suppress(OSError, DataError):  # a full disk, for example, only means that they are extracted again
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_array(path, extracted.numpy())
     return FeatureSet(extracted, labels)
 
 
@@ -226,7 +228,7 @@ class FolderSamples(Samples):
 
     def extract(self, data: Dataset, features: Features) -> FeatureSet:
         """Load the folder, and extract features of at most `--count` evenly spaced images. Raises DataError."""
-        data_options = DataOptions(size=data.size, channels=data.channels, crop=self.options.crop, split="all")
+        data_options = DataOptions(data.size, data.channels, self.options.crop, "all", keep=self.options.cache)
         folder = load_dataset(self.options.model, data_options, max_size=MAX_DEFAULT_SIDE, reporter=self.reporter)
         _check_count(len(folder), folder.name)
         rows = evenly_spaced(len(folder), self.options.count)

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from imggen.data.dataset import default_cache_dir
+from imggen.data.cache_dir import default_cache_dir
 from imggen.data.decode import UnreadableError, fit_image, load_image
 from imggen.data.readers import FolderReader, Source
 from imggen.data.scan import open_source

@@ -37,6 +37,7 @@ def train(
         with ExitStack() as stack:
             return _train(plan, reporter, StopRequest() if stop is None else stop, clock, stack)
     finally:
+        plan.dataset.close()
         plan.processes.stop()
 
 
@@ -47,7 +48,7 @@ def _train(plan: TrainPlan, reporter: Reporter, stop: StopRequest, clock: Clock,
     training = TrainingRun(plan, reporter, clock)
     describe_plan(plan, training.learner, reporter)
     if plan.dataset.nbytes < _gpu_memory_for_data(plan.device):
-        plan.dataset.to(plan.device)
+        plan.dataset.to(plan.device, reporter)
 
     # Prepare the run's directory, and lock it until the end
     if processes.is_main:

@@ -126,6 +126,7 @@ class TrainPlan:
             split=options.split or DEFAULT_SPLIT,
             use_classes=options.use_classes,
             strict=options.strict,
+            keep=options.cache,
         )
         source = _open_data(options.data, data_options, machine, reporter, decode=decode)
         config = preset.for_dataset_size(len(source)).with_overrides(
@@ -162,6 +163,7 @@ class TrainPlan:
             split=settings["split"],
             use_classes=settings["use_classes"],
             strict=options.strict,
+            keep=options.cache,
         )
         source = _open_data(options.data, data_options, machine, reporter, decode=decode)
         given_budget = any(value is not None for value in (options.images, options.epochs, options.minutes))
@@ -267,16 +269,18 @@ def _given_budget(options: TrainOptions, dataset_size: int, machine: Machine) ->
 def _open_data(
     data: str, data_options: DataOptions, machine: Machine, reporter: Reporter, *, decode: bool
 ) -> Dataset | ScannedDataset:
-    """List the images of `data`, and decode them with `decode`: one process does, the others then read its cache.
+    """List the images of `data`, and open them with `decode`: one process fills the cache, the others then read it.
 
     Raises DataError.
     """
     with machine.processes.main_first():
-        source: Dataset | ScannedDataset = scan_dataset(
-            data, data_options, max_size=machine.defaults.size, reporter=reporter
-        )
-        if decode and isinstance(source, ScannedDataset):
-            source = source.load(reporter)
+        scanned = scan_dataset(data, data_options, max_size=machine.defaults.size, reporter=reporter)
+        source: Dataset | ScannedDataset = scanned.load(reporter) if decode else scanned
+    if isinstance(source, Dataset):
+        # All processes or none decode on the fly: unreadable images are left out in the cache alone.
+        on_the_fly = machine.processes.all_reduce_max([float(source.on_the_fly)], machine.device)[0]
+        if on_the_fly and not source.on_the_fly:
+            source = scanned.load(reporter, keep="none")
     if len(source) < 2:
         raise DataError(f"{source.name} has only {len(source)} image", "training needs at least a few hundred images")
     return source

@@ -31,6 +31,7 @@ from imggen.models import build_learner
 from imggen.models.base import Learner, NonFiniteError
 from imggen.reporting import Reporter
 
+PREFETCHED_STEPS = 2  # decoded ahead, where images are decoded on the fly
 MAX_ROLLBACKS = 3
 RESET_ROLLBACKS_AFTER_SAVES = 3  # saves without a rollback in between
 MIN_IMAGES_TO_HALVE = 4  # in a micro-batch
@@ -103,12 +104,13 @@ class TrainingRun:
     def step(self, progress: float) -> None:
         """Train on one batch. Non-finite numbers roll back; too little memory halves the micro-batch."""
         plan = self.plan
-        local_batch = plan.batch // plan.processes.size
         # All randomness of a step follows from this seed: a resumed run needs no stored generator state.
         torch.manual_seed(mix_seed(plan.seed, 1 + plan.processes.rank, self.images, self.rollbacks))
         start = self.clock()
-        indices = self.order.indices(self.images + plan.processes.rank * local_batch, local_batch)
-        images, labels = self._load_batch(self.train_rows[indices])
+        images, labels = self._load_batch(self._rows_of_step(self.images))
+        if plan.dataset.on_the_fly:
+            for step in range(1, PREFETCHED_STEPS + 1):
+                plan.dataset.prefetch(self._rows_of_step(self.images + step * plan.batch))
         if plan.mirror:
             images = mirror(images).contiguous(memory_format=torch.channels_last)
         self.data_wait += self.clock() - start
@@ -122,6 +124,11 @@ class TrainingRun:
         self.steps += 1
         self.images += plan.batch
         self.recent_metrics.append(metrics)
+
+    def _rows_of_step(self, images: int) -> npt.NDArray[np.int64]:
+        """This process's rows of the data set in the step after `images` images."""
+        local_batch = self.plan.batch // self.plan.processes.size
+        return self.train_rows[self.order.indices(images + self.plan.processes.rank * local_batch, local_batch)]
 
     def _load_batch(self, rows: npt.NDArray[np.int64]) -> tuple[Tensor, Tensor | None]:
         """Images (B, C, H, W) in [-1, 1] and labels (B,) of some rows of the data set, on the device."""

@@ -353,8 +353,12 @@ def test_damaged_caches_are_computed_again(make: Make) -> None:
     data, other = make("data", 200, seed=0), make("g", 20, seed=1)
     first = compared(other, data)
     for path in Path("cache/features").iterdir():
-        path.write_bytes(b"")
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 64
+        path.write_bytes(content)
     assert compared(other, data) == first
+    shutil.rmtree("cache")
+    assert compared(other, data, cache="none") == first and not list(Path("cache").glob("*/images.npy"))
 
 
 @pytest.mark.slow

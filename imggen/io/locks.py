@@ -1,0 +1,86 @@
+"""Advisory locks on files and folders (flock). They end with the process that holds them, however it ends."""
+
+from __future__ import annotations
+
+import os
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+
+class Lock:
+    """A lock that is held until `release`, or until the object or the process is gone.
+
+    `supported` is False where the system or the disk has no locks: then other processes cannot be noticed.
+    """
+
+    def __init__(self, handle: int | None, *, supported: bool) -> None:
+        self.supported = supported
+        self._handle = handle
+        self._close = None if handle is None else weakref.finalize(self, os.close, handle)
+
+    def share(self) -> None:
+        """Let other processes share the lock."""
+        if self._handle is not None and self.supported:
+            fcntl.flock(self._handle, fcntl.LOCK_SH)
+
+    def release(self) -> None:
+        """End the lock."""
+        if self._close is not None:
+            self._close()
+
+
+def share(path: Path) -> Lock | None:
+    """A lock that any number of processes can hold; None if another one holds it alone, or `path` is gone."""
+    return _lock(path, "LOCK_SH")
+
+
+def seize(path: Path) -> Lock | None:
+    """A lock that one process alone can hold; None if another one has locked `path`, or it is gone."""
+    return _lock(path, "LOCK_EX")
+
+
+def _lock(path: Path, kind: str) -> Lock | None:
+    if fcntl is None:
+        return Lock(None, supported=False) if path.exists() else None
+    try:
+        handle = os.open(path, os.O_RDONLY)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(handle, getattr(fcntl, kind) | fcntl.LOCK_NB)
+        # The path may have been removed, or replaced, between opening and locking.
+        current = os.path.samestat(os.fstat(handle), path.stat())
+    except BlockingIOError:
+        current = False
+    except FileNotFoundError:
+        current = False
+    except OSError:  # a network disk may not support locks
+        os.close(handle)
+        return Lock(None, supported=False)
+    if not current:
+        os.close(handle)
+        return None
+    return Lock(handle, supported=True)
+
+
+@contextmanager
+def lock_file(path: Path) -> Iterator[None]:
+    """Wait until no other process is in such a block with the same file, which is made if it does not exist.
+
+    A no-op where locks are not supported. Raises OSError if the file cannot be made.
+    """
+    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        if fcntl is not None:
+            with suppress(OSError):
+                fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
