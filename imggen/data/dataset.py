@@ -29,7 +29,8 @@ class DataOptions:
     """How images are read and decoded.
 
     `size` and `channels` None are chosen to suit the images; `crop` is one of `decode.CROPS`, `split` one of
-    `scan.SPLIT_CHOICES`; `strict` fails on the first unreadable image; `cache_dir` None is the default cache.
+    `scan.SPLIT_CHOICES`; `strict` fails on the first unreadable image; `cache_dir` None is the default cache. What
+    lies in or at the paths of `exclude` is not read.
     """
 
     size: int | None = None
@@ -39,6 +40,7 @@ class DataOptions:
     use_classes: bool = True
     strict: bool = False
     cache_dir: Path | None = None
+    exclude: tuple[Path, ...] = ()
 
 
 def default_cache_dir() -> Path:
@@ -218,9 +220,10 @@ def scan_dataset(spec: str, options: DataOptions, *, max_size: int, reporter: Re
     if options.size is not None and options.size < 1:
         raise UsageError(f"images cannot have the size {options.size}", "choose a size of 1 or more")
     cache_dir = cache_of(options)
-    source = open_source(spec, split=options.split, use_classes=options.use_classes, cache_dir=cache_dir)
-    if source.ignored:
-        reporter.info(f"{source.name}: ignored {source.ignored:,} files that are not images")
+    source = open_source(
+        spec, split=options.split, use_classes=options.use_classes, cache_dir=cache_dir, exclude=options.exclude
+    )
+    source.report(reporter)
     survey = load_survey(source, cache_dir)
     size = options.size or _auto_size(survey.short_median, max_size)
     return ScannedDataset(source, survey, size, options.channels or survey.channels, options)

@@ -1,11 +1,8 @@
 """Splits and classes from paths."""
 
-from pathlib import Path
-
 import pytest
 
-from imggen.data.layout import NoSplitError, arrange, images_below, is_hidden, is_image_file
-from tests.data.helpers import tree
+from imggen.data.layout import NoSplitError, arrange, is_hidden, is_image_file
 
 
 @pytest.mark.parametrize(
@@ -39,9 +36,3 @@ def test_splits() -> None:
 def test_names() -> None:
     assert is_image_file("x/a.JPEG") and not is_image_file("a.txt") and not is_image_file("png")
     assert is_hidden("a/.b/c.png") and is_hidden("__MACOSX/a.png") and is_hidden("Thumbs.db") and not is_hidden("a.b/c")
-
-
-def test_images_below(tmp_path: Path) -> None:
-    tree(tmp_path, "b.png", "a/c.JPG", ".hidden/x.png", "__MACOSX/y.png")
-    (tmp_path / "note.txt").write_text("x")
-    assert images_below(tmp_path) == [Path("a/c.JPG"), Path("b.png")]

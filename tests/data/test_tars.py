@@ -15,7 +15,7 @@ from tests.data.helpers import packed, png, tree
 @pytest.mark.parametrize("ending", [".tar", ".tgz", ".tar.xz", ".tar.bz2"])
 def test_members_by_offset(tmp_path: Path, ending: str) -> None:
     root = tree(tmp_path / "d", "a.png", "x/b.png")
-    uncompressed, members = list_tar(packed(root, tmp_path / f"d{ending}"), tmp_path / "cache")
+    uncompressed, members, _ = list_tar(packed(root, tmp_path / f"d{ending}"), tmp_path / "cache")
     data = uncompressed.read_bytes()
     assert {m.name: data[m.offset : m.offset + m.size] for m in members} == {
         "a.png": (root / "a.png").read_bytes(),

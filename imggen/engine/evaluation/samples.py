@@ -81,7 +81,7 @@ def load_references(
 
     Held-out images are those of a test or validation split; without one, a part of the data. Raises DataError.
     """
-    data_options = DataOptions(size=size, channels=channels, crop=options.crop)
+    data_options = DataOptions(size=size, channels=channels, crop=options.crop, exclude=(Path(options.model),))
     dataset = load_dataset(options.data, data_options, max_size=MAX_DEFAULT_SIDE, reporter=reporter)
     rows, held_out_rows = torch.arange(len(dataset)), torch.empty(0, dtype=torch.int64)
     held_out_dataset, description = dataset, "none: the data has no test split, and is too small to divide"
@@ -108,7 +108,13 @@ def load_references(
 def _held_out_split(options: EvaluateOptions, dataset: Dataset, reporter: Reporter) -> tuple[Dataset, str] | None:
     """The test or validation split with the same classes, and its name."""
     for split in ("test", "val"):
-        data_options = DataOptions(size=dataset.size, channels=dataset.channels, crop=options.crop, split=split)
+        data_options = DataOptions(
+            size=dataset.size,
+            channels=dataset.channels,
+            crop=options.crop,
+            split=split,
+            exclude=(Path(options.model),),
+        )
         try:
             held_out = load_dataset(options.data, data_options, max_size=MAX_DEFAULT_SIDE, reporter=reporter)
         except NoSplitError:
@@ -226,7 +232,13 @@ class FolderSamples(Samples):
 
     def extract(self, data: Dataset, features: Features) -> FeatureSet:
         """Load the folder, and extract features of at most `--count` evenly spaced images. Raises DataError."""
-        data_options = DataOptions(size=data.size, channels=data.channels, crop=self.options.crop, split="all")
+        data_options = DataOptions(
+            size=data.size,
+            channels=data.channels,
+            crop=self.options.crop,
+            split="all",
+            exclude=(Path(self.options.data),),
+        )
         folder = load_dataset(self.options.model, data_options, max_size=MAX_DEFAULT_SIDE, reporter=self.reporter)
         _check_count(len(folder), folder.name)
         rows = evenly_spaced(len(folder), self.options.count)

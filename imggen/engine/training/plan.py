@@ -11,13 +11,14 @@ from typing import Any
 import torch
 
 import imggen
-from imggen.data.dataset import DataOptions, Dataset, ScannedDataset, scan_dataset
+from imggen.data.dataset import DataOptions, Dataset, ScannedDataset
 from imggen.engine.checkpoints import read_config
 from imggen.engine.device import configure_device, find_device, find_precision, precision_name
 from imggen.engine.distributed import ProcessGroup
 from imggen.engine.options import TrainOptions
 from imggen.engine.run_dir import RunDir
 from imggen.engine.training.budget import Budget
+from imggen.engine.training.classes import describe_classes, scan_without_new_classes, warn_of_empty_classes
 from imggen.errors import CheckpointError, DataError, UsageError
 from imggen.io.checkpoint import Header, read_header
 from imggen.models import presets
@@ -131,8 +132,10 @@ class TrainPlan:
             split=options.split or DEFAULT_SPLIT,
             use_classes=options.use_classes,
             strict=options.strict,
+            exclude=(options.run,),
         )
         source = _open_data(options.data, data_options, machine, reporter, decode=decode)
+        warn_of_empty_classes(source, reporter)
         config = preset.for_dataset_size(len(source)).with_overrides(
             size=source.size,
             channels=source.channels,
@@ -168,8 +171,10 @@ class TrainPlan:
             split=settings["split"],
             use_classes=settings["use_classes"],
             strict=options.strict,
+            exclude=(options.run,),
         )
-        source = _open_data(options.data, data_options, machine, reporter, decode=decode)
+        had_classes = bool(saved.config.classes)
+        source = _open_data(options.data, data_options, machine, reporter, decode=decode, had_classes=had_classes)
         given_budget = any(value is not None for value in (options.images, options.epochs, options.minutes))
         return cls(
             **_run_settings(options),
@@ -287,6 +292,8 @@ class _SavedRun:
         defaults = TrainOptions(family=options.family, data=options.data)
         for name, value in self.settings.items():
             given = getattr(options, name)
+            if name == "use_classes" and not self.config.classes:
+                continue  # a run without classes goes on without, with or without --no-classes
             if given not in (getattr(defaults, name), value):
                 raise _changed(name, value, given)
         config = self.config.to_json()
@@ -300,14 +307,13 @@ class _SavedRun:
         The data may have grown: the class frequencies stay those of the start. Raises CheckpointError if the data has
         another shape or other classes.
         """
-        changed = [
-            name for name in ("size", "channels", "classes") if getattr(source, name) != getattr(self.config, name)
-        ]
-        if changed:
-            raise CheckpointError(
-                f"this run was started with another {', '.join(changed)}",
-                "use the same data and options, or -o FOLDER for a new run",
-            )
+        hint = "use the same data and options, or -o FOLDER for a new run"
+        for name in ("size", "channels"):
+            if (now := getattr(source, name)) != (before := getattr(self.config, name)):
+                raise CheckpointError(f"this run was started with {name} {before}, and the data now has {now}", hint)
+        if source.classes != self.config.classes:
+            before, now = describe_classes(self.config.classes), describe_classes(source.classes)
+            raise CheckpointError(f"this run was started with {before}; the data now has {now}", hint)
         changes = {name: value for name, value in overrides.items() if name in CONFIG_CHANGEABLE_ON_RESUME}
         return self.config.with_overrides(**changes)
 
@@ -336,15 +342,22 @@ def _given_budget(options: TrainOptions, dataset_size: int, machine: Machine) ->
 
 
 def _open_data(
-    data: str, data_options: DataOptions, machine: Machine, reporter: Reporter, *, decode: bool
+    data: str,
+    data_options: DataOptions,
+    machine: Machine,
+    reporter: Reporter,
+    *,
+    decode: bool,
+    had_classes: bool = True,
 ) -> Dataset | ScannedDataset:
     """List the images of `data`, and decode them with `decode`: one process does, the others then read its cache.
 
+    Without `had_classes` the data is read without classes, as for a run that was started so.
     Raises DataError.
     """
     with machine.processes.main_first():
-        source: Dataset | ScannedDataset = scan_dataset(
-            data, data_options, max_size=machine.defaults.size, reporter=reporter
+        source: Dataset | ScannedDataset = scan_without_new_classes(
+            data, data_options, had_classes=had_classes, max_size=machine.defaults.size, reporter=reporter
         )
         if decode and isinstance(source, ScannedDataset):
             source = source.load(reporter)
@@ -373,6 +386,7 @@ def resolved_settings(options: TrainOptions, reporter: Reporter) -> dict[str, An
         "family": plan.config.family,
         "run": str(plan.run_dir.path),
         "device": str(plan.device),
+        "classes": describe_classes(plan.config.classes),
         **plan.settings(),
     }
 
@@ -380,7 +394,7 @@ def resolved_settings(options: TrainOptions, reporter: Reporter) -> dict[str, An
 def describe_plan(plan: TrainPlan, learner: Learner, reporter: Reporter) -> None:
     """Report data, model, device and budget, one line each."""
     config, processes = plan.config, plan.processes.size
-    classes = f"{len(config.classes)} classes" if config.classes else "no classes"
+    classes = describe_classes(config.classes)
     kind = {1: "gray", 3: "color", 4: "color with alpha"}[config.channels]
     size = f"{config.size}x{config.size}"
     reporter.info(f"data    {plan.dataset.name}: {len(plan.dataset):,} images, {size} {kind}, {classes}")
