@@ -20,7 +20,7 @@ from PIL import Image
 
 from imggen.reporting import Reporter
 
-MAX_IMAGE_BYTES = 256 << 20
+MAX_IMAGE_BYTES = 256_000_000
 LABEL_ENDING, MAX_LABEL_BYTES = ".cls", 256  # webdataset's files of classes
 STORED, DEFLATED, BZIP2, LZMA = zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA
 # Deflate cannot expand more than 1,032 times, and no image that bzip2 or LZMA expands further is worth reading.
@@ -74,7 +74,7 @@ def read_image_file(path: Path) -> bytes:
 def _read_image(file: _Readable, size: int) -> bytes:
     """At most `size` bytes, or only the first ones if no image begins with them. Raises ValueError for too many."""
     if size > MAX_IMAGE_BYTES:
-        raise ValueError(f"{size / 1e6:,.0f} MB, over the limit of {MAX_IMAGE_BYTES / 1e6:.0f} MB")
+        raise ValueError(f"{size / 1e6:,.0f} MB, and imggen reads at most {MAX_IMAGE_BYTES / 1e6:.0f} MB")
     head = file.read(min(size, _SIGNATURE_BYTES))
     return head if head not in _SIGNATURES else head + file.read(size - len(head))
 

@@ -17,8 +17,8 @@ from imggen.engine.device import configure_device, find_device, find_precision, 
 from imggen.engine.distributed import ProcessGroup
 from imggen.engine.options import TrainOptions
 from imggen.engine.run_dir import RunDir
+from imggen.engine.training import run_data
 from imggen.engine.training.budget import Budget
-from imggen.engine.training.classes import describe_classes, scan_without_new_classes, warn_of_empty_classes
 from imggen.errors import CheckpointError, DataError, UsageError
 from imggen.io.checkpoint import Header, read_header
 from imggen.models import presets
@@ -135,7 +135,7 @@ class TrainPlan:
             exclude=(options.run,),
         )
         source = _open_data(options.data, data_options, machine, reporter, decode=decode)
-        warn_of_empty_classes(source, reporter)
+        run_data.warn_of_empty_classes(source, reporter)
         config = preset.for_dataset_size(len(source)).with_overrides(
             size=source.size,
             channels=source.channels,
@@ -307,13 +307,7 @@ class _SavedRun:
         The data may have grown: the class frequencies stay those of the start. Raises CheckpointError if the data has
         another shape or other classes.
         """
-        hint = "use the same data and options, or -o FOLDER for a new run"
-        for name in ("size", "channels"):
-            if (now := getattr(source, name)) != (before := getattr(self.config, name)):
-                raise CheckpointError(f"this run was started with {name} {before}, and the data now has {now}", hint)
-        if source.classes != self.config.classes:
-            before, now = describe_classes(self.config.classes), describe_classes(source.classes)
-            raise CheckpointError(f"this run was started with {before}; the data now has {now}", hint)
+        run_data.refuse_other_data(self.config, source)
         changes = {name: value for name, value in overrides.items() if name in CONFIG_CHANGEABLE_ON_RESUME}
         return self.config.with_overrides(**changes)
 
@@ -356,7 +350,7 @@ def _open_data(
     Raises DataError.
     """
     with machine.processes.main_first():
-        source: Dataset | ScannedDataset = scan_without_new_classes(
+        source: Dataset | ScannedDataset = run_data.scan_without_new_classes(
             data, data_options, had_classes=had_classes, max_size=machine.defaults.size, reporter=reporter
         )
         if decode and isinstance(source, ScannedDataset):
@@ -386,7 +380,7 @@ def resolved_settings(options: TrainOptions, reporter: Reporter) -> dict[str, An
         "family": plan.config.family,
         "run": str(plan.run_dir.path),
         "device": str(plan.device),
-        "classes": describe_classes(plan.config.classes),
+        "classes": run_data.describe_classes(plan.config.classes),
         **plan.settings(),
     }
 
@@ -394,7 +388,7 @@ def resolved_settings(options: TrainOptions, reporter: Reporter) -> dict[str, An
 def describe_plan(plan: TrainPlan, learner: Learner, reporter: Reporter) -> None:
     """Report data, model, device and budget, one line each."""
     config, processes = plan.config, plan.processes.size
-    classes = describe_classes(config.classes)
+    classes = run_data.describe_classes(config.classes)
     kind = {1: "gray", 3: "color", 4: "color with alpha"}[config.channels]
     size = f"{config.size}x{config.size}"
     reporter.info(f"data    {plan.dataset.name}: {len(plan.dataset):,} images, {size} {kind}, {classes}")

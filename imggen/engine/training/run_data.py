@@ -1,11 +1,12 @@
-"""What a run says about the classes of its data."""
+"""What a run says about its data, and refuses of it."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
 from imggen.data.dataset import DataOptions, Dataset, ScannedDataset, scan_dataset
-from imggen.models.config import list_classes
+from imggen.errors import CheckpointError
+from imggen.models.config import ModelConfig, list_classes
 from imggen.reporting import Reporter, Silent
 
 
@@ -30,3 +31,14 @@ def scan_without_new_classes(
         return source
     reporter.warn(f"the run was started without classes and goes on without: {describe_classes(source.classes)}")
     return scan_dataset(data, replace(options, use_classes=False), max_size=max_size, reporter=Silent())
+
+
+def refuse_other_data(config: ModelConfig, source: Dataset | ScannedDataset) -> None:
+    """Raise CheckpointError if the data has another shape than that of a saved run, or other classes."""
+    hint = "use the same data and options, or -o FOLDER for a new run"
+    for name in ("size", "channels"):
+        if (now := getattr(source, name)) != (before := getattr(config, name)):
+            raise CheckpointError(f"this run was started with {name} {before}, and the data now has {now}", hint)
+    if source.classes != config.classes:
+        before, now = describe_classes(config.classes), describe_classes(source.classes)
+        raise CheckpointError(f"this run was started with {before}; the data now has {now}", hint)
