@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from imggen.data.dataset import DataOptions, Dataset, default_cache_dir, load_dataset
+from imggen.data.dataset import DataOptions, Dataset, default_cache_dir, load_dataset, scan_dataset
 from imggen.data.layout import NoSplitError
 from imggen.engine.checkpoints import open_model
 from imggen.engine.evaluation import MIN_IMAGES_TO_COMPARE, is_image_source
@@ -29,7 +29,7 @@ from imggen.metrics.compare import Estimate, Estimator, FeatureSet, evenly_space
 from imggen.metrics.features import Features
 from imggen.models.base import DEFAULT_SAMPLING, Backend, HasLatentLayers
 from imggen.models.config import SamplingOptions
-from imggen.reporting import Reporter
+from imggen.reporting import Reporter, Silent
 
 MAX_REFERENCE_IMAGES = 100_000
 MIN_IMAGES_FOR_STEADY_METRICS = 1_000
@@ -116,7 +116,9 @@ def _held_out_split(options: EvaluateOptions, dataset: Dataset, reporter: Report
             exclude=(Path(options.model),),
         )
         try:
-            held_out = load_dataset(options.data, data_options, max_size=MAX_DEFAULT_SIDE, reporter=reporter)
+            # What was left out has been reported for the other split.
+            listed = scan_dataset(options.data, data_options, max_size=MAX_DEFAULT_SIDE, reporter=Silent())
+            held_out = listed.load(reporter)
         except NoSplitError:
             continue
         if len(held_out) >= MIN_IMAGES_TO_COMPARE and held_out.classes == dataset.classes:
