@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import unicodedata
+from collections.abc import Iterable
+
+LETTERS_PER_TYPO = 4
+
 
 class ImggenError(Exception):
     """The base class: `message` is one sentence, `hint` says what to do, `exit_code` is that of the process.
@@ -54,3 +59,47 @@ class InterruptedRun(ImggenError):
     """Ctrl-C (130), SIGTERM (143) or, while training, SIGHUP (129) ended the command."""
 
     exit_code = 130
+
+
+def nearest(name: str, choices: Iterable[str]) -> str | None:
+    """The choice that `name` was probably meant to be, for a hint; None if it is not certain enough.
+
+    It is one that differs only in upper and lower case or in how Unicode composes letters, else one that begins with
+    `name`, else the one with the fewest typing errors: at most one in LETTERS_PER_TYPO letters, and always one.
+    """
+    plain = _plain(name)
+    if not plain:
+        return None
+    best: tuple[int, str] | None = None
+    for choice in choices:
+        candidate = _plain(choice)
+        if candidate == plain:
+            return choice
+        allowed = max(1, min(len(plain), len(candidate)) // LETTERS_PER_TYPO)
+        typos = 0 if len(plain) > 2 and candidate.startswith(plain) else _typos(plain, candidate, allowed)
+        if typos <= allowed and len(plain) > 1 and (best is None or typos < best[0]):
+            best = typos, choice
+    return None if best is None else best[1]
+
+
+def _plain(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+def _typos(first: str, second: str, most: int) -> int:
+    """How many letters to add, remove, replace, or swap with their neighbor; `most` + 1 for more than `most`."""
+    if abs(len(first) - len(second)) > most:
+        return most + 1
+    before_last: list[int] = []
+    last = list(range(len(second) + 1))
+    for i, letter in enumerate(first, 1):
+        row = [i]
+        for j, other in enumerate(second, 1):
+            cost = min(last[j] + 1, row[-1] + 1, last[j - 1] + (letter != other))
+            if i > 1 and j > 1 and letter == second[j - 2] and first[i - 2] == other:
+                cost = min(cost, before_last[j - 2] + 1)
+            row.append(cost)
+        if min(row) > most and (not before_last or min(last) > most):
+            return most + 1
+        before_last, last = last, row
+    return min(last[-1], most + 1)

@@ -32,7 +32,6 @@ Nothing here imports torch, numpy or PIL: `imggen --help` and completion are qui
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import os
 import secrets
@@ -52,7 +51,7 @@ from typer.core import TyperCommand, TyperGroup
 from imggen.cli.console import Console
 from imggen.documents import DocumentError, read_toml
 from imggen.engine.options import GENERAL
-from imggen.errors import UsageError
+from imggen.errors import UsageError, nearest
 from imggen.option import REQUIRED, Option, flag_of, options_of
 
 
@@ -116,8 +115,8 @@ def read_config(context: typer.Context, path: Path | None) -> Path | None:
     for key, value in settings.items():
         name = names.get(key.replace("-", "_"))
         if name is None:
-            near = difflib.get_close_matches(key.replace("-", "_"), names, 1)
-            raise UsageError(f"{path} has an unknown setting '{key}'", f"did you mean '{near[0]}'?" if near else None)
+            near = nearest(key.replace("-", "_"), names)
+            raise UsageError(f"{path} has an unknown setting '{key}'", f"did you mean '{near}'?" if near else None)
         defaults[name] = _checked_setting(path, key, value)
     # The three budgets exclude each other: one that is given replaces the file's, whichever that is.
     prefix = context.auto_envvar_prefix

@@ -43,7 +43,8 @@ class DataOptions:
 
     `size` and `channels` None are chosen to suit the images; `crop` is one of `decode.CROPS`, `split` one of
     `scan.SPLIT_CHOICES`; `strict` fails on the first unreadable image; `cache_dir` None is the default cache; `keep` is
-    one of KEEP: whether decoded images are kept on the disk, which auto does where there is room.
+    one of KEEP: whether decoded images are kept on the disk, which auto does where there is room. What lies in or at
+    the paths of `exclude` is not read.
     """
 
     size: int | None = None
@@ -54,6 +55,7 @@ class DataOptions:
     strict: bool = False
     cache_dir: Path | None = None
     keep: str = "auto"
+    exclude: tuple[Path, ...] = ()
 
 
 class Dataset:
@@ -301,9 +303,10 @@ def scan_dataset(spec: str, options: DataOptions, *, max_size: int, reporter: Re
     cache_dir = cache_of(options)
     if options.cache_dir is None:
         warn_of_temporary_cache(reporter)
-    source = open_source(spec, split=options.split, use_classes=options.use_classes, cache_dir=cache_dir)
-    if source.ignored:
-        reporter.info(f"{source.name}: ignored {source.ignored:,} files that are not images")
+    source = open_source(
+        spec, split=options.split, use_classes=options.use_classes, cache_dir=cache_dir, exclude=options.exclude
+    )
+    source.report(reporter)
     survey = load_survey(source, cache_dir)
     size = options.size or _auto_size(survey.short_median, max_size)
     return ScannedDataset(source, survey, size, options.channels or survey.channels, options)

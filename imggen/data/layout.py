@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import re
+import unicodedata
+from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
 from imggen.errors import DataError
 
 EXTENSIONS = frozenset({".png", ".jpg", ".jpeg", ".jfif", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
+UNLABELED = "unlabeled"
 SPLITS = {
     "train": frozenset({"train", "training"}),
     "val": frozenset({"val", "valid", "validation"}),
     "test": frozenset({"test", "testing"}),
+    UNLABELED: frozenset({"pred", "unlabeled", "unlabelled"}),  # read with --split all only
 }
-_SPLIT_NAMES = frozenset().union(*SPLITS.values())
+_SPLIT_OF = {name: split for split, names in SPLITS.items() for name in names}
+_SEPARATORS = re.compile(r"[\W_]+")
+_DOMAIN_NAME = re.compile(r"([Tt]rain|[Vv]al|[Tt]est)([A-Z])")
+MAX_NAMED = 6
 _SYSTEM_FILES = frozenset({"__macosx", "thumbs.db", "desktop.ini"})
 
 Parts = tuple[str, ...]
@@ -26,11 +34,15 @@ class NoSplitError(DataError):
 
 @dataclass(frozen=True)
 class Layout:
-    """Indices of the paths that belong to the split, in order, their labels, and the names of the classes."""
+    """Indices of the paths that belong to the split, in order, their labels, and the names of the classes.
+
+    `warnings` are lines for the user about folders whose meaning is doubtful.
+    """
 
     chosen: list[int]
     labels: list[int]
     classes: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
 
 
 def is_hidden(path: str) -> bool:
@@ -43,10 +55,11 @@ def is_image_file(path: str) -> bool:
     return PurePosixPath(path).suffix.lower() in EXTENSIONS
 
 
-def images_below(folder: Path) -> list[Path]:
-    """All image files in a folder and its subfolders, as relative paths, sorted; hidden ones are left out."""
-    paths = (path.relative_to(folder) for path in folder.rglob("*") if is_image_file(path.name) and path.is_file())
-    return sorted(path for path in paths if not is_hidden(path.as_posix()))
+def relative_name(name: str) -> str:
+    """The name of an archive's member without what would make it absolute, and without a leading "./"."""
+    while name.startswith(("/", "./")):
+        name = name.lstrip("/").removeprefix("./")
+    return name
 
 
 def _drop_wrapping_folders(paths: list[Parts]) -> list[Parts]:
@@ -59,8 +72,60 @@ def _drop_wrapping_folders(paths: list[Parts]) -> list[Parts]:
     return paths
 
 
-def _split_of(folder: str) -> str:
-    return next(split for split, names in SPLITS.items() if folder.lower() in names)
+@dataclass(frozen=True)
+class _SplitName:
+    """The split that a folder's name contains, the rest of the name, and the letter of trainA and testB."""
+
+    split: str
+    rest: tuple[str, ...] = ()
+    domain: str = ""
+
+
+def _parse_split(folder: str) -> _SplitName | None:
+    """The split in names such as train, test_set, seg_pred or trainA; None if there is none, or more than one."""
+    if (match := _DOMAIN_NAME.fullmatch(folder)) is not None:
+        return _SplitName(_SPLIT_OF[match[1].lower()], domain=match[2])
+    words = [word for word in _SEPARATORS.split(folder.lower()) if word]
+    splits = [_SPLIT_OF[word] for word in words if word in _SPLIT_OF]
+    if len(splits) != 1:
+        return None
+    return _SplitName(splits[0], tuple(word for word in words if word not in _SPLIT_OF))
+
+
+def _split_names(folders: Iterable[str]) -> dict[str, _SplitName] | None:
+    """The split of each folder, if it is certain that they are splits and not classes, else None.
+
+    They are if one is for training, and all are named alike but for the split: train and test, training_set and
+    test_set, seg_train, seg_test and seg_pred, trainA, trainB, testA and testB.
+    """
+    found = {folder: _parse_split(folder) for folder in folders}
+    names = {folder: name for folder, name in found.items() if name is not None}
+    if len(names) < len(found) or not any(name.split == "train" for name in names.values()):
+        return None
+    if len({(name.rest, bool(name.domain)) for name in names.values()}) > 1:
+        return None
+    return names
+
+
+def split_names_of(folders: Iterable[str]) -> dict[str, str] | None:
+    """The split that each name stands for, or None if it is not certain that all of them are splits."""
+    names = _split_names(folders)
+    return None if names is None else {folder: name.split for folder, name in names.items()}
+
+
+def is_split_name(folder: str) -> bool:
+    """Whether a folder is named after a split alone: train, val, test, or another word for one of them."""
+    return folder.lower() in _SPLIT_OF
+
+
+def _inside_splits(paths: list[Parts], names: dict[str, _SplitName]) -> list[Parts]:
+    """The paths below their split's folder; a letter of trainA becomes a folder; train/train/x.png becomes x.png."""
+    repeated = dict.fromkeys(names, True)
+    for path in paths:
+        repeated[path[0]] &= len(path) > 2 and path[1].lower() == path[0].lower()
+    inner = [path[2 if repeated[path[0]] else 1 :] for path in paths]
+    domains = [names[path[0]].domain for path in paths]
+    return [(domain, *path) if domain else path for domain, path in zip(domains, inner, strict=True)]
 
 
 def _class_names(paths: list[Parts]) -> list[str]:
@@ -78,26 +143,68 @@ def _class_names(paths: list[Parts]) -> list[str]:
 def arrange(names: list[str], split: str, use_classes: bool, source: str) -> Layout:
     """Derive splits and classes from the folders in `names`; `source` is named in errors.
 
-    The classes are those of all splits together, so that the labels of train and test agree. Raises NoSplitError.
+    The classes are those of all splits together, so that the labels of train and test agree. Names that differ only
+    in how Unicode composes their letters are one class. Raises NoSplitError.
     """
-    paths = _drop_wrapping_folders([tuple(name.split("/")) for name in names])
-    folders = {p[0].lower() for p in paths if len(p) > 1}
-    has_splits = bool(folders & SPLITS["train"]) and folders <= _SPLIT_NAMES and all(len(p) > 1 for p in paths)
+    paths = _drop_wrapping_folders([tuple(unicodedata.normalize("NFC", name).split("/")) for name in names])
+    folders = {p[0] for p in paths if len(p) > 1}
+    split_names = _split_names(folders) if folders and all(len(p) > 1 for p in paths) else None
     chosen = list(range(len(paths)))
-    if has_splits:
-        split_of_path = [_split_of(p[0]) for p in paths]
-        paths = _drop_wrapping_folders([p[1:] for p in paths])
+    warnings: tuple[str, ...] = () if split_names or split == "all" else _doubtful_folders(paths, source)
+    labeled = paths
+    if split_names:
+        split_of_path = [split_names[p[0]].split for p in paths]
+        paths = _drop_wrapping_folders(_inside_splits(paths, split_names))
+        labeled = _with_labels(paths, split_of_path)
         if split != "all":
             chosen = [i for i in chosen if split_of_path[i] == split]
         if not chosen:
-            available = ", ".join(sorted(set(split_of_path)))
+            available = ", ".join(sorted(set(split_of_path) - {UNLABELED}))
             raise NoSplitError(f"{source} has no {split} split", f"available: {available}, or all of them with all")
     elif split not in ("train", "all"):
         raise NoSplitError(
             f"{source} is not divided into splits, so there is no {split} split",
             "splits are folders named train, val and test; without them, choose train or all",
         )
-    classes = _class_names(paths) if use_classes else []
-    number = {name: i for i, name in enumerate(classes)}
-    labels = [number[paths[i][0]] if number else 0 for i in chosen]
-    return Layout(chosen, labels, tuple(classes))
+    number = {name: i for i, name in enumerate(_class_names(labeled) if use_classes else [])}
+    with_class = [i for i in chosen if len(paths[i]) > 1 and paths[i][0] in number]
+    if not with_class:
+        return Layout(chosen, [0] * len(chosen), (), warnings)
+    if len(with_class) < len(chosen):
+        warnings = (*warnings, f"{source}: {len(chosen) - len(with_class):,} images without a class are left out")
+    return Layout(with_class, [number[paths[i][0]] for i in with_class], tuple(number), warnings)
+
+
+def _with_labels(paths: list[Parts], split_of_path: list[str]) -> list[Parts]:
+    """The paths of splits that can have classes: test images without labels often lie in no folder."""
+    has_folders = {split for path, split in zip(paths, split_of_path, strict=True) if len(path) > 1} - {UNLABELED}
+    if "train" not in has_folders:
+        return paths
+    return [path for path, split in zip(paths, split_of_path, strict=True) if split in has_folders]
+
+
+def _doubtful_folders(paths: list[Parts], source: str) -> tuple[str, ...]:
+    """A warning if folders that are read as classes or as one set look like splits, though it is not certain."""
+    splits_of: dict[str, set[str]] = {}
+    for path in paths:
+        if len(path) > 1:
+            found = splits_of.setdefault(path[0], set())
+            inner = _parse_split(path[1]) if len(path) > 2 else None
+            found.add(inner.split if inner else "")
+    named = {folder: name.split for folder in splits_of if (name := _parse_split(folder)) is not None}
+    if "train" in named.values() and len(set(named.values())) > 1:
+        return (
+            f"{source}: {_listed(named)} look like splits, and all of them are read: "
+            "rename them to train, val and test, or give one of them",
+        )
+    if splits_of and all("train" in found and len(found - {""}) > 1 for found in splits_of.values()):
+        return (
+            f"{source}: {_listed(splits_of)} hold folders that look like splits, and all of them are read: "
+            "sort the images into train/CLASS and test/CLASS",
+        )
+    return ()
+
+
+def _listed(names: Iterable[str]) -> str:
+    ordered = sorted(names)
+    return ", ".join(ordered[:MAX_NAMED]) + (", …" if len(ordered) > MAX_NAMED else "")

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from pathlib import Path
 
-from imggen.errors import CheckpointError
+from imggen.errors import CheckpointError, nearest
 
 _PACKAGE = Path(__file__).resolve().parent.parent
 
@@ -46,9 +45,9 @@ def find_weights(
     if Path(model).exists():
         return _checkpoint_file(Path(model)), "given"
     names = sorted({*families, *shipped, *(path.parent.name for path in runs.glob("*/weights.safetensors"))})
-    near = difflib.get_close_matches(model, names, 1)
-    if near and near[0] != model:
-        raise CheckpointError(f"there is no model '{model}'", f"did you mean '{near[0]}'?")
+    near = nearest(model, (name for name in names if name != model))
+    if near is not None:
+        raise CheckpointError(f"there is no model '{model}'", f"did you mean '{near}'?")
     family = model if model in families else families[0]
     raise CheckpointError(
         f"there is no model '{model}'", f"imggen models lists them; imggen train {family} --data FOLDER trains one"

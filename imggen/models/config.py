@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-import difflib
+import unicodedata
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, ClassVar, Self
 
-from imggen.errors import CheckpointError, UsageError
+from imggen.errors import CheckpointError, UsageError, nearest
 from imggen.option import check_values, option
 
 __all__ = ["ModelConfig", "SamplingOptions", "option"]
 
 SAMPLING = "Sampling"  # the heading of these options in the help
+MAX_LISTED_CLASSES = 12
+
+
+def list_classes(names: Iterable[str]) -> str:
+    """The first names of classes, for messages."""
+    names = list(names)
+    return ", ".join(names[:MAX_LISTED_CLASSES]) + (", …" if len(names) > MAX_LISTED_CLASSES else "")
 
 
 @dataclass(frozen=True)
@@ -78,17 +86,30 @@ class ModelConfig:
             raise UsageError(message)
 
     def class_index(self, name: str) -> int:
-        """The index of a class by its name. Raises UsageError, with a similar name if there is one."""
-        if name in self.classes:
-            return self.classes.index(name)
+        """The index of a class by its name, which may be composed differently in Unicode.
+
+        Raises UsageError, with a similar name if there is one, and for a class of which the data had no image.
+        """
         if not self.classes:
             raise UsageError("this model has no classes", "leave --class out")
-        similar = difflib.get_close_matches(name, self.classes, 1)
-        listed = ", ".join(self.classes[:12]) + (", …" if len(self.classes) > 12 else "")
-        raise UsageError(
-            f"the model has no class '{name}'",
-            f"did you mean '{similar[0]}'? classes: {listed}" if similar else f"classes: {listed}",
-        )
+        composed = unicodedata.normalize("NFC", name)
+        same = [label for label in self.classes if unicodedata.normalize("NFC", label) == composed]
+        listed = list_classes(label for label, n in zip(self.classes, self.class_counts, strict=True) if n)
+        if not same:
+            similar = nearest(name, self.classes)
+            hint = f"classes: {listed}" if similar is None else f"did you mean '{similar}'? classes: {listed}"
+            raise UsageError(f"the model has no class '{name}'", hint)
+        index = self.classes.index(name if name in same else same[0])
+        if not self.class_counts[index]:
+            raise UsageError(
+                f"the model was trained on no image of class '{self.classes[index]}'", f"classes: {listed}"
+            )
+        return index
+
+    @property
+    def trained_classes(self) -> tuple[int, ...]:
+        """The indices of the classes of which the data had images."""
+        return tuple(index for index, count in enumerate(self.class_counts) if count)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

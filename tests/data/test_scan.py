@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from imggen.data.scan import is_archive, open_source
+from imggen.data.scan import open_source
+from imggen.data.shards import is_archive
 from imggen.errors import DataError, UsageError
 from tests.data.helpers import packed, tree
 

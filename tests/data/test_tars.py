@@ -1,7 +1,9 @@
 """Tars: members by their offset, compressed ones unpacked once."""
 
+import bz2
 import io
 import tarfile
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -15,7 +17,7 @@ from tests.data.helpers import packed, png, tree
 @pytest.mark.parametrize("ending", [".tar", ".tgz", ".tar.xz", ".tar.bz2"])
 def test_members_by_offset(tmp_path: Path, ending: str) -> None:
     root = tree(tmp_path / "d", "a.png", "x/b.png")
-    uncompressed, members = list_tar(packed(root, tmp_path / f"d{ending}"), tmp_path / "cache")
+    uncompressed, members, _ = list_tar(packed(root, tmp_path / f"d{ending}"), tmp_path / "cache")
     data = uncompressed.read_bytes()
     assert {m.name: data[m.offset : m.offset + m.size] for m in members} == {
         "a.png": (root / "a.png").read_bytes(),
@@ -67,3 +69,66 @@ def test_a_full_disk_is_told_from_damaged_input(tmp_path: Path, monkeypatch: pyt
 
     with pytest.raises(DataError, match=r"cannot unpack .* No space"):
         tars._decompress_into(FullDisk(), path, tmp_path)
+
+
+def header(name: str, kind: bytes, size: int) -> bytes:
+    """A header of a member, followed by nothing."""
+    info = tarfile.TarInfo(name)
+    info.type, info.size = kind, size
+    return info.tobuf(tarfile.GNU_FORMAT)
+
+
+def test_symbolic_links_are_followed_within_the_tar_only(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "d.tar", "w") as archive:
+        for name, target in (("x/first.png", "../a.png"), ("out.png", "../../etc/passwd"), ("loop.png", "loop.png")):
+            link = tarfile.TarInfo(name)
+            link.type, link.linkname = tarfile.SYMTYPE, target
+            archive.addfile(link)
+        info = tarfile.TarInfo("a.png")
+        info.size = len(png())
+        archive.addfile(info, io.BytesIO(png()))
+    _, entries, broken = list_tar(tmp_path / "d.tar", tmp_path)
+    assert [entry.name for entry in entries] == ["a.png", "x/first.png"] and broken == ["out.png", "loop.png"]
+    assert entries[0].offset == entries[1].offset
+
+
+@pytest.mark.parametrize("kind", [tarfile.GNUTYPE_LONGNAME, tarfile.XHDTYPE, tarfile.REGTYPE])
+@pytest.mark.parametrize("size", [2_000_000_000, 8**11])
+def test_sizes_beyond_the_file_cost_no_memory(tmp_path: Path, kind: bytes, size: int) -> None:
+    path = tmp_path / "d.tar"
+    with path.open("wb") as file:
+        file.write(header("a.png", kind, size))
+        file.truncate(1_500_000_000 if size < 8**11 else 4096)  # sparse
+    tracemalloc.start()
+    with pytest.raises(DataError, match="not a usable tar"):
+        list_tar(path, tmp_path)
+    assert tracemalloc.get_traced_memory()[1] < 5_000_000
+    tracemalloc.stop()
+
+
+def test_a_long_chain_of_headers_is_no_internal_error(tmp_path: Path) -> None:
+    one = header("x", tarfile.XHDTYPE, 512) + bytes(512)
+    (tmp_path / "d.tar").write_bytes(one * 3000)
+    with pytest.raises(DataError, match="not a usable tar"):
+        list_tar(tmp_path / "d.tar", tmp_path)
+
+
+def test_a_tar_that_expands_beyond_measure_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tars, "_MIN_EXPANDED_BYTES", 1 << 20)
+    (tmp_path / "d.tar.bz2").write_bytes(bz2.compress(bytes(8 << 20)))
+    with pytest.raises(DataError, match="expands more than 1,100 times"):
+        list_tar(tmp_path / "d.tar.bz2", tmp_path / "cache")
+    assert not list((tmp_path / "cache" / "archives").iterdir())
+
+
+def test_what_killed_processes_left_is_removed_and_what_others_write_is_not(tmp_path: Path) -> None:
+    path = packed(tree(tmp_path / "d", "a.png"), tmp_path / "d.tgz")
+    folder = tmp_path / "cache" / "archives"
+    folder.mkdir(parents=True)
+    (folder / ".unpacking-abandoned").write_bytes(b"x")
+    with tars._partial_tar(folder) as in_use:
+        list_tar(path, tmp_path / "cache")
+        assert Path(in_use.name).exists()
+        names = {file.name for file in folder.iterdir()}
+        assert len(names) == 2 and ".unpacking-abandoned" not in names
+    assert [file.suffix for file in folder.iterdir() if not file.name.startswith(".")] == [".tar"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from imggen.data.scan import is_archive
+from imggen.data.scan import is_set_of_archives
 from imggen.engine.options import EvaluateOptions
 from imggen.engine.outputs import refuse_file
 from imggen.errors import UsageError
@@ -43,9 +43,9 @@ def _check_report(path: Path, *, force: bool) -> None:
 def is_image_source(options: EvaluateOptions) -> bool:
     """Whether MODEL is a folder or an archive of images rather than a model."""
     path = Path(options.model)
-    if options.weights is not None or options.model in {*FAMILIES, *shipped_weights()} or not path.exists():
+    if options.weights is not None or options.model in {*FAMILIES, *shipped_weights()}:
         return False
-    return not holds_weights(path) if path.is_dir() else is_archive(path)
+    return not holds_weights(path) if path.is_dir() else is_set_of_archives(options.model)
 
 
 def run(options: EvaluateOptions, reporter: Reporter) -> dict[str, Any]:

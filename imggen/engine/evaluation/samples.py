@@ -16,7 +16,7 @@ from torch import Tensor
 
 from imggen.data.cache_dir import default_cache_dir
 from imggen.data.cache_files import DamagedError, load_array, save_array
-from imggen.data.dataset import DataOptions, Dataset, load_dataset
+from imggen.data.dataset import DataOptions, Dataset, load_dataset, scan_dataset
 from imggen.data.layout import NoSplitError
 from imggen.engine.checkpoints import open_model
 from imggen.engine.evaluation import MIN_IMAGES_TO_COMPARE, is_image_source
@@ -31,7 +31,7 @@ from imggen.metrics.compare import Estimate, Estimator, FeatureSet, evenly_space
 from imggen.metrics.features import Features
 from imggen.models.base import DEFAULT_SAMPLING, Backend, HasLatentLayers
 from imggen.models.config import SamplingOptions
-from imggen.reporting import Reporter
+from imggen.reporting import Reporter, Silent
 
 MAX_REFERENCE_IMAGES = 100_000
 MIN_IMAGES_FOR_STEADY_METRICS = 1_000
@@ -83,7 +83,9 @@ def load_references(
 
     Held-out images are those of a test or validation split; without one, a part of the data. Raises DataError.
     """
-    data_options = DataOptions(size=size, channels=channels, crop=options.crop, keep=options.cache)
+    data_options = DataOptions(
+        size=size, channels=channels, crop=options.crop, keep=options.cache, exclude=(Path(options.model),)
+    )
     dataset = load_dataset(options.data, data_options, max_size=MAX_DEFAULT_SIDE, reporter=reporter)
     rows, held_out_rows = torch.arange(len(dataset)), torch.empty(0, dtype=torch.int64)
     held_out_dataset, description = dataset, "none: the data has no test split, and is too small to divide"
@@ -110,9 +112,18 @@ def load_references(
 def _held_out_split(options: EvaluateOptions, dataset: Dataset, reporter: Reporter) -> tuple[Dataset, str] | None:
     """The test or validation split with the same classes, and its name."""
     for split in ("test", "val"):
-        data_options = DataOptions(dataset.size, dataset.channels, options.crop, split, keep=options.cache)
+        data_options = DataOptions(
+            size=dataset.size,
+            channels=dataset.channels,
+            crop=options.crop,
+            split=split,
+            keep=options.cache,
+            exclude=(Path(options.model),),
+        )
         try:
-            held_out = load_dataset(options.data, data_options, max_size=MAX_DEFAULT_SIDE, reporter=reporter)
+            # What was left out has been reported for the other split.
+            listed = scan_dataset(options.data, data_options, max_size=MAX_DEFAULT_SIDE, reporter=Silent())
+            held_out = listed.load(reporter)
         except NoSplitError:
             continue
         if len(held_out) >= MIN_IMAGES_TO_COMPARE and held_out.classes == dataset.classes:
@@ -228,7 +239,14 @@ class FolderSamples(Samples):
 
     def extract(self, data: Dataset, features: Features) -> FeatureSet:
         """Load the folder, and extract features of at most `--count` evenly spaced images. Raises DataError."""
-        data_options = DataOptions(data.size, data.channels, self.options.crop, "all", keep=self.options.cache)
+        data_options = DataOptions(
+            size=data.size,
+            channels=data.channels,
+            crop=self.options.crop,
+            split="all",
+            keep=self.options.cache,
+            exclude=(Path(self.options.data),),
+        )
         folder = load_dataset(self.options.model, data_options, max_size=MAX_DEFAULT_SIDE, reporter=self.reporter)
         _check_count(len(folder), folder.name)
         rows = evenly_spaced(len(folder), self.options.count)

@@ -13,7 +13,7 @@ from imggen.engine.inpainting.inputs import InpaintInput, MaskedImages, check_ou
 from imggen.engine.options import InpaintOptions
 from imggen.engine.seeds import seed_range
 from imggen.errors import UsageError
-from imggen.reporting import Reporter
+from imggen.reporting import Reporter, Silent
 
 
 def run(options: InpaintOptions, reporter: Reporter) -> dict[str, Any]:
@@ -21,7 +21,7 @@ def run(options: InpaintOptions, reporter: Reporter) -> dict[str, Any]:
 
     Raises UsageError, DataError, CheckpointError and DeviceError; nothing is written if an image or a mask is bad.
     """
-    images = MaskedImages(options, check(options), reporter)
+    images = MaskedImages(options, check(options, reporter), reporter)
     from imggen.engine.inpainting.inpaint import inpaint
 
     return inpaint(options, images, reporter)
@@ -29,13 +29,13 @@ def run(options: InpaintOptions, reporter: Reporter) -> dict[str, Any]:
 
 def dry_run(options: InpaintOptions, reporter: Reporter) -> dict[str, Any]:
     """Return what `run` would do, without filling an image. Raises as `run` does."""
-    images = MaskedImages(options, check(options), reporter)
+    images = MaskedImages(options, check(options, reporter), reporter)
     from imggen.engine.inpainting.inpaint import describe_plan
 
     return describe_plan(options, images, reporter)
 
 
-def check(options: InpaintOptions) -> list[InpaintInput]:
+def check(options: InpaintOptions, reporter: Reporter | None = None) -> list[InpaintInput]:
     """Raise UsageError or DataError for what can be refused without reading an image; returns the files to read."""
     check_output(options)
     if options.method == "classical" and find_spec("skimage") is None:
@@ -47,4 +47,4 @@ def check(options: InpaintOptions) -> list[InpaintInput]:
     if options.feather and (options.from_alpha or any(options.expand)):
         raise UsageError("--feather needs pixels under the mask, and here there are none", "leave --feather out")
     seed_range(options.seed, options.count)
-    return find_inputs(options)
+    return find_inputs(options, reporter or Silent())

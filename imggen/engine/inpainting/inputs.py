@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from imggen.data.layout import EXTENSIONS, images_below
+from imggen.data.files import images_below
 from imggen.engine.inpainting.image_file import (
     FORMATS,
     LOSSLESS_FORMATS,
@@ -18,6 +18,7 @@ from imggen.engine.inpainting.image_file import (
     format_for,
     open_source_image,
 )
+from imggen.engine.inpainting.mask_files import MaskFiles
 from imggen.engine.inpainting.masks import box_mask, dilate, read_mask
 from imggen.engine.options import InpaintOptions
 from imggen.engine.outputs import MAX_GRID_SIDE, check_pattern, output_kind, refuse_file, refuse_folder
@@ -41,43 +42,31 @@ class InpaintInput:
     name: Path
 
 
-def find_inputs(options: InpaintOptions) -> list[InpaintInput]:
-    """The images in the order of their names, each with its mask. Raises DataError for a missing file."""
+def find_inputs(options: InpaintOptions, reporter: Reporter) -> list[InpaintInput]:
+    """The images in the order of their names, each with its mask. Raises DataError for a missing file.
+
+    Masks and results that lie in the folder of the images are not taken for images.
+    """
     if not options.image.exists():
         raise DataError(f"there is no file {options.image}", "--image names an image or a folder of images")
     if options.mask is not None and not options.mask.exists():
         raise DataError(f"there is no file {options.mask}", "--mask names a mask or a folder of masks")
+    masks = MaskFiles(options)
     if not options.image.is_dir():
-        return [InpaintInput(options.image, _mask_for(options, Path(options.image.name)), Path(options.image.stem))]
-    images = images_below(options.image)
-    if not images:
-        raise DataError(f"there are no images in {options.image}", f"endings: {', '.join(sorted(EXTENSIONS))}")
+        return [InpaintInput(options.image, masks.find(Path(options.image.name)), Path(options.image.stem))]
+    exclude = [Path(options.output)] + ([] if options.mask is None else [options.mask])
+    images, left_out = images_below(options.image, exclude)
+    left_out.report(str(options.image), reporter)
     # Of images with the same stem, the results keep the endings in their names, so that none overwrites another.
     stems = Counter(image.with_suffix("") for image in images)
     return [
         InpaintInput(
             options.image / image,
-            _mask_for(options, image),
+            masks.find(image),
             image.with_suffix("") if stems[image.with_suffix("")] == 1 else image,
         )
         for image in images
     ]
-
-
-def _mask_for(options: InpaintOptions, image: Path) -> Path | None:
-    """The mask file of an image: the only one, or in a folder that of the same name or the same stem."""
-    if options.mask is None or not options.mask.is_dir():
-        return options.mask
-    folder = options.mask / image.parent
-    files = sorted(folder.iterdir()) if folder.is_dir() else []
-    same_stem = [path for path in files if path.stem == image.stem and path.suffix.lower() in EXTENSIONS]
-    same_name = [path for path in same_stem if path.name == image.name]
-    if not same_stem:
-        raise DataError(f"{image} has no mask in {options.mask}", f"call it {image.with_suffix('.png')}")
-    if len(same_stem) > 1 and not same_name:
-        names = ", ".join(path.name for path in same_stem)
-        raise DataError(f"{image} has more than one mask: {names}", "keep one of them")
-    return (same_name or same_stem)[0]
 
 
 @dataclass(frozen=True)

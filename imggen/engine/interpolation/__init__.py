@@ -14,7 +14,7 @@ from imggen.engine.outputs import output_kind, refuse_file, refuse_folder
 from imggen.errors import UsageError
 from imggen.io.animation import animation_format, check_speed
 from imggen.io.image import format_of
-from imggen.reporting import Reporter
+from imggen.reporting import Reporter, Silent
 
 
 def run(options: InterpolateOptions, reporter: Reporter) -> dict[str, Any]:
@@ -22,7 +22,7 @@ def run(options: InterpolateOptions, reporter: Reporter) -> dict[str, Any]:
 
     Raises UsageError, DataError, CheckpointError and DeviceError.
     """
-    plan = check(options)
+    plan = check(options, reporter)
     from imggen.engine.interpolation.interpolate import interpolate
 
     return interpolate(options, plan, reporter)
@@ -30,16 +30,16 @@ def run(options: InterpolateOptions, reporter: Reporter) -> dict[str, Any]:
 
 def dry_run(options: InterpolateOptions, reporter: Reporter) -> dict[str, Any]:
     """Return what `run` would do, without rendering a frame. Raises as `run` does."""
-    plan = check(options)
+    plan = check(options, reporter)
     from imggen.engine.interpolation.interpolate import describe_plan
 
     return describe_plan(options, plan, reporter)
 
 
-def check(options: InterpolateOptions) -> InterpolationPlan:
+def check(options: InterpolateOptions, reporter: Reporter | None = None) -> InterpolationPlan:
     """Raise UsageError or DataError for what can be refused without the model; returns the plan without classes."""
     _check_output(options)
-    return make_plan(options)
+    return make_plan(options, reporter or Silent())
 
 
 def _check_output(options: InterpolateOptions) -> None:

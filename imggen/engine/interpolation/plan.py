@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
-from imggen.data.layout import EXTENSIONS, images_below
+from imggen.data.files import images_below
 from imggen.engine.options import InterpolateOptions
 from imggen.engine.seeds import parse_seeds, seed_range
-from imggen.errors import DataError, UsageError
+from imggen.errors import UsageError
+from imggen.reporting import Reporter
 
 MAX_FRAMES = 100_000
 FRAMES_PER_SEGMENT, STRIP_FRAMES_PER_SEGMENT = 40, 8
@@ -54,9 +55,9 @@ class InterpolationPlan:
         return 1 - abs(2 * t - 1) if self.loop else t
 
 
-def make_plan(options: InterpolateOptions) -> InterpolationPlan:
+def make_plan(options: InterpolateOptions, reporter: Reporter) -> InterpolationPlan:
     """Choose keyframes, path and number of frames. Raises UsageError, and DataError for a folder without images."""
-    images = find_images([*options.start, *options.end])
+    images = find_images([*options.start, *options.end], Path(options.output), reporter)
     columns, rows = options.grid
     cells, loop = columns * rows, options.loop or options.path == "circle"
     seeds = None if images else _choose_seeds(options, cells)
@@ -98,14 +99,16 @@ def _check_keyframes(options: InterpolateOptions, count: int, what: str, cells: 
         )
 
 
-def find_images(paths: Sequence[Path]) -> list[Path]:
-    """Files as they are, and the images of folders in the order of their names. Raises DataError."""
+def find_images(paths: Sequence[Path], output: Path, reporter: Reporter) -> list[Path]:
+    """Files as they are, and the images of folders in the order of their names, but for the output's.
+
+    Raises DataError.
+    """
     images: list[Path] = []
     for path in paths:
         if path.is_dir():
-            names = images_below(path)
-            if not names:
-                raise DataError(f"there are no images in {path}", f"endings: {', '.join(sorted(EXTENSIONS))}")
+            names, left_out = images_below(path, [output])
+            left_out.report(str(path), reporter)
             images += [path / name for name in names]
         else:
             images.append(path)

@@ -16,6 +16,7 @@ from imggen.data.cache_dir import default_cache_dir
 from imggen.data.decode import UnreadableError, fit_image, load_image
 from imggen.data.readers import FolderReader, Source
 from imggen.data.scan import open_source
+from imggen.data.shards import is_archive
 from imggen.engine.noise import SampleSpec, noise_for
 from imggen.engine.options import SampleOptions
 from imggen.engine.outputs import output_kind
@@ -37,7 +38,7 @@ def describe_grid(options: SampleOptions, reporter: Reporter) -> dict[str, Any]:
     if options.near is not None:
         return {**plan, "columns": _grid_columns(options, 1 + plan["count"]), "near": str(options.near)}
     assert options.source is not None
-    count = min(options.count, len(_open_images(options.source)))
+    count = min(options.count, len(_open_images(options.source, options.output, reporter)))
     for name in ("seeds", "temperature"):  # nothing is sampled
         del plan[name]
     return {**plan, "count": count, "columns": _grid_columns(options, 2 * count), "from": str(options.source)}
@@ -50,7 +51,7 @@ def reconstruct(options: SampleOptions, reporter: Reporter) -> dict[str, Any]:
     backend = loaded.backend
     path = options.near or options.source
     assert path is not None
-    images = read_images(path, options.count if options.near is None else 1, backend, reporter)
+    images = read_images(path, options.count if options.near is None else 1, backend, options.output, reporter)
     num_cells = 2 * len(images) if options.near is None else 1 + len(plan)
     columns = _grid_columns(options, num_cells)
     check_grid(num_cells, columns, backend)
@@ -84,12 +85,13 @@ def _grid_columns(options: SampleOptions, count: int) -> int:
     return 2 * max(1, round(math.sqrt(count) / 2))
 
 
-def read_images(path: Path, count: int, backend: Backend, reporter: Reporter) -> ImageArray:
+def read_images(path: Path, count: int, backend: Backend, output: str, reporter: Reporter) -> ImageArray:
     """Read at most `count` images of a file, a folder or an archive at the model's size: (N, H, W, C) uint8.
 
-    Unreadable images are skipped with a warning. Raises DataError if none is left.
+    Unreadable images are skipped with a warning, an earlier `output` in the folder without one. Raises DataError if
+    none is left.
     """
-    source = _open_images(path)
+    source = _open_images(path, output, reporter)
     channels, size, _ = backend.config.image_shape
     images: list[ImageArray] = []
     for index in range(len(source)):
@@ -106,15 +108,16 @@ def read_images(path: Path, count: int, backend: Backend, reporter: Reporter) ->
     return np.stack(images)
 
 
-def _open_images(path: Path) -> Source:
+def _open_images(path: Path, output: str, reporter: Reporter) -> Source:
     """The images of a data set, or a single image file as a source of one."""
-    try:
-        return open_source(str(path), split="all", use_classes=False, cache_dir=default_cache_dir())
-    except DataError:
-        if not path.is_file():
-            raise
+    if path.is_file() and not is_archive(path):
         reader = FolderReader(str(path.parent), [path.name])
         return Source(path.name, (), [path.name], np.zeros(1, np.int64), "", 0, reader)
+    source = open_source(
+        str(path), split="all", use_classes=False, cache_dir=default_cache_dir(), exclude=[Path(output)]
+    )
+    source.report(reporter)
+    return source
 
 
 def _with_reconstructions(

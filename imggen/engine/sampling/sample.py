@@ -26,6 +26,7 @@ from imggen.errors import UsageError
 from imggen.io.atomic import atomic_write
 from imggen.io.image import ImageArray, encode, encode_png_fast, format_of, grid
 from imggen.models.base import Backend
+from imggen.models.config import list_classes
 from imggen.reporting import Reporter
 
 SampleBatches = Callable[..., Iterator[Any]]  # `sample_batches` with the model and its options bound
@@ -107,16 +108,18 @@ def describe_plan(options: SampleOptions, reporter: Reporter) -> dict[str, Any]:
 def open_with_plan(options: SampleOptions, reporter: Reporter) -> tuple[LoadedModel, SamplePlan]:
     """Open the model and choose seeds and labels. Raises UsageError, CheckpointError and DeviceError."""
     loaded = open_model(options, options.model, reporter, precision=options.precision)
-    return loaded, _make_plan(options, loaded.backend)
+    return loaded, _make_plan(options, loaded.backend, reporter)
 
 
-def _make_plan(options: SampleOptions, backend: Backend) -> SamplePlan:
+def _make_plan(options: SampleOptions, backend: Backend, reporter: Reporter) -> SamplePlan:
     all_classes = options.label == "all" and "all" not in backend.classes
     if all_classes and not backend.classes:
         raise UsageError("this model has no classes", "leave --class out")
     labels: tuple[int | None, ...] = (None,)
     if all_classes:
-        labels = tuple(range(len(backend.classes)))
+        labels = backend.config.trained_classes
+        if untrained := [name for i, name in enumerate(backend.classes) if i not in labels]:
+            reporter.warn(f"left out, as the model was trained on no image of them: {list_classes(untrained)}")
     elif options.label is not None:
         labels = (backend.config.class_index(options.label),)
     seeds: Sequence[int]

@@ -11,11 +11,12 @@ from typing import Any
 import torch
 
 import imggen
-from imggen.data.dataset import DataOptions, Dataset, ScannedDataset, scan_dataset
+from imggen.data.dataset import DataOptions, Dataset, ScannedDataset
 from imggen.engine.device import configure_device, find_device, find_precision, precision_name
 from imggen.engine.distributed import ProcessGroup
 from imggen.engine.options import TrainOptions
 from imggen.engine.run_dir import RunDir
+from imggen.engine.training import run_data
 from imggen.engine.training.budget import Budget
 from imggen.engine.training.saved_state import SavedState
 from imggen.errors import DataError, UsageError
@@ -127,8 +128,10 @@ class TrainPlan:
             use_classes=options.use_classes,
             strict=options.strict,
             keep=options.cache,
+            exclude=(options.run,),
         )
         source = _open_data(options.data, data_options, machine, reporter, decode=decode)
+        run_data.warn_of_empty_classes(source, reporter)
         config = preset.for_dataset_size(len(source)).with_overrides(
             size=source.size,
             channels=source.channels,
@@ -164,8 +167,10 @@ class TrainPlan:
             use_classes=settings["use_classes"],
             strict=options.strict,
             keep=options.cache,
+            exclude=(options.run,),
         )
-        source = _open_data(options.data, data_options, machine, reporter, decode=decode)
+        had_classes = bool(saved.config.classes)
+        source = _open_data(options.data, data_options, machine, reporter, decode=decode, had_classes=had_classes)
         given_budget = any(value is not None for value in (options.images, options.epochs, options.minutes))
         return cls(
             **_run_settings(options),
@@ -267,14 +272,23 @@ def _given_budget(options: TrainOptions, dataset_size: int, machine: Machine) ->
 
 
 def _open_data(
-    data: str, data_options: DataOptions, machine: Machine, reporter: Reporter, *, decode: bool
+    data: str,
+    data_options: DataOptions,
+    machine: Machine,
+    reporter: Reporter,
+    *,
+    decode: bool,
+    had_classes: bool = True,
 ) -> Dataset | ScannedDataset:
     """List the images of `data`, and open them with `decode`: one process fills the cache, the others then read it.
 
+    Without `had_classes` the data is read without classes, as for a run that was started so.
     Raises DataError.
     """
     with machine.processes.main_first():
-        scanned = scan_dataset(data, data_options, max_size=machine.defaults.size, reporter=reporter)
+        scanned = run_data.scan_without_new_classes(
+            data, data_options, had_classes=had_classes, max_size=machine.defaults.size, reporter=reporter
+        )
         source: Dataset | ScannedDataset = scanned.load(reporter) if decode else scanned
     if isinstance(source, Dataset):
         # All processes or none decode on the fly: unreadable images are left out in the cache alone.
@@ -305,6 +319,7 @@ def resolved_settings(options: TrainOptions, reporter: Reporter) -> dict[str, An
         "family": plan.config.family,
         "run": str(plan.run_dir.path),
         "device": str(plan.device),
+        "classes": run_data.describe_classes(plan.config.classes),
         **plan.settings(),
     }
 
@@ -312,7 +327,7 @@ def resolved_settings(options: TrainOptions, reporter: Reporter) -> dict[str, An
 def describe_plan(plan: TrainPlan, learner: Learner, reporter: Reporter) -> None:
     """Report data, model, device and budget, one line each."""
     config, processes = plan.config, plan.processes.size
-    classes = f"{len(config.classes)} classes" if config.classes else "no classes"
+    classes = run_data.describe_classes(config.classes)
     kind = {1: "gray", 3: "color", 4: "color with alpha"}[config.channels]
     size = f"{config.size}x{config.size}"
     reporter.info(f"data    {plan.dataset.name}: {len(plan.dataset):,} images, {size} {kind}, {classes}")

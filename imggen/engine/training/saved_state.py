@@ -13,6 +13,7 @@ from imggen.engine.checkpoints import load_backend, read_config
 from imggen.engine.options import MAX_SEED, TrainOptions
 from imggen.engine.run_dir import RunDir
 from imggen.engine.training.budget import Budget
+from imggen.engine.training.run_data import refuse_other_data
 from imggen.errors import CheckpointError, ImggenError, UsageError
 from imggen.io.checkpoint import read_header, read_tensors
 from imggen.models.base import Learner
@@ -101,6 +102,8 @@ class SavedState:
         defaults = TrainOptions(family=options.family, data=options.data)
         for name, value in self.settings.items():
             given = getattr(options, name)
+            if name == "use_classes" and not self.config.classes:
+                continue  # a run without classes goes on without, with or without --no-classes
             if given not in (getattr(defaults, name), value):
                 raise _changed(name, value, given)
         config = self.config.to_json()
@@ -114,14 +117,7 @@ class SavedState:
         The data may have grown: the class frequencies stay those of the start. Raises CheckpointError if the data has
         another shape or other classes.
         """
-        changed = [
-            name for name in ("size", "channels", "classes") if getattr(source, name) != getattr(self.config, name)
-        ]
-        if changed:
-            raise CheckpointError(
-                f"this run was started with another {', '.join(changed)}",
-                "use the same data and options, or -o FOLDER for a new run",
-            )
+        refuse_other_data(self.config, source)
         changes = {name: value for name, value in overrides.items() if name in CONFIG_CHANGEABLE_ON_RESUME}
         return self.config.with_overrides(**changes)
 

@@ -233,3 +233,13 @@ def test_refusals_come_before_the_model_is_opened() -> None:
         with pytest.raises((UsageError, DataError)) as caught:
             sampling.run(options, Silent())
         assert "none" not in str(caught.value) or "none.png" in str(caught.value)
+
+
+def test_classes_without_images_are_left_out_of_all(capsys: pytest.CaptureFixture[str]) -> None:
+    save_backend(Path("m.safetensors"), small_gan(class_counts=(5, 0, 5)), {})
+    words = ("sample", "m.safetensors", "-n", 4, "--seed", 0, "--device", "cpu", "--quiet")
+    code, _, err = run_cli(capsys, *words, "--class", "all", "-o", "rows.png")
+    assert code == 0 and "no image of them: bee" in err
+    assert read_pixels("rows.png").shape == (2 * 18 + 2, 2 * 18 + 2, 3)
+    code, _, err = run_cli(capsys, *words, "--class", "bee", "-o", "bee.png")
+    assert code == 2 and "no image of" in err and "ant, owl" in err and not Path("bee.png").exists()

@@ -1,0 +1,125 @@
+"""The one way in which imggen lists the files of a folder: for training, comparing, and every verb that reads images.
+
+Links to folders are followed, and each real folder is listed once. What cannot be listed is left out and counted.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from imggen.data.layout import is_hidden, is_image_file
+from imggen.data.left_out import LeftOut
+from imggen.errors import DataError
+
+# A folder with both files is the folder of a training run of imggen, whose previews must not become training data.
+TRAINING_RUN_FILES = ("metrics.jsonl", "config.toml")
+TRAINING_RUN_PREVIEWS = "samples"
+
+
+@dataclass(frozen=True)
+class ImageFile:
+    """An image file below a folder: its name relative to that, with slashes, its size in bytes, and its time."""
+
+    name: str
+    size: int
+    mtime_ns: int
+
+
+@dataclass
+class FolderListing:
+    """The image files below a folder, sorted by name; the names of archives among the others; and what is left out."""
+
+    images: list[ImageFile] = field(default_factory=list)
+    others: list[str] = field(default_factory=list)
+    left_out: LeftOut = field(default_factory=LeftOut)
+
+
+def list_folder(root: Path, exclude: Iterable[Path] = ()) -> FolderListing:
+    """All files below `root` but hidden ones, those of training runs, and those in or at a path of `exclude`.
+
+    A path of `exclude` that is `root` itself or lies outside it has no effect. Symlinked folders come after all real
+    ones, so that a file is listed by its own path and not by a link's. If `root` is a training run itself, only its
+    previews are left out. Raises DataError if `root` cannot be listed.
+    """
+    listing = FolderListing()
+    for name, entry in _files_below(root, exclude, listing.left_out):
+        try:
+            status = entry.stat()
+        except OSError:
+            listing.left_out.broken_links.append(name)  # or it has just been removed
+            continue
+        if is_image_file(name):
+            if stat.S_ISREG(status.st_mode):
+                listing.images.append(ImageFile(name, status.st_size, status.st_mtime_ns))
+            else:
+                listing.left_out.special.append(name)
+        elif stat.S_ISREG(status.st_mode):
+            listing.left_out.add(name)
+            listing.others.append(name)
+    listing.images.sort(key=lambda file: file.name)
+    return listing
+
+
+def images_below(folder: Path, exclude: Iterable[Path] = ()) -> tuple[list[Path], LeftOut]:
+    """The image files of `list_folder` as sorted relative paths, and what was left out. Raises DataError if none."""
+    listing = list_folder(folder, exclude)
+    if not listing.images:
+        raise no_images(folder, listing.left_out)
+    return sorted(Path(file.name) for file in listing.images), listing.left_out
+
+
+def no_images(source: Path | str, left_out: LeftOut) -> DataError:
+    """The error for a source without images; its hint says what there is."""
+    return DataError(f"there are no images in {source}", left_out.describe())
+
+
+def _is_training_run(folder: str) -> bool:
+    return all(Path(folder, name).exists() for name in TRAINING_RUN_FILES)
+
+
+def _files_below(root: Path, exclude: Iterable[Path], left_out: LeftOut) -> Iterator[tuple[str, os.DirEntry[str]]]:
+    """The name below `root` and the entry of everything that is not a folder."""
+    excluded = {os.path.realpath(path) for path in exclude} - {os.path.realpath(root)}
+    visited: set[tuple[int, int]] = set()
+    folders, links = [(str(root), "")], list[tuple[str, str]]()
+    while folders or links:
+        folder, prefix = folders.pop() if folders else links.pop(0)
+        is_root, is_run = not prefix, _is_training_run(folder)
+        real = os.path.realpath(folder)
+        if not is_root and (is_run or real in excluded):
+            continue
+        try:
+            status = Path(folder).stat()
+            if (status.st_dev, status.st_ino) in visited:
+                continue
+            visited.add((status.st_dev, status.st_ino))
+            with os.scandir(folder) as found:
+                entries = sorted(found, key=lambda entry: entry.name)
+        except OSError as error:
+            if is_root:
+                hint = "check the disk and its permissions"
+                raise DataError(f"cannot read {root}: {error.strerror}", hint) from error
+            left_out.unreadable.append(f"{prefix.rstrip('/')} ({error.strerror})")
+            continue
+        for entry in entries:
+            if is_hidden(entry.name) or (is_run and entry.name == TRAINING_RUN_PREVIEWS):
+                continue
+            if f"{real.rstrip(os.sep)}{os.sep}{entry.name}" in excluded:
+                continue
+            name = prefix + entry.name
+            if _is_folder(entry):
+                (links if entry.is_symlink() else folders).append((entry.path, name + "/"))
+            else:
+                yield name, entry
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry is a folder or a link to one; a link that leads to itself is none."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False

@@ -1,0 +1,44 @@
+"""What a run says about its data, and refuses of it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from imggen.data.dataset import DataOptions, Dataset, ScannedDataset, scan_dataset
+from imggen.errors import CheckpointError
+from imggen.models.config import ModelConfig, list_classes
+from imggen.reporting import Reporter, Silent
+
+
+def describe_classes(classes: tuple[str, ...]) -> str:
+    """The number of classes and the first names: folders that are no classes show here."""
+    return f"{len(classes):,} classes: {list_classes(classes)}" if classes else "no classes"
+
+
+def warn_of_empty_classes(source: Dataset | ScannedDataset, reporter: Reporter) -> None:
+    """Warn of classes that the model cannot learn: their images are in other splits, or none can be read."""
+    empty = [name for name, count in zip(source.classes, source.class_counts, strict=True) if not count]
+    if empty:
+        reporter.warn(f"no training images of: {list_classes(empty)}")
+
+
+def scan_without_new_classes(
+    data: str, options: DataOptions, *, had_classes: bool, max_size: int, reporter: Reporter
+) -> ScannedDataset:
+    """List the images of a run; if it was started without classes, those that the data has by now are not used."""
+    source = scan_dataset(data, options, max_size=max_size, reporter=reporter)
+    if had_classes or not source.classes:
+        return source
+    reporter.warn(f"the run was started without classes and goes on without: {describe_classes(source.classes)}")
+    return scan_dataset(data, replace(options, use_classes=False), max_size=max_size, reporter=Silent())
+
+
+def refuse_other_data(config: ModelConfig, source: Dataset | ScannedDataset) -> None:
+    """Raise CheckpointError if the data has another shape than that of a saved run, or other classes."""
+    hint = "use the same data and options, or -o FOLDER for a new run"
+    for name in ("size", "channels"):
+        if (now := getattr(source, name)) != (before := getattr(config, name)):
+            raise CheckpointError(f"this run was started with {name} {before}, and the data now has {now}", hint)
+    if source.classes != config.classes:
+        before, now = describe_classes(config.classes), describe_classes(source.classes)
+        raise CheckpointError(f"this run was started with {before}; the data now has {now}", hint)
