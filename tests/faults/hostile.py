@@ -1,0 +1,236 @@
+"""Targets for damaged input, and the command that tries many of them.
+
+    python -m tests.faults.hostile                          # lists the targets
+    python -m tests.faults.hostile images --count 100000    # all targets of tests/faults/hostile_images.py
+    python -m tests.faults.hostile images.info --count 1000
+
+A module `tests/faults/hostile_NAME.py` has a dictionary TARGETS. Each target runs in a child process; a child that
+hangs, crashes or takes too much memory is a fault of the input that it was at, and a new one goes on behind it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib
+import json
+import os
+import resource
+import select
+import signal
+import subprocess
+import sys
+import time
+import traceback
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from tests.faults.mutate import mutation
+
+SECONDS_PER_INPUT = 5
+HANG_SECONDS = 60  # by the clock, for code that no signal interrupts
+MAX_ADDRESS_BYTES = 12 << 30
+MAX_RSS_BYTES = 1_500_000_000
+RANDOM_SEED = 19
+FOLDER = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Target:
+    """Code that reads files from anywhere.
+
+    `seeds` makes valid files, small ones. `run` reads one damaged file: it returns False if the file was refused, as
+    it should be, True or None if it was accepted, and raises only on a fault. `repair` makes checksums right; it is
+    applied to every second input. `max_rss` bounds the memory of the whole process, in bytes.
+    """
+
+    seeds: Callable[[], list[bytes]]
+    run: Callable[[bytes], bool | None]
+    repair: Callable[[bytes], bytes] | None = None
+    max_rss: int = MAX_RSS_BYTES
+
+
+class TooSlowError(BaseException):
+    """An input took more than SECONDS_PER_INPUT of CPU time. No `except Exception` catches it."""
+
+
+def find_targets(names: list[str]) -> dict[str, Target]:
+    """The targets of the given names, MODULE or MODULE.TARGET; all of them for no names."""
+    found: dict[str, Target] = {}
+    for path in sorted(FOLDER.glob("hostile_*.py")):
+        module = path.stem.removeprefix("hostile_")
+        if names and not any(name.split(".")[0] == module for name in names):
+            continue
+        targets = importlib.import_module(f"tests.faults.{path.stem}").TARGETS
+        found |= {f"{module}.{name}": target for name, target in targets.items()}
+    chosen = {key: each for key, each in found.items() if not names or key in names or key.split(".")[0] in names}
+    if not chosen:
+        raise SystemExit(f"there is no target {' '.join(names)}; there are: {' '.join(found) or 'none'}")
+    return chosen
+
+
+def make_input(target: Target, seeds: list[bytes], index: int, random_seed: int = RANDOM_SEED) -> bytes:
+    """Input number `index`: the seeds take turns, and every second round of them is repaired."""
+    data = mutation(seeds[index % len(seeds)], random_seed, index)
+    is_repaired = target.repair is not None and index // len(seeds) % 2 == 0
+    return target.repair(data) if is_repaired and target.repair else data
+
+
+def check(target: Target, count: int, random_seed: int = RANDOM_SEED) -> int:
+    """Run `count` inputs in this process; returns how many were accepted. Raises AssertionError for the first fault."""
+    seeds, accepted = target.seeds(), 0
+    for seed in seeds:
+        assert target.run(seed) is not False, "a valid file was refused"
+    for index in range(count):
+        began = time.process_time()
+        try:
+            accepted += target.run(make_input(target, seeds, index, random_seed)) is not False
+        except Exception as error:
+            raise AssertionError(f"input {index}: {type(error).__name__}: {error}") from error
+        assert time.process_time() - began < SECONDS_PER_INPUT, f"input {index} is slow"
+    return accepted
+
+
+def _stop_slow_input(number: int, frame: FrameType | None) -> None:
+    raise TooSlowError
+
+
+def _run_child(name: str, start: int, count: int, random_seed: int, position: int) -> None:
+    """Try inputs start..count, and print a line of JSON every second and for each fault.
+
+    The number of the current input stands in the open file `position`, for the case that this process ends abruptly.
+    """
+    resource.setrlimit(resource.RLIMIT_AS, (MAX_ADDRESS_BYTES, MAX_ADDRESS_BYTES))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    warnings.simplefilter("error")  # a warning would reach the user's terminal
+    signal.signal(signal.SIGPROF, _stop_slow_input)
+    (target,) = find_targets([name]).values()
+    seeds = target.seeds()
+    results, worst, last = os.dup(1), 0.0, time.monotonic()
+    os.dup2(2, 1)  # whatever the target prints does not mix with the results
+    tally = {"accepted": 0, "refused": 0}
+
+    def report(index: int, **more: Any) -> None:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        line = {"next": index + 1, "worst": worst, "peak": peak, **tally, **more}
+        os.write(results, json.dumps(line).encode() + b"\n")
+        tally.update(accepted=0, refused=0)
+
+    for index in range(start, count):
+        data = make_input(target, seeds, index, random_seed)
+        os.pwrite(position, index.to_bytes(8, "big"), 0)
+        began, fault = time.process_time(), ""
+        signal.setitimer(signal.ITIMER_PROF, SECONDS_PER_INPUT)
+        try:
+            tally["refused" if target.run(data) is False else "accepted"] += 1
+        except TooSlowError:
+            fault = "too slow\n" + traceback.format_exc(limit=-6)
+        except Exception:
+            fault = traceback.format_exc(limit=-6)
+        finally:
+            signal.setitimer(signal.ITIMER_PROF, 0)
+        worst = max(worst, time.process_time() - began)
+        if resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 > target.max_rss:
+            report(index, fault=fault or "too much memory")
+            return  # the peak of a process never falls again
+        if fault or index + 1 == count or time.monotonic() - last > 1:
+            last = time.monotonic()
+            report(index, **({"fault": fault} if fault else {}))
+
+
+@dataclass
+class Score:
+    """What became of the inputs of one target; `faults` are the numbers of inputs, with what went wrong."""
+
+    accepted: int = 0
+    refused: int = 0
+    worst: float = 0.0
+    peak: int = 0
+    faults: dict[int, str] = field(default_factory=dict)
+
+
+def _lines_of(child: subprocess.Popen[str]) -> Iterator[dict[str, Any]]:
+    """The reports of a child, until it ends or is silent for HANG_SECONDS; then it is killed."""
+    assert child.stdout is not None
+    while select.select([child.stdout], [], [], HANG_SECONDS)[0]:
+        line = child.stdout.readline()
+        if not line:
+            break
+        yield json.loads(line)
+    child.kill()
+    child.wait()
+
+
+def try_target(name: str, count: int, random_seed: int = RANDOM_SEED) -> Score:
+    """Run all inputs of a target in child processes."""
+    score, following = Score(), 0
+    while following < count:
+        began_at, position = following, os.memfd_create("position")
+        numbers = {"--child": following, "--count": count, "--seed": random_seed, "--position": position}
+        words = [str(word) for pair in numbers.items() for word in pair]
+        child = subprocess.Popen(
+            [sys.executable, "-m", "tests.faults.hostile", name, *words],
+            stdout=subprocess.PIPE,
+            text=True,
+            pass_fds=[position],
+        )
+        for line in _lines_of(child):
+            score.accepted, score.refused = score.accepted + line["accepted"], score.refused + line["refused"]
+            score.worst, score.peak = max(score.worst, line["worst"]), max(score.peak, line["peak"])
+            following = line["next"]
+            if "fault" in line:
+                score.faults[following - 1] = line["fault"]
+        if following < count and child.returncode:
+            index = int.from_bytes(os.pread(position, 8, 0), "big")
+            score.faults[index] = f"the process ended with {child.returncode}"
+            following = index + 1
+        elif following == began_at:
+            raise SystemExit(f"{name}: the child made no progress")
+        os.close(position)
+    return score
+
+
+def main() -> int:
+    """Try the targets that the command line names, and print a table; returns 1 if there were faults."""
+    parser = argparse.ArgumentParser(prog="python -m tests.faults.hostile")
+    parser.add_argument("names", nargs="*", help="MODULE or MODULE.TARGET")
+    parser.add_argument("--count", type=int, default=0, help="inputs a target; 0 lists the targets")
+    parser.add_argument("--seed", type=int, default=RANDOM_SEED)
+    parser.add_argument("--keep", type=Path, help="a folder for the inputs that are faults")
+    parser.add_argument("--child", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--position", type=int, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.child is not None:
+        _run_child(given.names[0], given.child, given.count, given.seed, given.position)
+        return 0
+    targets = find_targets(given.names)
+    if not given.count:
+        print("\n".join(targets))
+        return 0
+    print(f"{'target':28} {'inputs':>8} {'accepted':>8} {'refused':>8} {'faults':>6} {'worst s':>8} {'peak MB':>8}")
+    failed = False
+    for name, target in targets.items():
+        score = try_target(name, given.count, given.seed)
+        numbers = f"{given.count:8} {score.accepted:8} {score.refused:8} {len(score.faults):6}"
+        print(f"{name:28} {numbers} {score.worst:8.2f} {score.peak / 1e6:8.0f}", flush=True)
+        failed |= bool(score.faults)
+        kinds: dict[str, int] = {}
+        for index, text in score.faults.items():
+            kinds.setdefault(text, index)
+        for text, index in list(kinds.items())[:10]:
+            print(f"  input {index}: {text.rstrip()}".replace("\n", "\n    "), flush=True)
+        if given.keep is not None and score.faults:
+            given.keep.mkdir(parents=True, exist_ok=True)
+            seeds = target.seeds()
+            for index in score.faults:
+                (given.keep / f"{name}-{index}").write_bytes(make_input(target, seeds, index, given.seed))
+    return failed
+
+
+if __name__ == "__main__":
+    with contextlib.suppress(BrokenPipeError):
+        sys.exit(main())
