@@ -21,10 +21,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from imggen.data import decode
-from imggen.data.decode import Survey
 from imggen.data.readers import Source
 from imggen.data.scan import digest
+from imggen.data.survey import Survey, survey_source
 from imggen.data.workers import DecodeJob, decode_all
 from imggen.errors import DataError
 from imggen.reporting import Reporter
@@ -63,15 +62,15 @@ def load_survey(source: Source, cache_dir: Path) -> Survey:
     try:
         return Survey(**json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
-        survey = decode.survey(source)
-    if survey.readable < survey.sampled:
-        return survey  # the rest may be readable the next time
+        found = survey_source(source)
+    if found.readable < found.sampled:
+        return found  # the rest may be readable the next time
     with _disk_errors(cache_dir):
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, prefix=".", delete=False) as file:
-            json.dump(dataclasses.asdict(survey), file)
+            json.dump(dataclasses.asdict(found), file)
         Path(file.name).replace(path)
-    return survey
+    return found
 
 
 def load_or_decode(

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from imggen.data.cache import Form, Skipped, describe_skipped, load_or_decode, load_survey
-from imggen.data.decode import CROPS, Survey
+from imggen.data.decode import CROPS
 from imggen.data.readers import Source
 from imggen.data.scan import open_source
+from imggen.data.survey import Survey
 from imggen.errors import DataError, UsageError
 from imggen.reporting import Reporter
 
@@ -222,6 +223,8 @@ def scan_dataset(spec: str, options: DataOptions, *, max_size: int, reporter: Re
     if source.ignored:
         reporter.info(f"{source.name}: ignored {source.ignored:,} files that are not images")
     survey = load_survey(source, cache_dir)
+    if (warning := survey.warning()) is not None:
+        reporter.warn(f"{source.name}: {warning}")
     size = options.size or _auto_size(survey.short_median, max_size)
     return ScannedDataset(source, survey, size, options.channels or survey.channels, options)
 

@@ -149,8 +149,8 @@ def decode_rows(job: DecodeJob, start: int, stop: int) -> dict[int, str]:
     unreadable: dict[int, str] = {}
     for index in range(start, stop):
         try:
-            image = decode.load_image(job.source, index)
-            rows[index - start] = decode.fit_image(image, job.size, job.channels, job.crop, job.source.names[index])
+            with decode.loaded_image(job.source, index) as image:
+                rows[index - start] = decode.fit_image(image, job.size, job.channels, job.crop, job.source.names[index])
         except (UnreadableError, MemoryError) as error:
             unreadable[index] = str(error) or "too large for the memory"
     with Path(job.target).open("r+b") as file:

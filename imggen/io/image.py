@@ -5,7 +5,6 @@ Arrays are (H, W, C) uint8 with C of 1 (gray), 3 (RGB) or 4 (RGBA).
 
 from __future__ import annotations
 
-import io
 import json
 import math
 import zlib
@@ -15,19 +14,18 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, PngImagePlugin
+from PIL import Image
 
-from imggen.errors import DataError, UsageError
+from imggen.errors import UsageError
+from imggen.io.metadata import METADATA_KEY, PNG_SIGNATURE, Metadata, encode_with_metadata, read_settings_text
 
 ImageArray = NDArray[np.uint8]
 FORMATS = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
 
-# Settings are stored in a text chunk of this name in PNG, else in an EXIF tag whose text begins with it and a colon.
-METADATA_KEY = "imggen"
-EXIF_TAGS = (ExifTags.Base.ImageDescription, ExifTags.Base.ImageHistory)
 _MAX_SETTINGS_LENGTH = 1 << 20
+_MAX_SETTINGS_DEPTH = 12  # imggen's own have 2
+_STRIP_PIXELS = 1 << 22
 
-PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 PNG_COLOR_TYPES = {1: 0, 3: 2, 4: 6}
 
 
@@ -53,7 +51,10 @@ def drop_alpha(image: Image.Image) -> Image.Image:
         return image
     opaque_mode = "L" if image.mode == "LA" else "RGB"
     result = Image.new(opaque_mode, image.size, "white")
-    result.paste(image.convert(opaque_mode), mask=image.getchannel("A"))
+    rows = max(1, _STRIP_PIXELS // max(1, image.width))
+    for top in range(0, image.height, rows):  # in strips, to save memory
+        strip = image.crop((0, top, image.width, min(top + rows, image.height)))
+        result.paste(strip.convert(opaque_mode), (0, top), strip.getchannel("A"))
     return result
 
 
@@ -71,26 +72,15 @@ def encode(array: ImageArray, format: str, info: Mapping[str, Any] | None, *, le
 
     PNG and WebP are lossless; JPEG has quality 95 and no alpha. Raises UsageError for an unknown format.
     """
-    image, buffer = as_image(array), io.BytesIO()
-    text = json.dumps(dict(info)) if info else None
-    if format == "png":
-        chunk = PngImagePlugin.PngInfo()
-        if text:
-            chunk.add_itxt(METADATA_KEY, text)
-        image.save(buffer, "PNG", pnginfo=chunk, compress_level=level)
-        return buffer.getvalue()
-    exif = Image.Exif()
-    if text:
-        exif[ExifTags.Base.ImageDescription] = f"{METADATA_KEY}:{text}"
+    image = as_image(array)
     if format == "jpeg":
-        drop_alpha(image).save(buffer, "JPEG", quality=95, exif=exif)
+        image = drop_alpha(image)
     elif format == "webp":
-        image.convert("RGB" if image.mode == "L" else image.mode).save(
-            buffer, "WEBP", lossless=True, exact=True, exif=exif.tobytes()
-        )
-    else:
+        image = image.convert("RGB" if image.mode == "L" else image.mode)
+    elif format != "png":
         raise UsageError(f"there is no image format '{format}'", "formats: png, jpeg, webp")
-    return buffer.getvalue()
+    text = json.dumps(dict(info)) if info else None
+    return encode_with_metadata(image, format, Metadata(), text, level=level)
 
 
 def encode_png_fast(array: ImageArray, info: Mapping[str, Any] | None) -> bytes:
@@ -127,31 +117,27 @@ def read_info(path: Path) -> dict[str, Any] | None:
 
     The settings are not checked: anyone can write such a file.
     """
-    try:
-        with Image.open(path, formats=("PNG", "JPEG", "WEBP", "TIFF")) as image:
-            text = image.info.get(METADATA_KEY) if image.format == "PNG" else _exif_text(image.getexif())
-            if image.format == "PNG" and text is None:
-                image.load()  # the chunk may stand behind the pixels
-                text = image.info.get(METADATA_KEY)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path} is not an image that can be read", "PNG, JPEG and WebP carry settings") from error
-    return settings_in(text)
-
-
-def _exif_text(exif: Image.Exif) -> object:
-    """The first text with settings among the EXIF tags: an image with its own description has them in its history."""
-    return next((text for tag in EXIF_TAGS if str(text := exif.get(tag)).startswith(f"{METADATA_KEY}:")), None)
+    return settings_in(read_settings_text(path))
 
 
 def settings_in(text: object) -> dict[str, Any] | None:
-    """The settings in a text of JSON, or None if it is not a JSON object, or longer than 1 MiB."""
+    """The settings in a text of JSON, or None if it is no JSON object, longer than 1 MiB, or nested too deep."""
     if not isinstance(text, str) or len(text) > _MAX_SETTINGS_LENGTH:
         return None
     try:
-        settings = json.loads(text.removeprefix(f"{METADATA_KEY}:"))
-    except (json.JSONDecodeError, RecursionError):
+        settings = json.loads(text)
+    except (ValueError, RecursionError):  # ValueError also for a number of too many digits
         return None
-    return settings if isinstance(settings, dict) else None
+    return settings if isinstance(settings, dict) and _depth(settings) <= _MAX_SETTINGS_DEPTH else None
+
+
+def _depth(document: Any) -> int:
+    """How deep objects and lists are nested in parsed JSON."""
+    level, depth = [document], 0
+    while level := [value for value in level if isinstance(value, dict | list)]:
+        level = [inner for value in level for inner in (value.values() if isinstance(value, dict) else value)]
+        depth += 1
+    return depth
 
 
 def grid(images: ImageArray, columns: int | None = None, *, padding: int = 2) -> ImageArray:

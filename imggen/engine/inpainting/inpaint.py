@@ -20,9 +20,7 @@ from imggen.engine.inpainting.inputs import MaskedImage, MaskedImages, result_fo
 from imggen.engine.inpainting.masks import connected_components, feather_weights, tile_boxes
 from imggen.engine.inpainting.tiles import BATCH_OF_32_PX, Canvas, TileInpainter
 from imggen.engine.options import InpaintOptions
-from imggen.engine.outputs import MAX_GRID_SIDE
 from imggen.engine.provenance import settings
-from imggen.errors import UsageError
 from imggen.io.atomic import atomic_write
 from imggen.io.image import ImageArray, composite_on_white, encode, format_of, grid
 from imggen.reporting import Reporter
@@ -238,8 +236,6 @@ def _make_sheet(rows: list[list[ImageArray]]) -> ImageArray:
     """One grid (H, W, C) of all rows; smaller images are centered. C is 1 if everything is gray, else 3."""
     cells = [cell for row in rows for cell in row]
     height, width = (max(cell.shape[axis] for cell in cells) for axis in (0, 1))
-    if max((height + 2) * len(rows), (width + 2) * len(rows[0])) > MAX_GRID_SIDE:
-        raise UsageError("the sheet is too large for one file", "fewer or smaller images, or -o folder/")
     padded = []
     for cell in cells:
         down, across = height - cell.shape[0], width - cell.shape[1]
