@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 import time
@@ -25,6 +26,15 @@ SECONDS_TO_FIRST_LINE, SECONDS_BETWEEN_LINES = 3.0, 10.0
 def printable(line: str) -> str:
     """Replace control characters: text read from files may contain terminal escape sequences."""
     return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in line)
+
+
+def _with_null_for_nan(value: Any) -> Any:
+    """The same document with null for NaN and infinity, which JSON does not have."""
+    if isinstance(value, dict):
+        return {name: _with_null_for_nan(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_with_null_for_nan(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 class ProgressBar:
@@ -124,7 +134,7 @@ class Console:
         if not self.is_main:
             return
         if self.as_json:
-            sys.stdout.write(json.dumps(document) + "\n")
+            sys.stdout.write(json.dumps(_with_null_for_nan(document), allow_nan=False) + "\n")
         else:
             sys.stdout.writelines(f"{line}\n" for line in lines)
         sys.stdout.flush()

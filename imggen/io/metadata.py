@@ -216,13 +216,13 @@ def fitting(metadata: Metadata, format: str, settings_length: int) -> Metadata:
     if kept.profile and format == "jpeg" and len(kept.profile) > MAX_JPEG_PROFILE:
         lost.append("a color profile that is too long for JPEG")
         kept = replace(kept, profile=None)
-    if not _can_store(Metadata(profile=kept.profile), format, text):
+    if kept.profile and not _can_store(Metadata(profile=kept.profile), format, text):
         lost.append(f"a color profile that {format.upper()} cannot store")
         kept = replace(kept, profile=None)
-    if not _can_store(Metadata(exif=kept.exif), format, text):
+    if kept.exif and not _can_store(Metadata(exif=kept.exif), format, text):
         lost.append(f"EXIF data that {format.upper()} cannot store")
         kept = replace(kept, exif=b"")
-    if not _can_store(Metadata(dpi=kept.dpi), format, text):
+    if kept.dpi and not _can_store(Metadata(dpi=kept.dpi), format, text):
         lost.append(f"a resolution that {format.upper()} cannot store")
         kept = replace(kept, dpi=None)
     if format != "png" and (chunks := _needed_color_chunks(kept)):

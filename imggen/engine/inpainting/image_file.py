@@ -103,7 +103,21 @@ def open_source_image(path: Path) -> SourceImage:
         image.info = info
     if image.mode not in SUPPORTED_MODES["tiff"]:
         raise DataError(f"{path} is of mode {image.mode}, which is not supported", "convert it to RGB first")
+    if image.mode == "P":
+        _complete_palette(image)
     return SourceImage(path, image, file.format, file.metadata, file.frames)
+
+
+def _complete_palette(image: Image.Image) -> None:
+    """Where pixels have an index beyond the palette, give the palette all 256 colors, those that are shown now.
+
+    A file would be written with as few bits a pixel as its palette needs, which would change these pixels.
+    """
+    if image.getextrema()[1] < len(image.getpalette("RGB") or ()) // 3:  # type: ignore[operator]
+        return
+    every_index = image.crop((0, 0, 1, 1)).resize((256, 1))
+    every_index.putdata(range(256))
+    image.putpalette(every_index.convert("RGB").tobytes())
 
 
 def format_for(source: SourceImage, wanted: str | None) -> str:

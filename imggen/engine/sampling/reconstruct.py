@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from imggen.data.dataset import default_cache_dir
-from imggen.data.decode import UnreadableError, fit_image, load_image
+from imggen.data.decode import UnreadableError, fit_image, load_image, refuse_pipe
 from imggen.data.readers import FolderReader, Source
 from imggen.data.scan import open_source
 from imggen.engine.noise import SampleSpec, noise_for
@@ -107,7 +107,8 @@ def read_images(path: Path, count: int, backend: Backend, reporter: Reporter) ->
 
 
 def _open_images(path: Path) -> Source:
-    """The images of a data set, or a single image file as a source of one."""
+    """The images of a data set, or a single image file as a source of one. Raises UsageError for a pipe."""
+    refuse_pipe(path)
     try:
         return open_source(str(path), split="all", use_classes=False, cache_dir=default_cache_dir())
     except DataError:
