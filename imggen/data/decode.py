@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from imggen.data.deep_gray import gray_range, rescale_deep_gray
+from imggen.data.deep_gray import gray_range, image_strips, rescale_deep_gray
 from imggen.data.pixel_budget import PixelBudget
 from imggen.data.readers import Source
 from imggen.errors import DataError, UsageError
@@ -271,11 +271,13 @@ def to_array(image: Image.Image, channels: int) -> npt.NDArray[np.uint8]:
 
 def with_channels(image: Image.Image, channels: int) -> Image.Image:
     """Convert L, LA, RGB or RGBA to the mode for 1, 3 or 4 channels; dropped alpha is composited on white."""
-    if channels == 4:
-        return image if image.mode == "RGBA" else image.convert("RGBA")
-    image = drop_alpha(image)
-    mode = "L" if channels == 1 else "RGB"
-    return image if image.mode == mode else image.convert(mode)
+    mode = {1: "L", 3: "RGB", 4: "RGBA"}[channels]
+    if image.mode == mode:
+        return image
+    result = Image.new(mode, image.size)
+    for top, strip in image_strips(image):  # in strips, so that there is no second copy of a large image
+        result.paste((strip if channels == 4 else drop_alpha(strip)).convert(mode), (0, top))
+    return result
 
 
 def _resized(image: Image.Image, target: tuple[int, int], box: Box) -> Image.Image:

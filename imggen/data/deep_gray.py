@@ -27,12 +27,17 @@ def is_deep_gray(image: Image.Image) -> bool:
     return image.mode.startswith("I") or image.mode == "F"
 
 
-def strips(image: Image.Image) -> Iterator[tuple[slice, npt.NDArray[Any]]]:
-    """Rows from top to bottom, with their pixels (rows, W) or (rows, W, C), about a million pixels at a time."""
+def image_strips(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
+    """The image in strips from top to bottom, of about a million pixels, each with the number of its first row."""
     rows = max(1, STRIP_PIXELS // max(1, image.width))
     for top in range(0, image.height, rows):
-        bottom = min(top + rows, image.height)
-        yield slice(top, bottom), np.asarray(image.crop((0, top, image.width, bottom)))
+        yield top, image.crop((0, top, image.width, min(top + rows, image.height)))
+
+
+def strips(image: Image.Image) -> Iterator[tuple[slice, npt.NDArray[Any]]]:
+    """Rows from top to bottom, with their pixels (rows, W) or (rows, W, C)."""
+    for top, part in image_strips(image):
+        yield slice(top, top + part.height), np.asarray(part)
 
 
 def gray_range(image: Image.Image) -> Range:
@@ -91,13 +96,14 @@ def _extrema(image: Image.Image, unmasked: Mask | None, nodata: frozenset[float]
     """The least and the greatest finite pixel besides `nodata`; infinite where there is none."""
     low, high = math.inf, -math.inf
     for rows, pixels in strips(image):
-        counts = np.isfinite(pixels) if image.mode == "F" else np.ones(pixels.shape, bool)
-        if unmasked is not None:
-            counts &= unmasked[rows]
+        chosen = pixels
+        if unmasked is not None and not unmasked[rows].all():
+            chosen = pixels[unmasked[rows]]
+        if image.mode == "F" and not (is_finite := np.isfinite(chosen)).all():
+            chosen = chosen[is_finite]
         for value in nodata:
-            counts &= pixels != value
-        if counts.any():
-            chosen = pixels[counts]
+            chosen = chosen[chosen != value]
+        if chosen.size:
             low, high = min(low, float(chosen.min())), max(high, float(chosen.max()))
     return low, high
 
@@ -124,8 +130,12 @@ def rescale_deep_gray(image: Image.Image, range: Range) -> Image.Image:
 def _to_8_bits(pixels: npt.NDArray[Any], black: float, white: float) -> npt.NDArray[np.uint8]:
     scale = 255.0 / (white - black) if white > black else 0.0
     # Double precision, because floats and 32 bits may differ by less than single precision resolves.
-    scaled = (np.nan_to_num(pixels.astype(np.float64), nan=black, posinf=white, neginf=black) - black) * scale
-    return np.rint(scaled.clip(0, 255)).astype(np.uint8)
+    levels = pixels.astype(np.float64)
+    if pixels.dtype.kind == "f":
+        np.nan_to_num(levels, copy=False, nan=black, posinf=white, neginf=black)
+    levels -= black
+    levels *= scale
+    return np.rint(levels, out=levels).clip(0, 255, out=levels).astype(np.uint8)
 
 
 def from_8_bits(gray: npt.NDArray[np.uint8], range: Range, mode: str) -> npt.NDArray[Any]:

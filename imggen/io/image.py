@@ -24,7 +24,6 @@ FORMATS = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
 
 _MAX_SETTINGS_LENGTH = 1 << 20
 _MAX_SETTINGS_DEPTH = 12  # imggen's own have 2
-_STRIP_PIXELS = 1 << 22
 
 PNG_COLOR_TYPES = {1: 0, 3: 2, 4: 6}
 
@@ -51,10 +50,7 @@ def drop_alpha(image: Image.Image) -> Image.Image:
         return image
     opaque_mode = "L" if image.mode == "LA" else "RGB"
     result = Image.new(opaque_mode, image.size, "white")
-    rows = max(1, _STRIP_PIXELS // max(1, image.width))
-    for top in range(0, image.height, rows):  # in strips, to save memory
-        strip = image.crop((0, top, image.width, min(top + rows, image.height)))
-        result.paste(strip.convert(opaque_mode), (0, top), strip.getchannel("A"))
+    result.paste(image.convert(opaque_mode), mask=image.getchannel("A"))
     return result
 
 

@@ -288,6 +288,8 @@ def encode_with_metadata(
 
 def _with_chunks(png: bytes, chunks: tuple[tuple[bytes, bytes], ...]) -> bytes:
     """A PNG with chunks added behind its header, where they precede the palette and the pixels."""
+    if not chunks:
+        return png
     parts = [png[:PNG_HEADER_END]]
     for name, data in chunks:
         parts += [len(data).to_bytes(4, "big"), name, data, zlib.crc32(name + data).to_bytes(4, "big")]

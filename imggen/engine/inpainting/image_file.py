@@ -136,13 +136,16 @@ def format_for(source: SourceImage, wanted: str | None) -> str:
     return wanted
 
 
-def replace_masked(source: SourceImage, mask: Mask, colors: ImageArray, alpha: ImageArray | None) -> Image.Image:
+def replace_masked(
+    source: SourceImage, mask: Mask, colors: ImageArray, alpha: ImageArray | None, *, in_place: bool = False
+) -> Image.Image:
     """The image in its own mode with `colors` (H, W, 1 or 3) where `mask` (H, W); other pixels keep their bits.
 
-    `alpha` (H, W) is that of the masked pixels; None keeps the image's own. Memory: one copy of the image.
+    `alpha` (H, W) is that of the masked pixels; None keeps the image's own. With `in_place` the source's own image is
+    changed, which saves the memory of a copy.
     """
     image = source.image
-    result = image.copy()
+    result = image if in_place else image.copy()
     for rows, own in strips(image):
         if not mask[rows].any():
             continue

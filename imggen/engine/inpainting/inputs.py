@@ -199,7 +199,9 @@ def open_masked_image(options: InpaintOptions, files: InpaintInput) -> MaskedIma
     if not mask.any() or mask.all():
         raise _explain_mask(options, files, from_file, mask)
     source = source.measured(~mask)
-    image = MaskedImage(files, source, mask, empty & mask, None if from_file is None else from_file.note)
+    image = MaskedImage(
+        files, source, mask, empty & mask if empty.any() else empty, None if from_file is None else from_file.note
+    )
     if options.sheet:
         return image
     settings_length = SETTINGS_BYTES + 3 * len(repr(options))

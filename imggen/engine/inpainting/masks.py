@@ -17,7 +17,7 @@ from imggen.errors import DataError, UsageError
 MIN_MASKED_LEVEL = 128
 COMPONENT_GRID = 128  # cells per side of the grid in which components are separated
 Floats = NDArray[np.float32]
-Labels = NDArray[np.uint16]
+Labels = NDArray[np.int32]
 
 
 @dataclass(frozen=True)
@@ -160,16 +160,13 @@ def connected_components(mask: Mask) -> tuple[Labels, int]:
     cell = max(1, math.ceil(max(height, width) / COMPONENT_GRID))
     padded: Mask = np.pad(mask, ((0, -height % cell), (0, -width % cell)))
     cells = padded.reshape(padded.shape[0] // cell, cell, -1, cell).max((1, 3))
-    numbers, count = np.zeros(cells.shape, np.uint16), 0  # there are at most 2**14 cells
+    numbers, count = np.zeros(cells.shape, np.int32), 0
     for y, x in zip(*np.nonzero(cells), strict=True):
         if not numbers[y, x]:
             count += 1
             _flood_fill(cells, numbers, int(y), int(x), count)
-    labels = np.zeros(mask.shape, np.uint16)
-    for row, line in enumerate(numbers.repeat(cell, 1)[:, :width]):  # row by row of cells, to save memory
-        rows = slice(row * cell, min((row + 1) * cell, height))
-        labels[rows] = mask[rows] * line
-    return labels, count
+    pixels = numbers.repeat(cell, 0).repeat(cell, 1)[:height, :width]
+    return np.where(mask, pixels, 0).astype(np.int32), count
 
 
 def _flood_fill(cells: Mask, numbers: Labels, y: int, x: int, number: int) -> None:
