@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from imggen.data.deep_gray import gray_range, image_strips, rescale_deep_gray
 from imggen.data.pixel_budget import PixelBudget
@@ -20,7 +20,7 @@ from imggen.data.readers import Source
 from imggen.errors import DataError, UsageError
 from imggen.io import formats
 from imggen.io.image import drop_alpha
-from imggen.io.metadata import Metadata, SilencedPillow, read_metadata, without_metadata
+from imggen.io.metadata import Metadata, SilencedPillow, read_metadata, read_orientation, without_metadata
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 FORMATS_HINT = "supported formats: PNG, JPEG, WebP, GIF, BMP and TIFF"
@@ -170,12 +170,12 @@ def _open(data: Encoded) -> Image.Image:
 def decode_upright(data: Encoded, hold: Callable[[int], None] | None = None) -> Image.Image:
     """The first image, in its own mode; `hold` is called with the number of pixels before they are decoded."""
     if isinstance(data, Image.Image):
-        return _turned(_open(data), _turn_upright(data))
+        return _turned(_open(data), _orientation(data))
     with _open(data) as image:
         if hold is not None:
             hold(image.width * image.height)
         image.load()
-        return _turned(image, _turn_upright(image))
+        return _turned(image, _orientation(image))
 
 
 def _decode_file(data: Encoded) -> ImageFile:
@@ -185,10 +185,10 @@ def _decode_file(data: Encoded) -> ImageFile:
         frames = _count_frames(image)
         if image.format == "PNG":
             image.load()
-        turn = _turn_upright(image)
         metadata = read_metadata(image, data)
         image.load()
-        return ImageFile(_turned(image, turn), (image.format or "").lower(), frames, has_deep_color, metadata)
+        upright = _turned(image, metadata.orientation)
+        return ImageFile(upright, (image.format or "").lower(), frames, has_deep_color, metadata)
 
 
 def _count_frames(image: Image.Image) -> int:
@@ -213,16 +213,16 @@ def _has_deep_color(image: Image.Image, data: bytes | Path) -> bool:
     return False
 
 
-def _turn_upright(image: Image.Image) -> Image.Transpose | None:
-    """How to rotate, as the EXIF orientation says; damaged EXIF data is ignored."""
+def _orientation(image: Image.Image) -> int:
+    """How the image must be turned, as the EXIF data say, 1 to 8; damaged EXIF data are ignored."""
     try:
-        return _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+        return read_orientation(image)
     except Exception:
-        return None
+        return 1
 
 
-def _turned(image: Image.Image, turn: Image.Transpose | None) -> Image.Image:
-    return image if turn is None else image.transpose(turn)
+def _turned(image: Image.Image, orientation: int) -> Image.Image:
+    return image if orientation == 1 else image.transpose(_UPRIGHT[orientation])
 
 
 def simple_mode(image: Image.Image) -> Image.Image:

@@ -68,15 +68,16 @@ class SilencedPillow:
 class Metadata:
     """What an image file says of itself, all of it valid.
 
-    `exif` is empty or begins with "Exif", and has no orientation: images are turned upright. `dpi` is the resolution
-    (x, y) in pixels per inch. `color_chunks` are names and contents of PNG chunks. `lost` names what the file holds but
-    cannot be read or kept; each completes "not kept: …".
+    `exif` is empty or begins with "Exif", and is without the `orientation` (1 to 8, of the EXIF standard): images are
+    turned upright. `dpi` is the resolution (x, y) in pixels per inch. `color_chunks` are names and contents of PNG
+    chunks. `lost` names what the file holds but cannot be read or kept; each completes "not kept: …".
     """
 
     profile: bytes | None = None
     exif: bytes = b""
     dpi: tuple[float, float] | None = None
     color_chunks: tuple[tuple[bytes, bytes], ...] = ()
+    orientation: int = 1
     lost: tuple[str, ...] = field(default=(), compare=False)
 
 
@@ -96,11 +97,23 @@ def read_metadata(image: Image.Image, source: bytes | Path) -> Metadata:
             return default
 
     with SilencedPillow():
+        with warnings.catch_warnings(record=True) as complaints:
+            warnings.simplefilter("always")
+            exif, orientation = b"", attempt("damaged EXIF data", lambda: read_orientation(image), 1)
+            if not lost:
+                exif = attempt("damaged EXIF data", lambda: _exif(image), b"")
+        if complaints and not lost:
+            lost.append("the damaged part of the EXIF data")
         profile = attempt("a damaged color profile", lambda: _profile(image), None)
-        exif = attempt("damaged EXIF data", lambda: _exif(image), b"")
         dpi = attempt("a resolution that is no number", lambda: _dpi(image), None)
         chunks = attempt("damaged color chunks", lambda: _color_chunks(image, source), ())
-    return Metadata(profile, exif, dpi, chunks, tuple(lost))
+    return Metadata(profile, exif, dpi, chunks, orientation, tuple(lost))
+
+
+def read_orientation(image: Image.Image) -> int:
+    """How the image must be turned, 1 (it need not be) to 8. Raises anything for damaged EXIF data."""
+    orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    return orientation if isinstance(orientation, int) and 1 <= orientation <= 8 else 1
 
 
 def _profile(image: Image.Image) -> bytes | None:
@@ -278,6 +291,9 @@ def encode_with_metadata(
         return _with_chunks(buffer.getvalue(), metadata.color_chunks)
     exif = _exif_with_settings(metadata.exif, format, settings)
     if format == "tiff":
+        # Pillow would copy the tags of the file that the image was read from, damaged ones too.
+        for attribute in ("tag", "tag_v2"):
+            vars(image).pop(attribute, None)
         image.save(buffer, "TIFF", compression="tiff_deflate", exif=exif, **more)
     elif format == "webp":
         image.save(buffer, "WEBP", lossless=True, exact=True, exif=exif.tobytes(), **more)

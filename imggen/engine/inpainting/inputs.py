@@ -216,7 +216,7 @@ def _explain_mask(options: InpaintOptions, files: InpaintInput, from_file: FileM
     if mask.any():
         return DataError(f"{files.image}: every pixel is masked", "mask less; imggen sample generates whole images")
     return DataError(
-        f"{files.image}: no pixel is masked", "none is transparent: --mask FILE or --box X,Y,W,H masks others"
+        f"{files.image}: no pixel is masked", "--mask-from-alpha masks what is transparent, and nothing is"
     )
 
 
