@@ -125,7 +125,12 @@ def _profile(image: Image.Image) -> bytes | None:
 
 def _exif(image: Image.Image) -> bytes:
     """EXIF data without the orientation; raises if it could not be written again."""
-    exif = image.getexif()
+    if data := image.info.get("exif"):
+        # Anew, because Pillow may have read it when it opened the file, and then hides that it is damaged.
+        exif = Image.Exif()
+        exif.load(data)
+    else:
+        exif = image.getexif()
     exif.pop(ExifTags.Base.Orientation, None)
     if image.format == "TIFF":
         exif = _descriptive_tags(exif)
