@@ -8,6 +8,8 @@ from imggen.cli.build import verb
 from imggen.cli.console import Console, printable
 from imggen.engine.options import InfoOptions
 
+MAX_INDENT_LEVELS = 12
+
 
 @verb(InfoOptions)
 def info(console: Console, **given: Any) -> None:
@@ -52,11 +54,16 @@ def _model_line(model: dict[str, Any]) -> str:
     return f"{model['name']:20} {kind}, {model['bytes'] / 1e6:.1f} MB, {model['hash']}"
 
 
-def _lines(description: dict[str, Any], indent: str = "") -> list[str]:
+def _lines(description: dict[str, Any]) -> list[str]:
+    """One line a value, objects indented; in time proportional to the text, however deep the objects are."""
     lines: list[str] = []
-    for name, value in description.items():
+    pending = [(name, value, 0) for name, value in reversed(description.items())]
+    while pending:
+        name, value, level = pending.pop()
+        indent = "  " * min(level, MAX_INDENT_LEVELS)
         if isinstance(value, dict):
-            lines += [f"{indent}{name}:", *_lines(value, indent + "  ")]
+            lines.append(f"{indent}{name}:")
+            pending += [(inner, each, level + 1) for inner, each in reversed(value.items())]
         elif isinstance(value, list):
             lines.append(f"{indent}{name:14} {', '.join(map(str, value)) or 'none'}")
         else:

@@ -17,7 +17,6 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from imggen.data import decode
 from imggen.data.cache_contents import NoRoomError, make_room, remove_leftovers, remove_outdated
 from imggen.data.cache_dir import cache_limit, locked_cache
 from imggen.data.cache_entry import (
@@ -32,14 +31,20 @@ from imggen.data.cache_entry import (
 )
 from imggen.data.cache_files import DamagedError, block_checksums, read_document, save_array, write_document
 from imggen.data.cache_reuse import copy_rows, open_previous, row_hashes
-from imggen.data.decode import Survey
+from imggen.data.decode import REMOVED
 from imggen.data.readers import Source
+from imggen.data.survey import Survey, survey_source
 from imggen.data.workers import DecodeJob, decode_all
+from imggen.documents import COUNT, FRACTION, DocumentError, read_fields
 from imggen.errors import DataError
 from imggen.io.locks import Lock, seize
 from imggen.reporting import Reporter
 
 MAX_UNREADABLE_FRACTION = 0.05
+SURVEY = {
+    **dict.fromkeys(("channels", "width_median", "height_median", "short_median", "sampled", "readable"), COUNT),
+    "used_16_bit_range": FRACTION,
+}
 _INDEX_BYTES = 1 << 20  # estimate for index.json and the headers of the arrays
 _LABEL_BYTES = 16  # of labels.npy and rows.npy, per image
 
@@ -50,11 +55,9 @@ def load_survey(source: Source, cache_dir: Path) -> Survey:
     A new one is cached if it can be, unless some images were unreadable: the rest may be readable the next time.
     """
     path = cache_dir / "surveys" / f"{source.key}.json"
-    with suppress(OSError, DamagedError, TypeError):
-        found = Survey(**read_document(path))
-        if all(type(value) is int and value >= 0 for value in dataclasses.astuple(found)):
-            return found
-    survey = decode.survey(source)
+    with suppress(OSError, DamagedError, DocumentError):
+        return Survey(**read_fields(read_document(path), SURVEY))
+    survey = survey_source(source)
     if survey.readable == survey.sampled:
         with suppress(OSError, DataError):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -118,7 +121,7 @@ def check_skipped(skipped: Skipped, total: int, strict: bool) -> None:
     if not skipped:
         return
     examples = describe_skipped(skipped, 20)
-    gone = any(reason == decode.REMOVED for _, reason in skipped)
+    gone = any(reason == REMOVED for _, reason in skipped)
     if len(skipped) == total:
         hint = _CHANGED_HINT if gone else "check that they are images"
         raise DataError(f"none of {total:,} images can be read: {examples}", hint)

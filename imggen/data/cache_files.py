@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from imggen.documents import DocumentError, read_json
 from imggen.io.atomic import atomic_path, atomic_write
 
 MAX_DOCUMENT_BYTES = 64 << 20
@@ -48,9 +49,9 @@ def read_document(path: Path) -> dict[str, Any]:
     if hashlib.blake2b(text, digest_size=_DIGEST_BYTES).hexdigest().encode() != start[1]:
         raise DamagedError(f"{path.name} does not match its checksum")
     try:
-        document = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise DamagedError(f"{path.name} is not JSON") from error
+        document = read_json(text, max_bytes=MAX_DOCUMENT_BYTES)
+    except DocumentError as error:
+        raise DamagedError(f"{path.name} {error}") from error
     if not isinstance(document, dict):
         raise DamagedError(f"{path.name} is not a JSON object")
     return document

@@ -25,10 +25,11 @@ from imggen.data.cache_contents import NoRoomError
 from imggen.data.cache_dir import default_cache_dir, warn_of_temporary_cache
 from imggen.data.cache_entry import CacheEntry, Form, Skipped, entry_key
 from imggen.data.cache_files import load_array
-from imggen.data.decode import CROPS, Survey
+from imggen.data.decode import CROPS
 from imggen.data.on_the_fly import OnTheFlyImages
 from imggen.data.readers import Source
 from imggen.data.scan import open_source
+from imggen.data.survey import Survey
 from imggen.errors import DataError, UsageError
 from imggen.reporting import Reporter, Silent
 
@@ -308,6 +309,8 @@ def scan_dataset(spec: str, options: DataOptions, *, max_size: int, reporter: Re
     )
     source.report(reporter)
     survey = load_survey(source, cache_dir)
+    if (warning := survey.warning()) is not None:
+        reporter.warn(f"{source.name}: {warning}")
     size = options.size or _auto_size(survey.short_median, max_size)
     return ScannedDataset(source, survey, size, options.channels or survey.channels, options)
 

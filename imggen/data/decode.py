@@ -4,32 +4,47 @@ from __future__ import annotations
 
 import hashlib
 import io
-import threading
-import warnings
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
+from imggen.data.deep_gray import gray_range, image_strips, rescale_deep_gray
+from imggen.data.pixel_budget import PixelBudget
 from imggen.data.readers import Source
-from imggen.errors import DataError
+from imggen.errors import DataError, UsageError
+from imggen.io import formats
 from imggen.io.image import drop_alpha
+from imggen.io.metadata import Metadata, SilencedPillow, read_metadata, read_orientation, without_metadata
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
+FORMATS_HINT = "supported formats: PNG, JPEG, WebP, GIF, BMP and TIFF"
 CROPS = ("center", "random", "pad")
-MAX_PIXELS = 120_000_000
-SURVEY_IMAGES = 256
+MAX_PIXELS = formats.MAX_PIXELS
+TIFF_BITS_PER_SAMPLE = 258
 REMOVED = "removed while it was read"  # the reason for an image whose file has gone since it was listed
 _MAX_REASON_LENGTH = 100
-_WARNING_FILTERS = threading.Lock()
+PIXEL_BUDGET = PixelBudget(MAX_PIXELS)
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 Box = tuple[int, int, int, int]
 """Left, top, right and bottom, in pixels; right and bottom are exclusive."""
+Encoded = bytes | Path | Image.Image
+"""The bytes of an image file, the file, or an image that needs no decoding."""
+T = TypeVar("T")
 
 
 class UnreadableError(ValueError):
@@ -37,19 +52,18 @@ class UnreadableError(ValueError):
 
 
 @dataclass(frozen=True)
-class Survey:
-    """Properties of an evenly spaced sample of a source.
+class ImageFile:
+    """An image file as it is: its first image, upright and in the file's own mode, and its metadata.
 
-    `channels` is what suits most of the images, the medians are in pixels (`short_median` is of the shorter sides),
-    and of the `sampled` images, `readable` could be decoded.
+    `format` is the file's, in lower case; `frames` counts the images in the file. `has_deep_color` is true for a file
+    of several channels of more than 8 bits, of which `image` has the upper 8.
     """
 
-    channels: int
-    width_median: int
-    height_median: int
-    short_median: int
-    sampled: int
-    readable: int
+    image: Image.Image
+    format: str
+    frames: int
+    has_deep_color: bool
+    metadata: Metadata
 
 
 @contextmanager
@@ -58,26 +72,56 @@ def explain_unreadable(path: Path, hint: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}", hint) from error
+        raise DataError(f"{path} cannot be read: {error.strerror or error}", hint) from error
     except UnreadableError as error:
-        formats = "supported formats: PNG, JPEG, WebP, GIF, BMP and TIFF"
-        raise DataError(f"{path} cannot be read: {error}", formats) from error
+        raise DataError(f"{path} cannot be read: {error}", FORMATS_HINT) from error
 
 
-def decode_image(data: bytes | Image.Image, *, own_mode: bool = False) -> Image.Image:
-    """Decode the first frame completely and rotate it as its EXIF data says.
+def refuse_pipe(path: Path) -> None:
+    """Raise UsageError for a pipe or a device: it could be read only once, and has no name that tells its format."""
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise UsageError(f"{path} is a pipe or a device, not a file", "give a file, or a folder of files")
 
-    The result has mode L, LA, RGB or RGBA, or, with `own_mode`, the mode of the file. Raises UnreadableError for every
-    kind of defect, and for more than 120 megapixels.
+
+def decode_file(path: Path, hint: str = "give an image file") -> Image.Image:
+    """The first image of a file, upright, in mode L, LA, RGB or RGBA. Raises DataError; UsageError for a pipe."""
+    with explain_unreadable(path, hint):
+        return decode_image(_checked(path))
+
+
+def read_image_file(path: Path) -> ImageFile:
+    """Read an image in the file's own mode, with its metadata. Raises DataError; UsageError for a pipe.
+
+    It reads whatever `decode_file` reads.
     """
-    if not isinstance(data, Image.Image) and not data:
-        raise UnreadableError("empty file")
+    with explain_unreadable(path, "give an image file"):
+        return explained(_decode_file, _checked(path))
+
+
+def _checked(path: Path) -> Path:
+    """The path of a regular file that is not too large. Raises OSError, UnreadableError and UsageError."""
+    refuse_pipe(path)
+    if (size := path.stat().st_size) > formats.MAX_FILE_BYTES:
+        raise UnreadableError(f"{size / 1e6:,.0f} MB, over the limit of {formats.MAX_FILE_BYTES / 1e6:.0f} MB")
+    if path.is_dir():
+        raise UnreadableError("it is a folder")
+    return path
+
+
+def decode_image(data: Encoded) -> Image.Image:
+    """Decode the first frame completely, rotate it as its EXIF data says, and convert it to L, LA, RGB or RGBA.
+
+    `data` are the bytes of a file, a file, or an image. Raises UnreadableError for every kind of defect, and for more
+    than 120 megapixels; damaged metadata is no defect.
+    """
+    return explained(lambda data: simple_mode(decode_upright(data)), data)
+
+
+def explained(decode: Callable[[Encoded], T], data: Encoded) -> T:
+    """`decode(data)`, or, where it fails, of the data without metadata. Raises UnreadableError for every defect."""
     try:
-        image = data if isinstance(data, Image.Image) else _open(data)
-        if image.width * image.height > MAX_PIXELS:
-            raise UnreadableError(f"{image.width}x{image.height} is over {MAX_PIXELS // 1_000_000} megapixels")
-        image.load()
-        return _upright(image) if own_mode else _simple_mode(_upright(image))
+        with SilencedPillow():
+            return _retrying_without_metadata(decode, data)
     except UnreadableError:
         raise
     except UnidentifiedImageError:
@@ -87,34 +131,106 @@ def decode_image(data: bytes | Image.Image, *, own_mode: bool = False) -> Image.
     except MemoryError:
         raise UnreadableError("too large for the memory") from None
     except Exception as error:  # damaged files make Pillow raise nearly anything: OSError, SyntaxError, struct.error
+        if isinstance(data, Path) and isinstance(error, OSError) and error.errno is not None:
+            raise  # of the disk
         text = " ".join(str(error).split()) or type(error).__name__
         reason = "truncated" if "truncated" in text.lower() else text[:_MAX_REASON_LENGTH]
         raise UnreadableError(reason) from error
 
 
-def _open(data: bytes) -> Image.Image:
-    """Read the header. Pillow's warning about large images is silenced: `decode_image` has its own limit.
-
-    The lock is there because changing warning filters is not thread-safe; only the header is read while it is held.
-    """
-    with _WARNING_FILTERS, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return Image.open(io.BytesIO(data), formats=FORMATS)
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    """Rotate as the EXIF orientation says; damaged EXIF data is ignored."""
+def _retrying_without_metadata(decode: Callable[[Encoded], T], data: Encoded) -> T:
+    """`decode(data)`, or that of the data without metadata; raises the first error if both fail."""
     try:
-        return ImageOps.exif_transpose(image)
+        return decode(data)
+    except (UnreadableError, Image.DecompressionBombError, MemoryError):
+        raise
+    except Exception as error:
+        whole = b"" if isinstance(data, Image.Image) else data if isinstance(data, bytes) else data.read_bytes()
+        pixels_only = without_metadata(whole)
+        if len(pixels_only) < len(whole):
+            with suppress(Exception):
+                return decode(pixels_only)
+        raise error
+
+
+def _open(data: Encoded) -> Image.Image:
+    """Read the header. Raises UnreadableError for an empty file, and for an image that is too large."""
+    if isinstance(data, Image.Image):
+        image = data
+    else:
+        if not (data if isinstance(data, bytes) else data.stat().st_size):
+            raise UnreadableError("empty file")
+        image = Image.open(io.BytesIO(data) if isinstance(data, bytes) else data, formats=FORMATS)
+    if image.width * image.height > MAX_PIXELS:
+        if image is not data:
+            image.close()
+        raise UnreadableError(f"{image.width}x{image.height} is over {MAX_PIXELS // 1_000_000} megapixels")
+    return image
+
+
+def decode_upright(data: Encoded, hold: Callable[[int], None] | None = None) -> Image.Image:
+    """The first image, in its own mode; `hold` is called with the number of pixels before they are decoded."""
+    if isinstance(data, Image.Image):
+        return _turned(_open(data), _orientation(data))
+    with _open(data) as image:
+        if hold is not None:
+            hold(image.width * image.height)
+        image.load()
+        return _turned(image, _orientation(image))
+
+
+def _decode_file(data: Encoded) -> ImageFile:
+    assert not isinstance(data, Image.Image)
+    with _open(data) as image:
+        has_deep_color = _has_deep_color(image, data)
+        frames = _count_frames(image)
+        if image.format == "PNG":
+            image.load()
+        metadata = read_metadata(image, data)
+        image.load()
+        upright = _turned(image, metadata.orientation)
+        return ImageFile(upright, (image.format or "").lower(), frames, has_deep_color, metadata)
+
+
+def _count_frames(image: Image.Image) -> int:
+    """How many images the file holds, at least 1; what follows the first one may be damaged."""
+    try:
+        count = int(getattr(image, "n_frames", 1))
+        image.seek(0)
     except Exception:
-        return image
+        return 1
+    return max(1, count)
 
 
-def _simple_mode(image: Image.Image) -> Image.Image:
+def _has_deep_color(image: Image.Image, data: bytes | Path) -> bool:
+    """Whether the file has several channels of more than 8 bits."""
+    if image.format == "PNG":
+        with io.BytesIO(data) if isinstance(data, bytes) else data.open("rb") as file:
+            depth, color_type = file.read(26)[24:]  # of the header chunk, which is always the first
+        return depth > 8 and color_type != 0
+    if image.format == "TIFF":
+        bits = getattr(image, "tag_v2", {}).get(TIFF_BITS_PER_SAMPLE, (8,))
+        return len(bits) > 1 and max(bits) > 8
+    return False
+
+
+def _orientation(image: Image.Image) -> int:
+    """How the image must be turned, as the EXIF data say, 1 to 8; damaged EXIF data are ignored."""
+    try:
+        return read_orientation(image)
+    except Exception:
+        return 1
+
+
+def _turned(image: Image.Image, orientation: int) -> Image.Image:
+    return image if orientation == 1 else image.transpose(_UPRIGHT[orientation])
+
+
+def simple_mode(image: Image.Image) -> Image.Image:
     """Convert any mode to L, LA, RGB or RGBA."""
     mode = image.mode
     if mode.startswith("I") or mode == "F":
-        return _rescale_deep_gray(image)
+        return rescale_deep_gray(image, gray_range(image))
     if mode in ("L", "RGB") and "transparency" not in image.info:
         return image
     if mode in ("LA", "RGBA"):
@@ -122,36 +238,6 @@ def _simple_mode(image: Image.Image) -> Image.Image:
     if image.has_transparency_data:
         return image.convert("LA" if mode in ("1", "L", "La") else "RGBA")
     return image.convert("L" if mode == "1" else "RGB")
-
-
-def gray_range(image: Image.Image) -> tuple[float, float]:
-    """The values of black and white in an image of mode I;16, I or F; white is the greater.
-
-    Files of 32 bits and of floats do not define white. Values within 0..1 (floats only), 0..255 or 0..65535 are taken
-    to have that range; for any others, black is the least value and white the greatest.
-    """
-    if image.mode.startswith("I;16"):
-        return 0.0, 65535.0
-    values = np.nan_to_num(np.asarray(image).astype(np.float64), posinf=0.0, neginf=0.0)
-    low, high = float(values.min()), float(values.max())
-    if low >= 0:
-        for white in (1.0,) * (image.mode == "F") + (255.0, 65535.0):
-            if high <= white:
-                return 0.0, white
-    return low, high if high > low else low + 1.0
-
-
-def _rescale_deep_gray(image: Image.Image) -> Image.Image:
-    """Gray of 16 bits, 32 bits or floats as 8 bits, with `gray_range` mapped to 0..255. Pillow itself would clip."""
-    raw = np.asarray(image)
-    values = np.nan_to_num(raw.astype(np.float64), posinf=0.0, neginf=0.0)
-    black, white = gray_range(image)
-    scaled = (values - black) * (255.0 / (white - black))
-    gray = Image.fromarray(np.rint(scaled).astype(np.uint8))
-    transparent_value = image.info.get("transparency")
-    if isinstance(transparent_value, int):
-        gray.putalpha(Image.fromarray(np.where(raw == transparent_value, 0, 255).astype(np.uint8)))
-    return gray
 
 
 def fit_image(image: Image.Image, size: int, channels: int, crop: str, key: str) -> npt.NDArray[np.uint8]:
@@ -186,11 +272,13 @@ def to_array(image: Image.Image, channels: int) -> npt.NDArray[np.uint8]:
 
 def with_channels(image: Image.Image, channels: int) -> Image.Image:
     """Convert L, LA, RGB or RGBA to the mode for 1, 3 or 4 channels; dropped alpha is composited on white."""
-    if channels == 4:
-        return image if image.mode == "RGBA" else image.convert("RGBA")
-    image = drop_alpha(image)
-    mode = "L" if channels == 1 else "RGB"
-    return image if image.mode == mode else image.convert(mode)
+    mode = {1: "L", 3: "RGB", 4: "RGBA"}[channels]
+    if image.mode == mode:
+        return image
+    result = Image.new(mode, image.size)
+    for top, strip in image_strips(image):  # in strips, so that there is no second copy of a large image
+        result.paste((strip if channels == 4 else drop_alpha(strip)).convert(mode), (0, top))
+    return result
 
 
 def _resized(image: Image.Image, target: tuple[int, int], box: Box) -> Image.Image:
@@ -219,69 +307,26 @@ def _padded(image: Image.Image, size: int) -> Image.Image:
     return canvas
 
 
-def load_image(source: Source, index: int) -> Image.Image:
-    """Read and decode image `index`. Raises UnreadableError, also for errors of the archive or the disk."""
+def read_source(source: Source, index: int) -> bytes | Image.Image:
+    """Image `index`, not decoded. Raises UnreadableError, also for errors of the archive or the disk."""
     try:
-        data = source.image(index)
+        return source.image(index)
     except FileNotFoundError:
         raise UnreadableError(REMOVED) from None
     except MemoryError:
         raise UnreadableError("too large for the memory") from None
     except Exception as error:  # OSError, BadZipFile, zlib.error, NotImplementedError, RuntimeError...
         raise UnreadableError(f"cannot be read: {error}"[:_MAX_REASON_LENGTH]) from error
-    return decode_image(data)
 
 
-@dataclass(frozen=True)
-class _Traits:
-    """What the survey records of one image."""
-
-    width: int
-    height: int
-    is_transparent: bool
-    is_gray: bool
+@contextmanager
+def loaded_image(source: Source, index: int) -> Iterator[Image.Image]:
+    """Read and decode image `index`; see `decode_image`. All threads together hold at most MAX_PIXELS at a time."""
+    data = read_source(source, index)
+    with PIXEL_BUDGET.holding() as hold:
+        yield explained(lambda data: simple_mode(decode_upright(data, hold)), data)
 
 
-def _is_transparent(image: Image.Image) -> bool:
-    """Whether any pixel is not opaque."""
-    return image.mode in ("LA", "RGBA") and bool(np.asarray(image.getchannel("A")).min() < 255)
-
-
-def _is_gray(image: Image.Image) -> bool:
-    """Whether all pixels are gray."""
-    if image.mode in ("L", "LA"):
-        return True
-    rgb = np.asarray(image)
-    red = rgb[..., 0]
-    return bool((red == rgb[..., 1]).all() and (red == rgb[..., 2]).all())
-
-
-def survey(source: Source, count: int = SURVEY_IMAGES) -> Survey:
-    """Decode an evenly spaced sample of at most `count` images, always the same, and summarize it.
-
-    `channels` is 4 if at least half of them have transparent pixels, 1 if all are gray, else 3.
-    """
-    count = min(count, len(source))
-    indices = np.linspace(0, len(source) - 1, count).round().astype(int).tolist()
-
-    def examine(index: int) -> _Traits | None:
-        try:
-            image = load_image(source, index)
-        except UnreadableError:
-            return None
-        return _Traits(*image.size, _is_transparent(image), _is_gray(image))
-
-    with ThreadPoolExecutor(4) as threads:
-        traits = [each for each in threads.map(examine, indices) if each is not None]
-    if not traits:
-        return Survey(3, 0, 0, 0, count, 0)
-    transparent = sum(each.is_transparent for each in traits)
-    channels = 4 if 2 * transparent >= len(traits) else 1 if all(each.is_gray for each in traits) else 3
-    return Survey(
-        channels=channels,
-        width_median=round(float(np.median([each.width for each in traits]))),
-        height_median=round(float(np.median([each.height for each in traits]))),
-        short_median=round(float(np.median([min(each.width, each.height) for each in traits]))),
-        sampled=count,
-        readable=len(traits),
-    )
+def load_image(source: Source, index: int) -> Image.Image:
+    """Read and decode image `index`. Raises UnreadableError, also for errors of the archive or the disk."""
+    return decode_image(read_source(source, index))

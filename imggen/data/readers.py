@@ -1,7 +1,7 @@
 """Read the encoded bytes of images from a folder, from archives, or from an array in memory.
 
 The readers of files consist of paths and positions alone, so that worker processes can open a source again cheaply.
-Of every file at most MAX_IMAGE_BYTES are read, whatever its name, its headers or its archive say.
+Of every file at most MAX_FILE_BYTES are read, whatever its name, its headers or its archive say.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from imggen.io.formats import MAX_FILE_BYTES
 from imggen.io.locks import Lock
 from imggen.reporting import Reporter
 
-MAX_IMAGE_BYTES = 256_000_000
 LABEL_ENDING, MAX_LABEL_BYTES = ".cls", 256  # webdataset's files of classes
 STORED, DEFLATED, BZIP2, LZMA = zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA
 # Deflate cannot expand more than 1,032 times, and no image that bzip2 or LZMA expands further is worth reading.
@@ -66,7 +66,7 @@ class _Readable(Protocol):
 def read_image_file(path: Path) -> bytes:
     """The bytes of an image file; of a file that is no image, only the first ones, by which it is recognized.
 
-    Raises OSError, and ValueError for a file of more than MAX_IMAGE_BYTES.
+    Raises OSError, and ValueError for a file of more than MAX_FILE_BYTES.
     """
     with path.open("rb") as file:
         return _read_image(file, path.stat().st_size)
@@ -74,8 +74,8 @@ def read_image_file(path: Path) -> bytes:
 
 def _read_image(file: _Readable, size: int) -> bytes:
     """At most `size` bytes, or only the first ones if no image begins with them. Raises ValueError for too many."""
-    if size > MAX_IMAGE_BYTES:
-        raise ValueError(f"{size / 1e6:,.0f} MB, and imggen reads at most {MAX_IMAGE_BYTES / 1e6:.0f} MB")
+    if size > MAX_FILE_BYTES:
+        raise ValueError(f"{size / 1e6:,.0f} MB, and imggen reads at most {MAX_FILE_BYTES / 1e6:.0f} MB")
     head = file.read(min(size, _SIGNATURE_BYTES))
     return head if head not in _SIGNATURES else head + file.read(size - len(head))
 

@@ -190,8 +190,8 @@ def decode_images(job: DecodeJob, indices: list[int]) -> tuple[npt.NDArray[np.ui
     unreadable: dict[int, str] = {}
     for position, index in enumerate(indices):
         try:
-            image = decode.load_image(job.source, index)
-            rows[position] = decode.fit_image(image, job.size, job.channels, job.crop, job.source.names[index])
+            with decode.loaded_image(job.source, index) as image:
+                rows[position] = decode.fit_image(image, job.size, job.channels, job.crop, job.source.names[index])
         except (UnreadableError, MemoryError) as error:
             unreadable[index] = str(error) or "too large for the memory"
     return rows, unreadable

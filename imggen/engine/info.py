@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+from imggen.data.decode import refuse_pipe
 from imggen.engine.run_dir import RunDir
 from imggen.errors import CheckpointError, DataError
 from imggen.io.animation import ENDINGS, animation_text
@@ -29,10 +30,11 @@ def describe_file(path: Path) -> dict[str, Any]:
     """The settings and command of an image, or what a checkpoint or a run folder holds.
 
     Raises DataError for a file that is missing and for an image without settings, CheckpointError for a damaged
-    checkpoint.
+    checkpoint, UsageError for a pipe.
     """
     if not path.exists():
         raise DataError(f"there is no file {path}", "imggen models lists the models")
+    refuse_pipe(path)
     if path.suffix.lower() in SUFFIXES_WITH_SETTINGS:
         return _describe_image(path)
     file = RunDir(path).weights if path.is_dir() else path
@@ -40,23 +42,22 @@ def describe_file(path: Path) -> dict[str, Any]:
 
 
 def _describe_image(path: Path) -> dict[str, Any]:
-    is_animation = path.suffix.lower() in (".gif", ".mp4")
-    settings = settings_in(_animation_text(path)) if is_animation else read_info(path)
+    """The settings of an image, which cannot replace what is said of the file itself."""
+    settings = settings_in(_animation_text(path)) if path.suffix.lower() == ".mp4" else read_info(path)
     if settings is None:
         raise DataError(
             f"{path} was not made by imggen, or its settings were removed",
             "PNG, JPEG, WebP, GIF, MP4 and TIFF files of imggen carry them",
         )
-    return {"kind": "image", "file": str(path), **settings}
+    own = {"kind": "image", "file": str(path)}
+    return {**own, **{name: value for name, value in settings.items() if name not in (*own, "path")}}
 
 
 def _animation_text(path: Path) -> str | None:
     try:
         return animation_text(path)
     except (OSError, ValueError) as error:
-        raise DataError(
-            f"{path} is not an animation that can be read", "GIF and MP4 files of imggen carry settings"
-        ) from error
+        raise DataError(f"{path} is not an MP4 that can be read", "MP4 files of imggen carry settings") from error
 
 
 def _describe_checkpoint(header: Header) -> dict[str, Any]:

@@ -5,7 +5,6 @@ Arrays are (H, W, C) uint8 with C of 1 (gray), 3 (RGB) or 4 (RGBA).
 
 from __future__ import annotations
 
-import io
 import json
 import math
 import zlib
@@ -15,19 +14,17 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, PngImagePlugin
+from PIL import Image
 
-from imggen.errors import DataError, UsageError
+from imggen.documents import DocumentError, read_json
+from imggen.errors import UsageError
+from imggen.io.metadata import METADATA_KEY, PNG_SIGNATURE, Metadata, encode_with_metadata, read_settings_text
 
 ImageArray = NDArray[np.uint8]
 FORMATS = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
 
-# Settings are stored in a text chunk of this name in PNG, else in an EXIF tag whose text begins with it and a colon.
-METADATA_KEY = "imggen"
-EXIF_TAGS = (ExifTags.Base.ImageDescription, ExifTags.Base.ImageHistory)
 _MAX_SETTINGS_LENGTH = 1 << 20
 
-PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 PNG_COLOR_TYPES = {1: 0, 3: 2, 4: 6}
 
 
@@ -71,26 +68,15 @@ def encode(array: ImageArray, format: str, info: Mapping[str, Any] | None, *, le
 
     PNG and WebP are lossless; JPEG has quality 95 and no alpha. Raises UsageError for an unknown format.
     """
-    image, buffer = as_image(array), io.BytesIO()
-    text = json.dumps(dict(info)) if info else None
-    if format == "png":
-        chunk = PngImagePlugin.PngInfo()
-        if text:
-            chunk.add_itxt(METADATA_KEY, text)
-        image.save(buffer, "PNG", pnginfo=chunk, compress_level=level)
-        return buffer.getvalue()
-    exif = Image.Exif()
-    if text:
-        exif[ExifTags.Base.ImageDescription] = f"{METADATA_KEY}:{text}"
+    image = as_image(array)
     if format == "jpeg":
-        drop_alpha(image).save(buffer, "JPEG", quality=95, exif=exif)
+        image = drop_alpha(image)
     elif format == "webp":
-        image.convert("RGB" if image.mode == "L" else image.mode).save(
-            buffer, "WEBP", lossless=True, exact=True, exif=exif.tobytes()
-        )
-    else:
+        image = image.convert("RGB" if image.mode == "L" else image.mode)
+    elif format != "png":
         raise UsageError(f"there is no image format '{format}'", "formats: png, jpeg, webp")
-    return buffer.getvalue()
+    text = json.dumps(dict(info)) if info else None
+    return encode_with_metadata(image, format, Metadata(), text, level=level)
 
 
 def encode_png_fast(array: ImageArray, info: Mapping[str, Any] | None) -> bytes:
@@ -127,29 +113,16 @@ def read_info(path: Path) -> dict[str, Any] | None:
 
     The settings are not checked: anyone can write such a file.
     """
-    try:
-        with Image.open(path, formats=("PNG", "JPEG", "WEBP", "TIFF")) as image:
-            text = image.info.get(METADATA_KEY) if image.format == "PNG" else _exif_text(image.getexif())
-            if image.format == "PNG" and text is None:
-                image.load()  # the chunk may stand behind the pixels
-                text = image.info.get(METADATA_KEY)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path} is not an image that can be read", "PNG, JPEG and WebP carry settings") from error
-    return settings_in(text)
-
-
-def _exif_text(exif: Image.Exif) -> object:
-    """The first text with settings among the EXIF tags: an image with its own description has them in its history."""
-    return next((text for tag in EXIF_TAGS if str(text := exif.get(tag)).startswith(f"{METADATA_KEY}:")), None)
+    return settings_in(read_settings_text(path))
 
 
 def settings_in(text: object) -> dict[str, Any] | None:
-    """The settings in a text of JSON, or None if it is not a JSON object, or longer than 1 MiB."""
-    if not isinstance(text, str) or len(text) > _MAX_SETTINGS_LENGTH:
+    """The settings in a text of JSON, or None if it is no JSON object, longer than 1 MiB, or nested too deep."""
+    if not isinstance(text, str):
         return None
     try:
-        settings = json.loads(text.removeprefix(f"{METADATA_KEY}:"))
-    except (json.JSONDecodeError, RecursionError):
+        settings = read_json(text, max_bytes=_MAX_SETTINGS_LENGTH)
+    except DocumentError:
         return None
     return settings if isinstance(settings, dict) else None
 

@@ -61,7 +61,7 @@ def test_no_more_is_expanded_than_asked_for(tmp_path: Path, method: int, monkeyp
         assert readers.expand_zip_member(file, member).read(1000) == bytes(1000)
         assert tracemalloc.get_traced_memory()[1] < 500_000
         tracemalloc.stop()
-    monkeypatch.setattr(readers, "MAX_IMAGE_BYTES", 4_000_000)
+    monkeypatch.setattr(readers, "MAX_FILE_BYTES", 4_000_000)
     with pytest.raises(UnreadableError, match=r"5 MB, and imggen reads at most 4 MB|would expand"):
         load_image(open_source(str(path), cache_dir=tmp_path), 0)
 

@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from imggen.errors import DataError, UsageError
-from imggen.io import image as module
 from imggen.io.image import composite_on_white, drop_alpha, encode, encode_png_fast, format_of, grid, read_info
 
 
@@ -46,7 +45,7 @@ def test_images_without_settings(tmp_path: Path) -> None:
 
 
 def _with_text(text: str) -> bytes:
-    chunk, buffer = module.PngImagePlugin.PngInfo(), io.BytesIO()
+    chunk, buffer = PngImagePlugin.PngInfo(), io.BytesIO()
     chunk.add_itxt("imggen", text)
     Image.new("L", (2, 2)).save(buffer, "PNG", pnginfo=chunk)
     return buffer.getvalue()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -11,11 +10,14 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, PngImagePlugin
+from PIL import Image
 
-from imggen.data.decode import decode_image, explain_unreadable, gray_range
+from imggen.data.decode import read_image_file, simple_mode
+from imggen.data.deep_gray import Range, from_8_bits, is_deep_gray, measured_range, rescale_deep_gray, strips
 from imggen.errors import DataError, UsageError
-from imggen.io.image import EXIF_TAGS, METADATA_KEY, ImageArray
+from imggen.io.formats import LONGEST_SIDE, check_side
+from imggen.io.image import ImageArray
+from imggen.io.metadata import Metadata, SilencedPillow, encode_with_metadata
 
 Mask = NDArray[np.bool_]
 FORMATS = {".png": "png", ".webp": "webp", ".tif": "tiff", ".tiff": "tiff", ".jpg": "jpeg", ".jpeg": "jpeg"}
@@ -29,36 +31,47 @@ SUPPORTED_MODES = {
     "tiff": (*EIGHT_BIT_MODES, *DEEP_GRAY_MODES, "CMYK"),
     "jpeg": (*EIGHT_BIT_MODES, "CMYK"),
 }
-TIFF_BITS_PER_SAMPLE = 258
-# The tags of a TIFF that describe the image; others describe where its bytes are.
-KEPT_TIFF_TAGS = ("ImageDescription", "Make", "Model", "Software", "DateTime", "Artist", "Copyright")
 
 
 @dataclass(frozen=True)
 class SourceImage:
-    """The first image of a file, upright and in its own mode, with the color profile and EXIF data to keep.
+    """The first image of a file, upright and in its own mode, with the metadata to keep.
 
-    `format` is the file's, in lower case; `frames` counts the images in the file.
+    `format` is the file's, in lower case; `frames` counts the images in the file. `range` are the values of black and
+    white in an image of mode I;16, I or F: see `measured`.
     """
 
     path: Path
     image: Image.Image
     format: str
-    profile: bytes | None
-    exif: Image.Exif
+    metadata: Metadata
     frames: int = 1
+    range: Range = (0.0, 65535.0)
 
     @property
     def size(self) -> tuple[int, int]:
         """(width, height)."""
         return self.image.size
 
+    def measured(self, unmasked: Mask) -> SourceImage:
+        """The same image, with the `range` of the pixels that are `unmasked` (H, W): no fill depends on the others."""
+        if not is_deep_gray(self.image):
+            return self
+        return replace(self, range=measured_range(self.image, unmasked))
+
     def plain(self) -> Image.Image:
-        """The image in mode L, LA, RGB or RGBA."""
-        return decode_image(self.image.copy())
+        """The image in mode L, LA, RGB or RGBA; black and white of deep gray are those of `range`."""
+        with SilencedPillow():
+            if is_deep_gray(self.image):
+                return rescale_deep_gray(self.image, self.range)
+            return simple_mode(self.image)
 
     def alpha(self) -> ImageArray | None:
         """The alpha channel (H, W), or None if the image has no transparency."""
+        if self.image.mode in ("LA", "RGBA"):
+            return np.asarray(self.image.getchannel("A"))
+        if not self.image.has_transparency_data:
+            return None
         plain = self.plain()
         return np.asarray(plain.getchannel("A")) if plain.mode in ("LA", "RGBA") else None
 
@@ -76,14 +89,13 @@ class SourceImage:
 
 
 def open_source_image(path: Path) -> SourceImage:
-    """Read an image completely. Raises DataError if it cannot be read, or would not be kept without loss."""
-    with explain_unreadable(path, "give an image file"):
-        data = path.read_bytes()
-        image = decode_image(data, own_mode=True)
-        with Image.open(io.BytesIO(data)) as header:
-            format, exif = (header.format or "").lower(), header.getexif()
-            has_deep_color, frames = _has_deep_color(header, data), int(getattr(header, "n_frames", 1))
-    if has_deep_color:
+    """Read an image completely.
+
+    Raises DataError if it cannot be read, or would not be kept without loss, and UsageError for a pipe.
+    """
+    file = read_image_file(path)
+    image = file.image
+    if file.has_deep_color:
         # Pillow would drop the lower 8 bits of every value without an error.
         raise DataError(f"{path} has 16 bits per color channel, which is not supported", "convert it to 8 bits first")
     if image.mode == "I;16B":
@@ -91,76 +103,70 @@ def open_source_image(path: Path) -> SourceImage:
         image.info = info
     if image.mode not in SUPPORTED_MODES["tiff"]:
         raise DataError(f"{path} is of mode {image.mode}, which is not supported", "convert it to RGB first")
-    exif.pop(ExifTags.Base.Orientation, None)  # the pixels are upright now
-    if format == "tiff":
-        exif = _descriptive_tags(exif)
-    return SourceImage(path, image, format, image.info.get("icc_profile"), exif, frames)
+    if image.mode == "P":
+        _complete_palette(image)
+    return SourceImage(path, image, file.format, file.metadata, file.frames)
 
 
-def _has_deep_color(image: Image.Image, data: bytes) -> bool:
-    """Whether the file has several channels of more than 8 bits."""
-    if image.format == "PNG":
-        depth, color_type = data[24:26]  # of the header chunk, which is always the first
-        return depth > 8 and color_type != 0
-    if image.format == "TIFF":
-        tags = getattr(image, "tag_v2", {})
-        bits = tags.get(TIFF_BITS_PER_SAMPLE, (8,))
-        return len(bits) > 1 and max(bits) > 8
-    return False
+def _complete_palette(image: Image.Image) -> None:
+    """Where pixels have an index beyond the palette, give the palette all 256 colors, those that are shown now.
 
-
-def _descriptive_tags(exif: Image.Exif) -> Image.Exif:
-    """The tags that can be copied into a TIFF: it cannot store nested directories or byte offsets."""
-    kept = Image.Exif()
-    for name in KEPT_TIFF_TAGS:
-        if (value := exif.get(ExifTags.Base[name])) is not None:
-            kept[ExifTags.Base[name]] = value
-    return kept
+    A file would be written with as few bits a pixel as its palette needs, which would change these pixels.
+    """
+    if image.getextrema()[1] < len(image.getpalette("RGB") or ()) // 3:  # type: ignore[operator]
+        return
+    every_index = image.crop((0, 0, 1, 1)).resize((256, 1))
+    every_index.putdata(range(256))
+    image.putpalette(every_index.convert("RGB").tobytes())
 
 
 def format_for(source: SourceImage, wanted: str | None) -> str:
     """The format of a result: the wanted one, else the file's own if it is lossless, else PNG or TIFF.
 
-    Raises UsageError if the wanted format cannot store the image's mode.
+    Raises UsageError if the wanted format cannot store the image's mode or its size.
     """
     mode = source.image.mode
     if wanted is None:
         own = source.format if source.format in LOSSLESS_FORMATS else "png"
+        own = own if max(source.size) <= LONGEST_SIDE[own] else "png"
         return own if mode in SUPPORTED_MODES[own] else "tiff"
     if mode not in SUPPORTED_MODES[wanted]:
         raise UsageError(f"{source.path} is of mode {mode}, which {wanted.upper()} cannot store", "use a name in .tif")
+    check_side(source.path, source.size, wanted)
     return wanted
 
 
-def replace_masked(source: SourceImage, mask: Mask, colors: ImageArray, alpha: ImageArray | None) -> Image.Image:
+def replace_masked(
+    source: SourceImage, mask: Mask, colors: ImageArray, alpha: ImageArray | None, *, in_place: bool = False
+) -> Image.Image:
     """The image in its own mode with `colors` (H, W, 1 or 3) where `mask` (H, W); other pixels keep their bits.
 
-    `alpha` (H, W) is that of the masked pixels; None keeps the image's own.
+    `alpha` (H, W) is that of the masked pixels; None keeps the image's own. With `in_place` the source's own image is
+    changed, which saves the memory of a copy.
     """
     image = source.image
-    mode = image.mode
-    pixels = np.array(image)
-    values = _in_mode(image, colors, mask)
-    if mode in ("LA", "RGBA"):
-        own_alpha = pixels[:, :, -1]
-        values = np.concatenate([values, (own_alpha if alpha is None else alpha)[:, :, None]], 2)
-    values = values.reshape(pixels.shape)
-    pixels[mask] = values[mask].astype(pixels.dtype)
-    if mode == "1":
-        result = Image.fromarray(pixels)
-    else:
-        result = Image.frombytes(mode, image.size, np.ascontiguousarray(pixels).tobytes())
-    if mode == "P":
-        with_palette = image.copy()
-        with_palette.paste(result)
-        result = with_palette
-    result.info = {name: value for name, value in image.info.items() if name in ("transparency", "dpi")}
+    result = image if in_place else image.copy()
+    for rows, own in strips(image):
+        if not mask[rows].any():
+            continue
+        values = _in_mode(source, colors[rows], mask[rows])
+        if image.mode in ("LA", "RGBA"):
+            own_alpha = own[:, :, -1] if alpha is None else alpha[rows]
+            values = np.concatenate([values, own_alpha[:, :, None]], 2)
+        pixels = own.copy()
+        pixels[mask[rows]] = values.reshape(own.shape)[mask[rows]].astype(own.dtype)
+        if image.mode == "1":
+            strip = Image.fromarray(pixels)
+        else:
+            strip = Image.frombytes(image.mode, (image.width, len(pixels)), np.ascontiguousarray(pixels).tobytes())
+        result.paste(strip, (0, rows.start))
+    result.info = {name: value for name, value in image.info.items() if name == "transparency"}
     return result
 
 
-def _in_mode(image: Image.Image, colors: ImageArray, mask: Mask) -> NDArray[Any]:
+def _in_mode(source: SourceImage, colors: ImageArray, mask: Mask) -> NDArray[Any]:
     """`colors` (H, W, 1 or 3) as pixel values of the image's mode, without an alpha channel."""
-    mode = image.mode
+    image, mode = source.image, source.image.mode
     gray, rgb = _to_gray(colors), np.repeat(colors, 3, 2) if colors.shape[2] == 1 else colors
     if mode == "L":
         return _avoid_transparent_color(image, gray)
@@ -173,9 +179,7 @@ def _in_mode(image: Image.Image, colors: ImageArray, mask: Mask) -> NDArray[Any]
     if mode == "1":
         return gray[:, :, 0] >= 128
     if mode in DEEP_GRAY_MODES:
-        black, white = gray_range(image)
-        levels = black + gray[:, :, 0].astype(np.float64) * ((white - black) / 255)
-        return levels if mode == "F" else np.rint(levels)
+        return _avoid_transparent_color(image, from_8_bits(gray, source.range, mode))
     return gray if mode == "LA" else rgb
 
 
@@ -186,7 +190,7 @@ def _to_gray(colors: ImageArray) -> ImageArray:
     return np.asarray(Image.fromarray(np.ascontiguousarray(colors)).convert("L"))[:, :, None]
 
 
-def _avoid_transparent_color(image: Image.Image, colors: ImageArray) -> ImageArray:
+def _avoid_transparent_color(image: Image.Image, colors: NDArray[Any]) -> NDArray[Any]:
     """`colors`, changed by one level where they equal the one color that the file declares transparent."""
     transparent = image.info.get("transparency")
     if not isinstance(transparent, int | tuple):
@@ -219,35 +223,23 @@ def _nearest_palette_index(image: Image.Image, rgb: ImageArray, mask: Mask) -> I
 
 
 def encode_result(source: SourceImage, result: Image.Image, format: str, info: Mapping[str, Any]) -> bytes:
-    """The bytes of a file, with the source's color profile and EXIF data, and the settings `info`."""
-    buffer, text = io.BytesIO(), json.dumps(dict(info))
-    more: dict[str, Any] = {"icc_profile": source.profile} if source.profile else {}
-    if "dpi" in result.info and format != "webp":
-        more["dpi"] = result.info["dpi"]
-    if format == "png":
-        chunk = PngImagePlugin.PngInfo()
-        chunk.add_itxt(METADATA_KEY, text)
-        if len(source.exif):
-            more["exif"] = source.exif
-        result.save(buffer, "PNG", pnginfo=chunk, **more)
-        return buffer.getvalue()
-    exif = _exif_with_settings(source.exif, format, text)
-    if format == "tiff":
-        result.save(buffer, "TIFF", compression="tiff_deflate", exif=exif, **more)
-    elif format == "webp":
-        _to_webp_mode(result).save(buffer, "WEBP", lossless=True, exact=True, exif=exif.tobytes(), **more)
-    else:
-        _to_jpeg_mode(result).save(buffer, "JPEG", quality=95, exif=exif, **more)
-    return buffer.getvalue()
+    """The bytes of a file, with the source's metadata and the settings `info`. Raises DataError, which names the file.
 
-
-def _exif_with_settings(own: Image.Exif, format: str, text: str) -> Image.Exif:
-    """A copy with the settings in the description, or, if the image has its own description, in the history tag."""
-    exif = Image.Exif()
-    exif.load((_descriptive_tags(own) if format == "tiff" else own).tobytes())
-    description = str(exif.get(EXIF_TAGS[0]) or METADATA_KEY)
-    exif[EXIF_TAGS[0 if description.startswith(METADATA_KEY) else 1]] = f"{METADATA_KEY}:{text}"
-    return exif
+    The metadata must fit the format: see `imggen.io.metadata.fitting`.
+    """
+    try:
+        with SilencedPillow():
+            if format == "webp":
+                result = _to_webp_mode(result)
+            elif format == "jpeg":
+                result = _to_jpeg_mode(result)
+            return encode_with_metadata(result, format, source.metadata, json.dumps(dict(info)))
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise DataError(
+            f"the fill of {source.path} cannot be written as {format.upper()}: {error}", "use a name in .png or .tif"
+        ) from error
 
 
 def _to_webp_mode(image: Image.Image) -> Image.Image:

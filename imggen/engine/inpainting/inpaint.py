@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,7 +13,8 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image
 
-from imggen.data.decode import decode_image, to_array, with_channels
+from imggen.data.decode import to_array, with_channels
+from imggen.data.deep_gray import image_strips
 from imggen.engine.checkpoints import LoadedModel, open_model
 from imggen.engine.inpainting.blending import biharmonic
 from imggen.engine.inpainting.image_file import encode_result, replace_masked
@@ -20,9 +22,7 @@ from imggen.engine.inpainting.inputs import MaskedImage, MaskedImages, result_fo
 from imggen.engine.inpainting.masks import connected_components, feather_weights, tile_boxes
 from imggen.engine.inpainting.tiles import BATCH_OF_32_PX, Canvas, TileInpainter
 from imggen.engine.options import InpaintOptions
-from imggen.engine.outputs import MAX_GRID_SIDE
 from imggen.engine.provenance import settings
-from imggen.errors import UsageError
 from imggen.io.atomic import atomic_write
 from imggen.io.image import ImageArray, composite_on_white, encode, format_of, grid
 from imggen.reporting import Reporter
@@ -51,7 +51,7 @@ def inpaint(options: InpaintOptions, images: MaskedImages, reporter: Reporter) -
                 task.update(done + fraction * count)
 
             for image, fills in zip(group, inpainter.fill(group, advance), strict=True):
-                results = [_make_result(options, image, fill) for fill in fills]
+                results = _make_results(options, image, fills)
                 report = {"image": str(image.files.image), "masked_fraction": round(image.masked_fraction, 4)}
                 if options.sheet:
                     rows.append(_sheet_row(image, results))
@@ -171,7 +171,8 @@ class ModelInpainter:
         if channels == 1 and image.source.plain().mode not in ("L", "LA"):
             self._report_once("this model generates gray images: masked regions of color images become gray")
         pixels = _read_pixels(image, channels)
-        return Canvas(np.stack([pixels] * self.count), image.mask.copy(), components, boxes)
+        fills = pixels[None] if self.count == 1 else np.stack([pixels] * self.count)
+        return Canvas(fills, image.mask.copy(), components, boxes)
 
     def _report_once(self, message: str) -> None:
         if message not in self._reported:
@@ -182,13 +183,23 @@ class ModelInpainter:
 def _read_pixels(image: MaskedImage, channels: int | None) -> ImageArray:
     """(H, W, C) with a model's channels; with None, only the colors: 1 channel of a gray image, 3 of any other."""
     plain = image.source.plain()
-    if channels is None:
-        channels = 1 if plain.mode in ("L", "LA") else 3
-        plain = plain.convert("L" if channels == 1 else "RGB")
-    return to_array(with_channels(plain, channels), channels)
+    only_colors = channels is None
+    channels = channels or (1 if plain.mode in ("L", "LA") else 3)
+    pixels = np.empty((plain.height, plain.width, channels), np.uint8)
+    for top, part in image_strips(plain):
+        opaque = part.convert("L" if channels == 1 else "RGB") if only_colors else part
+        pixels[top : top + part.height] = to_array(with_channels(opaque, channels), channels)
+    return pixels
 
 
-def _make_result(options: InpaintOptions, image: MaskedImage, fill: ImageArray) -> Image.Image:
+def _make_results(options: InpaintOptions, image: MaskedImage, fills: ImageArray) -> Iterator[Image.Image]:
+    """The results of one image, each made when it is asked for; the last may use the memory of the image itself."""
+    for number, fill in enumerate(fills):
+        is_last = number == len(fills) - 1 and not options.sheet
+        yield _make_result(options, image, fill, in_place=is_last)
+
+
+def _make_result(options: InpaintOptions, image: MaskedImage, fill: ImageArray, *, in_place: bool) -> Image.Image:
     """The image in its own mode, with its masked pixels taken from the fill (H, W, C)."""
     colors = fill
     if options.feather:
@@ -196,17 +207,19 @@ def _make_result(options: InpaintOptions, image: MaskedImage, fill: ImageArray) 
         own_colors = _read_pixels(image, fill.shape[2])
         colors = np.rint(weights * fill + (1 - weights) * own_colors).astype(np.uint8)
     alpha = image.source.alpha()
-    if alpha is not None:
+    if alpha is not None and fill.shape[2] != 4 and not image.empty.any():
+        alpha = None  # every pixel keeps its own
+    elif alpha is not None:
         # A model with alpha generates it; with any other, empty pixels become opaque and all others keep theirs.
         alpha = colors[..., 3] if fill.shape[2] == 4 else np.where(image.empty, 255, alpha).astype(np.uint8)
         colors = colors[..., :3]
     elif fill.shape[2] == 4:
         colors = composite_on_white(colors)
-    return replace_masked(image.source, image.mask, colors, alpha)
+    return replace_masked(image.source, image.mask, colors, alpha, in_place=in_place)
 
 
 def _write_results(
-    options: InpaintOptions, image: MaskedImage, results: list[Image.Image], loaded: LoadedModel | None
+    options: InpaintOptions, image: MaskedImage, results: Iterator[Image.Image], loaded: LoadedModel | None
 ) -> list[str]:
     """Write the results of one image; returns their paths."""
     paths = []
@@ -221,13 +234,14 @@ def _write_results(
     return paths
 
 
-def _sheet_row(image: MaskedImage, results: list[Image.Image]) -> list[ImageArray]:
+def _sheet_row(image: MaskedImage, results: Iterator[Image.Image]) -> list[ImageArray]:
     """The original, the original with its mask in gray, and the fills; (H, W, 3) each."""
     original = _on_white(image.source.plain())
     original[image.empty] = 255
     with_mask = original.copy()
     with_mask[image.mask] = MASK_GRAY
-    return [original, with_mask, *(_on_white(decode_image(result)) for result in results)]
+    fills = (replace(image.source, image=result).plain() for result in results)
+    return [original, with_mask, *(_on_white(fill) for fill in fills)]
 
 
 def _on_white(image: Image.Image) -> ImageArray:
@@ -238,8 +252,6 @@ def _make_sheet(rows: list[list[ImageArray]]) -> ImageArray:
     """One grid (H, W, C) of all rows; smaller images are centered. C is 1 if everything is gray, else 3."""
     cells = [cell for row in rows for cell in row]
     height, width = (max(cell.shape[axis] for cell in cells) for axis in (0, 1))
-    if max((height + 2) * len(rows), (width + 2) * len(rows[0])) > MAX_GRID_SIDE:
-        raise UsageError("the sheet is too large for one file", "fewer or smaller images, or -o folder/")
     padded = []
     for cell in cells:
         down, across = height - cell.shape[0], width - cell.shape[1]

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
+from imggen.data.decode import refuse_pipe
 from imggen.data.files import images_below
 from imggen.engine.inpainting.image_file import (
     FORMATS,
@@ -19,16 +20,18 @@ from imggen.engine.inpainting.image_file import (
     open_source_image,
 )
 from imggen.engine.inpainting.mask_files import MaskFiles
-from imggen.engine.inpainting.masks import box_mask, dilate, read_mask
+from imggen.engine.inpainting.masks import FileMask, box_mask, dilate, explain_mask, read_mask
 from imggen.engine.options import InpaintOptions
 from imggen.engine.outputs import MAX_GRID_SIDE, check_pattern, output_kind, refuse_file, refuse_folder
 from imggen.errors import DataError, UsageError
+from imggen.io.metadata import fitting
 from imggen.reporting import Reporter
 
 ENDINGS = {"png": ".png", "webp": ".webp", "tiff": ".tif", "jpeg": ".jpg"}
 WARN_MASKED_FRACTION = 0.95
 WARN_CLASSICAL_MASKED_FRACTION = 0.2
 MIN_OPAQUE_ALPHA = 128
+SETTINGS_BYTES = 2048  # what a file records besides the options, which it records twice: as settings and as a command
 BYTES_PER_PIXEL = 6  # at most 4 of Pillow's image, and 2 masks
 MAX_KEPT_BYTES = 1 << 29
 
@@ -43,43 +46,57 @@ class InpaintInput:
 
 
 def find_inputs(options: InpaintOptions, reporter: Reporter) -> list[InpaintInput]:
-    """The images in the order of their names, each with its mask. Raises DataError for a missing file.
+    """The images in the order of their names, each with its mask.
 
-    Masks and results that lie in the folder of the images are not taken for images.
+    Masks and results that lie in the folder of the images are not taken for images. Raises DataError for a missing
+    file, UsageError for a pipe and for an image that would be its own mask.
     """
     if not options.image.exists():
         raise DataError(f"there is no file {options.image}", "--image names an image or a folder of images")
     if options.mask is not None and not options.mask.exists():
         raise DataError(f"there is no file {options.mask}", "--mask names a mask or a folder of masks")
+    for path in (options.image, options.mask):
+        if path is not None:
+            refuse_pipe(path)
+    if options.mask is not None and options.mask.is_dir() and options.image.samefile(options.mask):
+        raise UsageError(f"the images in {options.image} would be their own masks", "--mask takes another folder")
     masks = MaskFiles(options)
     if not options.image.is_dir():
-        return [InpaintInput(options.image, masks.find(Path(options.image.name)), Path(options.image.stem))]
+        mask = masks.find(Path(options.image.name))
+        _refuse_own_mask(options.image, mask)
+        return [InpaintInput(options.image, mask, Path(options.image.stem))]
     exclude = [Path(options.output)] + ([] if options.mask is None else [options.mask])
     images, left_out = images_below(options.image, exclude)
     left_out.report(str(options.image), reporter)
     # Of images with the same stem, the results keep the endings in their names, so that none overwrites another.
     stems = Counter(image.with_suffix("") for image in images)
-    return [
-        InpaintInput(
-            options.image / image,
-            masks.find(image),
-            image.with_suffix("") if stems[image.with_suffix("")] == 1 else image,
-        )
-        for image in images
-    ]
+    inputs = []
+    for image in images:
+        path, mask = options.image / image, masks.find(image)
+        _refuse_own_mask(path, mask)
+        inputs.append(InpaintInput(path, mask, image.with_suffix("") if stems[image.with_suffix("")] == 1 else image))
+    return inputs
+
+
+def _refuse_own_mask(image: Path, mask: Path | None) -> None:
+    """Raise UsageError if both are the same file, by whatever name or link."""
+    if mask is not None and image.samefile(mask):
+        raise UsageError(f"{image} would be its own mask", "--mask takes another file, or a folder of masks alone")
 
 
 @dataclass(frozen=True)
 class MaskedImage:
     """An image and its mask (H, W), true where it is to be filled.
 
-    `empty` (H, W) is the part of the mask that had no pixels before: transparent, or beyond the image's edges.
+    `empty` (H, W) is the part of the mask that had no pixels before: transparent, or beyond the image's edges. `note`
+    says how the mask was made of its file, where that is not obvious.
     """
 
     files: InpaintInput
     source: SourceImage
     mask: Mask
     empty: Mask
+    note: str | None = None
 
     @property
     def masked_fraction(self) -> float:
@@ -92,20 +109,25 @@ class MaskedImages:
 
     Images are kept in memory up to MAX_KEPT_BYTES; those beyond are read once more when their turn comes.
 
-    Raises UsageError and DataError for what cannot be read, has no masked pixels or has masked pixels only.
+    Raises UsageError and DataError for what cannot be read, has no masked pixels or has masked pixels only, and for a
+    result that its format cannot store. Metadata that cannot be kept is left out with a warning.
     """
 
     def __init__(self, options: InpaintOptions, inputs: list[InpaintInput], reporter: Reporter) -> None:
         self.options, self.inputs = options, inputs
         self._kept: dict[int, MaskedImage] = {}
         kept_bytes, is_lossy = 0, False
+        sheet_cell = (0, 0)
         for index, files in enumerate(inputs):
             image = open_masked_image(options, files)
+            sheet_cell = (max(sheet_cell[0], image.source.size[0]), max(sheet_cell[1], image.source.size[1]))
             is_lossy |= result_format(options, image) not in LOSSLESS_FORMATS
             _warn(options, image, reporter)
             kept_bytes += image.mask.size * BYTES_PER_PIXEL
             if kept_bytes <= MAX_KEPT_BYTES:
                 self._kept[index] = image
+        if options.sheet:
+            check_sheet(sheet_cell, len(inputs), options.count)
         if is_lossy and not options.sheet:
             reporter.warn("JPEG changes every pixel a little, unmasked ones too; a name in .png keeps them")
 
@@ -127,6 +149,16 @@ def _warn(options: InpaintOptions, image: MaskedImage, reporter: Reporter) -> No
         reporter.warn(f"{name}: {fraction:.0%} is masked; --method classical is for thin scratches")
     if frames > 1:
         reporter.warn(f"{name}: of its {frames} images only the first is filled and kept")
+    if image.note is not None:
+        reporter.info(image.note)
+    if image.source.metadata.lost and not options.sheet:
+        reporter.warn(f"{name}: not kept: {'; '.join(image.source.metadata.lost)}")
+
+
+def check_sheet(cell: tuple[int, int], rows: int, count: int) -> None:
+    """Raise UsageError if a sheet with `rows` images, each cell (width, height) in pixels, is too large for a file."""
+    if max((cell[1] + 2) * rows, (cell[0] + 2) * (2 + count)) > MAX_GRID_SIDE:
+        raise UsageError("the sheet is too large for one file", "fewer or smaller images, or -o folder/")
 
 
 def open_masked_image(options: InpaintOptions, files: InpaintInput) -> MaskedImage:
@@ -134,9 +166,10 @@ def open_masked_image(options: InpaintOptions, files: InpaintInput) -> MaskedIma
     source = open_source_image(files.image)
     width, height = source.size
     mask = box_mask(options.boxes, source.size)
+    from_file: FileMask | None = None
     if files.mask is not None:
-        from_file = read_mask(files.mask, source.size, resize=options.resize_mask)
-        mask |= ~from_file if options.invert else from_file
+        from_file = read_mask(files.mask, source.size, invert=options.invert, resize=options.resize_mask)
+        mask |= from_file.mask
     empty = np.zeros_like(mask)
     if options.from_alpha:
         alpha = source.alpha()
@@ -152,13 +185,28 @@ def open_masked_image(options: InpaintOptions, files: InpaintInput) -> MaskedIma
         margins = ((top, bottom), (left, right))
         source, new_pixels = source.expanded(left, top, right, bottom)
         mask, empty = np.pad(mask, margins) | new_pixels, np.pad(empty, margins) | new_pixels
-    if not mask.any():
-        hint = "white is masked; --invert-mask makes black masked"
-        raise DataError(f"{files.mask or files.image}: no pixel is masked", hint)
-    if mask.all():
-        hint = "use --invert-mask, or generate a whole image with imggen sample"
-        raise DataError(f"{files.mask or files.image}: every pixel is masked", hint)
-    return MaskedImage(files, source, mask, empty & mask)
+    if not mask.any() or mask.all():
+        raise _explain_mask(options, files, from_file, mask)
+    source = source.measured(~mask)
+    image = MaskedImage(
+        files, source, mask, empty & mask if empty.any() else empty, None if from_file is None else from_file.note
+    )
+    if options.sheet:
+        return image
+    settings_length = SETTINGS_BYTES + 3 * len(repr(options))
+    metadata = fitting(source.metadata, result_format(options, image), settings_length)
+    return replace(image, source=replace(source, metadata=metadata))
+
+
+def _explain_mask(options: InpaintOptions, files: InpaintInput, from_file: FileMask | None, mask: Mask) -> DataError:
+    """The error for an image of which no pixel, or every pixel, is masked."""
+    if from_file is not None and files.mask is not None and from_file.mask.all() == from_file.mask.any():
+        return explain_mask(from_file, files.mask, options.invert)
+    if mask.any():
+        return DataError(f"{files.image}: every pixel is masked", "mask less; imggen sample generates whole images")
+    return DataError(
+        f"{files.image}: no pixel is masked", "--mask-from-alpha masks what is transparent, and nothing is"
+    )
 
 
 def check_output(options: InpaintOptions) -> None:

@@ -34,8 +34,9 @@ from imggen.engine.outputs import MAX_GRID_SIDE, output_kind
 from imggen.engine.provenance import settings
 from imggen.engine.seeds import format_seeds
 from imggen.errors import UsageError
-from imggen.io.animation import LONGEST_SIDE, animation, animation_format
+from imggen.io.animation import animation, animation_format
 from imggen.io.atomic import atomic_folder, atomic_write
+from imggen.io.formats import LONGEST_SIDE
 from imggen.io.image import ImageArray, encode, encode_png_fast, format_of, grid
 from imggen.models.base import Backend
 from imggen.reporting import Reporter

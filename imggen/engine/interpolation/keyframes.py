@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from imggen.data.decode import decode_image, explain_unreadable, fit_image
+from imggen.data.decode import decode_file, fit_image
 from imggen.engine.interpolation.latent_path import Floats
 from imggen.engine.noise import SampleSpec, noise_for
 from imggen.errors import UsageError
@@ -69,9 +69,7 @@ def seed_keyframes(seeds: Sequence[int], backend: Backend) -> Keyframes:
 
 def read_image(path: Path, backend: Backend) -> ImageArray:
     """The central square of an image at the model's size and with its channels (H, W, C) uint8. Raises DataError."""
-    with explain_unreadable(path, "give an image file"):
-        image = decode_image(path.read_bytes())
-    return fit_image(image, backend.config.size, backend.config.channels, "center", "")
+    return fit_image(decode_file(path), backend.config.size, backend.config.channels, "center", "")
 
 
 def image_keyframes(

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from imggen.data.cache_dir import default_cache_dir
-from imggen.data.decode import UnreadableError, fit_image, load_image
+from imggen.data.decode import UnreadableError, fit_image, load_image, refuse_pipe
 from imggen.data.readers import FolderReader, Source
 from imggen.data.scan import open_source
 from imggen.data.shards import is_archive
@@ -109,7 +109,8 @@ def read_images(path: Path, count: int, backend: Backend, output: str, reporter:
 
 
 def _open_images(path: Path, output: str, reporter: Reporter) -> Source:
-    """The images of a data set, or a single image file as a source of one."""
+    """The images of a data set, or a single image file as a source of one. Raises UsageError for a pipe."""
+    refuse_pipe(path)
     if path.is_file() and not is_archive(path):
         reader = FolderReader(str(path.parent), [path.name])
         return Source(path.name, (), [path.name], np.zeros(1, np.int64), "", 0, reader)

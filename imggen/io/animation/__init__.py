@@ -15,18 +15,18 @@ from pathlib import Path
 from typing import Any
 
 from imggen.errors import UsageError
-from imggen.io.animation import gif, mp4
+from imggen.io.animation import mp4
 from imggen.io.animation.apng import Apng
 from imggen.io.animation.gif import Gif
 from imggen.io.animation.mp4 import Mp4
 from imggen.io.animation.webp import WebP
 from imggen.io.animation.writer import FrameDurations, Writer
 from imggen.io.atomic import atomic_path
-from imggen.io.image import METADATA_KEY, ImageArray, composite_on_white
+from imggen.io.image import ImageArray, composite_on_white
+from imggen.io.metadata import METADATA_KEY, read_settings_text
 
 __all__ = [
     "ENDINGS",
-    "LONGEST_SIDE",
     "MAX_FPS",
     "WRITERS",
     "Apng",
@@ -45,7 +45,6 @@ __all__ = [
 ENDINGS = {".gif": "gif", ".webp": "webp", ".png": "apng", ".apng": "apng", ".mp4": "mp4"}
 WRITERS: dict[str, type[Writer]] = {"gif": Gif, "webp": WebP, "apng": Apng, "mp4": Mp4}
 MAX_FPS = {"gif": 50, "webp": 1000, "apng": 1000, "mp4": 240}
-LONGEST_SIDE = {"gif": 65_535, "webp": 16_383, "apng": 65_535, "mp4": 8_192}
 
 
 def animation_format(path: Path) -> str:
@@ -81,7 +80,12 @@ def animation(path: Path, fps: Fraction, count: int, info: Mapping[str, Any]) ->
 
 
 def animation_text(path: Path) -> str | None:
-    """The settings in a GIF or an MP4, as JSON text that is not checked yet, or None if it has none."""
-    comment = gif.read_comment(path) if path.suffix.lower() == ".gif" else mp4.read_comment(path)
+    """The settings in an animation, as JSON text that is not checked yet, or None if it has none.
+
+    Raises DataError for a damaged image, OSError for an MP4 that cannot be read.
+    """
+    if path.suffix.lower() != ".mp4":
+        return read_settings_text(path)
+    comment = mp4.read_comment(path)
     prefix = f"{METADATA_KEY}:"
     return comment.removeprefix(prefix) if comment.startswith(prefix) else None

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from zlib import crc32
 
 from imggen.io.animation.writer import Box, Writer
-from imggen.io.image import METADATA_KEY, PNG_COLOR_TYPES, PNG_SIGNATURE, ImageArray, as_image
+from imggen.io.image import PNG_COLOR_TYPES, ImageArray, as_image
+from imggen.io.metadata import METADATA_KEY, PNG_SIGNATURE
 
 
 class Apng(Writer):

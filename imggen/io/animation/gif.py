@@ -1,15 +1,15 @@
-"""Animated GIF: a writer, and a reader of its comment."""
+"""Animated GIF: a writer."""
 
 from __future__ import annotations
 
 import io
-from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from imggen.io.animation.writer import Box, FrameDurations, Writer, little_endian
-from imggen.io.image import METADATA_KEY, ImageArray
+from imggen.io.image import ImageArray
+from imggen.io.metadata import METADATA_KEY
 
 TICKS_PER_SECOND = 100
 OPAQUE_ALPHA = 128  # GIF has no partial transparency: pixels with at least this alpha become opaque
@@ -103,10 +103,3 @@ def _sub_blocks(data: bytes) -> bytes:
     """`data` in blocks of at most 255 bytes, each after its length, and a block of length 0 at the end."""
     blocks = [data[start : start + 255] for start in range(0, len(data), 255)]
     return b"".join(bytes((len(block),)) + block for block in blocks) + b"\0"
-
-
-def read_comment(path: Path) -> str:
-    """The comment of a GIF, or an empty text."""
-    with Image.open(path, formats=("GIF",)) as image:
-        comment = image.info.get("comment", b"")
-    return comment.decode("utf-8", "replace") if isinstance(comment, bytes) else str(comment)

@@ -8,7 +8,8 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from imggen.io.animation.writer import Box, Writer
-from imggen.io.image import METADATA_KEY, ImageArray, composite_on_white
+from imggen.io.image import ImageArray, composite_on_white
+from imggen.io.metadata import METADATA_KEY
 
 MAX_COMMENT_BYTES = 1 << 20
 _MAX_BOX_DEPTH = 8

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from PIL import ExifTags, Image
 
 from imggen.io.animation.writer import Box, FrameDurations, Writer, little_endian
-from imggen.io.image import METADATA_KEY, ImageArray, as_image
+from imggen.io.image import ImageArray, as_image
+from imggen.io.metadata import METADATA_KEY
 
 TICKS_PER_SECOND = 1000
 _HAS_ANIMATION, _HAS_EXIF, _HAS_ALPHA = 0x02, 0x08, 0x10

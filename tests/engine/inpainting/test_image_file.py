@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from PIL import ExifTags, Image, ImageCms, ImageOps
+from PIL import ExifTags, Image, ImageCms, ImageOps, PngImagePlugin
+from PIL.TiffImagePlugin import IFDRational
 
 from imggen.engine.info import describe_file
 from imggen.errors import DataError, UsageError
@@ -189,3 +190,99 @@ def test_modes_that_a_format_cannot_store(inpaint: Inpaint) -> None:
     Image.new("LAB", (20, 20)).save("lab.tif")
     with pytest.raises(DataError, match="mode LAB"):
         inpaint("lab.tif", "y.tif", mask=mask)
+
+
+@pytest.mark.parametrize("source", ["jpg", "png", "tif", "webp"])
+@pytest.mark.parametrize("result", ["jpg", "png", "tif", "webp"])
+def test_metadata_that_is_damaged_or_does_not_fit_has_one_warning(inpaint: Inpaint, source: str, result: str) -> None:
+    exif = b"Exif\0\0garbage!garbage!"
+    more = {"tif": {"tiffinfo": {282: IFDRational(0, 0), 283: IFDRational(0, 0), 296: 2}}}.get(source, {"exif": exif})
+    if source == "png":
+        more = {"exif": exif[6:]}
+    random_image("RGB").save(f"x.{source}", **more, **({"lossless": True} if source == "webp" else {}))
+    reporter = RecordingReporter()
+    inpaint(f"x.{source}", f"y.{result}", reporter=reporter, boxes=((0, 0, 2, 2),))
+    lost = [warning for warning in reporter.warnings if "not kept" in warning]
+    assert len(lost) == 1 and lost[0].startswith(f"x.{source}: not kept: ")
+    if result != "jpg":
+        before, after = read_pixels(f"x.{source}"), read_pixels(f"y.{result}")
+        assert np.array_equal(before[2:], after[2:]) and np.array_equal(before[:, 2:], after[:, 2:])
+    assert describe_file(Path(f"y.{result}"))["seed"] == 5
+
+
+def test_exif_that_is_too_long_for_jpeg_is_kept_elsewhere(inpaint: Inpaint) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.IFD.Exif] = {ExifTags.Base.MakerNote: b"\1" * 65_380}
+    random_image("RGB").save("x.jpg", exif=exif)
+    reporter = RecordingReporter()
+    inpaint("x.jpg", "y.jpg", reporter=reporter, boxes=((0, 0, 2, 2),), count=2)
+    assert [warning for warning in reporter.warnings if "EXIF data that JPEG cannot store" in warning] != []
+    inpaint("x.jpg", "y.png", boxes=((0, 0, 2, 2),))
+    with Image.open("y.png") as image:
+        assert len(image.getexif().get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.MakerNote]) == 65_380
+
+
+def test_color_chunks_stay_in_png_and_are_missed_elsewhere(inpaint: Inpaint) -> None:
+    info = PngImagePlugin.PngInfo()
+    info.add(b"cICP", bytes((12, 13, 0, 1)))
+    info.add(b"gAMA", struct.pack(">I", 100_000))
+    random_image("RGB").save("x.png", pnginfo=info)
+    for name, is_kept in (("y.png", True), ("y.tif", False), ("y.webp", False)):
+        reporter = RecordingReporter()
+        inpaint("x.png", name, reporter=reporter, boxes=((0, 0, 2, 2),))
+        assert (b"cICP" in Path(name).read_bytes()) == is_kept
+        assert any("x.png: not kept: cICP" in warning for warning in reporter.warnings) != is_kept
+
+
+DEEP = {"I;16": np.uint16, "I": np.int32, "F": np.float32}
+UNDER_THE_MASK = {"low": 0, "high": 60_000, "nodata": -9999, "no number": np.nan, "infinite": np.inf}
+
+
+def image_with_masked(mode: str, seed: int) -> Image.Image:
+    """A random image whose pixels under `square_mask` depend on the seed, and no others; one palette for all."""
+    palette = random_image("P")
+    first = palette if mode == "P" else random_image(mode)
+    other = palette.point(lambda index: (index * 7 + seed) % 30) if mode == "P" else random_image(mode, seed=seed)
+    if mode in DEEP:
+        pixels = np.where(square_mask() > 0, np.asarray(other), np.asarray(first))
+        return Image.fromarray(pixels.astype(DEEP[mode]))
+    first.paste(other, mask=Image.fromarray(square_mask() * 255))
+    return first
+
+
+@pytest.mark.parametrize("transparent", [False, True])
+@pytest.mark.parametrize("mode", MODES)
+def test_fills_do_not_depend_on_what_is_under_the_mask(inpaint: Inpaint, mode: str, transparent: bool) -> None:
+    if transparent and mode not in ("1", "L", "P", "RGB", "I;16"):
+        pytest.skip("has no transparent color")
+    more = {"transparency": (1, 2, 3) if mode == "RGB" else 1} if transparent else {}
+    ending, mask = ENDINGS.get(mode, "png"), save_mask(square_mask())
+    fills = []
+    for seed in (1, 2, 3):
+        image = image_with_masked(mode, seed)
+        image.save("x." + ending, **more)
+        inpaint("x." + ending, "y." + ending, mask=mask, force=True)
+        filled = read_pixels("y." + ending)[square_mask() > 0]
+        fills.append(filled[..., :-1] if mode in ("LA", "RGBA") else filled)  # alpha stays
+        assert not np.array_equal(np.asarray(image)[square_mask() > 0], read_pixels("y." + ending)[square_mask() > 0])
+    assert np.array_equal(fills[0], fills[1]) and np.array_equal(fills[0], fills[2])
+
+
+@pytest.mark.parametrize("mode", DEEP)
+@pytest.mark.parametrize("under", UNDER_THE_MASK)
+@pytest.mark.parametrize("expand", [(0, 0, 0, 0), (4, 0, 3, 5)])
+def test_fills_of_deep_gray_stay_in_the_range_of_what_is_unmasked(
+    inpaint: Inpaint, mode: str, under: str, expand: tuple[int, int, int, int]
+) -> None:
+    if (mode != "F" and not np.isfinite(UNDER_THE_MASK[under])) or (mode == "I;16" and under == "nodata"):
+        pytest.skip("no such value in this mode")
+    pixels = np.linspace(1000, 1945, 400).reshape(20, 20).astype(DEEP[mode])
+    pixels[square_mask() > 0] = UNDER_THE_MASK[under]
+    Image.fromarray(pixels).save("x.tif")
+    inpaint("x.tif", "y.tif", mask=save_mask(square_mask()), count=4, expand=expand)
+    left, top, _, _ = expand
+    for number in range(1, 5):
+        filled = read_pixels(f"y-{number}.tif")
+        inner = filled[top : top + 20, left : left + 20]
+        assert np.array_equal(inner[square_mask() == 0], pixels[square_mask() == 0])
+        assert filled.min() >= 1000 and filled.max() <= 1945

@@ -1,12 +1,16 @@
 """Folders of images and masks, what is refused before anything is written, and how often files are read."""
 
+import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from imggen.engine import inpainting
 from imggen.engine.inpainting import inputs
+from imggen.engine.options import InpaintOptions
 from imggen.errors import DataError, UsageError
 from tests.engine.inpainting.conftest import Inpaint, random_image, save_mask, square_mask
 from tests.helpers import RecordingReporter, read_pixels
@@ -124,3 +128,47 @@ def test_a_nearly_empty_image_has_a_warning(inpaint: Inpaint) -> None:
     reporter = RecordingReporter()
     inpaint("x.png", "y.png", reporter=reporter, mask=save_mask(mask))
     assert any("98% is masked" in warning for warning in reporter.warnings)
+
+
+@pytest.mark.parametrize("link", ["same", "symbolic", "hard"])
+@pytest.mark.parametrize("is_folder", [False, True])
+def test_an_image_is_not_its_own_mask(inpaint: Inpaint, link: str, is_folder: bool) -> None:
+    Path("in").mkdir()
+    random_image("RGB").save("in/x.png")
+    mask = Path("in/x.png")
+    if link != "same":
+        Path("masks").mkdir()
+        mask = Path("masks/x.png")
+        mask.hardlink_to("in/x.png") if link == "hard" else mask.symlink_to(Path("in/x.png").absolute())
+    with pytest.raises(UsageError, match=r"in/x\.png would be its own mask"):
+        inpaint("in" if is_folder else "in/x.png", "out/", mask=mask.parent if is_folder else mask)
+    assert not Path("out").exists()
+
+
+@pytest.mark.parametrize("flag", ["image", "mask"])
+def test_a_pipe_is_refused(inpaint: Inpaint, flag: str) -> None:
+    os.mkfifo("pipe")
+    random_image("RGB").save("x.png")
+    image, mask = ("pipe", Path("x.png")) if flag == "image" else ("x.png", Path("pipe"))
+    with pytest.raises(UsageError, match="pipe is a pipe or a device") as error:
+        inpaint(image, "y.png", mask=mask)
+    assert "give a file" in str(error.value.hint)
+
+
+@pytest.mark.parametrize(
+    ("size", "output", "more", "message"),
+    [
+        ((17_000, 2), "y.webp", {}, r"x\.png is 17000x2, and WEBP ends at 16,383"),
+        ((66_000, 2), "y.jpg", {}, r"x\.png is 66000x2, and JPEG ends at 65,500"),
+        ((66_000, 2), "out/", {"format": "jpeg"}, "JPEG ends at"),
+        ((9_000, 2), "y.png", {"sheet": True}, "the sheet is too large"),
+    ],
+)
+def test_limits_of_formats_are_known_before_the_model(
+    monkeypatch: pytest.MonkeyPatch, size: tuple[int, int], output: str, more: dict[str, Any], message: str
+) -> None:
+    Image.new("L", size).save("x.png")
+    options = InpaintOptions(model="no such model", image=Path("x.png"), output=output, boxes=((0, 0, 1, 1),), **more)
+    with pytest.raises(UsageError, match=message):
+        inpainting.run(options, RecordingReporter())
+    assert sorted(path.name for path in Path().iterdir()) == ["x.png"]

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from imggen.engine.inpainting.masks import connected_components, dilate, feather_weights, tile_boxes
+from imggen.data.decode import decode_image
+from imggen.engine.inpainting.masks import connected_components, dilate, feather_weights, read_mask, tile_boxes
 from imggen.errors import DataError
 from imggen.io.image import ImageArray
 from tests.engine.inpainting.conftest import Inpaint, random_image, save_mask, square_mask
-from tests.helpers import read_pixels
+from tests.helpers import RecordingReporter, read_pixels
 
 
 def test_masks_of_every_kind(inpaint: Inpaint) -> None:
@@ -73,3 +74,95 @@ def test_tile_boxes_hold_all_components() -> None:
     for box in boxes:
         assert 0 <= box.left <= 300 - box.side and 0 <= box.top <= 200 - box.side
     assert {component for box in boxes for component in box.components} == set(range(1, count + 1))
+
+
+def one_line(width: int, height: int, column: int) -> Image.Image:
+    mask = np.zeros((height, width), np.uint8)
+    mask[:, column] = 255
+    return Image.fromarray(mask)
+
+
+@pytest.mark.parametrize("size", [(256, 256), (65, 64), (100, 64), (1000, 700), (64, 300)])
+@pytest.mark.parametrize("invert", [False, True])
+def test_a_pixel_that_the_mask_touches_is_masked(tmp_path: Path, size: tuple[int, int], invert: bool) -> None:
+    width, height = size
+    for column in (0, width // 3, width - 1):
+        line = one_line(width, height, column)
+        (ImageOps.invert(line) if invert else line).save("line.png")
+        mask = read_mask(Path("line.png"), (64, 64), invert=invert, resize=True).mask
+        touched = {column * 64 // width, ((column + 1) * 64 - 1) // width}
+        assert mask.shape == (64, 64) and set(np.flatnonzero(mask.all(0)).tolist()) == touched
+        assert mask.sum() == 64 * len(touched)
+
+
+def test_enlarged_masks_keep_their_shape() -> None:
+    Image.fromarray(square_mask() * 255).save("m.png")
+    mask = read_mask(Path("m.png"), (40, 40), invert=False, resize=True).mask
+    assert np.array_equal(mask, square_mask().repeat(2, 0).repeat(2, 1) > 0)
+
+
+def test_another_aspect_ratio_is_said() -> None:
+    for size, wanted, is_said in (
+        ((40, 20), (20, 20), True),
+        ((1000, 667), (500, 334), False),
+        ((20, 20), (20, 20), 0),
+    ):
+        Image.new("L", size, 255).save("m.png")
+        note = read_mask(Path("m.png"), wanted, invert=False, resize=True).note
+        assert bool(note) == is_said and (not note or "40x20 is stretched" in note)
+
+
+def palette_mask(shape: Image.Image, color: tuple[int, int, int]) -> Image.Image:
+    image = shape.point(lambda value: 1 if value else 0).convert("P")
+    image.putpalette([0, 0, 0, *color])
+    return image
+
+
+@pytest.mark.parametrize("kind", ["levels 0 and 1", "palette of VOC", "16 bits of 0 and 255", "red", "black"])
+@pytest.mark.parametrize("invert", [False, True])
+def test_hints_look_at_the_mask(inpaint: Inpaint, kind: str, invert: bool) -> None:
+    white = Image.fromarray(square_mask() * 255)
+    masks = {
+        "levels 0 and 1": (white.point(lambda value: value // 255), 1),
+        "palette of VOC": (palette_mask(white, (128, 0, 0)), 38),
+        "16 bits of 0 and 255": (Image.fromarray(square_mask().astype(np.uint16) * 255), 1),
+        "red": (Image.merge("RGB", [white, *[Image.new("L", (20, 20))] * 2]), 76),
+        "black": (Image.new("L", (20, 20)), 0),
+    }
+    image, lightest = masks[kind]
+    image.save("m.png")
+    random_image("RGB").save("x.png")
+    what = "every pixel" if invert else "no pixel"
+    with pytest.raises(DataError, match=f"m.png: {what} is masked: its lightest level is {lightest} of 255") as error:
+        inpaint("x.png", "y.png", mask=Path("m.png"), invert=invert)
+    assert "--invert-mask" not in str(error.value.hint)
+    with Image.open("m.png") as mask:
+        ImageOps.invert(decode_image(mask).convert("L")).save("n.png")
+    with pytest.raises(DataError, match=f"is masked: its darkest level is {255 - lightest} of 255"):
+        inpaint("x.png", "y.png", mask=Path("n.png"), invert=invert)
+
+
+@pytest.mark.parametrize("color", [(0, 0, 0), (200, 0, 0)])
+@pytest.mark.parametrize("hidden", [(0, 0, 0), (9, 90, 200)])
+def test_a_shape_in_the_transparency_is_the_mask(
+    inpaint: Inpaint, color: tuple[int, int, int], hidden: tuple[int, int, int]
+) -> None:
+    shape = square_mask() > 0
+    pixels = np.where(shape[..., None], (*color, 255), (*hidden, 0)).astype(np.uint8)
+    Image.fromarray(pixels).save("m.png")
+    random_image("L").save("x.png")
+    reporter = RecordingReporter()
+    inpaint("x.png", "y.png", mask=Path("m.png"), seed=12, reporter=reporter)
+    changed = read_pixels("y.png") != read_pixels("x.png")
+    assert not changed[~shape].any() and changed[shape].mean() > 0.8
+    assert any("the opaque pixels are the mask" in line for line in reporter.infos)
+
+
+def test_what_covers_the_whole_image_without_a_file_is_explained(inpaint: Inpaint) -> None:
+    random_image("RGBA").save("x.png")
+    with pytest.raises(DataError, match=r"x\.png: every pixel is masked"):
+        inpaint("x.png", "y.png", boxes=((3, 3, 9, 9),), grow=20)
+    Image.new("RGBA", (20, 20), (1, 2, 3, 255)).save("x.png")
+    with pytest.raises(DataError, match="no pixel is masked") as error:
+        inpaint("x.png", "y.png", from_alpha=True)
+    assert "--mask-from-alpha" in str(error.value.hint)

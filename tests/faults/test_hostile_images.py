@@ -1,0 +1,12 @@
+"""A thousand damaged image files for each target; `python -m tests.faults.hostile images --count 100000` tries more."""
+
+import pytest
+
+from tests.faults.hostile import check
+from tests.faults.hostile_images import TARGETS
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_damaged_images_are_read_or_refused(name: str) -> None:
+    accepted = check(TARGETS[name], 1000)
+    assert 0 < accepted < 1000
