@@ -80,7 +80,7 @@ class Machine:
 
     def random_seed(self) -> int:
         """A random seed, the same in all processes."""
-        return int(self.processes.all_reduce_max([float(secrets.randbelow(2**31))], self.device)[0])
+        return int(self.processes.maxima([float(secrets.randbelow(2**31))], self.device)[0])
 
 
 @dataclass(frozen=True, kw_only=True)

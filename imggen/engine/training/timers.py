@@ -27,7 +27,7 @@ class Due(NamedTuple):
 
     def agreed(self, processes: ProcessGroup, device: torch.device) -> Due:
         """The maximum over processes: an action is due if it is due in any of them; the longest time counts."""
-        seconds, signal, save, evaluate = processes.all_reduce_max([float(value) for value in self], device)
+        seconds, signal, save, evaluate = processes.maxima([float(value) for value in self], device)
         return Due(seconds, int(signal), bool(save), bool(evaluate))
 
 
@@ -66,6 +66,6 @@ class Timers:
         """Exclude the block from the training time and from timer `name`, in all processes equally."""
         start = self.clock()
         yield
-        (seconds,) = processes.all_reduce_max([self.clock() - start], device)
+        (seconds,) = processes.maxima([self.clock() - start], device)
         self.training_start += seconds
         self.starts[name] += seconds

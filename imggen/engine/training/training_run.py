@@ -28,6 +28,7 @@ from imggen.io.pixels import to_float
 from imggen.metrics.features import load_features
 from imggen.models import build_learner
 from imggen.models.base import Learner, NonFiniteError
+from imggen.models.global_batch import part_of_batch, rand
 from imggen.reporting import Reporter
 
 MAX_ROLLBACKS = 3
@@ -62,9 +63,6 @@ class TrainingRun:
         self.learner: Learner = build_learner(plan.config)
         self.learner.precision = plan.precision
         self.learner.to(plan.device)
-        if plan.processes.size > 1:
-            self.learner.reduce_gradients = plan.processes.average_gradients
-            self.learner.processes = plan.processes.size
         self.train_rows, held_out_rows = split_rows(len(plan.dataset), self.learner.held_out_fraction)
         if len(held_out_rows):
             self.learner.held_out = lambda: self._held_out_batches(held_out_rows)
@@ -106,25 +104,33 @@ class TrainingRun:
     def step(self, progress: float) -> None:
         """Train on one batch. Non-finite numbers roll back; too little memory halves the micro-batch."""
         plan = self.plan
-        local_batch = plan.batch // plan.processes.size
-        # All randomness of a step follows from this seed: a resumed run needs no stored generator state.
-        torch.manual_seed(mix_seed(plan.seed, 1 + plan.processes.rank, self.images, self.rollbacks))
-        start = self.clock()
-        indices = self.order.indices(self.images + plan.processes.rank * local_batch, local_batch)
-        images, labels = self._load_batch(self.train_rows[indices])
-        if plan.mirror:
-            images = mirror(images).contiguous(memory_format=torch.channels_last)
-        self.data_wait += self.clock() - start
-        try:
-            metrics = retry_out_of_memory(
-                lambda: self.learner.step(images, labels, progress, self.images), self._halve_micro_batch, plan.device
-            )
-        except NonFiniteError:
-            self._roll_back()
-            return
+        # All randomness of a step follows from this seed: a resumed run needs no stored generator state. It is the same
+        # in all processes, which sample for the whole batch.
+        torch.manual_seed(mix_seed(plan.seed, 1, self.images, self.rollbacks))
+        with part_of_batch(plan.processes.rank, plan.processes.size):
+            start = self.clock()
+            images, labels = self._load_batch(self.train_rows[self.next_indices()])
+            if plan.mirror:
+                images = mirror(images, rand=rand).contiguous(memory_format=torch.channels_last)
+            self.data_wait += self.clock() - start
+            try:
+                metrics = retry_out_of_memory(
+                    lambda: self.learner.step(images, labels, progress, self.images),
+                    self._halve_micro_batch,
+                    plan.device,
+                )
+            except NonFiniteError:
+                self._roll_back()
+                return
         self.steps += 1
         self.images += plan.batch
         self.recent_metrics.append(metrics)
+
+    def next_indices(self) -> npt.NDArray[np.int64]:
+        """This process's part of the next batch, as indices of `train_rows`."""
+        processes = self.plan.processes
+        count = self.plan.batch // processes.size
+        return self.order.indices(self.images + processes.rank * count, count)
 
     def _load_batch(self, rows: npt.NDArray[np.int64]) -> tuple[Tensor, Tensor | None]:
         """Images (B, C, H, W) in [-1, 1] and labels (B,) of some rows of the data set, on the device."""
