@@ -49,6 +49,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from imggen.cli.console import Console
+from imggen.engine.distributed import ProcessGroup
 from imggen.engine.options import GENERAL
 from imggen.errors import UsageError
 from imggen.option import REQUIRED, Option, flag_of, options_of
@@ -70,6 +71,7 @@ if "rich.markdown" not in sys.modules:
     sys.modules["rich.markdown"] = ModuleType("rich.markdown")
     sys.modules["rich.markdown"].Markdown = _DeferredMarkdown  # type: ignore[attr-defined]
 
+VERBS_OF_SEVERAL_PROCESSES = ("train", "sample")
 BUDGETS = ("images", "epochs", "minutes")
 # The order in which help shows the groups of options; others come before, in the order of the dataclass.
 LAST_PANELS = ("Sampling", "Path", "Method", "Budget", "Run", "Output", "Machine", GENERAL)
@@ -175,6 +177,8 @@ def verb(
             settings = {name: values.pop(name) for name in COMMON if name != "config"}
             del values["config"]
             Invocation.console = Console(**settings)
+            if function.__name__ not in VERBS_OF_SEVERAL_PROCESSES and ProcessGroup.from_environment().size > 1:
+                raise UsageError(f"{function.__name__} runs in one process", "start it without torchrun")
             extra = {"dry_run": values.pop("dry_run")} if "dry_run" in more else {}
             function(Invocation.console, **extra, **given_values(declared, values))
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from imggen.errors import ProcessEndedError
+from imggen.errors import DeviceError, ProcessEndedError
 
 if TYPE_CHECKING:
     import torch
@@ -48,7 +48,11 @@ class ProcessGroup:
         if not distributed.is_initialized():
             # A day: the other processes wait while the main one decodes a large data set.
             backend = "nccl" if device.type == "cuda" else "gloo"
-            _together(lambda: distributed.init_process_group(backend, timeout=timedelta(days=1)))
+            try:
+                distributed.init_process_group(backend, timeout=timedelta(days=1))
+            except (RuntimeError, ValueError) as error:
+                reason = str(error).splitlines()[0]
+                raise DeviceError(f"the other processes cannot be reached: {reason}", "use torchrun") from error
 
     def barrier(self) -> None:
         """Wait until every process has reached this point."""

@@ -113,6 +113,10 @@ class TrainPlan:
         processes = self.machine.processes.size
         smallest = MIN_IMAGES_PER_PROCESS * processes
         hint = f"use --batch {max(smallest, -(-self.batch // processes) * processes)}"
+        if self.state is not None:  # the batch is fixed
+            possible = (count for count in range(1, processes) if self.batch % count == 0)
+            count = max((count for count in possible if self.batch >= MIN_IMAGES_PER_PROCESS * count), default=1)
+            hint = f"resume this run with {count} processes"
         if self.batch < smallest:
             raise UsageError(f"batch size {self.batch} is too small: at least {smallest} images are needed", hint)
         if self.batch % processes:

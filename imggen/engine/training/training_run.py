@@ -14,6 +14,7 @@ from torch import Tensor
 from imggen.data.dataset import Order, mirror
 from imggen.engine.checkpoints import save_backend
 from imggen.engine.device import retry_out_of_memory
+from imggen.engine.distributed import launch_name
 from imggen.engine.noise import SampleSpec, mix_seed
 from imggen.engine.render import sample_batches
 from imggen.engine.training.best_checkpoint import BestCheckpoint
@@ -200,6 +201,7 @@ class TrainingRun:
             "seconds": self.seconds,
             "data_wait": self.data_wait,
             "data_key": self.plan.dataset.key,
+            "launch": launch_name(),
         }
         write_checkpoint(self.run_dir.state, self.last_good.tensors, document, kind="state")
 

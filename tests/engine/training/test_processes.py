@@ -21,13 +21,10 @@ STEPS = {"gan": (0.0, 0.3, 0.9), "vae": (0.0, 0.2, 0.5, 0.6, 0.9), "transformer"
 # What makes the steps of a preset need more than gradients: statistics over the batch, dropout, further networks.
 CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "gan": ("gan", "tiny", {}),
-    "gan base": ("gan", "base", {}),
-    "vae": ("vae", "tiny", {"free_nats": 2.0, "inpaint_fraction": 0.2}),
-    "vae sharpen": ("vae", "tiny", {"sharpen": 0.4, "inpaint_fraction": 0.2}),
-    "vae bernoulli": ("vae", "tiny", {"likelihood": "bernoulli"}),
-    "vae dense": ("vae", "dense", {}),
-    "transformer": ("transformer", "tiny", {"dropout": 0.1}),
-    "transformer adversarial": ("transformer", "tiny", {"adversarial": 2.0, "tokenizer_fraction": 0.7}),
+    "gan base": ("gan", "base", {"blocks": 1}),
+    "vae": ("vae", "tiny", {"free_nats": 2.0, "sharpen": 0.3, "inpaint_fraction": 0.2}),
+    "vae dense": ("vae", "dense", {"likelihood": "gaussian"}),
+    "transformer": ("transformer", "tiny", {"dropout": 0.1, "adversarial": 2.0, "tokenizer_fraction": 0.7}),
     "transformer classic": ("transformer", "classic", {}),
 }
 Tensors = dict[str, torch.Tensor]
