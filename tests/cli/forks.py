@@ -48,7 +48,8 @@ class Fork:
     """A command line in a process of its own, in the current folder; `out` and `err` are what it printed.
 
     `terminal` is one that stderr goes to, `closed_stderr` a pipe that nobody reads, and a file may have at most
-    `max_file_size` bytes.
+    `max_file_size` bytes. The process kills itself before it replaces the file called `kill_before` for the
+    `kill_count`-th time.
     """
 
     count = 0
@@ -60,6 +61,8 @@ class Fork:
         terminal: str = "",
         closed_stderr: bool = False,
         max_file_size: int = -1,
+        kill_before: str = "",
+        kill_count: int = 1,
         **environment: str,
     ) -> None:
         Fork.count += 1
@@ -67,7 +70,8 @@ class Fork:
         self.files = [Path.cwd() / f".{name}{Fork.count}" for name in ("out", "err")]
         err = None if closed_stderr else terminal or str(self.files[1])
         request = {"words": [str(word) for word in words], "folder": str(Path.cwd()), "environment": environment}
-        pid = server.ask({**request, "out": str(self.files[0]), "err": err, "max_file_size": max_file_size})
+        request |= {"max_file_size": max_file_size, "kill_before": kill_before, "kill_count": kill_count}
+        pid = server.ask({**request, "out": str(self.files[0]), "err": err})
         assert pid is not None
         self.pid, self.code = pid, None
 
@@ -116,8 +120,24 @@ def become(request: dict[str, Any]) -> None:
         os.close(descriptor)
     if request["max_file_size"] >= 0:
         resource.setrlimit(resource.RLIMIT_FSIZE, (request["max_file_size"],) * 2)
+    if request["kill_before"]:
+        kill_before_replacing(request["kill_before"], request["kill_count"])
     # A shell sets SIGINT to be ignored for tests in its background.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def kill_before_replacing(name: str, count: int) -> None:
+    """Kill this process when a file of this name is about to be replaced for the `count`-th time."""
+    replace, left = os.replace, count
+
+    def replace_or_die(source: Any, target: Any) -> None:
+        nonlocal left
+        left -= Path(target).name == name
+        if not left:
+            os.kill(os.getpid(), signal.SIGKILL)
+        replace(source, target)
+
+    os.replace = replace_or_die
 
 
 def serve() -> list[str]:
