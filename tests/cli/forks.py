@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +103,9 @@ class Fork:
     def err(self) -> str:
         """What was printed to stderr."""
         return self.files[1].read_text(encoding="utf-8")
+
+
+Start = Callable[..., Fork]
 
 
 def become(request: dict[str, Any]) -> None:

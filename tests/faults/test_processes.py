@@ -3,31 +3,23 @@
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from imggen.io.checkpoint import read_header
-from tests.cli.forks import Fork, Server
+from tests.cli.forks import Fork, Start
 from tests.helpers import run_cli
 
 pytestmark = [pytest.mark.process, pytest.mark.slow]
 Group = Callable[..., list[Fork]]
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    server = Server()
-    yield server
-    server.stop()
-
-
 @pytest.fixture
-def group(server: Server) -> Iterator[Group]:
-    """Start a command line as two processes, as torchrun does; those that a failed test leaves are killed."""
-    started: list[Fork] = []
+def group(fork: Start) -> Group:
+    """Start a command line as two processes, as torchrun does."""
 
     def start(*words: object, restarts: int = 0, run: str = "one") -> list[Fork]:
         with socket.socket() as unused:
@@ -35,13 +27,9 @@ def group(server: Server) -> Iterator[Group]:
             port = unused.getsockname()[1]
         environment = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
         environment |= {"TORCHELASTIC_RUN_ID": run, "TORCHELASTIC_RESTART_COUNT": str(restarts)}
-        forks = [Fork(server, *words, RANK=rank, LOCAL_RANK=rank, **environment) for rank in ("0", "1")]
-        started.extend(forks)
-        return forks
+        return [fork(*words, RANK=rank, LOCAL_RANK=rank, **environment) for rank in ("0", "1")]
 
-    yield start
-    for process in started:
-        process.send_signal(signal.SIGKILL)
+    return start
 
 
 def train_words(data: Path, images: int) -> list[str]:
@@ -61,7 +49,9 @@ def wait_until(condition: Callable[[], Any], process: Fork) -> None:
         time.sleep(0.01)
 
 
-def test_a_killed_worker_and_its_restart(image_folder: Path, group: Group, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_killed_worker_and_its_restart(
+    image_folder: Path, group: Group, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     words = [*train_words(image_folder, 160), "--save-minutes", "0"]
     main, other = group(*words)
     wait_until(lambda: Path("run/state.safetensors").exists() and trained_images() > 0, main)
@@ -72,12 +62,16 @@ def test_a_killed_worker_and_its_restart(image_folder: Path, group: Group, capsy
     saved = trained_images()
     assert 0 < saved < 160
 
-    # The command of another torchrun does not touch the run; that of this one continues it.
-    refused = group(*words, restarts=1, run="another")
-    assert [process.wait() for process in refused] == [2, 2] and trained_images() == saved
+    # A restart by another torchrun does not touch the run; one by the same torchrun continues it.
+    with monkeypatch.context() as patch:
+        patch.setenv("TORCHELASTIC_RUN_ID", "another")
+        patch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+        assert run_cli(capsys, *words)[0] == 2 and trained_images() == saved
     restarted = group(*words, restarts=1)
     assert [process.wait() for process in restarted] == [0, 0], restarted[0].err + restarted[1].err
     assert f"resuming run at {saved:,} images" in restarted[0].err and trained_images() == 160
+    assert [process.out for process in restarted] == ["run/weights.safetensors\n", ""]
+    assert [process.err.count("2 processes") for process in restarted] == [1, 0]
 
     # The run goes on with one process.
     assert run_cli(capsys, *train_words(image_folder, 176), "--resume")[0] == 0 and trained_images() == 176
