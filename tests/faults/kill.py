@@ -56,20 +56,18 @@ class Killer:
 
     def wait(self, process: Fork, run: Path, kind: str) -> None:
         """Until the moment of a kill of this kind, or the end of the process."""
-        before = self._header_images(run)
-        delay = self.random.uniform(0, 4.0 if kind == KINDS[0] else 0.3)
-        deadline = time.monotonic() + 60
-        if kind != KINDS[0]:
-            # A resumed run saves once at its start: half of the kills wait for the first checkpoint with progress.
-            while process.poll() is None and time.monotonic() < deadline:
-                if self._header_images(run) > before or (kind == KINDS[2] and self.random.random() < 0.005):
-                    break
-                time.sleep(0.002)
-        if kind == KINDS[2]:
-            while process.poll() is None and not is_saving(run) and time.monotonic() < deadline:
-                pass
-            delay = self.random.uniform(0, 0.01)
-        time.sleep(delay)
+        before, deadline = self._header_images(run), time.monotonic() + 60
+        if kind == KINDS[0]:
+            time.sleep(self.random.uniform(0, 4))
+            return
+        if kind == KINDS[1]:
+            while process.poll() is None and self._header_images(run) <= before and time.monotonic() < deadline:
+                time.sleep(0.02)
+            time.sleep(self.random.uniform(0, 0.3))
+            return
+        while process.poll() is None and not is_saving(run) and time.monotonic() < deadline:
+            time.sleep(0.001)
+        time.sleep(self.random.uniform(0, 0.01))
 
     def _header_images(self, run: Path) -> int:
         try:
@@ -80,10 +78,14 @@ class Killer:
     def kill_once(self, words: list[str], run: Path, before: int) -> int | None:
         """Resume the run and kill it; returns the images of the newest checkpoint, None if the run had ended."""
         how = ["--resume"] if before >= 0 else ["--force"]
-        process = Fork(self.server, *words, *how)
         kind = self.random.choice(KINDS)
-        self.wait(process, run, kind)
-        process.send_signal(signal.SIGKILL)
+        if kind == KINDS[2] and self.random.random() < 0.5:  # exactly when a complete file is to replace another
+            name = self.random.choice(["weights.safetensors", "state.safetensors"])
+            process = Fork(self.server, *words, *how, kill_before=name, kill_count=self.random.randint(1, 4))
+        else:
+            process = Fork(self.server, *words, *how)
+            self.wait(process, run, kind)
+            process.send_signal(signal.SIGKILL)
         code = process.wait()
         if code == 0:
             return None
@@ -91,6 +93,8 @@ class Killer:
             self.wrong.append(f"exit code {code}: {process.err}")
             return None
         self.counts["kills"] += 1
+        if self.counts["kills"] % 10 == 0:
+            print(self.family, dict(self.counts), flush=True)
         self.counts["kills in the middle of saving"] += is_saving(run)
         try:
             images = saved_images(run)
