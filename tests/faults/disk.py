@@ -20,9 +20,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from imggen.engine.checkpoints import load_backend
 from imggen.errors import ImggenError
 from tests.cli.forks import Fork, Server
-from tests.faults.runs import BATCH, make_images, problems, read_state, train_words
+from tests.faults.runs import BATCH, make_images, read_state, train_words
 
 SPACES = (16, 100, 400, 1600, 4000)  # KiB free
 TRAINING = train_words("gan", "disk/run", 2 * BATCH)
@@ -104,11 +105,10 @@ def try_case(server: Server, case: Case) -> tuple[list[int], list[str]]:
             wrong.append(f"{free} KiB: changed {changed}")
         if case.name == "resume":
             try:
-                problems_found = problems(disk / "run")
+                load_backend(str(disk / "run"), device="cpu")
                 read_state(disk / "run")
             except ImggenError as error:
-                problems_found = [error.message]
-            wrong.extend(f"{free} KiB: {problem}" for problem in problems_found)
+                wrong.append(f"{free} KiB: {error.message}")
         leftovers = [name for name in after if Path(name).name.startswith(".") or name.endswith(".part")]
         if leftovers:
             wrong.append(f"{free} KiB: left over {leftovers}")
