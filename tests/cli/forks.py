@@ -81,9 +81,9 @@ class Fork:
         self.code = self.server.ask(self.pid) if self.code is None else self.code
         return self.code
 
-    def wait(self) -> int:
+    def wait(self, seconds: float = 120) -> int:
         """The exit code, once the process has ended."""
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + seconds
         while (code := self.poll()) is None:
             assert time.monotonic() < deadline, self.err
             time.sleep(0.01)

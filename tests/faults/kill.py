@@ -28,6 +28,7 @@ from tests.faults.runs import BATCH, differences, make_images, problems, read_st
 
 KILLS_PER_RUN = 10
 STEPS = 30
+MAX_SECONDS = 1000.0  # for a complete run on a busy machine
 KINDS = ("random moment", "after a checkpoint", "while saving")
 
 
@@ -117,10 +118,10 @@ class Killer:
             images = self.kill_once([*words, *saving], run, images)
             if images is None:  # the end was reached
                 break
-        if Fork(self.server, *words, "--resume").wait() != 0:
+        if Fork(self.server, *words, "--resume").wait(MAX_SECONDS) != 0:
             self.wrong.append("the run cannot be completed")
             return
-        if Fork(self.server, *train_words(self.family, str(whole), STEPS * BATCH, seed=number)).wait() != 0:
+        if Fork(self.server, *train_words(self.family, str(whole), STEPS * BATCH, seed=number)).wait(MAX_SECONDS) != 0:
             self.wrong.append("the uninterrupted run failed")
             return
         self.counts["runs completed"] += 1
