@@ -11,8 +11,8 @@ LETTERS_PER_TYPO = 4
 class ImggenError(Exception):
     """The base class: `message` is one sentence, `hint` says what to do, `exit_code` is that of the process.
 
-    Exit codes: 1 bug in imggen, 2 usage, 3 bad data, bad checkpoint or no space, 4 device or out of memory,
-    5 diverged, 129 SIGHUP, 130 Ctrl-C, 143 SIGTERM.
+    Exit codes: 1 bug in imggen, 2 usage, 3 bad data, bad checkpoint or no space, 4 device, out of memory or
+    another process ended, 5 diverged, 129 SIGHUP, 130 Ctrl-C, 143 SIGTERM.
     """
 
     exit_code = 1
@@ -47,6 +47,15 @@ class DeviceError(ImggenError):
     """A device does not exist, or its memory is too small."""
 
     exit_code = 4
+
+
+class ProcessEndedError(ImggenError):
+    """Another of the processes that work together has ended, so this one cannot continue."""
+
+    exit_code = 4
+
+    def __init__(self) -> None:
+        super().__init__("another process ended", "the same command with --resume continues")
 
 
 class DivergedError(ImggenError):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 # Each pytest-xdist process, and what it starts, uses one thread: set before torch is loaded.
 if "PYTEST_XDIST_WORKER" in os.environ:
@@ -17,6 +19,7 @@ import pytest
 from PIL import Image
 
 from imggen.engine.training import mode_collapse
+from tests.cli.forks import Fork, Server, Start
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -60,6 +63,28 @@ def imggen() -> Run:
         )
 
     return run
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[Server]:
+    """The process that `fork` forks from."""
+    server = Server()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def fork(server: Server) -> Iterator[Start]:
+    """Start a command line in a forked process; those that a failed test leaves running are killed."""
+    started = []
+
+    def start(*words: object, **more: Any) -> Fork:
+        started.append(Fork(server, *words, **more))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.send_signal(signal.SIGKILL)
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from imggen.models import FAMILIES
 
 PACKAGE = Path(imggen.__file__).parent
 BASE = ("imggen", "imggen.documents", "imggen.errors", "imggen.option", "imggen.reporting")
-SHARED = ("adversarial", "augment", "base", "config", "muon", "patch_gan", "training")
+SHARED = ("adversarial", "augment", "base", "config", "global_batch", "muon", "patch_gan", "training")
 FAMILY = tuple(f"imggen.models.{name}" for name in SHARED)
 VERBS = ("cache", "training", "sampling", "interpolation", "inpainting", "evaluation")
 ACROSS = {("training", "imggen.engine.evaluation.samples")}
@@ -31,7 +31,11 @@ def imports_of(path: Path) -> set[str]:
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
-            found.add(node.module or "")
+            module = node.module or ""
+            submodules = {
+                a.name for a in node.names if (PACKAGE.parent / module.replace(".", "/") / f"{a.name}.py").exists()
+            }
+            found |= {f"{module}.{name}" for name in submodules} or {module}
     return {name for name in found if name.split(".")[0] == "imggen"}
 
 

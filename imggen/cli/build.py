@@ -50,6 +50,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from imggen.cli.console import Console
 from imggen.documents import DocumentError, read_toml
+from imggen.engine.distributed import ProcessGroup
 from imggen.engine.options import GENERAL
 from imggen.errors import UsageError, nearest
 from imggen.option import REQUIRED, Option, flag_of, options_of
@@ -71,6 +72,7 @@ if "rich.markdown" not in sys.modules:
     sys.modules["rich.markdown"] = ModuleType("rich.markdown")
     sys.modules["rich.markdown"].Markdown = _DeferredMarkdown  # type: ignore[attr-defined]
 
+VERBS_OF_SEVERAL_PROCESSES = ("train", "sample")
 BUDGETS = ("images", "epochs", "minutes")
 MAX_CONFIG_BYTES = 1 << 20
 EMPTY_HINT = "perhaps a variable of the shell is not set"
@@ -199,6 +201,8 @@ def verb(
             settings = {name: values.pop(name) for name in COMMON if name != "config"}
             del values["config"]
             Invocation.console = Console(**settings)
+            if function.__name__ not in VERBS_OF_SEVERAL_PROCESSES and ProcessGroup.from_environment().size > 1:
+                raise UsageError(f"{function.__name__} runs in one process", "start it without torchrun")
             extra = {"dry_run": values.pop("dry_run")} if "dry_run" in more else {}
             function(Invocation.console, **extra, **given_values(declared, values))
 

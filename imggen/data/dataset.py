@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -320,10 +320,10 @@ def load_dataset(spec: str, options: DataOptions, *, max_size: int, reporter: Re
     return scan_dataset(spec, options, max_size=max_size, reporter=reporter).load(reporter)
 
 
-def mirror(images: Tensor, probability: float = 0.5) -> Tensor:
+def mirror(images: Tensor, probability: float = 0.5, rand: Callable[[int], Tensor] = torch.rand) -> Tensor:
     """Flip each image of a batch (B, C, H, W) horizontally with the given probability.
 
-    Uses torch's global generator, which the engine seeds before every step.
+    `rand` returns a random number in [0, 1) for each image.
     """
-    flipped = torch.rand(len(images)).to(images.device) < probability
+    flipped = rand(len(images)).to(images.device) < probability
     return torch.where(flipped[:, None, None, None], images.flip(3), images)

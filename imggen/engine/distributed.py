@@ -1,20 +1,27 @@
-"""Several processes started by torchrun: rank, barriers, shared decisions, averaged gradients."""
+"""Several processes started by torchrun: rank, barriers, shared decisions. Imports torch only to talk to the others."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+import socket
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import TYPE_CHECKING
 
-import torch
-from torch import nn
+from imggen.errors import DeviceError, ProcessEndedError
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True)
 class ProcessGroup:
-    """This process's rank among `size` processes. A single process is a group of one."""
+    """This process's rank among `size` processes. A single process is a group of one.
+
+    The methods that wait for the others raise ProcessEndedError if one of them has ended.
+    """
 
     rank: int = 0
     size: int = 1
@@ -34,15 +41,25 @@ class ProcessGroup:
 
     def start(self, device: torch.device) -> None:
         """Join the other processes (torch.distributed)."""
-        if self.size > 1 and not torch.distributed.is_initialized():
+        if self.size == 1:
+            return
+        from torch import distributed
+
+        if not distributed.is_initialized():
             # A day: the other processes wait while the main one decodes a large data set.
             backend = "nccl" if device.type == "cuda" else "gloo"
-            torch.distributed.init_process_group(backend, timeout=timedelta(days=1))
+            try:
+                distributed.init_process_group(backend, timeout=timedelta(days=1))
+            except (RuntimeError, ValueError) as error:
+                reason = str(error).splitlines()[0]
+                raise DeviceError(f"the other processes cannot be reached: {reason}", "use torchrun") from error
 
     def barrier(self) -> None:
         """Wait until every process has reached this point."""
         if self.size > 1:
-            torch.distributed.barrier()
+            from torch import distributed
+
+            _together(distributed.barrier)
 
     @contextmanager
     def main_first(self) -> Iterator[None]:
@@ -55,25 +72,47 @@ class ProcessGroup:
 
     def stop(self) -> None:
         """Leave the group."""
-        if self.size > 1 and torch.distributed.is_initialized():
-            torch.distributed.destroy_process_group()
+        if self.size > 1:
+            from torch import distributed
 
-    def all_reduce_max(self, values: list[float], device: torch.device) -> list[float]:
+            if distributed.is_initialized():
+                distributed.destroy_process_group()
+
+    def maxima(self, values: list[float], device: torch.device) -> list[float]:
         """The maximum of each value over all processes, so that all decide the same."""
+        return self._reduced(values, device, "MAX")
+
+    def sums(self, values: list[float], device: torch.device) -> list[float]:
+        """The sum of each value over all processes."""
+        return self._reduced(values, device, "SUM")
+
+    def _reduced(self, values: list[float], device: torch.device, operation: str) -> list[float]:
         if self.size == 1:
             return values
-        shared = torch.tensor(values, dtype=torch.float32 if device.type == "mps" else torch.float64, device=device)
-        torch.distributed.all_reduce(shared, torch.distributed.ReduceOp.MAX)
+        import torch
+
+        shared = torch.tensor(values, dtype=torch.float64, device=device)
+        _together(lambda: torch.distributed.all_reduce(shared, getattr(torch.distributed.ReduceOp, operation)))
         return [float(value) for value in shared]
 
-    def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Average the gradients over the processes, in one all-reduce."""
-        if self.size == 1:
-            return
-        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-        flat = torch.cat([gradient.flatten() for gradient in gradients])
-        torch.distributed.all_reduce(flat)
-        flat /= self.size
-        parts = torch.split(flat, [gradient.numel() for gradient in gradients])
-        for gradient, part in zip(gradients, parts, strict=True):
-            gradient.copy_(part.view_as(gradient))
+
+def _together(wait: Callable[[], object]) -> None:
+    """Call a function that waits for the other processes, of which a part may have ended."""
+    try:
+        wait()
+    except RuntimeError as error:
+        raise ProcessEndedError from error
+
+
+def launch_name() -> str | None:
+    """What identifies this run of torchrun, its restarts included; None without torchrun."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        return None
+    run = os.environ["TORCHELASTIC_RUN_ID"]
+    # "none" is torchrun's default: then the process that starts the workers, and starts them again, identifies it.
+    return f"process {os.getppid()} of {socket.gethostname()}" if run == "none" else run
+
+
+def is_restart() -> bool:
+    """Whether torchrun has started the processes again, after one of them had failed (--max-restarts)."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0

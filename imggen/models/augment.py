@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample
 
+from imggen.models import global_batch
+
 # Probabilities of each color transformation and of cutout, as a fraction of the strength.
 COLOR_FRACTION, CUTOUT_FRACTION = 0.5, 1.0
 REFLECTION_PADDING = 2  # grid_sample's padding_mode="reflection", as the backward operator numbers it
@@ -61,16 +63,16 @@ class _RandomParameters:
         self.count, self.strength = count, strength
 
     def happens(self, fraction: float = 1.0) -> Tensor:
-        return torch.rand(self.count) < min(1.0, self.strength * fraction)
+        return global_batch.rand(self.count) < min(1.0, self.strength * fraction)
 
     def normal(self, deviation: float, fraction: float = 1.0) -> Tensor:
-        return torch.where(self.happens(fraction), torch.randn(self.count) * deviation, 0.0)
+        return torch.where(self.happens(fraction), global_batch.randn(self.count) * deviation, 0.0)
 
     def uniform(self, low: float, high: float, fraction: float = 1.0) -> Tensor:
-        return torch.where(self.happens(fraction), low + (high - low) * torch.rand(self.count), 0.0)
+        return torch.where(self.happens(fraction), low + (high - low) * global_batch.rand(self.count), 0.0)
 
     def choice(self, count: int, fraction: float = 1.0) -> Tensor:
-        return torch.where(self.happens(fraction), torch.randint(count, (self.count,)), 0)
+        return torch.where(self.happens(fraction), global_batch.randint(count, self.count), 0)
 
 
 def _matrix(rows: list[list[Any]], like: Tensor) -> Tensor:
@@ -142,7 +144,7 @@ def _random_cutout(parameters: _RandomParameters, height: int, width: int, devic
     """(B, 1, H, W): 0 in a square of half the image's side at a random position, else 1."""
     happens = parameters.happens(CUTOUT_FRACTION).to(device)
     x, y = (torch.arange(size, device=device).add(0.5).div(size) for size in (width, height))
-    center_x, center_y = torch.rand(parameters.count, 1).to(device), torch.rand(parameters.count, 1).to(device)
+    center_x, center_y = (global_batch.rand(parameters.count, 1).to(device) for _ in range(2))
     columns, rows = (x - center_x).abs() < 0.25, (y - center_y).abs() < 0.25
     cut_out = happens[:, None, None] & rows[:, :, None] & columns[:, None, :]
     return (~cut_out).float()[:, None]

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from imggen.errors import UsageError
+from imggen.models import global_batch
 from imggen.models.config import ModelConfig, SamplingOptions
 from imggen.models.muon import Muon
 from imggen.models.training import micro_batches
@@ -197,9 +198,9 @@ class Learner(ABC):
     Every schedule is a function of `progress` in [0, 1], the fraction of the budget spent. Random numbers come from
     torch's global generator, which the training loop seeds before every step.
 
-    Set by the training loop: `micro_batch`, the most images in one forward pass (lowered when memory runs out);
-    `precision`; `processes` and `reduce_gradients`, which averages gradients over them. The images of a step are this
-    process's part of the batch, `images_seen` counts those of all processes.
+    Set by the training loop: `micro_batch`, the most images in one forward pass (lowered when memory runs out), and
+    `precision`. With several processes the images of a step are this process's part of the batch (`global_batch`), and
+    `images_seen` counts those of all processes.
 
     A fraction `held_out_fraction` of the data (at most some hundreds of images) is never passed to `step`;
     `held_out` yields it in batches with labels. It is None if the data set is too small for that.
@@ -207,12 +208,10 @@ class Learner(ABC):
 
     micro_batch: int | None = None
     precision: torch.dtype = torch.float32
-    processes: int = 1
     held_out_fraction: float = 0.0
 
     def __init__(self, config: ModelConfig) -> None:
         self.config = config
-        self.reduce_gradients: Callable[[Iterable[nn.Parameter]], None] = lambda parameters: None
         self.held_out: Callable[[], Iterable[tuple[Tensor, Tensor | None]]] | None = None
 
     @property
@@ -296,21 +295,16 @@ class Learner(ABC):
             optimizer.load_state_dict({"state": slots, "param_groups": groups})
 
     def gradient_norm(self, optimizers: Optimizers, *losses: Tensor) -> Tensor:
-        """Average the gradients over processes and return their total norm.
+        """Average the gradients and the losses (detached) over the processes; returns the gradients' total norm.
 
         Raises NonFiniteError, with all gradients cleared, if the norm or a loss is not finite.
         """
         all_optimizers = _as_sequence(optimizers)
         groups = [group for optimizer in all_optimizers for group in optimizer.param_groups]
-        parameters = [p for group in groups for p in group["params"] if p.grad is not None]
-        if self.processes > 1 and parameters:
-            # A loss that is not finite in one process must stop all of them: 0 * infinity is NaN.
-            first = parameters[0].grad
-            assert first is not None
-            for loss in losses:
-                first.add_(loss.detach().to(first) * 0)
-        self.reduce_gradients(parameters)
-        norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        gradients = [p.grad for group in groups for p in group["params"] if p.grad is not None]
+        # With the losses in the same all-reduce, one that is not finite in any process stops all of them.
+        global_batch.average([*gradients, *losses])
+        norm = nn.utils.get_total_norm(gradients)
         if not torch.isfinite(torch.stack([norm, *(loss.detach().to(norm) for loss in losses)])).all():
             for optimizer in all_optimizers:
                 optimizer.zero_grad(set_to_none=True)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import leaky_relu
 
+from imggen.models import global_batch
 from imggen.models.adversarial import (
     augment_alike,
     relativistic_discriminator_loss,
@@ -69,11 +70,12 @@ def generator_loss(critic: PatchDiscriminator, real: Tensor, *fakes: Tensor) -> 
     real, *augmented_fakes = _augmented(real, *fakes)
     with torch.no_grad():
         real_logits, real_features = critic(real)
+        magnitudes = global_batch.mean_over_parts(torch.stack([target.abs().mean() for target in real_features]))
     outputs = [critic(fake) for fake in augmented_fakes]
     adversarial = torch.stack([relativistic_generator_loss(real_logits, logits) for logits, _ in outputs]).mean()
     differences = [
-        (features - target).abs().mean() / target.abs().mean().clamp(min=1e-6)
-        for features, target in zip(outputs[0][1], real_features, strict=True)
+        (features - target).abs().mean() / magnitude.clamp(min=1e-6)
+        for features, target, magnitude in zip(outputs[0][1], real_features, magnitudes, strict=True)
     ]
     return adversarial, torch.stack(differences).mean()
 

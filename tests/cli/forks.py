@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,8 @@ class Fork:
     """A command line in a process of its own, in the current folder; `out` and `err` are what it printed.
 
     `terminal` is one that stderr goes to, `closed_stderr` a pipe that nobody reads, and a file may have at most
-    `max_file_size` bytes.
+    `max_file_size` bytes. The process kills itself before it replaces the file called `kill_before` for the
+    `kill_count`-th time.
     """
 
     count = 0
@@ -60,6 +62,8 @@ class Fork:
         terminal: str = "",
         closed_stderr: bool = False,
         max_file_size: int = -1,
+        kill_before: str = "",
+        kill_count: int = 1,
         **environment: str,
     ) -> None:
         Fork.count += 1
@@ -67,7 +71,8 @@ class Fork:
         self.files = [Path.cwd() / f".{name}{Fork.count}" for name in ("out", "err")]
         err = None if closed_stderr else terminal or str(self.files[1])
         request = {"words": [str(word) for word in words], "folder": str(Path.cwd()), "environment": environment}
-        pid = server.ask({**request, "out": str(self.files[0]), "err": err, "max_file_size": max_file_size})
+        request |= {"max_file_size": max_file_size, "kill_before": kill_before, "kill_count": kill_count}
+        pid = server.ask({**request, "out": str(self.files[0]), "err": err})
         assert pid is not None
         self.pid, self.code = pid, None
 
@@ -76,9 +81,9 @@ class Fork:
         self.code = self.server.ask(self.pid) if self.code is None else self.code
         return self.code
 
-    def wait(self) -> int:
+    def wait(self, seconds: float = 120) -> int:
         """The exit code, once the process has ended."""
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + seconds
         while (code := self.poll()) is None:
             assert time.monotonic() < deadline, self.err
             time.sleep(0.01)
@@ -100,6 +105,9 @@ class Fork:
         return self.files[1].read_text(encoding="utf-8")
 
 
+Start = Callable[..., Fork]
+
+
 def become(request: dict[str, Any]) -> None:
     """Turn a forked process into the one that was asked for."""
     os.chdir(request["folder"])
@@ -116,8 +124,24 @@ def become(request: dict[str, Any]) -> None:
         os.close(descriptor)
     if request["max_file_size"] >= 0:
         resource.setrlimit(resource.RLIMIT_FSIZE, (request["max_file_size"],) * 2)
+    if request["kill_before"]:
+        kill_before_replacing(request["kill_before"], request["kill_count"])
     # A shell sets SIGINT to be ignored for tests in its background.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def kill_before_replacing(name: str, count: int) -> None:
+    """Kill this process when a file of this name is about to be replaced for the `count`-th time."""
+    replace, left = os.replace, count
+
+    def replace_or_die(source: Any, target: Any) -> None:
+        nonlocal left
+        left -= Path(target).name == name
+        if not left:
+            os.kill(os.getpid(), signal.SIGKILL)
+        replace(source, target)
+
+    os.replace = replace_or_die
 
 
 def serve() -> list[str]:

@@ -5,13 +5,10 @@ import os
 import pty
 import select
 import signal
-import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -19,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from imggen.io.checkpoint import read_header, read_tensors
-from tests.cli.forks import Fork, Server
+from tests.cli.forks import Fork, Start
 from tests.helpers import run_cli
 
 pytestmark = [pytest.mark.process, pytest.mark.slow]  # a start of Python with imggen takes over a second
@@ -39,30 +36,6 @@ HEAVY = ("torch", "torchvision", "numpy", "PIL", "safetensors", "pydantic", "sym
 def train_words(data: Path, output: str, images: int) -> list[str]:
     model = ["--width", "8", "--max-width", "16", "--size", "16", "--batch", "16", "--seed", "3"]
     return ["train", "gan", "--data", str(data), "-o", output, *model, "--images", str(images)]
-
-
-Start = Callable[..., Fork]
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    server = Server()
-    yield server
-    server.stop()
-
-
-@pytest.fixture
-def fork(server: Server) -> Iterator[Start]:
-    """Start a command line in a forked process; those that a failed test leaves running are killed."""
-    started = []
-
-    def start(*words: object, **more: Any) -> Fork:
-        started.append(Fork(server, *words, **more))
-        return started[-1]
-
-    yield start
-    for process in started:
-        process.send_signal(signal.SIGKILL)
 
 
 def wait_for(path: Path, process: Fork) -> None:
@@ -274,20 +247,10 @@ def test_a_script_without_a_main_guard_ends(image_folder: Path) -> None:
     assert not list(Path("own").rglob("job.*"))
 
 
-def test_two_processes_train_one_model_and_split_the_sampling(image_folder: Path, fork: Start) -> None:
-    """Training with the environment that torchrun sets, sampling by torchrun itself."""
-    with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))
-        port = unused.getsockname()[1]
-    group = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    words = [*train_words(image_folder, "run", 128), "--device", "cpu"]
-    processes = [fork(*words, RANK=rank, LOCAL_RANK=rank, **group) for rank in ("0", "1")]
-    assert [process.wait() for process in processes] == [0, 0], processes[0].err + processes[1].err
-    assert [process.out for process in processes] == ["run/weights.safetensors\n", ""]
-    assert [process.err.count("2 processes") for process in processes] == [1, 0]
+def test_torchrun_divides_the_sampling() -> None:
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "imggen"]
     done = subprocess.run(
-        [*torchrun, "sample", "run", "-n", "9", "--seed", "1", "-o", "out", "--device", "cpu"],
+        [*torchrun, "sample", "gan", "-n", "9", "--seed", "1", "-o", "out", "--device", "cpu"],
         capture_output=True, text=True, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=120,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from imggen.engine.distributed import ProcessGroup
 from imggen.engine.options import SampleOptions
 from imggen.engine.outputs import check_parent, check_pattern, check_writable, is_occupied, output_kind
 from imggen.errors import DataError, UsageError
@@ -48,6 +49,8 @@ def dry_run(options: SampleOptions, reporter: Reporter) -> dict[str, Any]:
 
 def check(options: SampleOptions) -> None:
     """Raise UsageError or DataError for what can be refused without the model."""
+    if output_kind(options.output) in ("grid", "stdout") and ProcessGroup.from_environment().size > 1:
+        raise UsageError("several processes can share the images of a folder, but not of one file", "-o folder/")
     _check_output(options)
     if options.source is not None or options.near is not None:
         _check_one_grid(options)

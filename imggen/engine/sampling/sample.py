@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import math
+import os
+import re
 import time
+from array import array
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -29,6 +33,7 @@ from imggen.models.base import Backend
 from imggen.models.config import list_classes
 from imggen.reporting import Reporter
 
+NUMBER = re.compile(r"\d{1,18}")  # of a file's name
 SampleBatches = Callable[..., Iterator[Any]]  # `sample_batches` with the model and its options bound
 
 
@@ -53,8 +58,6 @@ def sample(options: SampleOptions, reporter: Reporter) -> dict[str, Any]:
     """Generate and write what the options ask for; see `imggen.engine.sampling.run`."""
     began, processes = time.monotonic(), ProcessGroup.from_environment()
     kind = output_kind(options.output)
-    if kind in ("grid", "stdout") and processes.size > 1:
-        raise UsageError("several processes can share the images of a folder, but not of one file", "-o folder/")
     loaded, plan = open_with_plan(options, reporter)
     backend = loaded.backend.for_inference()
     result: dict[str, Any] = {
@@ -180,6 +183,7 @@ class FileWriter:
         self.target = Path(options.output)
         self.has_pattern = output_kind(options.output) == "pattern"
         self.format = options.format or (format_of(self.target) if self.has_pattern else "png")
+        self._number_start = self.target.name.index("%") if self.has_pattern else 0  # of the seed in a file's name
         self.by_class = len(plan.labels) > 1
         if self.has_pattern and self.by_class:
             raise UsageError(
@@ -206,9 +210,23 @@ class FileWriter:
 
     def path(self, spec: SampleSpec) -> Path:
         """The file of a sample: name-00007.png of a pattern, or 00000007.png in a folder."""
+        folder = self.target.parent if self.has_pattern else self.folder(spec.label)
+        return folder / self._name(spec.seed)
+
+    def _name(self, seed: int) -> str:
         if self.has_pattern:
-            return self.target.with_name(self.target.name % spec.seed)
-        return self.folder(spec.label) / f"{spec.seed:08d}.{'jpg' if self.format == 'jpeg' else self.format}"
+            return self.target.name % seed
+        return f"{seed:08d}.{'jpg' if self.format == 'jpeg' else self.format}"
+
+    def existing_seeds(self, label: int | None) -> array[int]:
+        """The seeds of a class whose files exist, sorted: one listing of the folder, and 8 bytes a file."""
+        folder = self.target.parent if self.has_pattern else self.folder(label)
+        with os.scandir(folder) as entries:
+            numbers = ((entry.name, NUMBER.search(entry.name, self._number_start)) for entry in entries)
+            found = (int(number[0]) for name, number in numbers if number and self._name(int(number[0])) == name)
+            seeds = np.fromiter(found, dtype=np.int64)
+        seeds.sort()
+        return array("q", seeds.tobytes())
 
     def write(self, specs: list[SampleSpec], images: ImageArray) -> int:
         """Encode and write images (B, H, W, C); returns how many."""
@@ -225,26 +243,26 @@ class FileWriter:
 def _write_files(
     writer: FileWriter, processes: ProcessGroup, device: torch.device, batches: SampleBatches, reporter: Reporter
 ) -> int:
-    """Generate and write this process's part of the samples; returns the number of files written."""
+    """Generate and write the samples, of which each process has a part; returns the number of files written by all."""
     processes.start(device)
     try:
         processes.barrier()  # no process may write before every process has checked that the folder is empty
         written = _write_part(writer, processes, batches, reporter)
-        processes.barrier()
+        return int(processes.sums([written], device)[0])
     finally:
         processes.stop()
-    return written
 
 
 def _write_part(writer: FileWriter, processes: ProcessGroup, batches: SampleBatches, reporter: Reporter) -> int:
     writer.make_folders()
     indices = range(processes.rank, len(writer.plan), processes.size)
+    existing = {label: writer.existing_seeds(label) for label in writer.plan.labels} if writer.options.resume else {}
     written, skipped, began = 0, 0, time.monotonic()
 
     def missing_samples() -> Iterator[SampleSpec]:
         nonlocal skipped
         for spec in (writer.plan[index] for index in indices):
-            if writer.options.resume and writer.path(spec).exists():
+            if spec.label in existing and _contains(existing[spec.label], spec.seed):
                 skipped += 1
             else:
                 yield spec
@@ -252,8 +270,15 @@ def _write_part(writer: FileWriter, processes: ProcessGroup, batches: SampleBatc
     with reporter.task("sampling", len(indices)) as task:
         for count in batches(missing_samples(), writer.write):
             written += count
-            task.update(written + skipped, f"{written / max(time.monotonic() - began, 1e-9):,.0f} images/s")
+            rate = processes.size * written / max(time.monotonic() - began, 1e-9)
+            task.update(written + skipped, f"{rate:,.0f} images/s")
     return written
+
+
+def _contains(numbers: array[int], number: int) -> bool:
+    """Whether a sorted array has this number."""
+    index = bisect_left(numbers, number)
+    return index < len(numbers) and numbers[index] == number
 
 
 def _safe_file_name(name: str) -> str:

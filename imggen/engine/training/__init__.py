@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from importlib.util import find_spec
 from typing import Any
 
+from imggen.engine.distributed import is_restart, launch_name
 from imggen.engine.options import TrainOptions
 from imggen.engine.run_dir import RunDir
 from imggen.engine.training.budget import Budget
 from imggen.errors import UsageError
+from imggen.io.checkpoint import read_header
 from imggen.reporting import Reporter, readable
 
 
@@ -28,6 +31,7 @@ def check(options: TrainOptions) -> None:
 
 def run(options: TrainOptions, reporter: Reporter) -> dict[str, Any]:
     """Train; returns paths, hash, counts and timings. Errors as in `imggen.errors`."""
+    options = _continued(options)
     check(options)
     if os.environ.get("RANK", "0") == "0":
         RunDir(options.run).refuse_if_locked()
@@ -42,3 +46,16 @@ def dry_run(options: TrainOptions, reporter: Reporter) -> dict[str, Any]:
     from imggen.engine.training import plan
 
     return plan.resolved_settings(options, reporter)
+
+
+def _continued(options: TrainOptions) -> TrainOptions:
+    """With --resume where torchrun repeats a command after a failure: the run that this torchrun has started goes on.
+
+    A run that was there before is not touched: the repeated command is refused as the first one was.
+    """
+    state = RunDir(options.run).state
+    if not is_restart() or not state.exists():
+        return options
+    if read_header(state, kind="state").document.get("launch") != launch_name():
+        return options
+    return replace(options, resume=True, force=False)

@@ -14,7 +14,7 @@ from imggen.engine.run_dir import RunDir
 from imggen.engine.training.best_checkpoint import BestCheckpoint
 from imggen.engine.training.plan import TrainPlan, describe_plan, make_plan
 from imggen.engine.training.signals import StopRequest, stop_requests
-from imggen.engine.training.timers import Clock, Due, Timers
+from imggen.engine.training.timers import Clock, Due, SteadyClock, Timers
 from imggen.engine.training.training_run import TrainingRun
 from imggen.io.atomic import lock_directory
 from imggen.io.checkpoint import read_header, weights_hash
@@ -35,7 +35,7 @@ def train(
     plan = make_plan(options, reporter)
     try:
         with ExitStack() as stack:
-            return _train(plan, reporter, StopRequest() if stop is None else stop, clock, stack)
+            return _train(plan, reporter, StopRequest() if stop is None else stop, SteadyClock(clock), stack)
     finally:
         plan.dataset.close()
         plan.processes.stop()

@@ -76,7 +76,7 @@ class Machine:
 
     def random_seed(self) -> int:
         """A random seed, the same in all processes."""
-        return int(self.processes.all_reduce_max([float(secrets.randbelow(2**31))], self.device)[0])
+        return int(self.processes.maxima([float(secrets.randbelow(2**31))], self.device)[0])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,6 +109,10 @@ class TrainPlan:
         processes = self.machine.processes.size
         smallest = MIN_IMAGES_PER_PROCESS * processes
         hint = f"use --batch {max(smallest, -(-self.batch // processes) * processes)}"
+        if self.state is not None:  # the batch is fixed
+            possible = (count for count in range(1, processes) if self.batch % count == 0)
+            count = max((count for count in possible if self.batch >= MIN_IMAGES_PER_PROCESS * count), default=1)
+            hint = f"resume this run with {count} processes"
         if self.batch < smallest:
             raise UsageError(f"batch size {self.batch} is too small: at least {smallest} images are needed", hint)
         if self.batch % processes:
@@ -292,7 +296,7 @@ def _open_data(
         source: Dataset | ScannedDataset = scanned.load(reporter) if decode else scanned
     if isinstance(source, Dataset):
         # All processes or none decode on the fly: unreadable images are left out in the cache alone.
-        on_the_fly = machine.processes.all_reduce_max([float(source.on_the_fly)], machine.device)[0]
+        on_the_fly = machine.processes.maxima([float(source.on_the_fly)], machine.device)[0]
         if on_the_fly and not source.on_the_fly:
             source = scanned.load(reporter, keep="none")
     if len(source) < 2:

@@ -12,6 +12,26 @@ import torch
 from imggen.engine.distributed import ProcessGroup
 
 Clock = Callable[[], float]  # seconds since some fixed time, as time.monotonic
+MAX_GAP_SECONDS = 300.0  # between two readings of a clock: longer than a step, shorter than a night
+
+
+class SteadyClock:
+    """The seconds that another clock has counted, without its jumps.
+
+    time.monotonic is not changed when the time of day is set, but after a process or a machine was stopped for hours it
+    may have gone on: a budget of minutes would end at once. So a gap counts as at most MAX_GAP_SECONDS, and a step
+    backwards as nothing.
+    """
+
+    def __init__(self, clock: Clock = time.monotonic) -> None:
+        self.clock, self.seconds, self.last = clock, 0.0, clock()
+
+    def __call__(self) -> float:
+        """Seconds since the clock was made."""
+        now = self.clock()
+        self.seconds += min(max(0.0, now - self.last), MAX_GAP_SECONDS)
+        self.last = now
+        return self.seconds
 
 
 class Due(NamedTuple):
@@ -27,7 +47,7 @@ class Due(NamedTuple):
 
     def agreed(self, processes: ProcessGroup, device: torch.device) -> Due:
         """The maximum over processes: an action is due if it is due in any of them; the longest time counts."""
-        seconds, signal, save, evaluate = processes.all_reduce_max([float(value) for value in self], device)
+        seconds, signal, save, evaluate = processes.maxima([float(value) for value in self], device)
         return Due(seconds, int(signal), bool(save), bool(evaluate))
 
 
@@ -66,6 +86,6 @@ class Timers:
         """Exclude the block from the training time and from timer `name`, in all processes equally."""
         start = self.clock()
         yield
-        (seconds,) = processes.all_reduce_max([self.clock() - start], device)
+        (seconds,) = processes.maxima([self.clock() - start], device)
         self.training_start += seconds
         self.starts[name] += seconds

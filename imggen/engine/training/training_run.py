@@ -14,6 +14,7 @@ from torch import Tensor
 from imggen.data.dataset import Order, mirror
 from imggen.engine.checkpoints import save_backend
 from imggen.engine.device import retry_out_of_memory
+from imggen.engine.distributed import launch_name
 from imggen.engine.noise import SampleSpec, mix_seed
 from imggen.engine.render import sample_batches
 from imggen.engine.training.best_checkpoint import BestCheckpoint
@@ -29,6 +30,7 @@ from imggen.io.pixels import to_float
 from imggen.metrics.features import load_features
 from imggen.models import build_learner
 from imggen.models.base import Learner, NonFiniteError
+from imggen.models.global_batch import part_of_batch, rand
 from imggen.reporting import Reporter
 
 PREFETCHED_STEPS = 2  # decoded ahead, where images are decoded on the fly
@@ -64,9 +66,6 @@ class TrainingRun:
         self.learner: Learner = build_learner(plan.config)
         self.learner.precision = plan.precision
         self.learner.to(plan.device)
-        if plan.processes.size > 1:
-            self.learner.reduce_gradients = plan.processes.average_gradients
-            self.learner.processes = plan.processes.size
         self.train_rows, held_out_rows = split_rows(len(plan.dataset), self.learner.held_out_fraction)
         if len(held_out_rows):
             self.learner.held_out = lambda: self._held_out_batches(held_out_rows)
@@ -104,31 +103,36 @@ class TrainingRun:
     def step(self, progress: float) -> None:
         """Train on one batch. Non-finite numbers roll back; too little memory halves the micro-batch."""
         plan = self.plan
-        # All randomness of a step follows from this seed: a resumed run needs no stored generator state.
-        torch.manual_seed(mix_seed(plan.seed, 1 + plan.processes.rank, self.images, self.rollbacks))
-        start = self.clock()
-        images, labels = self._load_batch(self._rows_of_step(self.images))
-        if plan.dataset.on_the_fly:
-            for step in range(1, PREFETCHED_STEPS + 1):
-                plan.dataset.prefetch(self._rows_of_step(self.images + step * plan.batch))
-        if plan.mirror:
-            images = mirror(images).contiguous(memory_format=torch.channels_last)
-        self.data_wait += self.clock() - start
-        try:
-            metrics = retry_out_of_memory(
-                lambda: self.learner.step(images, labels, progress, self.images), self._halve_micro_batch, plan.device
-            )
-        except NonFiniteError:
-            self._roll_back()
-            return
+        # All randomness of a step follows from this seed: a resumed run needs no stored generator state. It is the same
+        # in all processes, which sample for the whole batch.
+        torch.manual_seed(mix_seed(plan.seed, 1, self.images, self.rollbacks))
+        with part_of_batch(plan.processes.rank, plan.processes.size):
+            start = self.clock()
+            images, labels = self._load_batch(self.rows_of_step(self.images))
+            if plan.dataset.on_the_fly:
+                for step in range(1, PREFETCHED_STEPS + 1):
+                    plan.dataset.prefetch(self.rows_of_step(self.images + step * plan.batch))
+            if plan.mirror:
+                images = mirror(images, rand=rand).contiguous(memory_format=torch.channels_last)
+            self.data_wait += self.clock() - start
+            try:
+                metrics = retry_out_of_memory(
+                    lambda: self.learner.step(images, labels, progress, self.images),
+                    self._halve_micro_batch,
+                    plan.device,
+                )
+            except NonFiniteError:
+                self._roll_back()
+                return
         self.steps += 1
         self.images += plan.batch
         self.recent_metrics.append(metrics)
 
-    def _rows_of_step(self, images: int) -> npt.NDArray[np.int64]:
-        """This process's rows of the data set in the step after `images` images."""
-        local_batch = self.plan.batch // self.plan.processes.size
-        return self.train_rows[self.order.indices(images + self.plan.processes.rank * local_batch, local_batch)]
+    def rows_of_step(self, images: int) -> npt.NDArray[np.int64]:
+        """This process's part of the batch after `images` images, as rows of the data set."""
+        processes = self.plan.processes
+        count = self.plan.batch // processes.size
+        return self.train_rows[self.order.indices(images + processes.rank * count, count)]
 
     def _load_batch(self, rows: npt.NDArray[np.int64]) -> tuple[Tensor, Tensor | None]:
         """Images (B, C, H, W) in [-1, 1] and labels (B,) of some rows of the data set, on the device."""
@@ -198,6 +202,7 @@ class TrainingRun:
             "seconds": self.seconds,
             "data_wait": self.data_wait,
             "data_key": self.plan.dataset.key,
+            "launch": launch_name(),
         }
         write_checkpoint(self.run_dir.state, self.last_good.tensors, document, kind="state")
 

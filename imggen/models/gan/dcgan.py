@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from imggen.models.gan.batch_norm import BatchNorm2d
 from imggen.models.gan.config import GanConfig
 
 CLASS_EMBEDDING_WIDTH = 32
@@ -21,7 +22,7 @@ class Generator(nn.Module):
         widths = config.widths
         layers: list[nn.Module] = [nn.ConvTranspose2d(inputs, widths[0], 4, 1, 0, bias=False)]
         for before, after in zip(widths, [*widths[1:], None], strict=True):
-            layers += [nn.BatchNorm2d(before), nn.ReLU(inplace=True)]
+            layers += [BatchNorm2d(before), nn.ReLU(inplace=True)]
             layers.append(nn.ConvTranspose2d(before, after or config.channels, 4, 2, 1, bias=after is None))
         self.layers = nn.Sequential(*layers, nn.Tanh())
         self.apply(dcgan_init)
@@ -51,7 +52,7 @@ class Discriminator(nn.Module):
         for index, (before, after) in enumerate(zip([config.channels, *widths[:-1]], widths, strict=True)):
             # No batch norm after the first layer: it makes training unstable (section 3 of the paper).
             layers.append(nn.Conv2d(before, after, 4, 2, 1, bias=index == 0))
-            layers += [nn.BatchNorm2d(after)] if index else []
+            layers += [BatchNorm2d(after)] if index else []
             layers.append(nn.LeakyReLU(0.2, inplace=True))
         self.layers = nn.Sequential(*layers)
         self.logit = nn.Conv2d(widths[-1], 1, 4, bias=True)

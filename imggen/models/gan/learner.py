@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from imggen.documents import COUNT, FRACTION, NUMBER, read_fields
+from imggen.models import global_batch
 from imggen.models.adversarial import (
     augment_alike,
     bce_discriminator_loss,
@@ -102,13 +103,13 @@ class GanLearner(Learner):
 
     def step(self, images: Tensor, labels: Tensor | None, progress: float, images_seen: int) -> dict[str, Tensor]:
         """Update the discriminator, then the generator, on the same fakes."""
-        batch = len(images) * self.processes
+        batch = len(images) * global_batch.num_parts()
         self._set_schedules(progress)
         self.model.train()
         self.discriminator.train()
 
         # Sample noise, and split the batch
-        noise = torch.randn(len(images), *self.model.noise_shape, device=images.device)
+        noise = global_batch.randn(len(images), *self.model.noise_shape, device=images.device)
         parts = [
             MicroBatch(*part, part_noise)
             for part, part_noise in zip(
@@ -201,12 +202,9 @@ class GanLearner(Learner):
     def _update_strength(self, logits: list[tuple[Tensor, Tensor]], images: int) -> None:
         """Adapt the augmentation to the mean sign of the logits of real images, relative to the mean of all logits."""
         real_logits, fake_logits = (torch.cat(part) for part in zip(*logits, strict=True))
-        middle = (real_logits.mean() + fake_logits.mean()) / 2
-        # Averaged over processes as a gradient is, so that all of them use the same strength.
-        mean_sign = nn.Parameter(torch.zeros((), device=real_logits.device))
-        mean_sign.grad = (real_logits - middle).sign().mean()
-        self.reduce_gradients([mean_sign])
-        self.augmentation.update(float(mean_sign.grad), images)
+        middle = global_batch.mean_over_parts((real_logits.mean() + fake_logits.mean()) / 2)
+        mean_sign = global_batch.mean_over_parts((real_logits - middle).sign().mean())
+        self.augmentation.update(float(mean_sign), images)
 
 
 def _backward(loss: Tensor, weight: float = 1.0) -> Tensor:

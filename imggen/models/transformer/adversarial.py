@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
+from imggen.models import global_batch
 from imggen.models.patch_gan import Apply, DiscriminatorTrainer, generator_loss
 from imggen.models.transformer.config import TransformerConfig
 from imggen.models.transformer.tokenizer import Tokenizer, logistic_mean, reconstruction_loss
@@ -88,10 +89,19 @@ class AdversarialPhase(DiscriminatorTrainer):
                     self.critic, images, logistic_mean(output[0], output[1].detach())
                 )
             (gradient,) = torch.autograd.grad(adversarial + FEATURE_MATCHING_WEIGHT * feature_distance, output[0])
-            scale = self.weight * gradients[0].norm() / gradient.norm().clamp(min=1e-12)
+            norm, adversarial_norm = _norms_in_the_whole_batch(gradients[0], gradient)
+            scale = self.weight * norm / adversarial_norm.clamp(min=1e-12)
             gradients[0] = gradients[0] + scale * gradient
             losses = {**losses, "adversarial": adversarial.detach()}
 
         # Through the decoder.
         torch.autograd.backward((location, log_scale), [gradient * fraction for gradient in gradients])
         return losses, tokens
+
+
+def _norms_in_the_whole_batch(*gradients: Tensor) -> tuple[Tensor, ...]:
+    """The norm of each gradient, as the root mean square of its norms in all processes."""
+    norms = [gradient.norm() for gradient in gradients]
+    if global_batch.num_parts() > 1:
+        norms = list(global_batch.mean_over_parts(torch.stack(norms).square()).sqrt())
+    return tuple(norms)

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import dropout
 
+from imggen.models.global_batch import dropout
 from imggen.models.transformer.kv_cache import KVCache
 from imggen.models.transformer.layers import (
     AutoregressiveHead,

@@ -7,8 +7,9 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import dropout, relu, scaled_dot_product_attention
+from torch.nn.functional import relu, scaled_dot_product_attention
 
+from imggen.models.global_batch import dropout
 from imggen.models.transformer.kv_cache import KVCache
 from imggen.models.transformer.layers import SoftmaxHead, modules_of
 from imggen.models.transformer.prior import MAX_CPU_BATCH, Prior

@@ -9,6 +9,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from imggen.models import global_batch
+
 # Fractions of the orders in training; all others are uniformly random.
 RASTER_FRACTION, HALTON_FRACTION, BOX_FRACTION = 0.15, 0.15, 0.3
 PREFIX_FRACTION = 0.5  # of the training orders begin with a large group, as inpainting does
@@ -78,9 +80,9 @@ def training_groups(count: int, side: int, device: torch.device) -> Tensor:
     """
     length = side * side
     # Every position of every row gets a sort key; the kind of order decides which key counts.
-    random_key = torch.rand(count, length, device=device)
+    random_key = global_batch.rand(count, length, device=device)
     in_box = _random_boxes(count, side, device)
-    kind = torch.rand(count, 1, device=device)
+    kind = global_batch.rand(count, 1, device=device)
     raster = kind < RASTER_FRACTION
     near_halton = (kind >= RASTER_FRACTION) & (kind < RASTER_FRACTION + HALTON_FRACTION)
     boxed = (kind >= RASTER_FRACTION + HALTON_FRACTION) & (kind < RASTER_FRACTION + HALTON_FRACTION + BOX_FRACTION)
@@ -90,9 +92,9 @@ def training_groups(count: int, side: int, device: torch.device) -> Tensor:
     rank = key.argsort(1).argsort(1)
 
     # The prefix is all that lies around a box, otherwise of a random length.
-    prefix = (torch.rand(count, 1, device=device) * length).floor()
+    prefix = (global_batch.rand(count, 1, device=device) * length).floor()
     prefix = torch.where(boxed, length - in_box.sum(1, keepdim=True), prefix)
-    prefix = torch.where(torch.rand(count, 1, device=device) < PREFIX_FRACTION, prefix, torch.zeros_like(prefix))
+    prefix = torch.where(global_batch.rand(count, 1, device=device) < PREFIX_FRACTION, prefix, torch.zeros_like(prefix))
     return _cosine_groups(rank, prefix, length)
 
 
@@ -103,7 +105,7 @@ def _raster_key(length: int, device: torch.device) -> Tensor:
 
 def _halton_key(side: int, device: torch.device) -> Tensor:
     """Sort key (side²,) of Halton's order: each position's rank in it."""
-    key = torch.empty(side * side, device=device)
+    key = torch.empty(side * side, device=device, dtype=torch.float32)
     key[torch.tensor(halton(side), device=device)] = torch.arange(side * side, device=device, dtype=torch.float32)
     return key
 
@@ -113,7 +115,7 @@ def _random_boxes(count: int, side: int, device: torch.device) -> Tensor:
     row = torch.arange(side, device=device).repeat_interleave(side)
     column = torch.arange(side, device=device).repeat(side)
     # corners[:, 0] is (top, left), corners[:, 1] is (bottom, right), which is exclusive.
-    corners = (torch.rand(count, 4, device=device) * (side + 1)).floor().view(count, 2, 2).sort(1).values
+    corners = (global_batch.rand(count, 4, device=device) * (side + 1)).floor().view(count, 2, 2).sort(1).values
     corners[:, 0].clamp_(max=side - 1)
     corners[:, 1] = torch.maximum(corners[:, 1], corners[:, 0] + 1)
     in_rows = (row >= corners[:, 0, :1]) & (row < corners[:, 1, :1])
@@ -127,7 +129,7 @@ def _cosine_groups(rank: Tensor, prefix: Tensor, length: int) -> Tensor:
     it is also the first group of many steps. After t steps of the cosine schedule the fraction 1 - cos(π/2 · t/s) of
     the tokens is sampled; a token with the fraction f before it is therefore in group s · arccos(1 - f) / (π/2).
     """
-    steps = (2 * torch.exp(torch.rand(len(rank), 1, device=rank.device) * math.log(length))).floor()
+    steps = (2 * torch.exp(global_batch.rand(len(rank), 1, device=rank.device) * math.log(length))).floor()
     fraction = ((rank - prefix + 0.5) / (length - prefix).clamp(min=1)).clamp(0, 1)
     group = (steps * torch.arccos(1 - fraction) / (math.pi / 2)).floor().clamp(max=length)
     return torch.where(rank < prefix, torch.zeros_like(group), group + (prefix > 0)).long()

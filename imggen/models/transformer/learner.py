@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from imggen.documents import COUNT, FLAG, NUMBER, optional, read_fields
+from imggen.models import global_batch
 from imggen.models.base import Learner, load_exactly
 from imggen.models.muon import adam_and_muon
 from imggen.models.training import EMA, cosine_decay, set_learning_rate
@@ -164,7 +165,7 @@ class TransformerLearner(Learner):
         # Optimizers, code counts, EMA
         self.apply_gradients(list(self.tokenizer_optimizers.values()), *totals.values())
         usage = self._update_frequencies(torch.cat(all_tokens))
-        self.average.update(self.model, len(images) * self.processes, images_seen)
+        self.average.update(self.model, len(images) * global_batch.num_parts(), images_seen)
 
         psnr = -10 * totals.pop("error").clamp(min=1e-10).log10()
         return {"nats_byte": totals.pop("nats"), **totals, "psnr": psnr, "codes": usage, **critic_losses}
@@ -194,7 +195,7 @@ class TransformerLearner(Learner):
         # Optimizers, code counts, EMA
         self.apply_gradients(list(self.prior_optimizers.values()), total, latent_sum)
         usage = self._update_frequencies(torch.cat(all_tokens))
-        self.average.update(self.model, len(images) * self.processes, max(0, images_seen - self.prior_start))
+        self.average.update(self.model, len(images) * global_batch.num_parts(), max(0, images_seen - self.prior_start))
         return {"nats": total, "codes": usage}
 
     def _learning_rate(self, t: float, peak: float) -> float:
@@ -205,7 +206,7 @@ class TransformerLearner(Learner):
     def _update_frequencies(self, tokens: Tensor) -> Tensor:
         """Count the codes of a batch; returns the fraction of the codes in use."""
         tokenizer = self.model.tokenizer
-        tokenizer.update_frequencies(tokens, 0.5 ** (len(tokens) * self.processes / CODE_COUNT_HALF_LIFE))
+        tokenizer.update_frequencies(tokens, 0.5 ** (len(tokens) * global_batch.num_parts() / CODE_COUNT_HALF_LIFE))
         return tokenizer.usage
 
     def _drop_labels(self, labels: Tensor | None, count: int, device: torch.device) -> Tensor:
@@ -213,7 +214,7 @@ class TransformerLearner(Learner):
         no_class = torch.full((count,), len(self.config.classes), device=device)
         if labels is None:
             return no_class
-        return torch.where(torch.rand(count, device=device) < self.config.drop_label, no_class, labels)
+        return torch.where(global_batch.rand(count, device=device) < self.config.drop_label, no_class, labels)
 
     @torch.no_grad()
     def _validate(self) -> Tensor:

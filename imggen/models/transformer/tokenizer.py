@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, pixel_unshuffle, silu, softplus
 
+from imggen.models import global_batch
 from imggen.models.muon import inner_weights
 from imggen.models.transformer.config import TransformerConfig
 from imggen.models.transformer.quantizer import Quantizer
@@ -120,7 +121,8 @@ class Tokenizer(nn.Module):
     def update_frequencies(self, tokens: Tensor, decay: float) -> None:
         """Count the codes of tokens (B, side², d), after multiplying the earlier counts by `decay`."""
         codes = self.quantizer.to_codes(tokens).flatten()
-        self.frequencies.mul_(decay).add_(torch.bincount(codes, minlength=len(self.frequencies)))
+        counts = torch.bincount(codes, minlength=len(self.frequencies))
+        self.frequencies.mul_(decay).add_(global_batch.sum_over_parts(counts))
 
     @property
     def usage(self) -> Tensor:

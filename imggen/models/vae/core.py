@@ -15,6 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from imggen.models import global_batch
 from imggen.models.vae.config import VaeConfig
 from imggen.models.vae.likelihoods import build_likelihood
 
@@ -114,7 +115,7 @@ class TopDownPass:
 
 def sample_posterior(index: int, posterior: Normal) -> Tensor:
     """Noise from the posterior, by torch's global generator (the reparameterization trick)."""
-    return posterior.mean + posterior.scale * torch.randn_like(posterior.mean)
+    return posterior.mean + posterior.scale * global_batch.randn_like(posterior.mean)
 
 
 def posterior_mean(index: int, posterior: Normal) -> Tensor:

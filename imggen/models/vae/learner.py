@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from imggen.documents import COUNT, FLAG, read_fields
+from imggen.models import global_batch
 from imggen.models.base import Learner, NonFiniteError
 from imggen.models.muon import adam_and_muon
 from imggen.models.training import EMA, cosine_decay, set_learning_rate
@@ -119,7 +120,10 @@ class VaeLearner(Learner):
                 reconstruction = -sum_except_batch(self.core.likelihood.log_prob(encoding.output, part))
                 layer_kl = torch.stack(encoding.layer_kl)
                 part_kl = layer_kl.sum(0)
-                kl_cost = layer_kl.mean(1).clamp(min=free_nats).sum() * len(part)
+                batch_kl = layer_kl.mean(1)
+                if free_nats:
+                    batch_kl = global_batch.mean_over_parts(batch_kl)
+                kl_cost = batch_kl.clamp(min=free_nats).sum() * len(part)
                 part_loss = (reconstruction.sum() + kl_weight * kl_cost) / (len(images) * self.dimensions)
 
             # Backward pass, and metrics
@@ -129,8 +133,8 @@ class VaeLearner(Learner):
             kl += part_kl.detach().sum() / len(images)
 
         # Update weights and EMA
-        skipped = self._update(self.core_optimizers, progress, loss)
-        self.ema.update(self.core, len(images) * self.processes, images_seen)
+        skipped = self._update(self.core_optimizers, progress, loss, bound, kl)
+        self.ema.update(self.core, len(images) * global_batch.num_parts(), images_seen)
         if not bool(torch.isfinite(loss)):
             return {"skipped": torch.ones_like(loss)}
         skipped_metric = loss.new_tensor(float(skipped))
@@ -188,7 +192,9 @@ class VaeLearner(Learner):
             for fraction, part, part_labels in self.micro_batches(images, labels):
                 yield RefinerBatch(fraction, part, *self._reconstruct_and_sample(part, part_labels))
 
-        return trainer.step(batches, progress, len(images) * self.processes, self.apply_gradients, self.autocast)
+        return trainer.step(
+            batches, progress, len(images) * global_batch.num_parts(), self.apply_gradients, self.autocast
+        )
 
     @torch.no_grad()
     def _reconstruct_and_sample(self, images: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -196,19 +202,19 @@ class VaeLearner(Learner):
         core, count = self.averaged.core, len(images)
         with self.autocast(images.device):
             reconstruction = top_down_pass(core, count, labels, encoder_posterior(core, images)).output
-            noise = [torch.randn(count, *layer.shape, device=images.device) for layer in core.layers]
+            noise = [global_batch.randn(count, *layer.shape, device=images.device) for layer in core.layers]
             sample = decode(core, noise, labels)
         return reconstruction.float(), sample.float()
 
-    def _update(self, optimizers: dict[str, torch.optim.Optimizer], progress: float, loss: Tensor) -> bool:
+    def _update(self, optimizers: dict[str, torch.optim.Optimizer], progress: float, *losses: Tensor) -> bool:
         """One step of the optimizers, unless the guard skips it; returns whether it was skipped.
 
-        Raises NonFiniteError if loss or gradient is not finite and the guard does not allow to skip that.
+        Raises NonFiniteError if a loss or gradient is not finite and the guard does not allow to skip that.
         """
         all_optimizers = list(optimizers.values())
         set_learning_rate(all_optimizers, self._learning_rate(progress), self.config.muon_rate)
         try:
-            norm = float(self.gradient_norm(all_optimizers, loss))
+            norm = float(self.gradient_norm(all_optimizers, *losses))
         except NonFiniteError:
             if not self.guard.skip_nonfinite():
                 raise

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, logsigmoid, softplus
 
+from imggen.models import global_batch
 from imggen.models.vae.config import VaeConfig
 
 HALF_BIN = 1 / 255  # half the distance between two of the 256 pixel values in [-1, 1]
@@ -158,7 +159,7 @@ class Bernoulli(Likelihood):
 
     def training_images(self, images: Tensor) -> Tensor:
         """Dynamic binarization (Salakhutdinov and Murray 2008): -1 or 1, from torch's global generator."""
-        white = torch.rand_like(images) < (images + 1) / 2
+        white = global_batch.rand_like(images) < (images + 1) / 2
         # Adding 0 * images keeps NaN, so that the check of the loss sees it.
         return torch.where(white, 1.0, -1.0) + 0 * images
 
@@ -201,7 +202,7 @@ class Gaussian(Likelihood):
         """Log density times the bin's width, with the batch's own variance, which is kept."""
         errors = (images - centers).square()
         with torch.no_grad():
-            optimal = errors.mean().clamp(min=MIN_SCALE**2)
+            optimal = global_batch.mean_over_parts(errors.mean()).clamp(min=MIN_SCALE**2)
             self.variance.copy_(torch.where(optimal.isfinite(), optimal, self.variance))
         log_probs = -errors / (2 * optimal) - 0.5 * torch.log(2 * math.pi * optimal) + math.log(2 * HALF_BIN)
         return log_probs.sum(1)

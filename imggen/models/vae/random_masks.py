@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from imggen.models import global_batch
+
 STROKE_SEGMENTS = 5
 # Probabilities of a rectangle, a brush stroke, a half, and all but a rectangle.
 KIND_PROBABILITIES = (0.35, 0.3, 0.25, 0.1)
@@ -17,12 +19,12 @@ def random_masks(count: int, side: int, device: torch.device) -> Tensor:
     columns = rows.view(1, 1, side)
     rectangle = rectangles(count, rows, columns)
     kinds = torch.stack([rectangle, strokes(count, rows, columns), halves(count, rows, columns), ~rectangle], 1)
-    kind = torch.multinomial(torch.tensor(KIND_PROBABILITIES, device=device), count, replacement=True)
+    kind = global_batch.multinomial(torch.tensor(KIND_PROBABILITIES, device=device), count)
     return kinds[torch.arange(count, device=device), kind].unsqueeze(1).float()
 
 
 def _uniform(count: int, low: float, high: float, device: torch.device) -> Tensor:
-    return torch.rand(count, 1, 1, device=device) * (high - low) + low
+    return global_batch.rand(count, 1, 1, device=device) * (high - low) + low
 
 
 def rectangles(count: int, rows: Tensor, columns: Tensor) -> Tensor:

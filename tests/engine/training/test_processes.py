@@ -1,0 +1,110 @@
+"""Two processes with half of the batch each train what one process with the whole batch trains."""
+
+import multiprocessing
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from imggen.models import build_learner, global_batch, presets
+from imggen.models.config import ModelConfig
+from imggen.models.gan.learner import GanLearner
+from tests.test_contract import SMALL, random_images
+
+SIZE = 2
+BATCH = 4
+# The progress of each step: every stage of a family is reached.
+STEPS = {"gan": (0.0, 0.3, 0.9), "vae": (0.0, 0.2, 0.5, 0.6, 0.9), "transformer": (0.0, 0.2, 0.5, 0.6, 0.9)}
+# What makes the steps of a preset need more than gradients: statistics over the batch, dropout, further networks.
+CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "gan": ("gan", "tiny", {}),
+    "gan base": ("gan", "base", {"blocks": 1}),
+    "vae": ("vae", "tiny", {"free_nats": 2.0, "sharpen": 0.3, "inpaint_fraction": 0.2}),
+    "vae dense": ("vae", "dense", {"likelihood": "gaussian"}),
+    "transformer": ("transformer", "tiny", {"dropout": 0.1, "adversarial": 2.0, "tokenizer_fraction": 0.7}),
+    "transformer classic": ("transformer", "classic", {}),
+}
+Tensors = dict[str, torch.Tensor]
+
+
+def config_of(name: str) -> ModelConfig:
+    family, preset, overrides = CASES[name]
+    config = presets(family)[preset].with_overrides(
+        size=16, channels=4, classes=("ant", "bee", "owl"), class_counts=(5, 3, 2)
+    )
+    return config.with_overrides(**{**SMALL[family], **overrides})
+
+
+def train(name: str, rank: int, size: int) -> Tensors:
+    """The state after some steps of process `rank` of `size`, in float64: the order of sums then hardly matters."""
+    torch.manual_seed(3)
+    learner = build_learner(config_of(name))
+    for network in learner.networks.values():
+        network.double()
+    learner.set_dataset_size(100)
+    if name.startswith("gan"):
+        assert isinstance(learner, GanLearner)
+        learner.augmentation.strength = 0.4
+    images, labels = random_images(learner.config, BATCH)
+    part = slice(rank * BATCH // size, (rank + 1) * BATCH // size)
+    with global_batch.part_of_batch(rank, size):
+        for index, progress in enumerate(STEPS[learner.config.family]):
+            torch.manual_seed(index)
+            learner.step(images[part].double(), None if labels is None else labels[part], progress, index * BATCH)
+    return learner.state()[0]
+
+
+def in_float64(work: Callable[[], Any]) -> Any:
+    """Compute everything in float64."""
+    to_float32 = torch.Tensor.float
+    torch.set_default_dtype(torch.float64)
+    torch.Tensor.float = torch.Tensor.double  # type: ignore[method-assign]
+    try:
+        return work()
+    finally:
+        torch.Tensor.float = to_float32  # type: ignore[method-assign]
+        torch.set_default_dtype(torch.float32)
+
+
+def worker(rank: int, folder: str, names: list[str]) -> None:
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/join", rank=rank, world_size=SIZE)
+    for name in names:
+        torch.save(in_float64(lambda name=name: train(name, rank, SIZE)), Path(folder) / f"{name}-{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def of_one() -> dict[str, Tensors]:
+    """The states that one process reaches, for every case."""
+    return {name: in_float64(lambda name=name: train(name, 0, 1)) for name in CASES}
+
+
+@pytest.fixture(scope="module")
+def of_two(of_one: dict[str, Tensors], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the states that two processes reach; they are forked once torch has loaded what it needs."""
+    folder = tmp_path_factory.mktemp("processes")
+    # A fork starts at once; with a GPU torch cannot compute gradients in one.
+    context = multiprocessing.get_context("forkserver" if torch.cuda.is_available() else "fork")
+    workers = [context.Process(target=worker, args=(rank, str(folder), list(CASES))) for rank in range(SIZE)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of a fork of a process with threads
+        for process in workers:
+            process.start()
+    for process in workers:
+        process.join(200)
+        assert process.exitcode == 0
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CASES)
+def test_two_processes_train_as_one_does(name: str, of_one: dict[str, Tensors], of_two: Path) -> None:
+    first, second = (torch.load(of_two / f"{name}-{rank}.pt") for rank in range(SIZE))
+    assert first.keys() == second.keys() == of_one[name].keys()
+    for key, value in of_one[name].items():
+        assert torch.equal(first[key], second[key]), key
+        torch.testing.assert_close(first[key], value, rtol=0, atol=1e-9, msg=key)
