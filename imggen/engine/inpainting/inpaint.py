@@ -17,7 +17,8 @@ from imggen.engine.checkpoints import LoadedModel, open_model
 from imggen.engine.inpainting.blending import biharmonic
 from imggen.engine.inpainting.image_file import encode_result, replace_masked
 from imggen.engine.inpainting.inputs import MaskedImage, MaskedImages, result_format, result_path
-from imggen.engine.inpainting.masks import connected_components, feather_weights, tile_boxes
+from imggen.engine.inpainting.masks import feather_weights
+from imggen.engine.inpainting.regions import find_regions, tile_boxes
 from imggen.engine.inpainting.tiles import BATCH_OF_32_PX, Canvas, TileInpainter
 from imggen.engine.options import InpaintOptions
 from imggen.engine.outputs import MAX_GRID_SIDE
@@ -74,8 +75,7 @@ def describe_plan(options: InpaintOptions, images: MaskedImages, reporter: Repor
     model_size = 0 if loaded is None else loaded.backend.config.size
     reports = []
     for image in images:
-        components, count = connected_components(image.mask)
-        tiles = tile_boxes(components, count, model_size, options.context or math.inf)
+        tiles = tile_boxes(find_regions(image.mask), model_size, options.context or math.inf)
         paths = [options.output]
         if not options.sheet:
             paths = [str(result_path(options, image, number)) for number in range(options.count)]
@@ -164,14 +164,14 @@ class ModelInpainter:
     def _make_canvas(self, image: MaskedImage) -> Canvas:
         """Plan the tiles of an image, and report once what will limit its fills."""
         size, channels = self.config.size, self.config.channels
-        components, count = connected_components(image.mask)
-        boxes = tile_boxes(components, count, size, self.context)
+        regions = find_regions(image.mask)
+        boxes = tile_boxes(regions, size, self.context)
         if max(box.side for box in boxes) > WARN_TILE_SCALE * size:
             self._report_once(f"regions over {WARN_TILE_SCALE * size} px are filled at {size} px: soft results")
         if channels == 1 and image.source.plain().mode not in ("L", "LA"):
             self._report_once("this model generates gray images: masked regions of color images become gray")
         pixels = _read_pixels(image, channels)
-        return Canvas(np.stack([pixels] * self.count), image.mask.copy(), components, boxes)
+        return Canvas(np.stack([pixels] * self.count), image.mask.copy(), regions, boxes)
 
     def _report_once(self, message: str) -> None:
         if message not in self._reported:
