@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from itertools import islice
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -29,6 +28,7 @@ from imggen.io.image import ImageArray, composite_on_white, encode, format_of, g
 from imggen.reporting import Reporter
 
 WARN_TILE_SCALE = 4  # tiles more than this many times as wide as the model's images are filled without fine detail
+MAX_PIXELS_PER_GROUP = 4_000_000
 MASK_GRAY = 128  # how the mask is shown on a sheet
 
 
@@ -42,10 +42,9 @@ def inpaint(options: InpaintOptions, images: MaskedImages, reporter: Reporter) -
         result |= {"weights": str(loaded.path), "hash": loaded.hash}
     reports: list[dict[str, Any]] = []
     rows: list[list[ImageArray]] = []
-    group_size = max(1, (options.batch or BATCH_OF_32_PX) // options.count)
-    remaining = iter(images)
+    groups = _groups(images, max(1, (options.batch or BATCH_OF_32_PX) // options.count))
     with reporter.task("inpainting", len(images)) as task:
-        while group := list(islice(remaining, group_size)):
+        for group in groups:
             done = len(reports)
 
             def advance(fraction: float, done: int = done, count: int = len(group)) -> None:
@@ -67,6 +66,18 @@ def inpaint(options: InpaintOptions, images: MaskedImages, reporter: Reporter) -
         atomic_write(path, encode(_make_sheet(rows), format_of(path), info))
         result["paths"] = [options.output]
     return {**result, "images": reports, "seconds": round(time.monotonic() - began, 3)}
+
+
+def _groups(images: Iterable[MaskedImage], count: int) -> Iterator[list[MaskedImage]]:
+    """Yield groups of images to fill together: up to `count`, and fewer if they are large, to bound the memory."""
+    group: list[MaskedImage] = []
+    for image in images:
+        group.append(image)
+        if len(group) == count or sum(each.mask.size for each in group) >= MAX_PIXELS_PER_GROUP:
+            yield group
+            group = []
+    if group:
+        yield group
 
 
 def describe_plan(options: InpaintOptions, images: MaskedImages, reporter: Reporter) -> dict[str, Any]:
