@@ -6,6 +6,7 @@ import numpy as np
 
 from imggen.engine.inpainting.image_file import Mask
 from imggen.engine.inpainting.masks import Floats, dilate
+from imggen.engine.inpainting.regions import Window
 from imggen.io.image import ImageArray
 
 SWEEPS_PER_LEVEL = 24
@@ -18,26 +19,52 @@ def solve_laplace(values: Floats, fixed: Mask, unknown: Mask) -> Floats:
     Pixels that are neither form a border across which the solution is flat (zero derivative); they are 0. Solved from
     coarse to fine, by averaging neighbors.
     """
+    solution = np.where(fixed[..., None], values, np.float32(0))
+    if not unknown.any():
+        return solution
     height, width = fixed.shape
-    start = np.zeros_like(values)
-    if min(height, width) > MIN_LEVEL_SIZE and unknown.any():
+    if min(height, width) > MIN_LEVEL_SIZE:
         # Start from the solution at half the size
         counts = _sum_2x2(fixed[..., None].astype(np.float32))
         coarse_fixed = counts[..., 0] > 0
         coarse_unknown = (_sum_2x2(unknown[..., None].astype(np.float32))[..., 0] > 0) & ~coarse_fixed
-        sums = _sum_2x2(np.where(fixed[..., None], values, np.float32(0)))
-        means = np.divide(sums, np.maximum(counts, 1e-6), dtype=np.float32)
+        means = np.divide(_sum_2x2(solution), np.maximum(counts, 1e-6), dtype=np.float32)
         coarse = solve_laplace(means, coarse_fixed, coarse_unknown)
         start = coarse.repeat(2, 0).repeat(2, 1)[:height, :width]
+        np.copyto(solution, start, where=unknown[..., None])
     elif fixed.any():
-        start[:] = values[fixed].mean(0)
-    solution = np.where(fixed[..., None], values, np.where(unknown[..., None], start, 0)).astype(np.float32)
-    weights = np.pad((fixed | unknown)[..., None].astype(np.float32), ((1, 1), (1, 1), (0, 0)))
-    weight_sums = np.maximum(_sum_neighbors(weights), 1e-6)
-    for _ in range(SWEEPS_PER_LEVEL):
-        mean = _sum_neighbors(np.pad(solution, ((1, 1), (1, 1), (0, 0))) * weights) / weight_sums
-        solution = np.where(unknown[..., None], mean, solution)
+        solution[unknown] = values[fixed].mean(0)
+    _average_neighbors(solution, fixed | unknown, unknown)
     return solution
+
+
+def _average_neighbors(solution: Floats, in_domain: Mask, unknown: Mask) -> None:
+    """Replace each unknown pixel of `solution` (H, W, C) by the mean of its neighbors in the domain, many times.
+
+    Only the rectangle around the unknown pixels is computed. Pixels outside the domain are 0.
+    """
+    rows, columns = (np.flatnonzero(unknown.any(axis)) for axis in (1, 0))
+    inside = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    weight_sums = np.maximum(_sum_neighbors(_with_border(in_domain[..., None].astype(np.float32), inside)), 1e-6)
+    current = _with_border(solution, inside)
+    is_unknown = unknown[inside][..., None]
+    for _ in range(SWEEPS_PER_LEVEL):
+        mean = _sum_neighbors(current)
+        np.divide(mean, weight_sums, out=mean)
+        np.copyto(current[1:-1, 1:-1], mean, where=is_unknown)
+    solution[inside] = current[1:-1, 1:-1]
+
+
+def _with_border(values: Floats, window: Window) -> Floats:
+    """(h + 2, w + 2, C): the values (H, W, C) in a window and one pixel around it; 0 beyond the edges."""
+    (top, bottom), (left, right) = ((part.start, part.stop) for part in window)
+    height, width, channels = values.shape
+    result = np.zeros((bottom - top + 2, right - left + 2, channels), np.float32)
+    before, after = (top > 0, left > 0), (bottom < height, right < width)
+    part = values[top - before[0] : bottom + after[0], left - before[1] : right + after[1]]
+    y, x = 1 - before[0], 1 - before[1]
+    result[y : y + part.shape[0], x : x + part.shape[1]] = part
+    return result
 
 
 def _sum_2x2(values: Floats) -> Floats:
@@ -49,7 +76,10 @@ def _sum_2x2(values: Floats) -> Floats:
 
 def _sum_neighbors(padded: Floats) -> Floats:
     """(H, W, C): the sums of the four neighbors, of an array that is padded by one pixel."""
-    return padded[:-2, 1:-1] + padded[2:, 1:-1] + padded[1:-1, :-2] + padded[1:-1, 2:]
+    sums = padded[:-2, 1:-1] + padded[2:, 1:-1]
+    sums += padded[1:-1, :-2]
+    sums += padded[1:-1, 2:]
+    return sums
 
 
 def poisson_blend(generated: Floats, image: Floats, unmasked: Mask, mask: Mask) -> Floats:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,7 +18,8 @@ from imggen.engine.checkpoints import LoadedModel, open_model
 from imggen.engine.inpainting.blending import biharmonic
 from imggen.engine.inpainting.image_file import encode_result, replace_masked
 from imggen.engine.inpainting.inputs import MaskedImage, MaskedImages, result_format, result_path
-from imggen.engine.inpainting.masks import connected_components, feather_weights, tile_boxes
+from imggen.engine.inpainting.masks import feather_weights
+from imggen.engine.inpainting.regions import find_regions, tile_boxes
 from imggen.engine.inpainting.tiles import BATCH_OF_32_PX, Canvas, TileInpainter
 from imggen.engine.options import InpaintOptions
 from imggen.engine.provenance import settings
@@ -28,6 +28,7 @@ from imggen.io.image import ImageArray, composite_on_white, encode, format_of, g
 from imggen.reporting import Reporter
 
 WARN_TILE_SCALE = 4  # tiles more than this many times as wide as the model's images are filled without fine detail
+MAX_PIXELS_PER_GROUP = 4_000_000
 MASK_GRAY = 128  # how the mask is shown on a sheet
 
 
@@ -41,10 +42,9 @@ def inpaint(options: InpaintOptions, images: MaskedImages, reporter: Reporter) -
         result |= {"weights": str(loaded.path), "hash": loaded.hash}
     reports: list[dict[str, Any]] = []
     rows: list[list[ImageArray]] = []
-    group_size = max(1, (options.batch or BATCH_OF_32_PX) // options.count)
-    remaining = iter(images)
+    groups = _groups(images, max(1, (options.batch or BATCH_OF_32_PX) // options.count))
     with reporter.task("inpainting", len(images)) as task:
-        while group := list(islice(remaining, group_size)):
+        for group in groups:
             done = len(reports)
 
             def advance(fraction: float, done: int = done, count: int = len(group)) -> None:
@@ -68,14 +68,25 @@ def inpaint(options: InpaintOptions, images: MaskedImages, reporter: Reporter) -
     return {**result, "images": reports, "seconds": round(time.monotonic() - began, 3)}
 
 
+def _groups(images: Iterable[MaskedImage], count: int) -> Iterator[list[MaskedImage]]:
+    """Yield groups of images to fill together: up to `count`, and fewer if they are large, to bound the memory."""
+    group: list[MaskedImage] = []
+    for image in images:
+        group.append(image)
+        if len(group) == count or sum(each.mask.size for each in group) >= MAX_PIXELS_PER_GROUP:
+            yield group
+            group = []
+    if group:
+        yield group
+
+
 def describe_plan(options: InpaintOptions, images: MaskedImages, reporter: Reporter) -> dict[str, Any]:
     """What `inpaint` would do; see `imggen.engine.inpainting.dry_run`."""
     loaded = _open_model(options, reporter)
     model_size = 0 if loaded is None else loaded.backend.config.size
     reports = []
     for image in images:
-        components, count = connected_components(image.mask)
-        tiles = tile_boxes(components, count, model_size, options.context or math.inf)
+        tiles = tile_boxes(find_regions(image.mask), model_size, options.context or math.inf)
         paths = [options.output]
         if not options.sheet:
             paths = [str(result_path(options, image, number)) for number in range(options.count)]
@@ -164,15 +175,15 @@ class ModelInpainter:
     def _make_canvas(self, image: MaskedImage) -> Canvas:
         """Plan the tiles of an image, and report once what will limit its fills."""
         size, channels = self.config.size, self.config.channels
-        components, count = connected_components(image.mask)
-        boxes = tile_boxes(components, count, size, self.context)
+        regions = find_regions(image.mask)
+        boxes = tile_boxes(regions, size, self.context)
         if max(box.side for box in boxes) > WARN_TILE_SCALE * size:
             self._report_once(f"regions over {WARN_TILE_SCALE * size} px are filled at {size} px: soft results")
         if channels == 1 and image.source.plain().mode not in ("L", "LA"):
             self._report_once("this model generates gray images: masked regions of color images become gray")
         pixels = _read_pixels(image, channels)
         fills = pixels[None] if self.count == 1 else np.stack([pixels] * self.count)
-        return Canvas(fills, image.mask.copy(), components, boxes)
+        return Canvas(fills, image.mask.copy(), regions, boxes)
 
     def _report_once(self, message: str) -> None:
         if message not in self._reported:

@@ -1,9 +1,7 @@
-"""Masks (H, W), true where an image is to be filled, and the tiles in which the masked regions are processed."""
+"""Masks (H, W), true where an image is to be filled: read from files, made from boxes, grown and feathered."""
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +13,7 @@ from imggen.engine.inpainting.image_file import Mask
 from imggen.errors import DataError, UsageError
 
 MIN_MASKED_LEVEL = 128
-COMPONENT_GRID = 128  # cells per side of the grid in which components are separated
 Floats = NDArray[np.float32]
-Labels = NDArray[np.int32]
 
 
 @dataclass(frozen=True)
@@ -149,83 +145,3 @@ def feather_weights(mask: Mask, width: int) -> Floats:
         weights[inner] = (step + 1) / (width + 1)
         inner = ~dilate(~inner, 1)
     return weights
-
-
-def connected_components(mask: Mask) -> tuple[Labels, int]:
-    """(H, W): the number of each masked pixel's component, from 1 on, and 0 elsewhere; and how many there are.
-
-    Components are separated on a grid of COMPONENT_GRID cells per side, so regions that almost touch are one.
-    """
-    height, width = mask.shape
-    cell = max(1, math.ceil(max(height, width) / COMPONENT_GRID))
-    padded: Mask = np.pad(mask, ((0, -height % cell), (0, -width % cell)))
-    cells = padded.reshape(padded.shape[0] // cell, cell, -1, cell).max((1, 3))
-    numbers, count = np.zeros(cells.shape, np.int32), 0
-    for y, x in zip(*np.nonzero(cells), strict=True):
-        if not numbers[y, x]:
-            count += 1
-            _flood_fill(cells, numbers, int(y), int(x), count)
-    pixels = numbers.repeat(cell, 0).repeat(cell, 1)[:height, :width]
-    return np.where(mask, pixels, 0).astype(np.int32), count
-
-
-def _flood_fill(cells: Mask, numbers: Labels, y: int, x: int, number: int) -> None:
-    """Write `number` to the cell (y, x) and to all set cells connected with it, diagonally too."""
-    numbers[y, x], pending = number, [(y, x)]
-    while pending:
-        y, x = pending.pop()
-        top, left = max(0, y - 1), max(0, x - 1)
-        around = np.s_[top : y + 2, left : x + 2]
-        reached = cells[around] & (numbers[around] == 0)
-        numbers[around][reached] = number
-        pending += [(top + int(j), left + int(i)) for j, i in zip(*np.nonzero(reached), strict=True)]
-
-
-@dataclass(frozen=True)
-class TileBox:
-    """A square of the image, which may extend beyond its edges, and the numbers of the components filled in it."""
-
-    left: int
-    top: int
-    side: int
-    components: tuple[int, ...]
-
-
-def tile_boxes(components: Labels, count: int, model_size: int, context: float) -> list[TileBox]:
-    """Boxes that together contain all components of `connected_components`, the largest first.
-
-    Each is `context` times as wide as its component, but at least `model_size`, and at most as wide as the image. A
-    component inside the box of another one, if that is at most twice as wide as its own would be, is filled with it.
-    """
-    height, width = components.shape
-    bounds = []
-    for number in range(1, count + 1):
-        rows, columns = (np.flatnonzero((components == number).any(axis)) for axis in (1, 0))
-        bounds.append((int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1))
-    order = sorted(range(count), key=lambda k: -max(bounds[k][2] - bounds[k][0], bounds[k][3] - bounds[k][1]))
-    boxes: list[TileBox] = []
-    for index in order:
-        left, top, right, bottom = bounds[index]
-        longest = max(right - left, bottom - top)
-        side = math.ceil(min(max(context * longest, model_size), max(width, height)))
-        for position, box in enumerate(boxes):
-            if _contains(box, bounds[index]) and box.side <= 2 * side:
-                boxes[position] = TileBox(box.left, box.top, box.side, (*box.components, index + 1))
-                break
-        else:
-            x, y = _centered(left, right, side, width), _centered(top, bottom, side, height)
-            boxes.append(TileBox(x, y, side, (index + 1,)))
-    return boxes
-
-
-def _contains(box: TileBox, bounds: tuple[int, int, int, int]) -> bool:
-    left, top, right, bottom = bounds
-    is_right_of_corner = box.left <= left and box.top <= top
-    return is_right_of_corner and right <= box.left + box.side and bottom <= box.top + box.side
-
-
-def _centered(low: int, high: int, side: int, length: int) -> int:
-    """Where an interval of `side` starts that is centered on [low, high], moved inside [0, length] if it fits."""
-    if side >= length:
-        return (length - side) // 2
-    return min(max((low + high - side) // 2, 0), length - side)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from itertools import zip_longest
 
 import numpy as np
 import torch
@@ -14,27 +14,25 @@ from torch import Tensor
 from imggen.engine.device import run_in_batches
 from imggen.engine.inpainting.blending import poisson_blend, solve_laplace
 from imggen.engine.inpainting.image_file import Mask
-from imggen.engine.inpainting.masks import Floats, Labels, TileBox
+from imggen.engine.inpainting.masks import Floats
+from imggen.engine.inpainting.regions import Regions, TileBox, Window, rounds_of
 from imggen.engine.noise import SampleSpec, noise_for
 from imggen.io.image import ImageArray
 from imggen.io.pixels import to_float
 from imggen.models.base import Backend
 from imggen.models.config import SamplingOptions
 
-BATCH_OF_32_PX = 16  # tiles per batch at 32x32 pixels, fewer at larger sizes
+BATCH_OF_32_PX = 32  # tiles per batch at 32x32 pixels, fewer at larger sizes
 MIN_MASKED_COVERAGE = 5  # of 255: a scaled pixel with less of it masked counts as unmasked
 
 
 @dataclass
 class Canvas:
-    """An image being filled: its fills (N, H, W, C), what is still masked (H, W), and the tiles that remain to fill.
-
-    `components` (H, W) numbers the masked regions.
-    """
+    """An image being filled: its fills (N, H, W, C), what is still masked (H, W), its regions, and their tiles."""
 
     fills: ImageArray
     masked: Mask
-    components: Labels
+    regions: Regions
     boxes: list[TileBox]
 
 
@@ -55,14 +53,11 @@ def cut_tile(canvas: Canvas, fill: int, box: TileBox) -> Tile:
     in_tile, in_image = _overlap(box, *canvas.masked.shape)
     pixels[in_tile] = canvas.fills[fill][in_image]
     unmasked[in_tile] = ~canvas.masked[in_image]
-    target[in_tile] = np.isin(canvas.components[in_image], box.components)
+    target[in_tile] = canvas.regions.select(in_image, box.regions)
     return Tile(pixels, unmasked, target)
 
 
-Slices = tuple[slice, slice]
-
-
-def _overlap(box: TileBox, height: int, width: int) -> tuple[Slices, Slices]:
+def _overlap(box: TileBox, height: int, width: int) -> tuple[Window, Window]:
     """The overlap of box and image, in the coordinates of the tile and in those of the image."""
     top, left = max(box.top, 0), max(box.left, 0)
     bottom, right = min(box.top + box.side, height), min(box.left + box.side, width)
@@ -92,8 +87,9 @@ def model_input(tile: Tile, size: int) -> tuple[Tensor, Tensor]:
     return image.masked_fill(mask, 0), mask[None].float()
 
 
-def paste_tile(canvas: Canvas, fill: int, box: TileBox, tile: Tile, generated: Tensor) -> None:
+def paste_tile(canvas: Canvas, fill: int, box: TileBox, generated: Tensor) -> None:
     """Write the model's image (C, size, size) in [-1, 1] into the tile's target, at the image's own resolution."""
+    tile = cut_tile(canvas, fill, box)
     levels = ((generated.float() + 1) * 127.5).permute(1, 2, 0).cpu().numpy()
     if len(levels) != box.side:
         levels = _resize(levels, box.side, Image.Resampling.BICUBIC)
@@ -101,6 +97,21 @@ def paste_tile(canvas: Canvas, fill: int, box: TileBox, tile: Tile, generated: T
     in_tile, in_image = _overlap(box, *canvas.masked.shape)
     target = tile.target[in_tile]
     canvas.fills[fill][in_image][target] = np.rint(levels[in_tile][target]).clip(0, 255).astype(np.uint8)
+
+
+def unmask_target(canvas: Canvas, box: TileBox) -> None:
+    """Show the tile's target as filled in the tiles that are cut out from now on."""
+    _, in_image = _overlap(box, *canvas.masked.shape)
+    canvas.masked[in_image] &= ~canvas.regions.select(in_image, box.regions)
+
+
+@dataclass(frozen=True)
+class TileFill:
+    """One fill of one tile: number `fill` of the canvas, with the noise of that number."""
+
+    canvas: Canvas
+    box: TileBox
+    fill: int
 
 
 class TileInpainter:
@@ -125,13 +136,14 @@ class TileInpainter:
     def fill(self, canvases: Sequence[Canvas], advance: Callable[[int], None]) -> None:
         """Fill all masked pixels; `advance` is called with the number of tiles after each batch.
 
-        Tiles of different images are filled together, those of one image one after another, because they may overlap.
+        A batch may hold tiles of different images, and those of one image that are in the same round, see `rounds_of`.
         """
-        for number in range(max((len(canvas.boxes) for canvas in canvases), default=0)):
-            current = [canvas for canvas in canvases if number < len(canvas.boxes)]
+        rounds_of_canvases = [rounds_of(canvas.boxes) for canvas in canvases]
+        for rounds in zip_longest(*rounds_of_canvases, fillvalue=()):
+            tiles = [(canvas, box) for canvas, boxes in zip(canvases, rounds, strict=True) for box in boxes]
             batches = run_in_batches(
-                partial(self._fill_batch, number=number),
-                [(canvas, fill) for canvas in current for fill in range(len(canvas.fills))],
+                self._fill_batch,
+                [TileFill(canvas, box, fill) for canvas, box in tiles for fill in range(len(canvas.fills))],
                 self.batch,
                 self.device,
                 on_smaller=self._set_batch,
@@ -139,23 +151,24 @@ class TileInpainter:
             )
             for count in batches:
                 advance(count)
-            for canvas in current:
-                canvas.masked &= ~np.isin(canvas.components, canvas.boxes[number].components)
+            for canvas, box in tiles:
+                unmask_target(canvas, box)
 
     def _set_batch(self, size: int) -> None:
         self.batch = size
         self.on_smaller(size)
 
-    def _fill_batch(self, work: list[tuple[Canvas, int]], number: int) -> int:
-        """Fill tile `number` of some fills, each given by its canvas and its index; returns how many."""
-        tiles = [cut_tile(canvas, fill, canvas.boxes[number]) for canvas, fill in work]
-        inputs = [model_input(tile, self.backend.config.size) for tile in tiles]
+    def _fill_batch(self, work: list[TileFill]) -> int:
+        """Fill some tiles; returns how many."""
+        size = self.backend.config.size
+        # Tiles may be as large as the image, so they are cut out one at a time, here and in `paste_tile`.
+        inputs = [model_input(cut_tile(item.canvas, item.fill, item.box), size) for item in work]
         images, masks = (torch.stack(tensors).to(self.device) for tensors in zip(*inputs, strict=True))
         labels = None
         if self.label is not None:
             labels = torch.full((len(work),), self.label, device=self.device)
-        noise = self.noise[[fill for _, fill in work]].to(self.device)
+        noise = self.noise[[item.fill for item in work]].to(self.device)
         generated = self.backend.inpaint(images, masks, noise, labels, self.options)
-        for (canvas, fill), tile, image in zip(work, tiles, generated, strict=True):
-            paste_tile(canvas, fill, canvas.boxes[number], tile, image)
+        for item, image in zip(work, generated, strict=True):
+            paste_tile(item.canvas, item.fill, item.box, image)
         return len(work)

@@ -141,7 +141,11 @@ class Posterior(nn.Module):
 
     def forward(self, hidden: Tensor, encoded: Tensor) -> Normal:
         """Both (B, width, side, side), after a SiLU."""
-        mean, raw_scale = self.block(silu(hidden + self.project_encoded(encoded))).chunk(2, 1)
+        return self.from_projected(hidden, self.project_encoded(encoded))
+
+    def from_projected(self, hidden: Tensor, projected: Tensor) -> Normal:
+        """The same, from the map that `project_encoded` has made of the encoder's."""
+        mean, raw_scale = self.block(silu(hidden + projected)).chunk(2, 1)
         return Normal(mean, positive_scale(raw_scale))
 
 
@@ -158,6 +162,14 @@ class Posteriors(nn.ModuleList):
     def forward(self, index: int, hidden: Tensor, encoded: tuple[Tensor, ...]) -> Normal:
         """The posterior of layer `index`, from the hidden state and the encoder's map of its stage."""
         return self[index](hidden, encoded[self.stage_of[index]])
+
+    def project(self, index: int, encoded: tuple[Tensor, ...]) -> Tensor:
+        """The part of layer `index`'s posterior that depends on the encoder's maps alone, for `from_projected`."""
+        return cast(Posterior, self[index]).project_encoded(encoded[self.stage_of[index]])
+
+    def from_projected(self, index: int, hidden: Tensor, projected: Tensor) -> Normal:
+        """The posterior of layer `index`, from the hidden state and what `project` returned."""
+        return cast(Posterior, self[index]).from_projected(hidden, projected)
 
 
 class LatentLayer(TopDownLayer):

@@ -80,7 +80,15 @@ class PartialEncoder(nn.Module):
         encoded = self.encoder(torch.cat([images * unmasked, unmasked], 1))
         if self.context_path is not None:
             encoded = self.context_path(encoded)
-        return lambda index, hidden: self.posteriors(index, hidden, encoded)
+        # Many fills of the same images are compared, and this part of each layer is equal for all of them.
+        projected: dict[int, Tensor] = {}
+
+        def posterior(index: int, hidden: Tensor) -> Normal:
+            if index not in projected:
+                projected[index] = self.posteriors.project(index, encoded)
+            return self.posteriors.from_projected(index, hidden, projected[index])
+
+        return posterior
 
     def matching_losses(self, core: Hierarchy, images: Tensor, unmasked: Tensor, labels: Tensor | None) -> list[Tensor]:
         """KL (B,) of the full posterior from this one in each layer, with the noise sampled from the full posterior.

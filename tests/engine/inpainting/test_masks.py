@@ -1,4 +1,4 @@
-"""Masks from files, boxes and alpha; growing, feathering, connected components and their tiles."""
+"""Masks from files, boxes and alpha; growing and feathering."""
 
 from pathlib import Path
 from typing import Any
@@ -8,7 +8,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from imggen.data.decode import decode_image
-from imggen.engine.inpainting.masks import connected_components, dilate, feather_weights, read_mask, tile_boxes
+from imggen.engine.inpainting.masks import dilate, feather_weights, read_mask
 from imggen.errors import DataError
 from imggen.io.image import ImageArray
 from tests.engine.inpainting.conftest import Inpaint, random_image, save_mask, square_mask
@@ -62,18 +62,6 @@ def test_feathers_stay_inside_the_mask(inpaint: Inpaint) -> None:
     assert 0 < soft[16, 4] < soft[16, 6] < soft[16, 9]
     weights = feather_weights(mask > 0, 5)
     assert weights[mask == 0].max() == 0 and weights[16, 16] == 1 and np.isclose(weights[16, 4], 1 / 6)
-
-
-def test_tile_boxes_hold_all_components() -> None:
-    mask = np.zeros((200, 300), bool)
-    mask[10:90, 20:60] = mask[150:156, 250:258] = mask[158:160, 255:257] = True
-    components, count = connected_components(mask)
-    assert np.array_equal(components > 0, mask)
-    boxes = tile_boxes(components, count, 16, 2.0)
-    assert len(boxes) == 2 and boxes[0].side == 160 and boxes[1].side == 20
-    for box in boxes:
-        assert 0 <= box.left <= 300 - box.side and 0 <= box.top <= 200 - box.side
-    assert {component for box in boxes for component in box.components} == set(range(1, count + 1))
 
 
 def one_line(width: int, height: int, column: int) -> Image.Image:
