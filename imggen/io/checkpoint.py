@@ -42,11 +42,10 @@ _MAX_DIMENSIONS = 16
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """Dtype (as safetensors names it) and shape of one tensor, and where in the file its first byte is."""
+    """Dtype (as safetensors names it) and shape of one tensor."""
 
     dtype: str
     shape: tuple[int, ...]
-    offset: int
 
 
 @dataclass(frozen=True)
@@ -73,10 +72,13 @@ def write_checkpoint(
     Its metadata has a hash over all tensors, and one over the rest of the metadata. All kinds but "state" also carry
     the other keys of ModelSpec 1.0.1, among them, if given, `thumbnail`, the bytes of a PNG.
     """
-    from imggen.io.tensor_file import TensorFile
+    from imggen.io.tensor_file import hash_tensors, on_cpu, to_bytes
 
-    file = TensorFile.of(tensors)
-    metadata = {"imggen": json.dumps({**document, "format": FORMAT, "kind": kind}), TENSORS_HASH: "0x" + file.hash()}
+    copies = on_cpu(tensors)
+    metadata = {
+        "imggen": json.dumps({**document, "format": FORMAT, "kind": kind}),
+        TENSORS_HASH: "0x" + hash_tensors(copies),
+    }
     if kind != "state":
         config = document.get("config", {})
         name = "imggen/features" if kind == "features" else f"imggen/{config.get('family')}/{config.get('preset')}"
@@ -90,11 +92,11 @@ def write_checkpoint(
         if thumbnail is not None:
             metadata["modelspec.thumbnail"] = "data:image/png;base64," + base64.b64encode(thumbnail).decode()
     metadata[METADATA_HASH] = metadata_hash(metadata)
-    header = file.header(metadata)
-    if len(header) > MAX_HEADER_BYTES:
+    data = to_bytes(copies, metadata)
+    if int.from_bytes(data[:8], "little") > MAX_HEADER_BYTES:
         raise DataError(f"{path} cannot be written: its description is too long", "use fewer or shorter class names")
     with atomic_path(path, durable=True) as sibling:
-        file.write(sibling, header)
+        sibling.write_bytes(data)
 
 
 def metadata_hash(metadata: Mapping[str, str]) -> str:
@@ -168,7 +170,7 @@ def _tensors(path: Path, table: dict[str, Any], start: int, size: int) -> dict[s
         valid = valid and isinstance(span, list) and len(span) == 2 and all(map(_is_count, span))
         if not valid or span[1] - span[0] != math.prod(shape) * DTYPE_BYTES[dtype]:
             raise _damaged(path, f"has a damaged entry '{name[:80]}'")
-        tensors[name] = TensorInfo(dtype, tuple(shape), start + span[0])
+        tensors[name] = TensorInfo(dtype, tuple(shape))
         spans.append((span[0], span[1]))
     position = 0
     for begin, end in sorted(spans):
@@ -212,15 +214,17 @@ def read_tensors(path: Path, header: Header, expected: Mapping[str, Tensor] | No
     """
     import torch
 
-    from imggen.io.tensor_file import read_and_hash
+    from imggen.io.tensor_file import hash_tensors, read_tensor_file
 
     if expected is not None:
         _check_fit(path, header, expected)
     try:
-        tensors, digest = read_and_hash(path, header.tensors)
+        tensors = read_tensor_file(path)
     except OSError as error:
         raise _damaged(path, f"cannot be read: {error.strerror or error}", "check the disk") from error
-    if header.metadata[TENSORS_HASH] != "0x" + digest:
+    except ValueError as error:
+        raise _damaged(path, f"cannot be read: {error}") from error
+    if header.metadata[TENSORS_HASH] != "0x" + hash_tensors(tensors):
         raise _damaged(path, "does not match its own hash: it was damaged or changed")
     for name, tensor in tensors.items():
         if tensor.is_floating_point():
