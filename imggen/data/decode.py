@@ -187,7 +187,7 @@ def _decode_file(data: Encoded) -> ImageFile:
             image.load()
         metadata = read_metadata(image, data)
         image.load()
-        upright = _turned(image, metadata.orientation)
+        upright = _turned(image, _orientation(image))  # Pillow itself turns a TIFF
         return ImageFile(upright, (image.format or "").lower(), frames, has_deep_color, metadata)
 
 
@@ -222,6 +222,8 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _turned(image: Image.Image, orientation: int) -> Image.Image:
+    if image.size != image.im.size:  # Pillow swaps a damaged TIFF's sides without turning its pixels
+        raise UnreadableError("its tags contradict each other")
     return image if orientation == 1 else image.transpose(_UPRIGHT[orientation])
 
 
