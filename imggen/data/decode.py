@@ -182,7 +182,7 @@ def _decode_file(data: Encoded) -> ImageFile:
     assert not isinstance(data, Image.Image)
     with _open(data) as image:
         has_deep_color = _has_deep_color(image, data)
-        frames = _count_frames(image)
+        frames = _count_frames(data)
         if image.format == "PNG":
             image.load()
         metadata = read_metadata(image, data)
@@ -191,14 +191,16 @@ def _decode_file(data: Encoded) -> ImageFile:
         return ImageFile(upright, (image.format or "").lower(), frames, has_deep_color, metadata)
 
 
-def _count_frames(image: Image.Image) -> int:
-    """How many images the file holds, at least 1; what follows the first one may be damaged."""
+def _count_frames(data: bytes | Path) -> int:
+    """How many images the file holds, at least 1; what follows the first one may be damaged.
+
+    The file is opened anew, because counting changes what Pillow knows of the first image of a damaged TIFF.
+    """
     try:
-        count = int(getattr(image, "n_frames", 1))
-        image.seek(0)
+        with _open(data) as image:
+            return max(1, int(getattr(image, "n_frames", 1)))
     except Exception:
         return 1
-    return max(1, count)
 
 
 def _has_deep_color(image: Image.Image, data: bytes | Path) -> bool:
