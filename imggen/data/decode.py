@@ -183,23 +183,25 @@ def _decode_file(data: Encoded) -> ImageFile:
     assert not isinstance(data, Image.Image)
     with _open(data) as image:
         has_deep_color = _has_deep_color(image, data)
-        frames = _count_frames(image)
+        frames = _count_frames(data)
         if image.format == "PNG":
             image.load()
         metadata = read_metadata(image, data)
         image.load()
-        upright = _turned(image, metadata.orientation)
+        upright = _turned(image, _orientation(image))  # Pillow itself turns a TIFF
         return ImageFile(upright, (image.format or "").lower(), frames, has_deep_color, metadata)
 
 
-def _count_frames(image: Image.Image) -> int:
-    """How many images the file holds, at least 1; what follows the first one may be damaged."""
+def _count_frames(data: bytes | Path) -> int:
+    """How many images the file holds, at least 1; what follows the first one may be damaged.
+
+    The file is opened anew, because counting changes what Pillow knows of the first image of a damaged TIFF.
+    """
     try:
-        count = int(getattr(image, "n_frames", 1))
-        image.seek(0)
+        with _open(data) as image:
+            return max(1, int(getattr(image, "n_frames", 1)))
     except Exception:
         return 1
-    return max(1, count)
 
 
 def _has_deep_color(image: Image.Image, data: bytes | Path) -> bool:
@@ -223,6 +225,8 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _turned(image: Image.Image, orientation: int) -> Image.Image:
+    if image.size != image.im.size:  # Pillow swaps a damaged TIFF's sides without turning its pixels
+        raise UnreadableError("its tags contradict each other")
     return image if orientation == 1 else image.transpose(_UPRIGHT[orientation])
 
 

@@ -129,11 +129,12 @@ def _exif(image: Image.Image) -> bytes:
         # Anew, because Pillow may have read it when it opened the file, and then hides that it is damaged.
         exif = Image.Exif()
         exif.load(data)
+    elif image.format == "TIFF":
+        exif = _descriptive_tags(image.getexif())
     else:
-        exif = image.getexif()
+        exif = Image.Exif()
+        exif.load(image.getexif().tobytes())
     exif.pop(ExifTags.Base.Orientation, None)
-    if image.format == "TIFF":
-        exif = _descriptive_tags(exif)
     if not len(exif):
         return b""
     data = exif.tobytes()
