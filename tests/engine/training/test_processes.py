@@ -124,6 +124,8 @@ def test_processes_divide_every_batch_of_one_process_without_overlap(size: int) 
     epoch: list[int] = []
     for images in range(0, 48, 12):
         parts = [indices(rank, size, images) for rank in range(size)]
-        assert sum(parts, []) == indices(0, 1, images) and {len(part) for part in parts} == {12 // size}
-        epoch += sum(parts, [])
+        assert {len(part) for part in parts} == {12 // size}
+        batch = [index for part in parts for index in part]
+        assert batch == indices(0, 1, images)
+        epoch += batch
     assert sorted(epoch) == list(range(48))
