@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from imggen.errors import CheckpointError, UsageError
-from imggen.models import FAMILIES, build_backend, build_learner, describe, family_config, presets
+from imggen.models import FAMILIES, build_backend, build_learner, describe, family_config, global_batch, presets
 from imggen.models.base import Backend, Learner, NonFiniteError
 from imggen.models.config import ModelConfig, SamplingOptions
 from imggen.models.gan.config import GanConfig
@@ -351,18 +351,24 @@ def test_sizes_that_cannot_be() -> None:
         presets("gna")
 
 
-def test_a_loss_that_is_not_finite_in_one_process_stops_all() -> None:
+def test_a_loss_that_is_not_finite_in_one_process_stops_all(monkeypatch: pytest.MonkeyPatch) -> None:
     learner = build_learner(small("vae", "tiny"))
-    sent: list[torch.Tensor] = []
-    learner.processes = 2
-    learner.reduce_gradients = lambda parameters: sent.extend(p.grad.clone() for p in parameters)
     (adam, *_) = learner.optimizers.values()
     weight = adam.param_groups[0]["params"][0]
-    for loss in (1.0, float("inf")):
-        weight.grad = torch.ones_like(weight)
-        if loss == 1.0:
-            learner.gradient_norm(adam, torch.tensor(loss))
-        else:
-            with pytest.raises(NonFiniteError):
-                learner.gradient_norm(adam, torch.tensor(loss))
-    assert torch.isfinite(sent[0]).all() and not torch.isfinite(sent[-1]).any()
+    for loss_there in (3.0, float("inf")):
+        # The other process has the same gradients and another loss, which comes last.
+
+        def add_the_other(flat: torch.Tensor, loss_there: float = loss_there) -> torch.Tensor:
+            flat.mul_(2)[-1] += loss_there - 1
+            return flat
+
+        monkeypatch.setattr(global_batch, "all_reduce", add_the_other)
+        weight.grad, loss = torch.ones_like(weight), torch.tensor(1.0)
+        with global_batch.part_of_batch(0, 2):
+            if loss_there == 3.0:
+                assert float(learner.gradient_norm(adam, loss)) == pytest.approx(weight.numel() ** 0.5)
+                assert float(loss) == 2.0
+            else:
+                with pytest.raises(NonFiniteError):
+                    learner.gradient_norm(adam, loss)
+                assert weight.grad is None

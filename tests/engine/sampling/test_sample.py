@@ -136,6 +136,7 @@ def test_resuming_generates_only_what_is_missing(model: str) -> None:
 def test_processes_divide_the_samples(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("start", "barrier", "stop"):  # one after another here; tests/cli/test_processes.py has real ones
         monkeypatch.setattr(ProcessGroup, name, lambda *_: None)
+    monkeypatch.setattr(ProcessGroup, "sums", lambda group, values, device: values)
     for rank in range(3):
         for name, value in (("RANK", rank), ("WORLD_SIZE", 3), ("LOCAL_RANK", rank)):
             monkeypatch.setenv(name, str(value))

@@ -4,11 +4,15 @@ import multiprocessing
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
+from imggen.data.dataset import Order
+from imggen.engine.distributed import ProcessGroup
+from imggen.engine.training.training_run import TrainingRun
 from imggen.models import build_learner, global_batch, presets
 from imggen.models.config import ModelConfig
 from imggen.models.gan.learner import GanLearner
@@ -108,3 +112,20 @@ def test_two_processes_train_as_one_does(name: str, of_one: dict[str, Tensors], 
     for key, value in of_one[name].items():
         assert torch.equal(first[key], second[key]), key
         torch.testing.assert_close(first[key], value, rtol=0, atol=1e-9, msg=key)
+
+
+@pytest.mark.parametrize("size", [2, 3, 4])
+def test_processes_divide_every_batch_of_one_process_without_overlap(size: int) -> None:
+    def indices(rank: int, size: int, images: int) -> list[int]:
+        plan = SimpleNamespace(processes=ProcessGroup(rank, size), batch=12)
+        run = SimpleNamespace(plan=plan, order=Order(48, seed=1), images=images)
+        return TrainingRun.next_indices(run).tolist()  # type: ignore[arg-type]
+
+    epoch: list[int] = []
+    for images in range(0, 48, 12):
+        parts = [indices(rank, size, images) for rank in range(size)]
+        assert {len(part) for part in parts} == {12 // size}
+        batch = [index for part in parts for index in part]
+        assert batch == indices(0, 1, images)
+        epoch += batch
+    assert sorted(epoch) == list(range(48))
