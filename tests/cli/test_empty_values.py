@@ -49,7 +49,8 @@ def test_an_empty_value_is_refused(monkeypatch: pytest.MonkeyPatch, command: str
     for parameter in (each for name, each in _parameters() if name == command):
         is_argument = parameter.param_type_name == "argument"
         name = parameter.metavar if is_argument else max(parameter.opts, key=len)
-        for words in [[""]] if is_argument else [*([flag, ""] for flag in parameter.opts), [f"{name}="]]:
+        before = ["x"] * [each.name for each in verb.params].index(parameter.name) if is_argument else []
+        for words in [[*before, ""]] if is_argument else [*([flag, ""] for flag in parameter.opts), [f"{name}="]]:
             with pytest.raises(UsageError, match=f"^{name} is empty$"):
                 verb.parse_args(context, words)
         with monkeypatch.context() as patch:

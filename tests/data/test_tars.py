@@ -119,16 +119,3 @@ def test_a_tar_that_expands_beyond_measure_is_refused(tmp_path: Path, monkeypatc
     with pytest.raises(DataError, match="expands more than 1,100 times"):
         list_tar(tmp_path / "d.tar.bz2", tmp_path / "cache")
     assert not list((tmp_path / "cache" / "archives").iterdir())
-
-
-def test_what_killed_processes_left_is_removed_and_what_others_write_is_not(tmp_path: Path) -> None:
-    path = packed(tree(tmp_path / "d", "a.png"), tmp_path / "d.tgz")
-    folder = tmp_path / "cache" / "archives"
-    folder.mkdir(parents=True)
-    (folder / ".unpacking-abandoned").write_bytes(b"x")
-    with tars._partial_tar(folder) as in_use:
-        list_tar(path, tmp_path / "cache")
-        assert Path(in_use.name).exists()
-        names = {file.name for file in folder.iterdir()}
-        assert len(names) == 2 and ".unpacking-abandoned" not in names
-    assert [file.suffix for file in folder.iterdir() if not file.name.startswith(".")] == [".tar"]

@@ -22,7 +22,14 @@ def png_with(settings: str) -> Path:
 
 @pytest.mark.parametrize(
     "settings",
-    ['{"a":' * 900 + "1" + "}" * 900, "[" * 30 + "]" * 30, '{"a":' + "9" * 5000 + "}", '{"a":' + "[" * 50_000, "nul"],
+    [
+        '{"a":' * 900 + "1" + "}" * 900,
+        "[" * 30 + "]" * 30,
+        '{"a":' + "9" * 5000 + "}",
+        '{"a":' + "[" * 50_000,
+        "nul",
+        '{"a": NaN}',
+    ],
 )
 def test_settings_that_are_too_deep_or_no_json_are_none(settings: str) -> None:
     with pytest.raises(DataError, match="was not made by imggen"):
@@ -30,14 +37,10 @@ def test_settings_that_are_too_deep_or_no_json_are_none(settings: str) -> None:
 
 
 def test_settings_cannot_replace_what_is_said_of_the_file(capsys: pytest.CaptureFixture[str]) -> None:
-    path = png_with('{"a": NaN, "b": [Infinity, {"c": -Infinity}], "kind": "x", "path": 5, "file": "/etc/passwd"}')
+    path = png_with('{"a": null, "b": [1, {"c": 2.5}], "kind": "x", "path": 5, "file": "/etc/passwd"}')
     code, out, _ = run_cli(capsys, "info", path, "--json")
-
-    def refuse(name: str) -> None:
-        raise AssertionError(f"{name} is not JSON")
-
-    expected = {"kind": "image", "file": "x.png", "a": None, "b": [None, {"c": None}]}
-    assert code == 0 and json.loads(out, parse_constant=refuse) == expected
+    expected = {"kind": "image", "file": "x.png", "a": None, "b": [1, {"c": 2.5}]}
+    assert code == 0 and json.loads(out) == expected
     assert run_cli(capsys, "info", path)[1].splitlines()[:2] == [f"{'kind':14} image", f"{'file':14} x.png"]
 
 

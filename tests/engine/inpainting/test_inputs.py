@@ -140,7 +140,7 @@ def test_an_image_is_not_its_own_mask(inpaint: Inpaint, link: str, is_folder: bo
         Path("masks").mkdir()
         mask = Path("masks/x.png")
         mask.hardlink_to("in/x.png") if link == "hard" else mask.symlink_to(Path("in/x.png").absolute())
-    with pytest.raises(UsageError, match=r"in/x\.png would be its own mask"):
+    with pytest.raises(UsageError, match=r"in/x\.png would be its own mask|in in would be their own masks"):
         inpaint("in" if is_folder else "in/x.png", "out/", mask=mask.parent if is_folder else mask)
     assert not Path("out").exists()
 

@@ -34,7 +34,7 @@ def test_layers_of_the_presets(preset: str, layers: int) -> None:
 @pytest.mark.parametrize(
     ("encoder", "decoder", "message"),
     [
-        ("", "1x1", "'' is not a part"),
+        ("", "1x1", "--encoder is empty"),
         ("16x2,hello,8x2", "8x1,16m8", "'hello' is not a part"),
         ("16x2,16d3,8x2", "8x1,16m8", "'16d3' cannot divide"),
         ("16x2,8x2", "8x1,16m8", "'8x2' is out of place: the resolution is 16"),
