@@ -59,7 +59,11 @@ def test_ctrl_c_that_a_library_turns_into_another_error(
             raise ImportError("initialization failed") from error
 
     monkeypatch.setattr("imggen.engine.sampling.run", run)
-    code, _, err = run_cli(capsys, "sample", "gan", "--seed", 1)
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)  # tests in the background ignore Ctrl-C
+    try:
+        code, _, err = run_cli(capsys, "sample", "gan", "--seed", 1)
+    finally:
+        signal.signal(signal.SIGINT, previous)
     assert code == 130 and "stopped by Ctrl-C" in err
     monkeypatch.setattr("imggen.engine.sampling.run", raising(ImportError("odd")))
     assert run_cli(capsys, "sample", "gan", "--seed", 1)[0] == 1

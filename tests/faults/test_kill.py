@@ -38,6 +38,6 @@ def test_a_run_that_was_killed_before_its_first_checkpoint_starts_again(
     words = train_words("gan", "run", BATCH)
     assert fork(*words, kill_before="state.safetensors").wait() == -signal.SIGKILL
     code, _, err = run_cli(capsys, *words, "--resume")
-    assert code == 2 and "nothing to resume" in err
+    assert code == 2 and "ended before its first save" in err
     code, _, err = run_cli(capsys, *words)
     assert code == 2 and "--force replaces it" in err

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -118,8 +119,8 @@ def test_two_processes_train_as_one_does(name: str, of_one: dict[str, Tensors], 
 def test_processes_divide_every_batch_of_one_process_without_overlap(size: int) -> None:
     def indices(rank: int, size: int, images: int) -> list[int]:
         plan = SimpleNamespace(processes=ProcessGroup(rank, size), batch=12)
-        run = SimpleNamespace(plan=plan, order=Order(48, seed=1), images=images)
-        return TrainingRun.next_indices(run).tolist()  # type: ignore[arg-type]
+        run = SimpleNamespace(plan=plan, order=Order(48, seed=1), train_rows=np.arange(48))
+        return TrainingRun.rows_of_step(run, images).tolist()  # type: ignore[arg-type]
 
     epoch: list[int] = []
     for images in range(0, 48, 12):

@@ -98,7 +98,7 @@ def test_micro_batches_give_the_same_step(monkeypatch: pytest.MonkeyPatch, progr
         learner = vae_learner(config)
         learner.micro_batch = size
 
-        def gradient_norm(optimizers: list[torch.optim.Optimizer], loss: torch.Tensor) -> torch.Tensor:
+        def gradient_norm(optimizers: list[torch.optim.Optimizer], *_: torch.Tensor) -> torch.Tensor:
             groups = [group for optimizer in optimizers for group in optimizer.param_groups]
             gradients = [weight.grad for group in groups for weight in group["params"] if weight.grad is not None]
             all_gradients.append([gradient.clone() for gradient in gradients])
