@@ -170,7 +170,8 @@ class ModelInpainter:
             advance(done / total)
 
         self._tiles.fill(canvases, count_tiles)
-        yield from (canvas.fills for canvas in canvases)
+        while canvases:  # so that the memory of each is free once its fills are written
+            yield canvases.pop(0).fills
 
     def _make_canvas(self, image: MaskedImage) -> Canvas:
         """Plan the tiles of an image, and report once what will limit its fills."""
@@ -217,10 +218,10 @@ def _make_result(options: InpaintOptions, image: MaskedImage, fill: ImageArray, 
         weights = feather_weights(image.mask, options.feather)[..., None]
         own_colors = _read_pixels(image, fill.shape[2])
         colors = np.rint(weights * fill + (1 - weights) * own_colors).astype(np.uint8)
-    alpha = image.source.alpha()
-    if alpha is not None and fill.shape[2] != 4 and not image.empty.any():
-        alpha = None  # every pixel keeps its own
-    elif alpha is not None:
+    # Where no alpha is generated and no pixel was empty, every pixel keeps its own.
+    may_change_alpha = fill.shape[2] == 4 or image.empty.any()
+    alpha = image.source.alpha() if may_change_alpha else None
+    if alpha is not None:
         # A model with alpha generates it; with any other, empty pixels become opaque and all others keep theirs.
         alpha = colors[..., 3] if fill.shape[2] == 4 else np.where(image.empty, 255, alpha).astype(np.uint8)
         colors = colors[..., :3]
