@@ -12,6 +12,7 @@ import os
 import re
 import secrets
 import shutil
+import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ from imggen.io.locks import Lock, seize, share
 FORMAT_VERSION = 2
 KEY = re.compile(r"[0-9a-f]{32}")
 REMOVED = ".imggen-removed-"  # begins the name of a folder that is being removed
+DAY_SECONDS = 86_400.0
 
 Skipped = tuple[tuple[str, str], ...]
 """Name and reason of each image that cannot be read."""
@@ -164,15 +166,20 @@ def last_used(path: Path) -> float:
     return 0.0
 
 
-def remove_unused(path: Path) -> bool:
+def remove_unused(path: Path, *, damaged: bool = False) -> bool:
     """Remove a folder or a file of the cache, unless a process uses it; returns whether it was removed.
 
-    A folder is renamed first, so that nothing incomplete bears its name if this process is killed.
+    Where the disk has no locks, it must not have been used for a day, unless it is damaged. A folder is renamed first,
+    so that nothing incomplete has its name if this process is killed.
     """
     lock = seize(path)
     if lock is None:
         return False
     try:
+        # Windows, where there are no locks either, does not remove what is in use.
+        certain = lock.supported or damaged or os.name != "posix"
+        if not certain and time.time() - last_used(path) < DAY_SECONDS:
+            return False
         if path.is_dir():
             doomed = path.with_name(f"{REMOVED}{secrets.token_hex(8)}")
             path.rename(doomed)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import tempfile
+import time
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -12,6 +14,10 @@ try:
     import fcntl
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
+
+# The file in a folder that is locked in its place: network disks do not lock folders for one process alone.
+LOCK_NAME = ".lock"
+_SHARE_SECONDS, _PAUSE_SECONDS = 2.0, 0.02
 
 
 class Lock:
@@ -37,8 +43,14 @@ class Lock:
 
 
 def share(path: Path) -> Lock | None:
-    """A lock that any number of processes can hold; None if another one holds it alone, or `path` is gone."""
-    return _lock(path, "LOCK_SH")
+    """A lock that any number of processes can hold; None if another one holds it alone, or `path` is gone.
+
+    It waits up to two seconds: a process that only asks whether `path` is in use holds it alone for a moment.
+    """
+    end = time.monotonic() + _SHARE_SECONDS
+    while (lock := _lock(path, "LOCK_SH")) is None and path.exists() and time.monotonic() < end:
+        time.sleep(_PAUSE_SECONDS)
+    return lock
 
 
 def seize(path: Path) -> Lock | None:
@@ -46,11 +58,20 @@ def seize(path: Path) -> Lock | None:
     return _lock(path, "LOCK_EX")
 
 
+def make_locked_folder(parent: Path, prefix: str) -> tuple[Path, Lock | None]:
+    """Make a folder in `parent` with a name of its own, and a lock on it. Raises OSError."""
+    folder = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
+    (folder / LOCK_NAME).touch()
+    return folder, seize(folder)
+
+
 def _lock(path: Path, kind: str) -> Lock | None:
     if fcntl is None:
         return Lock(None, supported=False) if path.exists() else None
+    inner = path / LOCK_NAME
+    path = inner if inner.exists() else path
     try:
-        handle = os.open(path, os.O_RDONLY)
+        handle = _open(path)
     except OSError:
         return None
     try:
@@ -68,6 +89,13 @@ def _lock(path: Path, kind: str) -> Lock | None:
         os.close(handle)
         return None
     return Lock(handle, supported=True)
+
+
+def _open(path: Path) -> int:
+    """Open a file or a folder, for writing if that is possible: network disks need it for a lock of one process."""
+    with suppress(OSError):
+        return os.open(path, os.O_RDWR)
+    return os.open(path, os.O_RDONLY)
 
 
 @contextmanager

@@ -33,7 +33,7 @@ from imggen.models.base import Backend
 from imggen.models.config import list_classes
 from imggen.reporting import Reporter
 
-NUMBER = re.compile(r"\d{1,18}")  # of a file's name
+NUMBER = re.compile(r"\d{1,19}")  # of a file's name
 SampleBatches = Callable[..., Iterator[Any]]  # `sample_batches` with the model and its options bound
 
 

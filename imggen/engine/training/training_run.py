@@ -179,7 +179,10 @@ class TrainingRun:
             self.run_dir.truncate_metrics(good.images)
 
     def save(self) -> None:
-        """Write preview, weights and state, each file completely or not at all."""
+        """Write state, weights and preview, each file completely or not at all.
+
+        The state is first: whenever the process is killed, --resume continues this run, and not one before it.
+        """
         self.last_good = self._snapshot()
         self.saves_since_rollback += 1
         if self.saves_since_rollback >= RESET_ROLLBACKS_AFTER_SAVES:
@@ -187,10 +190,6 @@ class TrainingRun:
         if not self.plan.processes.is_main:
             return
         preview = self._preview()
-        self.run_dir.samples.mkdir(parents=True, exist_ok=True)
-        atomic_write(self.run_dir.samples / f"{self.steps:06d}.png", preview)
-        provenance = self.plan.provenance(self.images, self.seconds)
-        save_backend(self.run_dir.weights, self.learner.backend, provenance, thumbnail=preview)
         document = {
             "config": self.plan.config.to_json(),
             "settings": self.plan.fixed_settings(),
@@ -203,8 +202,13 @@ class TrainingRun:
             "data_wait": self.data_wait,
             "data_key": self.plan.dataset.key,
             "launch": launch_name(),
+            "saved": time.time(),
         }
         write_checkpoint(self.run_dir.state, self.last_good.tensors, document, kind="state")
+        provenance = self.plan.provenance(self.images, self.seconds)
+        save_backend(self.run_dir.weights, self.learner.backend, provenance, thumbnail=preview)
+        self.run_dir.samples.mkdir(parents=True, exist_ok=True)
+        atomic_write(self.run_dir.samples / f"{self.steps:06d}.png", preview)
 
     def _preview(self) -> bytes:
         """A PNG grid from the same noise each time: eight rows, or one row for each of the first 16 classes."""
