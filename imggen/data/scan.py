@@ -207,9 +207,7 @@ def _open_archives(
     return source
 
 
-def _open_imagenet(
-    path: Path, split: str, use_classes: bool, cache_dir: Path, exclude: Sequence[Path]
-) -> Source:
+def _open_imagenet(path: Path, split: str, use_classes: bool, cache_dir: Path, exclude: Sequence[Path]) -> Source:
     """ImageNet as torchvision unpacks it: the folders train and val, and in them one folder per class.
 
     It is read like any other folder, because torchvision would unpack archives into the user's folder.

@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 import os
+import threading
+import time
 from pathlib import Path
 
 import pytest
 
 from imggen.io import locks
-from imggen.io.locks import lock_file, seize, share
+from imggen.io.locks import LOCK_NAME, lock_file, make_locked_folder, seize, share
 
 
-@pytest.mark.parametrize("kind", ["file", "folder"])
+@pytest.fixture
+def no_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give up sharing at once."""
+    monkeypatch.setattr(locks, "_SHARE_SECONDS", 0.0)
+
+
+@pytest.mark.parametrize("kind", ["file", "folder", "folder with a lock file"])
+@pytest.mark.usefixtures("no_wait")
 def test_many_can_share_what_one_alone_can_seize(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "x"
-    path.mkdir() if kind == "folder" else path.write_text("")
+    path.mkdir() if "folder" in kind else path.write_text("")
+    if "lock" in kind:
+        (path / LOCK_NAME).touch()
     first, second = share(path), share(path)
     assert first is not None and second is not None and seize(path) is None
     first.release()
@@ -31,6 +42,32 @@ def test_a_lock_ends_with_its_object(tmp_path: Path) -> None:
     assert lock is not None and seize(tmp_path) is None
     del lock
     assert seize(tmp_path) is not None
+
+
+def test_sharing_waits_for_a_process_that_only_asks(tmp_path: Path) -> None:
+    asking = seize(tmp_path)
+    assert asking is not None
+    began = time.monotonic()
+    threading.Timer(0.1, asking.release).start()
+    assert share(tmp_path) is not None and time.monotonic() - began < 1.5
+
+
+def test_a_new_folder_is_locked_by_a_file_that_is_open_for_writing(tmp_path: Path) -> None:
+    """A network disk locks a file for one process only if it is open for writing, and no folder at all."""
+    original, modes = locks.fcntl.flock, list[int]()
+
+    def flock(handle: int, operation: int) -> None:
+        modes.append(locks.fcntl.fcntl(handle, locks.fcntl.F_GETFL) & os.O_ACCMODE)
+        original(handle, operation)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(locks.fcntl, "flock", flock)
+        folder, lock = make_locked_folder(tmp_path, ".x-")
+        assert lock is not None and lock.supported and seize(folder) is None
+        lock.release()
+        (tmp_path / "file").touch()
+        assert seize(tmp_path / "file") is not None
+    assert modes == [os.O_RDWR] * 3
 
 
 def test_what_is_gone_cannot_be_locked(tmp_path: Path) -> None:

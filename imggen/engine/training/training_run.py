@@ -22,7 +22,7 @@ from imggen.engine.training.mode_collapse import CollapseMonitor
 from imggen.engine.training.plan import TrainPlan
 from imggen.engine.training.saved_state import SavedState
 from imggen.engine.training.timers import Clock
-from imggen.errors import DeviceError, DivergedError, ImggenError
+from imggen.errors import DeviceError, DivergedError, ImggenError, first_line
 from imggen.io.atomic import atomic_write
 from imggen.io.checkpoint import write_checkpoint
 from imggen.io.image import encode, grid
@@ -226,7 +226,7 @@ class TrainingRun:
         try:
             metrics = best.evaluate(self.learner.backend, self.plan.provenance(self.images, self.seconds))
         except EVALUATION_ERRORS as error:
-            self.reporter.warn(f"the distance to the data was not measured this time: {_first_line(error)}")
+            self.reporter.warn(f"the distance to the data was not measured this time: {first_line(error)}")
             return
         record = {"steps": self.steps, "images": self.images, "seconds": round(self.seconds, 2), **metrics}
         self.run_dir.append_metrics(record)
@@ -242,7 +242,7 @@ class TrainingRun:
                 self.collapse_monitor = CollapseMonitor(self.plan.dataset, load_features(None, self.plan.device))
             self.collapse_metrics = self.collapse_monitor.check(self.learner.backend, self.images, self.reporter)
         except EVALUATION_ERRORS as error:
-            self.reporter.warn(f"diversity was not measured this time: {_first_line(error)}")
+            self.reporter.warn(f"diversity was not measured this time: {first_line(error)}")
 
     def report(self, progress: float, seconds: float) -> tuple[float, str]:
         """Write a line of metrics: means since the last report, `seconds` ago; returns images per second and losses."""
@@ -266,10 +266,6 @@ class TrainingRun:
             self.write_scalars(record)
         self.recent_metrics.clear()
         return images_per_second, " ".join(f"{name} {value:.3f}" for name, value in means.items())
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def split_rows(count: int, held_out_fraction: float) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
