@@ -6,6 +6,7 @@ import io
 import tarfile
 import tracemalloc
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -82,9 +83,12 @@ def test_unpacking_ends_at_the_limit_of_the_cache_and_at_the_free_space(
     (tmp_path / "d.tgz").write_bytes(gzip.compress(bytes(4 << 20)))
     written: list[int] = []
     original = tars._write
-    monkeypatch.setattr(
-        tars, "_write", lambda file, block, *rest: written.append(len(block)) or original(file, block, *rest)
-    )
+
+    def write(target: IO[bytes], block: bytes, folder: Path) -> None:
+        written.append(len(block))
+        original(target, block, folder)
+
+    monkeypatch.setattr(tars, "_write", write)
     if bound == "limit":
         monkeypatch.setenv("IMGGEN_CACHE_LIMIT", "2MB")
     else:
