@@ -177,7 +177,7 @@ def test_a_restart_by_torchrun_continues_what_it_has_saved_itself(
     Path("run").mkdir()
     document = {"launch": launch, "saved": saved}
     write_checkpoint(RunDir(Path("run")).state, {"x": torch.zeros(1)}, document, kind="state")
-    given = TrainOptions(family="gan", data="imgs", output="run", force=True)
+    given = TrainOptions(family="gan", data="imgs", output=Path("run"), force=True)
     assert training._continued(given) == (replace(given, resume=True, force=False) if goes_on else given)
 
 
