@@ -1,6 +1,6 @@
 """JSON and TOML that anyone may have written: read within bounds, and checked against the types its reader expects.
 
-Every document that imggen reads goes through here. Nothing here imports torch, numpy or PIL.
+Every document that imggen reads from a file of the user goes through here. Nothing here imports torch, numpy or PIL.
 """
 
 from __future__ import annotations

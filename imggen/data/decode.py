@@ -40,7 +40,7 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 
-Box = tuple[int, int, int, int]
+PixelBox = tuple[int, int, int, int]
 """Left, top, right and bottom, in pixels; right and bottom are exclusive."""
 Encoded = bytes | Path | Image.Image
 """The bytes of an image file, the file, or an image that needs no decoding."""
@@ -285,7 +285,7 @@ def with_channels(image: Image.Image, channels: int) -> Image.Image:
     return result
 
 
-def _resized(image: Image.Image, target: tuple[int, int], box: Box) -> Image.Image:
+def _resized(image: Image.Image, target: tuple[int, int], box: PixelBox) -> Image.Image:
     """The part of the image in `box`, resized to `target` (width, height); Pillow premultiplies alpha here."""
     if (box[2] - box[0], box[3] - box[1]) == target:
         return image if image.size == target else image.crop(box)

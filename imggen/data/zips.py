@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import IO
 
 from imggen.data.layout import relative_name
-from imggen.data.readers import LABEL_ENDING, MAX_LABEL_BYTES, Member, expand_zip_member
+from imggen.data.readers import LABEL_ENDING, LOCAL_HEADER_BYTES, MAX_LABEL_BYTES, Member, expand_zip_member
 from imggen.data.zip_names import decode_names
 from imggen.errors import DataError, in_one_line
 
 _ENCRYPTED = 1
-_LOCAL_HEADER_BYTES = 30  # at least
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,7 @@ def list_zip(path: Path) -> tuple[list[ZipFileEntry], str]:
         ]
     by_offset = sorted(entry.member for entry in entries)
     for this, following in pairwise(by_offset):
-        if this.offset + _LOCAL_HEADER_BYTES + this.stored > following.offset:
+        if this.offset + LOCAL_HEADER_BYTES + this.stored > following.offset:
             raise _damaged(path, "its members overlap")
     return entries, assumed
 

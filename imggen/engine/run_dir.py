@@ -12,7 +12,8 @@ from typing import Any
 from imggen.documents import COUNT, DocumentError, read_fields, read_json
 from imggen.engine.outputs import check_writable
 from imggen.errors import UsageError
-from imggen.io.atomic import atomic_write, lock_directory
+from imggen.io.atomic import atomic_write
+from imggen.io.locks import lock_directory
 from imggen.reporting import readable
 
 PREVIEW_NAME = re.compile(r"\d{6,}\.png")

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from imggen.errors import UsageError
+
 try:
     import fcntl
 except ImportError:  # Windows
@@ -112,3 +114,19 @@ def lock_file(path: Path) -> Iterator[None]:
         yield
     finally:
         os.close(handle)
+
+
+@contextmanager
+def lock_directory(folder: Path) -> Iterator[None]:
+    """Be the only process that trains in a folder during the block; a no-op where locks are not supported.
+
+    Raises UsageError if another process is in such a block.
+    """
+    lock = seize(folder)
+    if lock is None:
+        hint = "wait until it ends, or choose another folder with -o"
+        raise UsageError(f"another process is training in {folder}", hint)
+    try:
+        yield
+    finally:
+        lock.release()

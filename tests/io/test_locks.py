@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
 
 import pytest
 
+from imggen.errors import UsageError
 from imggen.io import locks
-from imggen.io.locks import LOCK_NAME, lock_file, make_locked_folder, seize, share
+from imggen.io.locks import LOCK_NAME, lock_directory, lock_file, make_locked_folder, seize, share
 
 
 @pytest.fixture
@@ -103,3 +106,25 @@ def test_a_lock_file_is_free_again_after_the_block(tmp_path: Path) -> None:
         with lock_file(tmp_path / ".lock"):
             assert seize(tmp_path / ".lock") is None
     assert seize(tmp_path / ".lock") is not None
+
+
+@pytest.mark.skipif(locks.fcntl is None, reason="needs flock")
+def test_a_lock_is_held_for_one_process(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from imggen.errors import UsageError\n"
+        "from imggen.io.locks import lock_directory\n"
+        "try:\n"
+        f"    with lock_directory(Path({str(tmp_path)!r})): pass\n"
+        "except UsageError: sys.exit(2)"
+    )
+    with lock_directory(tmp_path):
+        assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 2
+        with pytest.raises(UsageError, match="another process is training"), lock_directory(tmp_path):
+            pass
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_without_locks_nothing_is_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(locks, "fcntl", None)
+    with lock_directory(tmp_path), lock_directory(tmp_path):
+        pass

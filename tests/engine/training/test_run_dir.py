@@ -18,8 +18,9 @@ from imggen.engine.run_dir import RunDir
 from imggen.engine.training import loop, plan, training_run
 from imggen.engine.training.plan import TrainPlan, make_plan
 from imggen.errors import UsageError
-from imggen.io.atomic import _target_and_temporary, lock_directory
+from imggen.io.atomic import _target_and_temporary
 from imggen.io.checkpoint import write_checkpoint
+from imggen.io.locks import lock_directory
 from imggen.reporting import Silent
 from tests.helpers import RecordingReporter
 
