@@ -1,6 +1,6 @@
 """JSON and TOML that anyone may have written: read within bounds, and checked against the types its reader expects.
 
-Every document that imggen reads goes through here. Nothing here imports torch, numpy or PIL.
+Every document that imggen reads from a file of the user goes through here. Nothing here imports torch, numpy or PIL.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ def optional(kind: Kind) -> Kind:
     return Kind(f"{kind.name}, or null", lambda value: value is None or kind.accepts(value))
 
 
-def read_json(text: str | bytes, *, max_bytes: int = MAX_BYTES) -> Any:
-    """Parse JSON of at most `max_bytes`, `MAX_DEPTH` levels and `MAX_VALUES` values.
+def read_json(text: str | bytes, *, max_bytes: int = MAX_BYTES, max_values: int = MAX_VALUES) -> Any:
+    """Parse JSON of at most `max_bytes`, `MAX_DEPTH` levels and `max_values` values.
 
     Raises DocumentError, also for what JSON does not define and Python would accept or choose from: NaN, infinity,
     repeated keys, and integers of more than 64 bits.
@@ -63,7 +63,7 @@ def read_json(text: str | bytes, *, max_bytes: int = MAX_BYTES) -> Any:
         raise
     except (ValueError, RecursionError) as error:
         raise DocumentError("is not JSON") from error
-    check_bounds(value)
+    check_bounds(value, max_values)
     return value
 
 
@@ -77,7 +77,7 @@ def read_toml(text: bytes) -> dict[str, Any]:
     return value
 
 
-def check_bounds(document: Any) -> None:
+def check_bounds(document: Any, max_values: int = MAX_VALUES) -> None:
     """Raise DocumentError if parsed JSON or TOML has too many levels or values, or a number out of range."""
     level, count = [document], 0
     for _ in range(MAX_DEPTH):
@@ -90,8 +90,8 @@ def check_bounds(document: Any) -> None:
             elif isinstance(value, int | float) and not -MAX_INTEGER < value < MAX_INTEGER and not _is_float(value):
                 raise DocumentError("has a number out of range")
         count += len(level)
-        if count > MAX_VALUES:
-            raise DocumentError(f"has more than {MAX_VALUES:,} values")
+        if count > max_values:
+            raise DocumentError(f"has more than {max_values:,} values")
         if not inner:
             return
         level = inner

@@ -70,6 +70,16 @@ class InterruptedRun(ImggenError):
     exit_code = 130
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message; its type if it has none."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def in_one_line(error: BaseException) -> str:
+    """An error's message with its lines joined; its type if it has none."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
 def nearest(name: str, choices: Iterable[str]) -> str | None:
     """The choice that `name` was probably meant to be, for a hint; None if it is not certain enough.
 

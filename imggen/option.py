@@ -14,6 +14,7 @@ from typing import Any
 from imggen.errors import UsageError
 
 REQUIRED = MISSING
+EMPTY_HINT = "perhaps a variable of the shell is not set"  # of an option whose value is empty
 _COUNT_UNITS = {"": 1, "k": 1_000, "m": 1_000_000, "g": 1_000_000_000}
 _SIZE_UNITS = {"kb": 1e3, "mb": 1e6, "gb": 1e9, "tb": 1e12}
 
@@ -105,7 +106,7 @@ def check_value(item: Field[Any], value: Any) -> None:
     if value is None:
         return
     if value == "":
-        raise UsageError(f"{flag_of(item)} is empty", "perhaps a variable is not set")
+        raise UsageError(f"{flag_of(item)} is empty", EMPTY_HINT)
     if declared.choices and value not in declared.choices:
         *others, last = map(str, declared.choices)
         raise UsageError(f"{flag_of(item)} must be {', '.join(others)} or {last}, not '{value}'")

@@ -24,7 +24,7 @@ from imggen.cli.info import info, models
 from imggen.cli.inpaint import inpaint
 from imggen.cli.interpolate import interpolate
 from imggen.cli.sample import sample
-from imggen.errors import DataError, DeviceError, ImggenError, InterruptedRun, UsageError
+from imggen.errors import DataError, DeviceError, ImggenError, InterruptedRun, UsageError, first_line
 from imggen.models import FAMILIES
 
 BROKEN_PIPE_CODE = 141  # 128 + SIGPIPE, as a shell reports it
@@ -164,25 +164,19 @@ def _as_imggen_error(error: BaseException, arguments: list[str]) -> ImggenError:
         return DeviceError("not enough memory", "use a smaller --batch")
     if isinstance(error, OSError):
         return _as_data_error(error)
-    if isinstance(error, RecursionError):
-        return DataError("a file is nested too deeply to be read", "--debug prints where")
-    if isinstance(error, UnicodeError):
-        return DataError(f"a text or a name cannot be read or written: {_first_line(error)}", "use plain names")
-    message = f"internal: {type(error).__name__}: {_first_line(error)}"
+    if isinstance(error, UnicodeEncodeError) and "surrogates" in error.reason:  # of a name that is not Unicode
+        return DataError(f"a name cannot be written: {first_line(error)}", "use plain names")
+    message = f"internal: {type(error).__name__}: {first_line(error)}"
     return ImggenError(message, "this is a bug in imggen; --debug prints the traceback")
 
 
 def _as_data_error(error: OSError) -> DataError:
     """With the file's name and the system's reason, as far as the error has them."""
     file = f"{error.filename}: " if error.filename else ""
-    reason = error.strerror or _first_line(error)
+    reason = error.strerror or first_line(error)
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return DataError(f"{file}{reason}", "free some space, or write to another disk")
     return DataError(f"{file}{reason}", "--debug prints the traceback")
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _command_words(arguments: list[str]) -> list[str]:

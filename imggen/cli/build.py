@@ -53,7 +53,7 @@ from imggen.documents import DocumentError, read_toml
 from imggen.engine.distributed import ProcessGroup
 from imggen.engine.options import GENERAL
 from imggen.errors import UsageError, nearest
-from imggen.option import REQUIRED, Option, flag_of, options_of
+from imggen.option import EMPTY_HINT, REQUIRED, Option, flag_of, options_of
 
 
 class _DeferredMarkdown:
@@ -75,7 +75,6 @@ if "rich.markdown" not in sys.modules:
 VERBS_OF_SEVERAL_PROCESSES = ("train", "sample")
 BUDGETS = ("images", "epochs", "minutes")
 MAX_CONFIG_BYTES = 1 << 20
-EMPTY_HINT = "perhaps a variable of the shell is not set"
 # The order in which help shows the groups of options; others come before, in the order of the dataclass.
 LAST_PANELS = ("Sampling", "Path", "Method", "Budget", "Run", "Output", "Machine", GENERAL)
 

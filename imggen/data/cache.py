@@ -6,9 +6,9 @@ The folder `surveys` beside the entries (see cache_entry.py) holds one small JSO
 from __future__ import annotations
 
 import dataclasses
+import errno
 import io
 import shutil
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -37,7 +37,7 @@ from imggen.data.survey import Survey, survey_source
 from imggen.data.workers import DecodeJob, decode_all
 from imggen.documents import COUNT, FRACTION, DocumentError, read_fields
 from imggen.errors import DataError
-from imggen.io.locks import Lock, seize
+from imggen.io.locks import Lock, make_locked_folder
 from imggen.reporting import Reporter
 
 MAX_UNREADABLE_FRACTION = 0.05
@@ -74,7 +74,7 @@ def find_entry(source: Source, form: Form, cache_dir: Path, reporter: Reporter) 
         if not folder.exists():
             return None
         reporter.warn(f"the decoded images of {source.name} in {folder} are damaged, and are decoded again: {error}")
-        remove_unused(folder)
+        remove_unused(folder, damaged=True)
         return None
 
 
@@ -82,8 +82,8 @@ def decode_into_cache(source: Source, form: Form, cache_dir: Path, strict: bool,
     """Decode the images of `source` to this form into a new entry.
 
     Images of an entry of the same files in an earlier state are copied, as far as they are unchanged. Raises
-    NoRoomError if they do not fit the disk or the limit of the cache, and DataError if the disk cannot be written, or
-    if too many images are unreadable.
+    NoRoomError if they do not fit the disk or the limit of the cache, or nothing may be written there; DataError for
+    other errors of the disk, and if too many images are unreadable.
     """
     with _disk_errors(cache_dir):
         previous = open_previous(source, form, cache_dir)
@@ -100,8 +100,7 @@ def decode_into_cache(source: Source, form: Form, cache_dir: Path, strict: bool,
                 previous = None
                 make_room(cache_dir, needed, limit, reporter)
             key = entry_key(source, form)
-            temporary = Path(tempfile.mkdtemp(prefix=f".{key}-", dir=cache_dir))
-            lock = seize(temporary)
+            temporary, lock = make_locked_folder(cache_dir, f".{key}-")
         try:
             unreadable = _decode_into(temporary, source, form, previous, strict, reporter)
             _write_labels_and_index(temporary, source, form, unreadable)
@@ -147,10 +146,15 @@ def describe_skipped(skipped: Skipped, limit: int = 5) -> str:
 
 @contextmanager
 def _disk_errors(cache_dir: Path) -> Iterator[None]:
-    """Raise an OSError of the block as a DataError."""
+    """Raise an OSError of the block as a DataError: as a NoRoomError if nothing may be written there."""
     try:
         yield
     except OSError as error:
+        if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+            raise NoRoomError(
+                f"cannot write to the cache {cache_dir}: {error.strerror}",
+                "set IMGGEN_CACHE to a folder that you may write to, or --cache none",
+            ) from error
         hint = "free some space, or set IMGGEN_CACHE to another folder"
         if isinstance(error, FileNotFoundError):
             hint = "the cache was changed or removed while it was written: run the command again"
@@ -169,7 +173,7 @@ def _publish(temporary: Path, final: Path, lock: Lock | None) -> CacheEntry:
             if other is not None:
                 shutil.rmtree(temporary, ignore_errors=True)
                 return other
-        remove_unused(final)  # a damaged folder has the name
+        remove_unused(final, damaged=True)  # a damaged folder has the name
         temporary.rename(final)
     try:
         entry = open_entry(final)

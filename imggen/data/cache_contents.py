@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from imggen.data.cache_dir import existing_parent
-from imggen.data.cache_entry import KEY, REMOVED, Index, last_used, read_index, remove_unused
+from imggen.data.cache_entry import DAY_SECONDS, KEY, REMOVED, Index, last_used, read_index, remove_unused
 from imggen.data.cache_files import DamagedError
 from imggen.data.tars import ARCHIVES, read_archive_path, unpacked_name
 from imggen.errors import DataError
@@ -29,13 +29,13 @@ DOWNLOADS = {
 }
 _INCOMPLETE = re.compile(rf"\.[0-9a-f]{{32}}-[^.]+|\.unpacking-[^.]+|{REMOVED}[0-9a-f]+")
 _PART = re.compile(r"\..+\.[0-9a-f]+\.part")
+_RECORD = re.compile(r"[0-9a-f]{32}\.json")  # of an unpacked archive
 _FEATURES = re.compile(r"[0-9a-f]{32}-[0-9a-f]+-[0-9a-f]{12}\.npy")
 _SURVEY = re.compile(r"([0-9a-f]{32}|[a-z0-9]+-[a-z]+-\d+(-plain)?)\.json")
-_DAY_SECONDS = 86_400.0
 
 
 class NoRoomError(DataError):
-    """The decoded images would not fit the disk, or the limit of the cache."""
+    """The decoded images do not fit the disk or the limit of the cache, or nothing may be written there."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Item:
     def remove(self) -> bool:
         """Remove it, unless a process uses it; returns whether it was removed."""
         # The first one is the one that is locked.
-        return all(remove_unused(path) for path in self.paths)
+        return all(remove_unused(path, damaged=self.kind == "damaged") for path in self.paths)
 
     def __str__(self) -> str:
         form = "" if self.index is None else f" at {self.index.form.size} px"
@@ -159,6 +159,9 @@ def _leftovers(cache_dir: Path) -> Iterator[Item]:
     for kind in ("surveys", "features", ARCHIVES):
         for path in _matching(cache_dir / kind, _PART):
             yield Item("incomplete", path.name[1:13], (path,), size_of(path), last_used(path))
+    for path in _matching(cache_dir / ARCHIVES, _RECORD):
+        if not path.with_suffix(".tar").exists():
+            yield Item("incomplete", path.name[:12], (path,), size_of(path), last_used(path))
 
 
 def remove_leftovers(cache_dir: Path) -> list[Item]:
@@ -173,8 +176,8 @@ def remove_leftovers(cache_dir: Path) -> list[Item]:
         lock = seize(path)
         if lock is None:
             continue
-        certain = lock.supported and _PART.fullmatch(path.name) is None
-        if certain or time.time() - item.used > _DAY_SECONDS:
+        certain = lock.supported and path.suffix not in (".part", ".json")
+        if certain or time.time() - item.used > DAY_SECONDS:
             shutil.rmtree(path, ignore_errors=True)
             path.unlink(missing_ok=True) if not path.is_dir() else None
             removed.append(item)

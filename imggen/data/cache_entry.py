@@ -7,11 +7,11 @@ own. A process holds a shared lock on the folder for as long as it uses the imag
 
 from __future__ import annotations
 
-import math
 import os
 import re
 import secrets
 import shutil
+import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,11 +22,13 @@ import numpy as np
 from imggen.data.cache_files import DamagedError, check_blocks, load_array, read_document, write_document
 from imggen.data.readers import Origin, Source
 from imggen.data.scan import digest
+from imggen.documents import COUNT, NUMBER, TEXT, DocumentError, Kind, read_fields
 from imggen.io.locks import Lock, seize, share
 
 FORMAT_VERSION = 2
 KEY = re.compile(r"[0-9a-f]{32}")
 REMOVED = ".imggen-removed-"  # begins the name of a folder that is being removed
+DAY_SECONDS = 86_400.0
 
 Skipped = tuple[tuple[str, str], ...]
 """Name and reason of each image that cannot be read."""
@@ -89,36 +91,32 @@ def read_index(folder: Path) -> Index:
     if document.pop("version", None) != FORMAT_VERSION:
         raise DamagedError("index.json is of another version of imggen")
     try:
-        index = Index(
-            source=_of(str, document["source"]),
-            origin=Origin(*_all_of((str, str, bool), document["origin"])),
-            source_key=_of(str, document["source_key"]),
-            form=Form(*_all_of((int, int, str), document["form"])),
-            count=_of(int, document["count"]),
-            classes=tuple(_of(str, name) for name in _of(list, document["classes"])),
-            ignored=_of(int, document["ignored"]),
-            skipped=tuple(_all_of((str, str), item) for item in _of(list, document["skipped"])),
-            created=float(_of(float, document["created"])),
-            blocks=_of(str, document["blocks"]),
-        )
-    except (KeyError, TypeError) as error:
-        raise DamagedError(f"index.json is not an index: {error}") from error
-    if min(index.count, index.form.size, index.form.channels) < 0 or not math.isfinite(index.created):
+        fields = read_fields(document, _INDEX)
+    except DocumentError as error:
+        raise DamagedError(f"index.json {error}") from error
+    fields["classes"], fields["skipped"] = tuple(fields["classes"]), tuple(map(tuple, fields["skipped"]))
+    index = Index(**{**fields, "origin": Origin(*fields["origin"]), "form": Form(*fields["form"])})
+    if min(index.form.size, index.form.channels) < 0:
         raise DamagedError("index.json has impossible numbers")
     return index
 
 
-def _of(kind: type[Any], value: Any) -> Any:
-    """The value, if it has exactly this type: in Python, True would pass for a number. Raises TypeError."""
-    if type(value) is not kind:
-        raise TypeError(f"{str(value)[:40]!r} is not of type {kind.__name__}")
-    return value
+def _is_row(value: Any, *types: type[Any]) -> bool:
+    """Whether it is a list of values of exactly these types: in Python, True would pass for a number."""
+    return type(value) is list and [type(each) for each in value] == list(types)
 
 
-def _all_of(kinds: tuple[type[Any], ...], values: Any) -> tuple[Any, ...]:
-    if len(_of(list, values)) != len(kinds):
-        raise TypeError(f"{len(values)} values instead of {len(kinds)}")
-    return tuple(map(_of, kinds, values))
+_INDEX = {
+    **dict.fromkeys(("source", "source_key", "blocks"), TEXT),
+    **dict.fromkeys(("count", "ignored"), COUNT),
+    "created": NUMBER,
+    "origin": Kind("path, split and use of classes", lambda value: _is_row(value, str, str, bool)),
+    "form": Kind("size, channels and crop", lambda value: _is_row(value, int, int, str)),
+    "classes": Kind("names", lambda value: type(value) is list and all(type(name) is str for name in value)),
+    "skipped": Kind(
+        "names and reasons", lambda value: type(value) is list and all(_is_row(v, str, str) for v in value)
+    ),
+}
 
 
 def open_entry(folder: Path) -> CacheEntry | None:
@@ -164,15 +162,20 @@ def last_used(path: Path) -> float:
     return 0.0
 
 
-def remove_unused(path: Path) -> bool:
+def remove_unused(path: Path, *, damaged: bool = False) -> bool:
     """Remove a folder or a file of the cache, unless a process uses it; returns whether it was removed.
 
-    A folder is renamed first, so that nothing incomplete bears its name if this process is killed.
+    Where the disk has no locks, it must not have been used for a day, unless it is damaged. A folder is renamed first,
+    so that nothing incomplete has its name if this process is killed.
     """
     lock = seize(path)
     if lock is None:
         return False
     try:
+        # Windows, where there are no locks either, does not remove what is in use.
+        certain = lock.supported or damaged or os.name != "posix"
+        if not certain and time.time() - last_used(path) < DAY_SECONDS:
+            return False
         if path.is_dir():
             doomed = path.with_name(f"{REMOVED}{secrets.token_hex(8)}")
             path.rename(doomed)

@@ -18,6 +18,7 @@ from imggen.documents import DocumentError, read_json
 from imggen.io.atomic import atomic_path, atomic_write
 
 MAX_DOCUMENT_BYTES = 64 << 20
+MAX_DOCUMENT_VALUES = 5_000_000  # more than an index can have that is not too long to be written
 BLOCK_BYTES = 4 << 20
 MAX_CHECKED_BLOCKS = 256  # 1 GiB: about half a second of computing at each opening
 _DIGEST_BYTES = 16
@@ -49,7 +50,7 @@ def read_document(path: Path) -> dict[str, Any]:
     if hashlib.blake2b(text, digest_size=_DIGEST_BYTES).hexdigest().encode() != start[1]:
         raise DamagedError(f"{path.name} does not match its checksum")
     try:
-        document = read_json(text, max_bytes=MAX_DOCUMENT_BYTES)
+        document = read_json(text, max_bytes=MAX_DOCUMENT_BYTES, max_values=MAX_DOCUMENT_VALUES)
     except DocumentError as error:
         raise DamagedError(f"{path.name} {error}") from error
     if not isinstance(document, dict):

@@ -17,7 +17,7 @@ from PIL import Image, UnidentifiedImageError
 from imggen.data.deep_gray import gray_range, image_strips, rescale_deep_gray
 from imggen.data.pixel_budget import PixelBudget
 from imggen.data.readers import Source
-from imggen.errors import DataError, UsageError
+from imggen.errors import DataError, UsageError, in_one_line
 from imggen.io import formats
 from imggen.io.image import drop_alpha
 from imggen.io.metadata import Metadata, SilencedPillow, read_metadata, read_orientation, without_metadata
@@ -40,7 +40,7 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 
-Box = tuple[int, int, int, int]
+PixelBox = tuple[int, int, int, int]
 """Left, top, right and bottom, in pixels; right and bottom are exclusive."""
 Encoded = bytes | Path | Image.Image
 """The bytes of an image file, the file, or an image that needs no decoding."""
@@ -133,7 +133,7 @@ def explained(decode: Callable[[Encoded], T], data: Encoded) -> T:
     except Exception as error:  # damaged files make Pillow raise nearly anything: OSError, SyntaxError, struct.error
         if isinstance(data, Path) and isinstance(error, OSError) and error.errno is not None:
             raise  # of the disk
-        text = " ".join(str(error).split()) or type(error).__name__
+        text = in_one_line(error)
         reason = "truncated" if "truncated" in text.lower() else text[:_MAX_REASON_LENGTH]
         raise UnreadableError(reason) from error
 
@@ -285,7 +285,7 @@ def with_channels(image: Image.Image, channels: int) -> Image.Image:
     return result
 
 
-def _resized(image: Image.Image, target: tuple[int, int], box: Box) -> Image.Image:
+def _resized(image: Image.Image, target: tuple[int, int], box: PixelBox) -> Image.Image:
     """The part of the image in `box`, resized to `target` (width, height); Pillow premultiplies alpha here."""
     if (box[2] - box[0], box[3] - box[1]) == target:
         return image if image.size == target else image.crop(box)

@@ -21,7 +21,7 @@ TRAINING_RUN_PREVIEWS = "samples"
 
 
 @dataclass(frozen=True)
-class ImageFile:
+class FileEntry:
     """An image file below a folder: its name relative to that, with slashes, its size in bytes, and its time."""
 
     name: str
@@ -33,7 +33,7 @@ class ImageFile:
 class FolderListing:
     """The image files below a folder, sorted by name; the names of archives among the others; and what is left out."""
 
-    images: list[ImageFile] = field(default_factory=list)
+    images: list[FileEntry] = field(default_factory=list)
     others: list[str] = field(default_factory=list)
     left_out: LeftOut = field(default_factory=LeftOut)
 
@@ -54,7 +54,7 @@ def list_folder(root: Path, exclude: Iterable[Path] = ()) -> FolderListing:
             continue
         if is_image_file(name):
             if stat.S_ISREG(status.st_mode):
-                listing.images.append(ImageFile(name, status.st_size, status.st_mtime_ns))
+                listing.images.append(FileEntry(name, status.st_size, status.st_mtime_ns))
             else:
                 listing.left_out.special.append(name)
         elif stat.S_ISREG(status.st_mode):

@@ -24,7 +24,7 @@ from imggen.data.readers import Source
 from imggen.data.workers import DecodeJob, decode_images, decode_images_in_worker, max_workers, process_pool
 from imggen.data.workers import uses_processes as worth_processes
 from imggen.errors import DataError
-from imggen.io.locks import Lock, seize
+from imggen.io.locks import Lock, make_locked_folder
 from imggen.reporting import Reporter
 
 MAX_PREFETCHED = 4  # batches: more are forgotten, the oldest first
@@ -170,6 +170,7 @@ class OnTheFlyImages:
             with suppress(OSError):
                 self._start_processes(parent)
                 return
+        self.uses_processes = False
         # Pillow's warnings about odd files: to ignore them for the time of a call is not possible with threads.
         warnings.filterwarnings("ignore", module=r"PIL\.")
         self._executor = ThreadPoolExecutor(self.workers)
@@ -181,8 +182,7 @@ class OnTheFlyImages:
         In the cache, a later run removes the folder if this process is killed.
         """
         with locked_cache(parent) if parent == self._cache_dir else nullcontext():
-            folder = Path(tempfile.mkdtemp(prefix=f".{self._key}-", dir=parent))
-            lock = seize(folder)
+            folder, lock = make_locked_folder(parent, f".{self._key}-")
         try:
             executor = process_pool(self._job, folder / "job.json", self.workers)
         except OSError:

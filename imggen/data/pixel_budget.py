@@ -25,7 +25,7 @@ class PixelBudget:
         def hold(pixels: int) -> None:
             nonlocal held
             with self._changed:
-                self._used -= held
+                self._used, held = self._used - held, 0  # also if the wait is interrupted
                 self._changed.notify_all()
                 self._changed.wait_for(lambda: self._used == 0 or self._used + pixels <= self.limit)
                 self._used, held = self._used + pixels, pixels

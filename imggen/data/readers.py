@@ -30,7 +30,7 @@ MIN_BYTES_FOR_EXPANSION = 1 << 20  # smaller results are harmless
 _SIGNATURE_BYTES = 2
 _SIGNATURES = frozenset({b"\x89P", b"\xff\xd8", b"RI", b"GI", b"BM", b"II", b"MM"})  # of all formats that decode reads
 _CHUNK_BYTES = 64 << 10
-_LOCAL_HEADER_BYTES, _LOCAL_HEADER_SIGNATURE = 30, b"PK\x03\x04"
+LOCAL_HEADER_BYTES, _LOCAL_HEADER_SIGNATURE = 30, b"PK\x03\x04"
 _LZMA_HEADER_BYTES = 9  # version and length of the properties (2 + 2), then the properties
 
 
@@ -63,7 +63,7 @@ class _Readable(Protocol):
         """Up to `size` bytes; fewer only at the end."""
 
 
-def read_image_file(path: Path) -> bytes:
+def read_image_bytes(path: Path) -> bytes:
     """The bytes of an image file; of a file that is no image, only the first ones, by which it is recognized.
 
     Raises OSError, and ValueError for a file of more than MAX_FILE_BYTES.
@@ -89,7 +89,7 @@ class FolderReader:
 
     def image(self, index: int) -> bytes:
         """The bytes of the file."""
-        return read_image_file(Path(self.root, self.names[index]))
+        return read_image_bytes(Path(self.root, self.names[index]))
 
 
 @dataclass
@@ -127,8 +127,8 @@ def _read_zip_member(file: IO[bytes], member: Member) -> bytes:
 def expand_zip_member(file: IO[bytes], member: Member) -> Expanded:
     """A member of the zip `file`, to read its bytes as they were before compression. Raises ValueError."""
     file.seek(member.offset)
-    header = file.read(_LOCAL_HEADER_BYTES)
-    if len(header) < _LOCAL_HEADER_BYTES or not header.startswith(_LOCAL_HEADER_SIGNATURE):
+    header = file.read(LOCAL_HEADER_BYTES)
+    if len(header) < LOCAL_HEADER_BYTES or not header.startswith(_LOCAL_HEADER_SIGNATURE):
         raise ValueError("the archive is damaged")
     if member.size > max(MIN_BYTES_FOR_EXPANSION, MAX_EXPANSION * member.stored):
         raise ValueError(f"it would expand {member.size / max(1, member.stored):,.0f} times")

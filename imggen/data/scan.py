@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -56,7 +58,7 @@ def open_source(
     path = expand_user(spec)
     try:
         if not path.exists():
-            return _open_named(spec, path, split, use_classes, cache_dir)
+            return _open_named(spec, path, split, use_classes, cache_dir, exclude)
         if path.is_dir():
             return _open_folder(path, split, use_classes, cache_dir, exclude)
         if is_archive(path):
@@ -77,7 +79,9 @@ def is_set_of_archives(spec: str) -> bool:
     return archive_kind(path) is not None and (path.exists() or len(expand_braces(spec)) > 1)
 
 
-def _open_named(spec: str, path: Path, split: str, use_classes: bool, cache_dir: Path) -> Source:
+def _open_named(
+    spec: str, path: Path, split: str, use_classes: bool, cache_dir: Path, exclude: Sequence[Path]
+) -> Source:
     """Archives named in braces, or a data set given by its name. Raises DataError, with a near name, for neither."""
     archives = [expand_user(name) for name in expand_braces(spec)]
     if len(archives) > 1:
@@ -93,7 +97,7 @@ def _open_named(spec: str, path: Path, split: str, use_classes: bool, cache_dir:
 
         return open_torchvision_set(spec.lower(), split, use_classes, cache_dir)
     if spec.lower().startswith("imagenet:"):
-        return _open_imagenet(expand_user(spec[len("imagenet:") :]), split, use_classes, cache_dir)
+        return _open_imagenet(expand_user(spec[len("imagenet:") :]), split, use_classes, cache_dir, exclude)
     raise _missing(spec, path)
 
 
@@ -151,11 +155,15 @@ def _make_source(
     )
 
 
-def _open_folder(path: Path, split: str, use_classes: bool, cache_dir: Path, exclude: Sequence[Path] = ()) -> Source:
+def _open_folder(path: Path, split: str, use_classes: bool, cache_dir: Path, exclude: Sequence[Path]) -> Source:
     listing = list_folder(path, exclude)
     archives = [path / name for name in listing.others if is_archive(Path(name))]
     if archives and not listing.images:
-        return _open_archives(path, sorted(archives), path, split, use_classes, cache_dir)
+        beside = replace(listing.left_out, endings=Counter())
+        for name in listing.others:
+            if not is_archive(Path(name)):
+                beside.add(name)
+        return _open_archives(path, sorted(archives), path, split, use_classes, cache_dir, beside)
     names = [file.name for file in listing.images]
     fingerprints = [f"{file.size} {file.mtime_ns}" for file in listing.images]
     root = str(path.resolve())
@@ -167,10 +175,18 @@ def _open_folder(path: Path, split: str, use_classes: bool, cache_dir: Path, exc
 
 
 def _open_archives(
-    path: Path, archives: Sequence[Path], root: Path | None, split: str, use_classes: bool, cache_dir: Path
+    path: Path,
+    archives: Sequence[Path],
+    root: Path | None,
+    split: str,
+    use_classes: bool,
+    cache_dir: Path,
+    beside: LeftOut | None = None,
 ) -> Source:
-    """One archive, or several below `root` as one data set."""
+    """One archive, or several below `root` as one data set; `beside` are the files there that are left out."""
     listing = list_archives(archives, cache_dir, root)
+    if beside is not None:
+        listing.left_out.merge(beside)
 
     def make_reader(chosen: list[int]) -> ArchiveReader:
         return ArchiveReader(listing.paths, [listing.members[i] for i in chosen])
@@ -191,7 +207,7 @@ def _open_archives(
     return source
 
 
-def _open_imagenet(path: Path, split: str, use_classes: bool, cache_dir: Path) -> Source:
+def _open_imagenet(path: Path, split: str, use_classes: bool, cache_dir: Path, exclude: Sequence[Path]) -> Source:
     """ImageNet as torchvision unpacks it: the folders train and val, and in them one folder per class.
 
     It is read like any other folder, because torchvision would unpack archives into the user's folder.
@@ -202,4 +218,4 @@ def _open_imagenet(path: Path, split: str, use_classes: bool, cache_dir: Path) -
         raise DataError(
             f"{path} contains no folder train", "unpack ILSVRC2012_img_train.tar into folders train/<class>"
         )
-    return _open_folder(path, "val" if split == "test" else split, use_classes, cache_dir)
+    return _open_folder(path, "val" if split == "test" else split, use_classes, cache_dir, exclude)

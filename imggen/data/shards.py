@@ -18,7 +18,7 @@ from imggen.data.readers import LABEL_ENDING, Member
 from imggen.data.tars import TAR_SUFFIXES, list_tar
 from imggen.data.zips import list_zip
 from imggen.errors import DataError, UsageError
-from imggen.io.locks import Lock, share
+from imggen.io.locks import Lock
 
 MAX_ARCHIVES = 100_000
 _BRACES = re.compile(r"\{([^{}]*)\}")
@@ -183,10 +183,9 @@ def _list_zip(path: Path) -> _Contents:
 
 def _list_tar(path: Path, cache_dir: Path) -> _Contents:
     status = path.stat()
-    uncompressed, entries, links = list_tar(path, cache_dir)
+    uncompressed, entries, broken_links, lock = list_tar(path, cache_dir)
     visible = [entry for entry in entries if not is_hidden(entry.name)]
     labels = _labels({entry.name: entry.label for entry in visible})
-    lock = None if uncompressed == path.resolve() else share(uncompressed)
     contents = _Contents(str(uncompressed), stamp=f"{status.st_size} {status.st_mtime_ns}", lock=lock)
     for entry in visible:
         if is_image_file(entry.name):
@@ -194,7 +193,7 @@ def _list_tar(path: Path, cache_dir: Path) -> _Contents:
             contents.images.append(_Image(entry.name, fingerprint, member, labels.get(_key(entry.name))))
         else:
             contents.others.append(entry.name)
-    contents.broken_links = [name for name in links if is_image_file(name) and not is_hidden(name)]
+    contents.broken_links = [name for name in broken_links if is_image_file(name) and not is_hidden(name)]
     return contents
 
 

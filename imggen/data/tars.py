@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import errno
 import gzip
 import hashlib
 import io
@@ -16,14 +17,14 @@ import zlib
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO
+from typing import IO, NamedTuple
 
-from imggen.data.cache_dir import locked_cache
+from imggen.data.cache_dir import cache_limit, locked_cache
 from imggen.data.cache_files import DamagedError, block_checksums, check_blocks, read_document, write_document
 from imggen.data.layout import relative_name
 from imggen.data.readers import LABEL_ENDING, MAX_EXPANSION, MAX_LABEL_BYTES
-from imggen.errors import DataError
-from imggen.io.locks import seize
+from imggen.errors import DataError, in_one_line
+from imggen.io.locks import Lock, seize, share
 from imggen.reporting import size_text
 
 ARCHIVES = "archives"
@@ -47,13 +48,26 @@ class TarFileEntry:
     label: bytes | None = None
 
 
-def list_tar(path: Path, cache_dir: Path) -> tuple[Path, list[TarFileEntry], list[str]]:
-    """The uncompressed tar with the contents of `path`, its files with links resolved, and links that lead to no file.
+class TarListing(NamedTuple):
+    """An uncompressed tar: its files with links resolved, and the links that lead to no file.
+
+    `lock` keeps it in the cache, if it is there.
+    """
+
+    path: Path
+    entries: list[TarFileEntry]
+    broken_links: list[str]
+    lock: Lock | None
+
+
+def list_tar(path: Path, cache_dir: Path) -> TarListing:
+    """List a tar; a compressed one is unpacked into the cache.
 
     Of a name that is there twice, the last one counts, as when a tar is unpacked. Raises DataError if the tar is
-    damaged or the cache's disk is full.
+    damaged, or does not fit the cache.
     """
-    uncompressed = (path if path.name.lower().endswith(".tar") else _unpacked(path, cache_dir)).resolve()
+    unpacked, lock = (path, None) if path.name.lower().endswith(".tar") else _unpacked(path, cache_dir)
+    uncompressed = unpacked.resolve()
     with _HeaderFile(uncompressed) as file:
         try:
             entries, links = _read_entries(file)
@@ -66,7 +80,7 @@ def list_tar(path: Path, cache_dir: Path) -> tuple[Path, list[TarFileEntry], lis
             broken.append(name)
         else:
             entries[name] = replace(found, name=name)
-    return uncompressed, list(entries.values()), broken
+    return TarListing(uncompressed, list(entries.values()), broken, lock)
 
 
 class _HeaderFile(io.BufferedReader):
@@ -109,7 +123,7 @@ def _read_entries(file: _HeaderFile) -> tuple[dict[str, TarFileEntry], dict[str,
 
 
 def _damaged(path: Path, error: Exception | str) -> DataError:
-    reason = " ".join(str(error).split()) or type(error).__name__
+    reason = in_one_line(error) if isinstance(error, Exception) else error
     return DataError(f"{path} is not a usable tar: {reason}", "it may be incomplete: download or create it again")
 
 
@@ -123,15 +137,16 @@ def _decompressed(path: Path) -> gzip.GzipFile | lzma.LZMAFile | bz2.BZ2File:
     return bz2.open(path, "rb")
 
 
-def _unpacked(path: Path, cache_dir: Path) -> Path:
-    """The decompressed copy in the cache, made if it does not exist yet.
+def _unpacked(path: Path, cache_dir: Path) -> tuple[Path, Lock | None]:
+    """The decompressed copy in the cache, made if it does not exist yet, and a lock that keeps it there.
 
     It is renamed only when it is complete, so that an incomplete copy is never used.
     """
     folder = cache_dir / ARCHIVES
     final = folder / unpacked_name(path)
-    if _is_complete(final):
-        return final
+    lock = share(final)
+    if lock is not None and _is_complete(final):
+        return final, lock
     try:
         with locked_cache(cache_dir):  # so that nobody takes the new file for a leftover before it is locked
             folder.mkdir(parents=True, exist_ok=True)
@@ -142,16 +157,15 @@ def _unpacked(path: Path, cache_dir: Path) -> Path:
         raise _cannot_unpack(folder, error) from error
     try:
         with temporary.open("wb") as target:
-            _decompress_into(target, path, folder)
+            _decompress_into(target, path, folder, cache_limit(cache_dir))
         write_document(final.with_suffix(".json"), {"path": str(path.resolve()), "blocks": block_checksums(temporary)})
+        if lock is not None:
+            lock.share()
         temporary.replace(final)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    finally:
-        if lock is not None:
-            lock.release()
-    return final
+    return final, lock
 
 
 def unpacked_name(path: Path) -> str:
@@ -180,16 +194,26 @@ def _is_complete(unpacked: Path) -> bool:
     return True
 
 
-def _decompress_into(target: IO[bytes], path: Path, folder: Path) -> None:
-    """Write the decompressed contents of `path` to `target`, a file in `folder`. Raises DataError."""
+def _decompress_into(target: IO[bytes], path: Path, folder: Path, limit: int | None) -> None:
+    """Write the decompressed contents of `path`, at most `limit` bytes, to `target`, a file in `folder`.
+
+    Raises DataError.
+    """
     allowed = max(_MIN_EXPANDED_BYTES, MAX_EXPANSION * path.stat().st_size)
+    room = shutil.disk_usage(folder).free
+    size = 0
     try:
         with _decompressed(path) as source:
             while block := source.read(1 << 20):
-                allowed -= len(block)
-                if allowed < 0:
+                size += len(block)
+                if size > allowed:
                     raise _damaged(path, f"it expands more than {MAX_EXPANSION:,} times")
+                if limit is not None and size > limit:
+                    raise _over_limit(path, limit)
+                if size > room:
+                    raise _cannot_unpack(folder, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
                 _write(target, block, folder)
+        _write(target, b"", folder)
     except (EOFError, lzma.LZMAError, zlib.error, OSError, ValueError) as error:
         raise _damaged(path, error) from error
 
@@ -198,8 +222,17 @@ def _write(target: IO[bytes], block: bytes, folder: Path) -> None:
     """Write, with an error of its own for a full disk: damaged input raises OSError too."""
     try:
         target.write(block)
+        if not block:  # the end: what is left in the buffer
+            target.flush()
     except OSError as error:
         raise _cannot_unpack(folder, error) from error
+
+
+def _over_limit(path: Path, limit: int) -> DataError:
+    return DataError(
+        f"{path} unpacks to more than the cache may have, {size_text(limit)}",
+        "set IMGGEN_CACHE_LIMIT to more, such as 50GB or none, or unpack it and give the folder",
+    )
 
 
 def _cannot_unpack(folder: Path, error: OSError) -> DataError:

@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import IO
 
 from imggen.data.layout import relative_name
-from imggen.data.readers import LABEL_ENDING, MAX_LABEL_BYTES, Member, expand_zip_member
+from imggen.data.readers import LABEL_ENDING, LOCAL_HEADER_BYTES, MAX_LABEL_BYTES, Member, expand_zip_member
 from imggen.data.zip_names import decode_names
-from imggen.errors import DataError
+from imggen.errors import DataError, in_one_line
 
 _ENCRYPTED = 1
-_LOCAL_HEADER_BYTES = 30  # at least
 
 
 @dataclass(frozen=True)
@@ -42,13 +41,13 @@ def list_zip(path: Path) -> tuple[list[ZipFileEntry], str]:
                 infos = archive.infolist()
             names, assumed = decode_names(infos)
         except Exception as error:  # damaged zips make zipfile raise nearly anything
-            raise _damaged(path, " ".join(str(error).split()) or type(error).__name__) from error
+            raise _damaged(path, in_one_line(error)) from error
         entries = [
             _entry(file, info, name) for info, name in zip(infos, names, strict=True) if not name.endswith(("/", "\\"))
         ]
     by_offset = sorted(entry.member for entry in entries)
     for this, following in pairwise(by_offset):
-        if this.offset + _LOCAL_HEADER_BYTES + this.stored > following.offset:
+        if this.offset + LOCAL_HEADER_BYTES + this.stored > following.offset:
             raise _damaged(path, "its members overlap")
     return entries, assumed
 

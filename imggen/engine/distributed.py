@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from imggen.errors import DeviceError, ProcessEndedError
+from imggen.errors import DeviceError, ProcessEndedError, first_line
 
 if TYPE_CHECKING:
     import torch
@@ -51,7 +53,7 @@ class ProcessGroup:
             try:
                 distributed.init_process_group(backend, timeout=timedelta(days=1))
             except (RuntimeError, ValueError) as error:
-                reason = str(error).splitlines()[0]
+                reason = first_line(error)
                 raise DeviceError(f"the other processes cannot be reached: {reason}", "use torchrun") from error
 
     def barrier(self) -> None:
@@ -91,15 +93,21 @@ class ProcessGroup:
             return values
         import torch
 
+        from imggen.models.global_batch import all_reduce
+
         shared = torch.tensor(values, dtype=torch.float64, device=device)
-        _together(lambda: torch.distributed.all_reduce(shared, getattr(torch.distributed.ReduceOp, operation)))
+        all_reduce(shared, getattr(torch.distributed.ReduceOp, operation))
         return [float(value) for value in shared]
 
 
 def _together(wait: Callable[[], object]) -> None:
     """Call a function that waits for the other processes, of which a part may have ended."""
+    import torch
+
     try:
         wait()
+    except torch.OutOfMemoryError:
+        raise
     except RuntimeError as error:
         raise ProcessEndedError from error
 
@@ -111,6 +119,16 @@ def launch_name() -> str | None:
     run = os.environ["TORCHELASTIC_RUN_ID"]
     # "none" is torchrun's default: then the process that starts the workers, and starts them again, identifies it.
     return f"process {os.getppid()} of {socket.gethostname()}" if run == "none" else run
+
+
+def launch_began() -> float:
+    """When the process that starts the workers began, in seconds since 1970; 0 where the system does not say."""
+    try:
+        fields = Path(f"/proc/{os.getppid()}/stat").read_text(errors="replace").rpartition(")")[2].split()
+        age = time.clock_gettime(time.CLOCK_BOOTTIME) - int(fields[19]) / os.sysconf("SC_CLK_TCK")
+    except (OSError, ValueError, IndexError, AttributeError):
+        return 0.0
+    return time.time() - age
 
 
 def is_restart() -> bool:

@@ -356,7 +356,12 @@ class EvaluateOptions(ModelOptions):
     size: int | None = option(None, "Side length, to compare two folders", panel=COMPARISON, low=1)
     crop: str = option("center", "Crop: center, random or pad", panel=COMPARISON, choices=CROPS, metavar="NAME")
     cache: str = option(
-        "auto", "Keep decoded images: auto, disk or none", panel=COMPARISON, choices=KEEP, metavar="NAME"
+        "auto",
+        "Keep decoded images: auto, disk or none",
+        panel=COMPARISON,
+        choices=KEEP,
+        metavar="NAME",
+        recorded=False,
     )
     iw: int | None = option(None, "Samples of the importance-weighted likelihood bound", panel=COMPARISON, low=1)
     seed: int = option(0, "First seed", panel=COMPARISON, low=0, high=MAX_SEED)

@@ -12,7 +12,8 @@ from typing import Any
 from imggen.documents import COUNT, DocumentError, read_fields, read_json
 from imggen.engine.outputs import check_writable
 from imggen.errors import UsageError
-from imggen.io.atomic import atomic_write, lock_directory
+from imggen.io.atomic import atomic_write
+from imggen.io.locks import lock_directory
 from imggen.reporting import readable
 
 PREVIEW_NAME = re.compile(r"\d{6,}\.png")
@@ -89,13 +90,13 @@ class RunDir:
             if self.state.exists():
                 return
             if self.exists():
-                raise UsageError(f"the run in {self.path} ended before its first save", "--force starts it again")
+                raise UsageError(f"the run in {self.path} has no {self.state.name}", "--force starts it again")
             raise UsageError(f"there is nothing to resume in {self.path}", "leave --resume out to start a run")
         elif force:
             return
         elif self.exists() and not self.state.exists():
             raise UsageError(
-                f"{self.path} already holds a run, which ended before its first save",
+                f"{self.path} already holds a run, without {self.state.name}",
                 "--force starts it again, -o FOLDER keeps it",
             )
         elif self.exists():

@@ -1,4 +1,4 @@
-"""Write files and folders completely or not at all, and lock a folder for one process."""
+"""Write files and folders completely or not at all."""
 
 from __future__ import annotations
 
@@ -12,12 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from imggen.errors import DataError, UsageError
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
+from imggen.errors import DataError
 
 _HINTS = {
     errno.ENOSPC: "no space is left on the disk: free some, or write elsewhere",
@@ -79,28 +74,6 @@ def atomic_folder(path: Path, stale: re.Pattern[str]) -> Iterator[Path]:
         shutil.rmtree(sibling, ignore_errors=True)
         _clean_up(path, sibling, error)
         raise
-
-
-@contextmanager
-def lock_directory(folder: Path) -> Iterator[None]:
-    """Hold an exclusive lock on a directory (flock) during the block; a no-op where locks are not supported.
-
-    Raises UsageError if another process holds the lock.
-    """
-    if fcntl is None:
-        yield
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        with suppress(OSError):  # a network disk may not support locks
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                hint = "wait until it ends, or choose another folder with -o"
-                raise UsageError(f"another process is training in {folder}", hint) from error
-        yield
-    finally:
-        os.close(handle)
 
 
 def atomic_write(path: Path, data: bytes) -> None:

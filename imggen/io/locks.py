@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import os
+import tempfile
+import time
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from imggen.errors import UsageError
+
 try:
     import fcntl
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
+
+# The file in a folder that is locked in its place: network disks do not lock folders for one process alone.
+LOCK_NAME = ".lock"
+_SHARE_SECONDS, _PAUSE_SECONDS = 2.0, 0.02
 
 
 class Lock:
@@ -37,8 +45,14 @@ class Lock:
 
 
 def share(path: Path) -> Lock | None:
-    """A lock that any number of processes can hold; None if another one holds it alone, or `path` is gone."""
-    return _lock(path, "LOCK_SH")
+    """A lock that any number of processes can hold; None if another one holds it alone, or `path` is gone.
+
+    It waits up to two seconds: a process that only asks whether `path` is in use holds it alone for a moment.
+    """
+    end = time.monotonic() + _SHARE_SECONDS
+    while (lock := _lock(path, "LOCK_SH")) is None and path.exists() and time.monotonic() < end:
+        time.sleep(_PAUSE_SECONDS)
+    return lock
 
 
 def seize(path: Path) -> Lock | None:
@@ -46,11 +60,20 @@ def seize(path: Path) -> Lock | None:
     return _lock(path, "LOCK_EX")
 
 
+def make_locked_folder(parent: Path, prefix: str) -> tuple[Path, Lock | None]:
+    """Make a folder in `parent` with a name of its own, and a lock on it. Raises OSError."""
+    folder = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
+    (folder / LOCK_NAME).touch()
+    return folder, seize(folder)
+
+
 def _lock(path: Path, kind: str) -> Lock | None:
     if fcntl is None:
         return Lock(None, supported=False) if path.exists() else None
+    inner = path / LOCK_NAME
+    path = inner if inner.exists() else path
     try:
-        handle = os.open(path, os.O_RDONLY)
+        handle = _open(path)
     except OSError:
         return None
     try:
@@ -70,6 +93,13 @@ def _lock(path: Path, kind: str) -> Lock | None:
     return Lock(handle, supported=True)
 
 
+def _open(path: Path) -> int:
+    """Open a file or a folder, for writing if that is possible: network disks need it for a lock of one process."""
+    with suppress(OSError):
+        return os.open(path, os.O_RDWR)
+    return os.open(path, os.O_RDONLY)
+
+
 @contextmanager
 def lock_file(path: Path) -> Iterator[None]:
     """Wait until no other process is in such a block with the same file, which is made if it does not exist.
@@ -84,3 +114,19 @@ def lock_file(path: Path) -> Iterator[None]:
         yield
     finally:
         os.close(handle)
+
+
+@contextmanager
+def lock_directory(folder: Path) -> Iterator[None]:
+    """Be the only process that trains in a folder during the block; a no-op where locks are not supported.
+
+    Raises UsageError if another process is in such a block.
+    """
+    lock = seize(folder)
+    if lock is None:
+        hint = "wait until it ends, or choose another folder with -o"
+        raise UsageError(f"another process is training in {folder}", hint)
+    try:
+        yield
+    finally:
+        lock.release()

@@ -21,7 +21,6 @@ DTYPE_NAMES = {
     torch.float16: "F16", torch.bfloat16: "BF16", torch.int32: "I32", torch.uint32: "U32", torch.float32: "F32",
     torch.int64: "I64", torch.uint64: "U64", torch.float64: "F64",
 }  # fmt: skip
-DTYPES = {name: dtype for dtype, name in DTYPE_NAMES.items()}
 
 
 def on_cpu(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, max_pool2d
 
-from imggen.errors import CheckpointError, UsageError
+from imggen.errors import CheckpointError, UsageError, first_line
 from imggen.io.checkpoint import read_header, read_tensors, weights_hash
 from imggen.io.image import ImageArray
 from imggen.io.model_paths import shipped_folder
@@ -208,9 +208,9 @@ def _load_inception(path: Path | None, device: torch.device) -> Features:
         with _weights_only_pickles():
             network = build("inception-v3-compat", ["2048"], feature_extractor_weights_path=weights_path)
     except Exception as error:  # of the network, of the disk, or of a file that is something else
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(
-            f"Inception's weights cannot be loaded: {reason}", "--features inception:FILE loads them from a file"
+            f"Inception's weights cannot be loaded: {first_line(error)}",
+            "--features inception:FILE loads them from a file",
         ) from error
     network.eval().requires_grad_(False).to(device)
     digest = hashlib.sha256()

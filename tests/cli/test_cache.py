@@ -140,3 +140,18 @@ def test_names_from_a_disk_are_not_printed_raw(call: Call) -> None:
     decode("od\x1b[31md")
     code, out, _ = call()
     assert code == 0 and "\x1b" not in out
+
+
+def test_what_is_still_being_written_is_kept_and_said_to_be(call: Call) -> None:
+    half = Path("cache/surveys/.x.json.1a2b3c.part")
+    half.parent.mkdir(parents=True)
+    half.write_text("half")
+    document = json.loads(call("clear", "--json")[1])
+    assert (
+        half.exists()
+        and document["removed"] == []
+        and [item["paths"] for item in document["kept"]] == [[str(half.absolute())]]
+    )
+    os.utime(half, (1, 1))
+    document = json.loads(call("clear", "--json")[1])
+    assert not half.exists() and document["kept"] == [] and len(document["removed"]) == 1

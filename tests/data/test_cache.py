@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import shutil
@@ -11,7 +12,7 @@ import pytest
 from PIL import Image
 
 from imggen.data import cache, cache_contents, workers
-from imggen.data.cache_entry import open_entry
+from imggen.data.cache_entry import open_entry, remove_unused
 from imggen.data.cache_files import DamagedError, read_document, write_document
 from imggen.data.dataset import DataOptions, Dataset, load_dataset, scan_dataset
 from imggen.data.workers import DecodeJob
@@ -20,6 +21,7 @@ from imggen.io import locks
 from imggen.io.locks import seize
 from imggen.reporting import Silent
 from tests.data.helpers import WarningRecorder, load, packed, write_images
+from tests.helpers import RecordingReporter
 
 
 def folder_of(data: Dataset) -> Path:
@@ -300,3 +302,33 @@ def test_a_disk_that_is_full_for_the_small_files_leaves_nothing(
     with pytest.raises(DataError, match="No space left"):
         load(tmp_path)
     assert sorted(path.name for path in (tmp_path / "cache").iterdir()) == [".lock", "surveys"]
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES])
+def test_a_cache_that_may_not_be_written_is_done_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    write_images(tmp_path / "d")
+
+    def refuse(_: Path) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(cache, "locked_cache", refuse)
+    recorder = RecordingReporter()
+    data = load(tmp_path, recorder)
+    assert data.on_the_fly and data.images[[1]][0, 0, 0, 0] == 2
+    assert "decoded each time" in recorder.infos[-1] and os.strerror(number) in recorder.infos[-1]
+    with pytest.raises(DataError, match="cannot write to the cache") as caught:
+        load(tmp_path, keep="disk")
+    assert "--cache none" in str(caught.value.hint) and "free some space" not in str(caught.value.hint)
+
+
+def test_without_locks_what_was_used_within_a_day_is_not_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_images(tmp_path / "d")
+    folder = folder_of(load(tmp_path))
+    monkeypatch.setattr(locks, "fcntl", None)
+    assert not remove_unused(folder) and folder.exists()
+    os.utime(folder / "index.json", (1, 1))
+    assert remove_unused(folder) and not folder.exists()

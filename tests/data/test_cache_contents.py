@@ -146,3 +146,15 @@ def test_what_imggen_did_not_write_is_not_listed(tmp_path: Path) -> None:
     assert (item.kind, item.name, item.bytes) == ("download", "mnist", 3)
     shutil.rmtree(cache_dir)
     assert list_items(cache_dir) == []
+
+
+def test_the_record_of_an_unpacked_archive_that_is_gone_is_a_leftover(tmp_path: Path) -> None:
+    folder = tmp_path / "cache" / "archives"
+    folder.mkdir(parents=True)
+    record = folder / f"{'0' * 32}.json"
+    record.write_text("{}")
+    (item,) = list_items(tmp_path / "cache")
+    assert item.kind == "incomplete" and item.paths == (record,)
+    assert cache_contents.remove_leftovers(tmp_path / "cache") == []  # its archive may just be about to come
+    os.utime(record, (1, 1))
+    assert cache_contents.remove_leftovers(tmp_path / "cache") and not record.exists()

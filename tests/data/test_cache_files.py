@@ -112,3 +112,9 @@ def test_of_a_very_large_file_a_bounded_part_is_read(
     path.write_bytes(content)
     with pytest.raises(DamagedError):
         check_blocks(path, checksums)
+
+
+def test_the_index_of_very_many_skipped_images_can_be_read(tmp_path: Path) -> None:
+    document = {"skipped": [0] * 1_000_001}  # more values than `documents.read_json` allows otherwise
+    write_document(tmp_path / "index.json", document)
+    assert read_document(tmp_path / "index.json") == document

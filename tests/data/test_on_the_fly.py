@@ -258,3 +258,18 @@ def test_the_job_of_worker_processes_is_written_where_there_is_room(
 def job_folders(tmp_path: Path) -> list[Path]:
     """Folders in the cache for the jobs of worker processes."""
     return [path for path in (tmp_path / "cache").iterdir() if path.name.startswith(".") and path.is_dir()]
+
+
+def test_the_description_after_falling_back_to_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(on_the_fly, "max_workers", lambda: 2)
+    monkeypatch.setattr(on_the_fly, "worth_processes", lambda _: True)
+
+    def refuse(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(on_the_fly, "process_pool", refuse)
+    write_images(tmp_path / "d")
+    images = of(load(tmp_path, keep="none"))
+    assert images.uses_processes
+    images[0:2]
+    assert not images.uses_processes and "threads" in images.description

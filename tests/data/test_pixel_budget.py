@@ -4,6 +4,8 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import pytest
+
 from imggen.data.pixel_budget import PixelBudget
 
 
@@ -28,3 +30,18 @@ def test_the_limit_holds_for_all_threads_together() -> None:
     assert max(seen) in (25, 26) or max(seen) <= 26
     with budget.holding() as hold:
         hold(100)  # nothing was left held
+
+
+def test_an_interrupted_wait_gives_back_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    budget = PixelBudget(10)
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with budget.holding() as hold:
+        hold(4)
+        with pytest.raises(KeyboardInterrupt), budget.holding() as hold_more:
+            hold_more(3)
+            monkeypatch.setattr(budget._changed, "wait_for", interrupt)
+            hold_more(5)
+        assert budget._used == 4

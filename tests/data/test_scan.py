@@ -105,3 +105,10 @@ def test_archives_are_known_by_their_ending() -> None:
 def test_an_unknown_split_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="dev"):
         open_source(str(tmp_path), split="dev", cache_dir=tmp_path)
+
+
+def test_what_is_excluded_of_imagenet(tmp_path: Path) -> None:
+    tree(tmp_path / "i" / "train", "cat/a.png", "dog/b.png", "out/c.png")
+    excluded = (tmp_path / "i" / "train" / "out",)
+    source = open_source(f"imagenet:{tmp_path / 'i'}", cache_dir=tmp_path, exclude=excluded)
+    assert source.names == ["train/cat/a.png", "train/dog/b.png"]

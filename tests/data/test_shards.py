@@ -115,3 +115,14 @@ def test_archives_beside_images_are_a_warning(tmp_path: Path) -> None:
     tree(tmp_path / "d", "b.png")
     source = opened(tmp_path / "d", tmp_path)
     assert source.names == ["b.png"] and "1 .tar file is left out" in source.warnings[0]
+
+
+def test_what_lies_beside_archives_is_reported(tmp_path: Path) -> None:
+    tar_of(tmp_path / "s" / "0.tar", {"a.png": png()})
+    for name in ("b.heic", "notes.txt"):
+        (tmp_path / "s" / name).write_text("x")
+    (tmp_path / "s" / "gone.png").symlink_to("nowhere")
+    source = opened(tmp_path / "s", tmp_path)
+    assert source.names == ["0.tar/a.png"] and source.ignored == 2
+    assert ["1 .heic file" in source.warnings[0], "gone.png" in source.warnings[1]] == [True, True]
+    assert len(source.warnings) == 2 and "1 .txt" in source.notes[-1]

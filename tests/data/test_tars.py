@@ -1,14 +1,17 @@
 """Tars: members by their offset, compressed ones unpacked once."""
 
 import bz2
+import gzip
 import io
 import tarfile
 import tracemalloc
 from pathlib import Path
+from typing import IO
 
 import pytest
 
 from imggen.data import tars
+from imggen.data.cache_contents import list_items
 from imggen.data.tars import list_tar
 from imggen.errors import DataError
 from tests.data.helpers import packed, png, tree
@@ -17,7 +20,7 @@ from tests.data.helpers import packed, png, tree
 @pytest.mark.parametrize("ending", [".tar", ".tgz", ".tar.xz", ".tar.bz2"])
 def test_members_by_offset(tmp_path: Path, ending: str) -> None:
     root = tree(tmp_path / "d", "a.png", "x/b.png")
-    uncompressed, members, _ = list_tar(packed(root, tmp_path / f"d{ending}"), tmp_path / "cache")
+    uncompressed, members, *_ = list_tar(packed(root, tmp_path / f"d{ending}"), tmp_path / "cache")
     data = uncompressed.read_bytes()
     assert {m.name: data[m.offset : m.offset + m.size] for m in members} == {
         "a.png": (root / "a.png").read_bytes(),
@@ -47,7 +50,7 @@ def test_unpacked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("unpacked again")
 
     monkeypatch.setattr(tars, "_decompressed", fail)
-    assert list_tar(path, tmp_path / "cache") == expected
+    assert list_tar(path, tmp_path / "cache")[:3] == expected[:3]
 
 
 @pytest.mark.parametrize("name", ["bad.tar", "bad.tgz", "bad.tar.xz", "bad.tar.bz2"])
@@ -58,17 +61,58 @@ def test_damaged_tars_leave_nothing(tmp_path: Path, name: str) -> None:
     assert not [path for path in (tmp_path / "cache").rglob("*.*") if path.name != ".lock"]
 
 
-def test_a_full_disk_is_told_from_damaged_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("method", ["write", "flush"])
+def test_a_full_disk_is_told_from_damaged_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str) -> None:
+    """Also where it is noticed only when the buffer is emptied."""
     path = packed(tree(tmp_path / "d", "a.png"), tmp_path / "d.tgz")
 
-    class FullDisk(io.BytesIO):
-        name = str(tmp_path / "target")
+    def fail(*_: object) -> int:
+        raise OSError(28, "No space left on device")
 
-        def write(self, _: object) -> int:
-            raise OSError(28, "No space left on device")
-
+    target = io.BytesIO()
+    full_disk = type("FullDisk", (io.BytesIO,), {method: fail})()
+    tars._decompress_into(target, path, tmp_path, None)
     with pytest.raises(DataError, match=r"cannot unpack .* No space"):
-        tars._decompress_into(FullDisk(), path, tmp_path)
+        tars._decompress_into(full_disk, path, tmp_path, None)
+
+
+@pytest.mark.parametrize("bound", ["limit", "disk"])
+def test_unpacking_ends_at_the_limit_of_the_cache_and_at_the_free_space(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bound: str
+) -> None:
+    (tmp_path / "d.tgz").write_bytes(gzip.compress(bytes(4 << 20)))
+    written: list[int] = []
+    original = tars._write
+
+    def write(target: IO[bytes], block: bytes, folder: Path) -> None:
+        written.append(len(block))
+        original(target, block, folder)
+
+    monkeypatch.setattr(tars, "_write", write)
+    if bound == "limit":
+        monkeypatch.setenv("IMGGEN_CACHE_LIMIT", "2MB")
+    else:
+        usage = type("Usage", (), {"free": 2_000_000, "total": 10**12})
+        monkeypatch.setattr("shutil.disk_usage", lambda _: usage)
+    with pytest.raises(DataError, match=r"d\.tgz unpacks to more than .* 2.0 MB" if bound == "limit" else "No space"):
+        list_tar(tmp_path / "d.tgz", tmp_path / "cache")
+    assert sum(written) <= 2_000_000 and not list((tmp_path / "cache" / "archives").iterdir())
+
+
+def test_an_unpacked_tar_is_locked_before_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unpacked now or before."""
+    path = packed(tree(tmp_path / "d", "a.png"), tmp_path / "d.tgz")
+    original, in_use = tars._read_entries, list[bool]()
+
+    def read(file: tars._HeaderFile) -> object:
+        (item,) = list_items(tmp_path / "cache")
+        in_use.append(item.in_use)
+        return original(file)
+
+    monkeypatch.setattr(tars, "_read_entries", read)
+    for _ in range(2):
+        list_tar(path, tmp_path / "cache")
+    assert in_use == [True, True]
 
 
 def header(name: str, kind: bytes, size: int) -> bytes:
@@ -87,7 +131,7 @@ def test_symbolic_links_are_followed_within_the_tar_only(tmp_path: Path) -> None
         info = tarfile.TarInfo("a.png")
         info.size = len(png())
         archive.addfile(info, io.BytesIO(png()))
-    _, entries, broken = list_tar(tmp_path / "d.tar", tmp_path)
+    _, entries, broken, _ = list_tar(tmp_path / "d.tar", tmp_path)
     assert [entry.name for entry in entries] == ["a.png", "x/first.png"] and broken == ["out.png", "loop.png"]
     assert entries[0].offset == entries[1].offset
 

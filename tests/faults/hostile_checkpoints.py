@@ -99,9 +99,9 @@ def with_right_hashes(data: bytes) -> bytes:
 
 def torch_name(dtype: str) -> str:
     """torch.float32 for F32."""
-    from imggen.io.tensor_file import DTYPES
+    from imggen.io.tensor_file import DTYPE_NAMES
 
-    return str(DTYPES.get(dtype, dtype))
+    return next((str(known) for known, name in DTYPE_NAMES.items() if name == dtype), dtype)
 
 
 # Changes of the description, which bytes changed at random seldom reach

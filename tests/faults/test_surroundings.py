@@ -7,7 +7,7 @@ import pytest
 
 from imggen.data.dataset import DataOptions, scan_dataset
 from imggen.errors import DataError
-from imggen.io.atomic import lock_directory
+from imggen.io.locks import lock_directory
 from imggen.reporting import Silent
 from tests.faults.runs import BATCH, make_images, train_words
 from tests.helpers import RecordingReporter, run_cli

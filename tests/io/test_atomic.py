@@ -3,14 +3,12 @@
 import errno
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from imggen.errors import DataError, UsageError
+from imggen.errors import DataError
 from imggen.io import atomic
 
 
@@ -80,25 +78,3 @@ def test_a_failing_folder_changes_nothing(tmp_path: Path) -> None:
         (sibling / "0.png").write_bytes(b"new")
         full_disk()
     assert (folder / "0.png").read_bytes() == b"old" and names_in(tmp_path) == ["frames"]
-
-
-@pytest.mark.skipif(atomic.fcntl is None, reason="needs flock")
-def test_a_lock_is_held_for_one_process(tmp_path: Path) -> None:
-    code = (
-        "import sys; from pathlib import Path; from imggen.errors import UsageError\n"
-        "from imggen.io.atomic import lock_directory\n"
-        "try:\n"
-        f"    with lock_directory(Path({str(tmp_path)!r})): pass\n"
-        "except UsageError: sys.exit(2)"
-    )
-    with atomic.lock_directory(tmp_path):
-        assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 2
-        with pytest.raises(UsageError, match="another process is training"), atomic.lock_directory(tmp_path):
-            pass
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-
-
-def test_without_locks_nothing_is_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(atomic, "fcntl", None)
-    with atomic.lock_directory(tmp_path), atomic.lock_directory(tmp_path):
-        pass

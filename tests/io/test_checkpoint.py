@@ -22,7 +22,7 @@ from imggen.engine.checkpoints import load_backend, save_backend
 from imggen.errors import CheckpointError, DataError
 from imggen.io import atomic
 from imggen.io.checkpoint import DTYPE_BYTES, read_header, read_tensors, weights_hash, write_checkpoint
-from imggen.io.tensor_file import DTYPES
+from imggen.io.tensor_file import DTYPE_NAMES
 from imggen.models import build_backend, presets
 
 
@@ -80,10 +80,11 @@ def test_other_programs_read_it_as_safetensors(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("dtype", sorted(DTYPE_BYTES))
 def test_every_dtype_and_empty_tensors_survive(tmp_path: Path, dtype: str) -> None:
-    given = {"x": torch.arange(6).reshape(2, 3).to(DTYPES[dtype]), "none": torch.zeros(0, 3).to(DTYPES[dtype])}
+    kind = next(kind for kind, name in DTYPE_NAMES.items() if name == dtype)
+    given = {"x": torch.arange(6).reshape(2, 3).to(kind), "none": torch.zeros(0, 3).to(kind)}
     write_checkpoint(tmp_path / "s", given, {}, kind="state")
     again = read_tensors(tmp_path / "s", read_header(tmp_path / "s"), None)
-    assert all(again[name].dtype == DTYPES[dtype] for name in given)
+    assert all(again[name].dtype == kind for name in given)
     assert all(torch.equal(again[name].double(), given[name].double()) for name in given)
 
 

@@ -34,9 +34,8 @@ def run(options: CacheOptions, reporter: Reporter, *, dry_run: bool = False) -> 
     removed = [item for item in chosen if item not in in_use]
     if items and not dry_run:
         with locked_cache(cache_dir):
-            if options.name is None:
-                remove_leftovers(cache_dir)
-            removed = [item for item in removed if item.kind == "incomplete" or item.remove()]
+            gone = {item.paths for item in remove_leftovers(cache_dir)}
+            removed = [item for item in removed if item.paths in gone or (item.kind != "incomplete" and item.remove())]
     kept = [item for item in chosen if item not in removed]
     return {**document, "removed": [_describe(item) for item in removed], "kept": [_describe(item) for item in kept]}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,6 +46,11 @@ class _Evaluation:
 
 def evaluate(options: EvaluateOptions, reporter: Reporter) -> dict[str, Any]:
     """Compare; returns every metric with its interval, and the floor. Errors as in `imggen.errors`."""
+    with ExitStack() as stack:
+        return _evaluate(options, reporter, stack)
+
+
+def _evaluate(options: EvaluateOptions, reporter: Reporter, stack: ExitStack) -> dict[str, Any]:
     start = time.monotonic()
 
     # Gather the features of the samples, of the data, and of held-out images
@@ -52,7 +58,9 @@ def evaluate(options: EvaluateOptions, reporter: Reporter) -> dict[str, Any]:
     configure_device(device)
     features = load_features(options.features, device)
     samples = open_samples(options, reporter)
+    stack.callback(samples.close)
     references = load_references(options, samples.size, samples.channels, features, reporter)
+    stack.callback(references.close)
     reference, held_out = references.reference, references.held_out
     sample = samples.extract(reference.dataset, features)
     _report_small_counts(len(sample), held_out, reporter)

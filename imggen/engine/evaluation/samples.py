@@ -69,6 +69,12 @@ class References:
     held_out: DataSubset | None
     held_out_description: str
 
+    def close(self) -> None:
+        """End the processes that decode on the fly."""
+        for subset in (self.reference, self.held_out):
+            if subset is not None:
+                subset.dataset.close()
+
     def searched_for_copies(self) -> DataSubset:
         """All images that a model may have been trained on."""
         if self.held_out is not None and self.held_out.dataset is self.reference.dataset:
@@ -229,6 +235,9 @@ class Samples(ABC):
         """Likelihood and diagnostics of held-out images, as far as the model gives them; none without a model."""
         return ModelMetrics()
 
+    def close(self) -> None:  # noqa: B027
+        """End the processes that decode on the fly, if there are any."""
+
 
 class FolderSamples(Samples):
     """Images of a folder or an archive."""
@@ -236,6 +245,7 @@ class FolderSamples(Samples):
     def __init__(self, options: EvaluateOptions, reporter: Reporter) -> None:
         self.options, self.reporter = options, reporter
         self.size = options.size
+        self.subset: DataSubset | None = None
 
     def extract(self, data: Dataset, features: Features) -> FeatureSet:
         """Load the folder, and extract features of at most `--count` evenly spaced images. Raises DataError."""
@@ -256,8 +266,14 @@ class FolderSamples(Samples):
         return sample
 
     def images(self, indices: list[int]) -> ImageArray:
-        """Read from the decoded folder."""
+        """Read from the decoded folder, after `extract`."""
+        assert self.subset is not None
         return self.subset.images(indices)
+
+    def close(self) -> None:
+        """End the processes that decode on the fly."""
+        if self.subset is not None:
+            self.subset.dataset.close()
 
 
 class ModelSamples(Samples):

@@ -61,6 +61,7 @@ def find_inputs(options: InpaintOptions, reporter: Reporter) -> list[InpaintInpu
     if options.mask is not None and options.mask.is_dir() and options.image.samefile(options.mask):
         raise UsageError(f"the images in {options.image} would be their own masks", "--mask takes another folder")
     masks = MaskFiles(options)
+    masks.left_out.report(str(options.mask), reporter)
     if not options.image.is_dir():
         mask = masks.find(Path(options.image.name))
         _refuse_own_mask(options.image, mask)

@@ -6,6 +6,7 @@ import unicodedata
 from pathlib import Path
 
 from imggen.data.files import images_below
+from imggen.data.left_out import LeftOut
 from imggen.engine.options import InpaintOptions
 from imggen.errors import DataError
 
@@ -13,17 +14,19 @@ from imggen.errors import DataError
 class MaskFiles:
     """The mask of `options`: one file for all images, or a folder with a mask for each, or none.
 
-    Raises DataError for a folder without images.
+    `left_out` is what a folder holds beside masks. Raises DataError for a folder without images.
     """
 
     def __init__(self, options: InpaintOptions) -> None:
         self.path = options.mask
         self.is_folder = self.path is not None and self.path.is_dir()
+        self.left_out = LeftOut()
         self._by_stem: dict[str, list[Path]] = {}
         self._by_lower_case: dict[str, Path] = {}
         if self.path is None or not self.is_folder:
             return
-        for mask in images_below(self.path, [options.image, Path(options.output)])[0]:
+        masks, self.left_out = images_below(self.path, [options.image, Path(options.output)])
+        for mask in masks:
             self._by_stem.setdefault(_composed(mask.with_suffix("")), []).append(mask)
             self._by_lower_case.setdefault(_composed(mask.with_suffix("")).casefold(), mask)
 

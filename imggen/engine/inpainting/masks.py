@@ -35,13 +35,14 @@ def read_mask(path: Path, size: tuple[int, int], *, invert: bool, resize: bool) 
     file that cannot be read, or for another size unless `resize` is set, and UsageError for a pipe.
     """
     image = decode_file(path, "give a mask file")
-    note = None
+    notes = []
     if image.mode in ("LA", "RGBA"):
         with_alpha, image = image, Image.new("L", image.size)
         gray, alpha = with_alpha.convert("L"), with_alpha.getchannel("A")
         image.paste(gray, mask=alpha)
         if _has_shape_in_alpha(gray, alpha):
-            image, note = alpha, f"{path}: all that is visible has one color, so the opaque pixels are the mask"
+            image = alpha
+            notes.append(f"{path}: all that is visible has one color, so the opaque pixels are the mask")
     levels = image.convert("L")
     if levels.size != size:
         if not resize:
@@ -49,9 +50,10 @@ def read_mask(path: Path, size: tuple[int, int], *, invert: bool, resize: bool) 
                 f"{path} is {levels.width}x{levels.height}, its image {size[0]}x{size[1]}", "--resize-mask resizes it"
             )
         if _is_stretched(levels.size, size):
-            note = f"{path}: {levels.width}x{levels.height} is stretched to another aspect ratio, {size[0]}x{size[1]}"
+            shapes = f"{levels.width}x{levels.height} is stretched to another aspect ratio, {size[0]}x{size[1]}"
+            notes.append(shapes if notes else f"{path}: {shapes}")
     darkest, lightest = np.flatnonzero(levels.histogram())[[0, -1]].tolist()
-    return FileMask(_fitted(levels, size, invert), darkest, lightest, note)
+    return FileMask(_fitted(levels, size, invert), darkest, lightest, "; ".join(notes) or None)
 
 
 def _has_shape_in_alpha(gray: Image.Image, alpha: Image.Image) -> bool:

@@ -21,7 +21,7 @@ from imggen.engine.checkpoints import LoadedModel, open_model
 from imggen.engine.device import precision_name
 from imggen.engine.distributed import ProcessGroup
 from imggen.engine.noise import SampleSpec
-from imggen.engine.options import SampleOptions
+from imggen.engine.options import MAX_SEED, SampleOptions
 from imggen.engine.outputs import MAX_GRID_SIDE, output_kind
 from imggen.engine.provenance import settings, settings_of_files
 from imggen.engine.render import sample_batches
@@ -33,7 +33,7 @@ from imggen.models.base import Backend
 from imggen.models.config import list_classes
 from imggen.reporting import Reporter
 
-NUMBER = re.compile(r"\d{1,18}")  # of a file's name
+NUMBER = re.compile(r"\d{1,19}")  # of a file's name
 SampleBatches = Callable[..., Iterator[Any]]  # `sample_batches` with the model and its options bound
 
 
@@ -224,7 +224,7 @@ class FileWriter:
         with os.scandir(folder) as entries:
             numbers = ((entry.name, NUMBER.search(entry.name, self._number_start)) for entry in entries)
             found = (int(number[0]) for name, number in numbers if number and self._name(int(number[0])) == name)
-            seeds = np.fromiter(found, dtype=np.int64)
+            seeds = np.fromiter((seed for seed in found if seed <= MAX_SEED), dtype=np.int64)
         seeds.sort()
         return array("q", seeds.tobytes())
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from importlib.util import find_spec
 from typing import Any
 
-from imggen.engine.distributed import is_restart, launch_name
+from imggen.engine.distributed import is_restart, launch_began, launch_name
 from imggen.engine.options import TrainOptions
 from imggen.engine.run_dir import RunDir
 from imggen.engine.training.budget import Budget
@@ -56,6 +56,9 @@ def _continued(options: TrainOptions) -> TrainOptions:
     state = RunDir(options.run).state
     if not is_restart() or not state.exists():
         return options
-    if read_header(state, kind="state").document.get("launch") != launch_name():
+    document = read_header(state, kind="state").document
+    saved, began = document.get("saved"), launch_began()
+    # The name may be that of an earlier torchrun: --rdzv-id may give every one the same.
+    if document.get("launch") != launch_name() or not isinstance(saved, int | float) or saved < began:
         return options
     return replace(options, resume=True, force=False)

@@ -16,8 +16,8 @@ from imggen.engine.training.plan import TrainPlan, describe_plan, make_plan
 from imggen.engine.training.signals import StopRequest, stop_requests
 from imggen.engine.training.timers import Clock, Due, SteadyClock, Timers
 from imggen.engine.training.training_run import TrainingRun
-from imggen.io.atomic import lock_directory
 from imggen.io.checkpoint import read_header, weights_hash
+from imggen.io.locks import lock_directory
 from imggen.reporting import Reporter, Task
 
 SECONDS_BETWEEN_REPORTS = 5.0

@@ -14,7 +14,7 @@ from imggen.engine.options import MAX_SEED, TrainOptions
 from imggen.engine.run_dir import RunDir
 from imggen.engine.training.budget import Budget
 from imggen.engine.training.run_data import refuse_other_data
-from imggen.errors import CheckpointError, ImggenError, UsageError
+from imggen.errors import CheckpointError, ImggenError, UsageError, first_line
 from imggen.io.checkpoint import read_header, read_tensors
 from imggen.models.base import Learner
 from imggen.models.config import ModelConfig
@@ -131,7 +131,7 @@ def _read_budget(document: dict[str, Any]) -> Budget:
 
 
 def _damaged(run_dir: RunDir, error: Exception) -> CheckpointError:
-    return CheckpointError(f"{run_dir.state} is damaged: {error}".splitlines()[0], _what_is_left(run_dir))
+    return CheckpointError(f"{run_dir.state} is damaged: {first_line(error)}", _what_is_left(run_dir))
 
 
 def _what_is_left(run_dir: RunDir) -> str:

@@ -22,7 +22,7 @@ from imggen.engine.training.mode_collapse import CollapseMonitor
 from imggen.engine.training.plan import TrainPlan
 from imggen.engine.training.saved_state import SavedState
 from imggen.engine.training.timers import Clock
-from imggen.errors import DeviceError, DivergedError, ImggenError
+from imggen.errors import DeviceError, DivergedError, ImggenError, first_line
 from imggen.io.atomic import atomic_write
 from imggen.io.checkpoint import write_checkpoint
 from imggen.io.image import encode, grid
@@ -179,7 +179,10 @@ class TrainingRun:
             self.run_dir.truncate_metrics(good.images)
 
     def save(self) -> None:
-        """Write preview, weights and state, each file completely or not at all."""
+        """Write state, weights and preview, each file completely or not at all.
+
+        The state is first: whenever the process is killed, --resume continues this run, and not one before it.
+        """
         self.last_good = self._snapshot()
         self.saves_since_rollback += 1
         if self.saves_since_rollback >= RESET_ROLLBACKS_AFTER_SAVES:
@@ -187,10 +190,6 @@ class TrainingRun:
         if not self.plan.processes.is_main:
             return
         preview = self._preview()
-        self.run_dir.samples.mkdir(parents=True, exist_ok=True)
-        atomic_write(self.run_dir.samples / f"{self.steps:06d}.png", preview)
-        provenance = self.plan.provenance(self.images, self.seconds)
-        save_backend(self.run_dir.weights, self.learner.backend, provenance, thumbnail=preview)
         document = {
             "config": self.plan.config.to_json(),
             "settings": self.plan.fixed_settings(),
@@ -203,8 +202,13 @@ class TrainingRun:
             "data_wait": self.data_wait,
             "data_key": self.plan.dataset.key,
             "launch": launch_name(),
+            "saved": time.time(),
         }
         write_checkpoint(self.run_dir.state, self.last_good.tensors, document, kind="state")
+        provenance = self.plan.provenance(self.images, self.seconds)
+        save_backend(self.run_dir.weights, self.learner.backend, provenance, thumbnail=preview)
+        self.run_dir.samples.mkdir(parents=True, exist_ok=True)
+        atomic_write(self.run_dir.samples / f"{self.steps:06d}.png", preview)
 
     def _preview(self) -> bytes:
         """A PNG grid from the same noise each time: eight rows, or one row for each of the first 16 classes."""
@@ -222,7 +226,7 @@ class TrainingRun:
         try:
             metrics = best.evaluate(self.learner.backend, self.plan.provenance(self.images, self.seconds))
         except EVALUATION_ERRORS as error:
-            self.reporter.warn(f"the distance to the data was not measured this time: {_first_line(error)}")
+            self.reporter.warn(f"the distance to the data was not measured this time: {first_line(error)}")
             return
         record = {"steps": self.steps, "images": self.images, "seconds": round(self.seconds, 2), **metrics}
         self.run_dir.append_metrics(record)
@@ -238,7 +242,7 @@ class TrainingRun:
                 self.collapse_monitor = CollapseMonitor(self.plan.dataset, load_features(None, self.plan.device))
             self.collapse_metrics = self.collapse_monitor.check(self.learner.backend, self.images, self.reporter)
         except EVALUATION_ERRORS as error:
-            self.reporter.warn(f"diversity was not measured this time: {_first_line(error)}")
+            self.reporter.warn(f"diversity was not measured this time: {first_line(error)}")
 
     def report(self, progress: float, seconds: float) -> tuple[float, str]:
         """Write a line of metrics: means since the last report, `seconds` ago; returns images per second and losses."""
@@ -262,10 +266,6 @@ class TrainingRun:
             self.write_scalars(record)
         self.recent_metrics.clear()
         return images_per_second, " ".join(f"{name} {value:.3f}" for name, value in means.items())
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def split_rows(count: int, held_out_fraction: float) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:

@@ -87,3 +87,11 @@ def test_what_is_left_out_is_reported() -> None:
     reporter = RecordingReporter()
     find_inputs(InpaintOptions(model="gan", image=Path("p"), boxes=((0, 0, 1, 1),)), reporter)
     assert reporter.warnings == ["p: 1 .heic file is left out: imggen reads PNG, JPEG, WebP, GIF, BMP and TIFF"]
+
+
+def test_what_a_folder_of_masks_leaves_out_is_reported() -> None:
+    tree(Path("i"), "a.png")
+    tree(Path("m"), "a.png", "b.heic")
+    reporter = RecordingReporter()
+    find_inputs(InpaintOptions(model="gan", image=Path("i"), mask=Path("m"), output="filled/"), reporter)
+    assert len(reporter.warnings) == 1 and reporter.warnings[0].startswith("m: 1 .heic file is left out")

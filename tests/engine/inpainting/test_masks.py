@@ -154,3 +154,11 @@ def test_what_covers_the_whole_image_without_a_file_is_explained(inpaint: Inpain
     with pytest.raises(DataError, match="no pixel is masked") as error:
         inpaint("x.png", "y.png", from_alpha=True)
     assert "--mask-from-alpha" in str(error.value.hint)
+
+
+def test_both_notes_about_a_mask_are_kept() -> None:
+    image = Image.new("RGBA", (40, 20))
+    image.paste((0, 0, 0, 255), (0, 0, 20, 20))
+    image.save("m.png")
+    note = read_mask(Path("m.png"), (20, 20), invert=False, resize=True).note
+    assert note is not None and "opaque pixels are the mask" in note and "40x20 is stretched" in note

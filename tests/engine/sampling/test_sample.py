@@ -244,3 +244,10 @@ def test_classes_without_images_are_left_out_of_all(capsys: pytest.CaptureFixtur
     assert read_pixels("rows.png").shape == (2 * 18 + 2, 2 * 18 + 2, 3)
     code, _, err = run_cli(capsys, *words, "--class", "bee", "-o", "bee.png")
     assert code == 2 and "no image of" in err and "ant, owl" in err and not Path("bee.png").exists()
+
+
+def test_the_largest_seeds_are_not_generated_again(model: str) -> None:
+    for written in (1, 0):
+        assert sample(model, "out", seeds=str(MAX_SEED), resume=True)["written"] == written
+    Path("out/99999999999999999999.png").write_bytes(b"mine")
+    assert sample(model, "out", seeds=str(MAX_SEED), resume=True)["written"] == 0

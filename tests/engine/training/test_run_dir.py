@@ -1,20 +1,26 @@
 """A run's directory: other files stay, one training at a time, partial files are removed."""
 
+import time
 import tomllib
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from imggen.engine import training
+from imggen.engine.distributed import launch_began
 from imggen.engine.options import TrainOptions
 from imggen.engine.run_dir import RunDir
-from imggen.engine.training import loop, plan
+from imggen.engine.training import loop, plan, training_run
 from imggen.engine.training.plan import TrainPlan, make_plan
 from imggen.errors import UsageError
-from imggen.io.atomic import _target_and_temporary, lock_directory
+from imggen.io.atomic import _target_and_temporary
+from imggen.io.checkpoint import write_checkpoint
+from imggen.io.locks import lock_directory
 from imggen.reporting import Silent
 from tests.helpers import RecordingReporter
 
@@ -101,11 +107,11 @@ def test_partial_files_of_a_killed_process_are_removed() -> None:
 
 
 @pytest.mark.parametrize("resume", [False, True])
-def test_the_hint_for_a_run_that_was_killed_before_its_first_state_leads_out(resume: bool) -> None:
+def test_the_hint_for_a_run_without_a_state_leads_out(resume: bool) -> None:
     run_dir = RunDir(Path("run"))
     Path("run").mkdir()
     run_dir.weights.write_bytes(b"weights")
-    with pytest.raises(UsageError, match="before its first save") as caught:
+    with pytest.raises(UsageError, match=r"state\.safetensors") as caught:
         run_dir.check(resume=resume, force=False)
     assert "--force" in str(caught.value.hint) and "--resume" not in str(caught.value.hint)
     run_dir.check(resume=False, force=True)
@@ -139,3 +145,43 @@ def test_a_spent_budget_is_reported(image_folder: Path, options: MakeOptions) ->
     assert "budget is spent" in reporter.warnings[0]
     training.run(options(image_folder, "run", resume=True, images=16 * 16), reporter := RecordingReporter())
     assert not reporter.warnings
+
+
+@pytest.mark.parametrize("step", ["save_backend", "atomic_write"])
+def test_force_and_an_end_during_the_first_save_continue_the_new_run(
+    image_folder: Path, options: MakeOptions, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """Never the old one, whose model is whole until the new one replaces it."""
+    training.run(options(image_folder, "run", images=16), Silent())
+    old = Path("run/weights.safetensors").read_bytes()
+
+    def fail(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(training_run, step, fail)
+        training.run(options(image_folder, "run", images=16, seed=6, force=True), Silent())
+    assert (Path("run/weights.safetensors").read_bytes() == old) == (step == "save_backend")
+    assert training.run(options(image_folder, "run", images=16, seed=None, resume=True), Silent())["seed"] == 6
+
+
+@pytest.mark.parametrize(
+    ("launch", "seconds", "goes_on"), [("1", 5, True), ("1", -5, False), ("2", 5, False), ("1", None, False)]
+)
+def test_a_restart_by_torchrun_continues_what_it_has_saved_itself(
+    monkeypatch: pytest.MonkeyPatch, launch: str, seconds: float | None, goes_on: bool
+) -> None:
+    """Not the run of an earlier torchrun of the same name, from before this one began."""
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    saved = None if seconds is None else launch_began() + seconds
+    Path("run").mkdir()
+    document = {"launch": launch, "saved": saved}
+    write_checkpoint(RunDir(Path("run")).state, {"x": torch.zeros(1)}, document, kind="state")
+    given = TrainOptions(family="gan", data="imgs", output=Path("run"), force=True)
+    assert training._continued(given) == (replace(given, resume=True, force=False) if goes_on else given)
+
+
+def test_when_the_process_that_starts_the_workers_began() -> None:
+    assert 0 < launch_began() < time.time()
+    assert abs(launch_began() - launch_began()) < 1

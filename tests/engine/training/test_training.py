@@ -45,7 +45,7 @@ def read_state(run: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     path = RunDir(Path(run)).state
     header = read_header(path, kind="state")
     return read_tensors(path, header, None), {
-        k: v for k, v in header.document.items() if k not in ("seconds", "data_wait")
+        k: v for k, v in header.document.items() if k not in ("seconds", "data_wait", "saved")
     }
 
 
