@@ -33,7 +33,7 @@ def own_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def image_folder(tmp_path: Path) -> Path:
-    """120 pictures of 16 pixels: bright squares and dark discs, in two classes."""
+    """120 images of 16 pixels: bright squares and dark discs, in two classes."""
     random = np.random.default_rng(0)
     y, x = np.mgrid[:16, :16]
     for name in ("disc", "square"):

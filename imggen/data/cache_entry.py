@@ -167,7 +167,7 @@ def last_used(path: Path) -> float:
 def remove_unused(path: Path) -> bool:
     """Remove a folder or a file of the cache, unless a process uses it; returns whether it was removed.
 
-    A folder is renamed first, so that nothing incomplete bears its name if this process is killed.
+    A folder is renamed first, so that nothing incomplete has its name if this process is killed.
     """
     lock = seize(path)
     if lock is None:
