@@ -13,8 +13,8 @@ from imggen.data.decode import (
     PIXEL_BUDGET,
     Encoded,
     UnreadableError,
-    decode_upright,
     decode_or_explain,
+    decode_upright,
     read_source,
     simple_mode,
 )
