@@ -16,6 +16,7 @@ from tests.helpers import run_cli
 pytestmark = pytest.mark.usefixtures("few_pairs")
 SAMPLE = ["sample", "gan", "--seed", "1", "-n", "4"]
 ANIMATE = ["interpolate", "gan", "--seeds", "1,2", "--frames", "4"]
+FILL = ["inpaint", "--method", "classical", "--image", "noise.png", "--box", "4,4,8,8"]
 
 
 @contextmanager

@@ -109,10 +109,10 @@ def test_augmentation_does_not_leak() -> None:
     learner.augmentation.target = -1.0  # the strength rises to its limit and stays there
     learner.augmentation.ramp_images = 1_000
     ramp = torch.linspace(0.9, -0.9, 16)[None, None, :, None].expand(16, 1, 16, 16)
-    for index in range(170):
+    for index in range(230):
         torch.manual_seed(index)
         images = (ramp + 0.1 * torch.randn(16, 1, 16, 16)).clamp(-1, 1)
-        metrics = learner.step(images.contiguous(memory_format=torch.channels_last), None, index / 170, index * 16)
+        metrics = learner.step(images.contiguous(memory_format=torch.channels_last), None, index / 230, index * 16)
     assert float(metrics["augment"]) == pytest.approx(0.3)
     with torch.no_grad():
         generated = learner.backend.generate(torch.randn(64, config.z_dim))
