@@ -53,9 +53,7 @@ def refused(capsys: pytest.CaptureFixture[str], size: int, *words: str) -> str:
         pytest.param(ANIMATE, "a.webp", id="webp"),
         pytest.param(ANIMATE, "a.mp4", id="mp4"),
         pytest.param(ANIMATE, "frames/", id="frames"),
-        pytest.param(
-            ["inpaint", "--method", "classical", "--image", "noise.png", "--box", "4,4,8,8"], "fill.png", id="inpaint"
-        ),
+        pytest.param(FILL, "fill.png", id="inpaint"),
     ],
 )
 def test_images_and_animations(capsys: pytest.CaptureFixture[str], words: list[str], output: str) -> None:
