@@ -22,6 +22,42 @@ from imggen.engine.training import mode_collapse
 from tests.cli.forks import Fork, Server, Start
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
+# Files whose tests share what takes seconds to make: models, or the process that others are forked from.
+SHARING_FILES = {
+    "tests/models/gan/test_gan.py": "gan",
+    "tests/models/transformer/test_adversarial.py": "transformer adversarial",
+    "tests/models/transformer/test_training.py": "transformer",
+    "tests/models/vae/test_backend.py": "vae",
+    "tests/engine/training/test_processes.py": "two processes",
+    "tests/test_package.py": "wheel",
+    "tests/cli/test_processes.py": "forks",
+    "tests/faults/test_disk.py": "forks",
+    "tests/faults/test_kill.py": "forks",
+    "tests/faults/test_processes.py": "forks",
+}
+
+
+def unit_of(test: str) -> str:
+    """The tests with the same value here are run by the same process of pytest-xdist.
+
+    In the contract those of one preset share a trained model.
+    """
+    file, _, name = test.partition("::")
+    if file == "tests/test_contract.py" and "[" in name:
+        return f"{file}[{name.partition('[')[2]}"
+    return SHARING_FILES.get(file, test)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Divide the tests among the processes. The mark xdist_group would do so too, but not with pytest 9.2."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class UnitScheduling(LoadScopeScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            return unit_of(nodeid)
+
+    return UnitScheduling(config, log)
 
 
 @pytest.fixture(autouse=True)
@@ -33,7 +69,7 @@ def own_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def image_folder(tmp_path: Path) -> Path:
-    """120 pictures of 16 pixels: bright squares and dark discs, in two classes."""
+    """120 images of 16 pixels: bright squares and dark discs, in two classes."""
     random = np.random.default_rng(0)
     y, x = np.mgrid[:16, :16]
     for name in ("disc", "square"):

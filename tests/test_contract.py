@@ -124,13 +124,9 @@ DISTINCT = cases_that_differ_when_small()
 RUNS = [(*case, classes) for case in DISTINCT for classes in (False, True)]
 
 
-def grouped(cases: list[tuple[Any, ...]]) -> list[Any]:
-    """Cases of a preset are run in one of pytest-xdist's processes, since they share a trained model."""
-    ids = ["-".join(map(str, case[:2])) for case in cases]
-    return [
-        pytest.param(case, marks=pytest.mark.xdist_group(f"flat-{name}"), id=name)
-        for case, name in zip(cases, ids, strict=True)
-    ]
+def named(cases: list[tuple[Any, ...]]) -> list[Any]:
+    """Cases with the preset as their name: those of one are run in one process, since they share a trained model."""
+    return [pytest.param(case, id="-".join(map(str, case[:2]))) for case in cases]
 
 
 every_preset = pytest.mark.parametrize(("family", "preset"), CASES)
@@ -140,11 +136,7 @@ every_run = pytest.mark.parametrize(
     [
         pytest.param(
             run,
-            marks=[
-                # A learner that several tests use is trained in one of pytest-xdist's processes.
-                pytest.mark.xdist_group("run-" + "-".join(map(str, run))),
-                *([pytest.mark.slow] if run[1] in ("base", "large") else []),
-            ],
+            marks=[pytest.mark.slow] if run[1] in ("base", "large") else [],
             id="-".join(map(str, run)),
         )
         for run in RUNS
@@ -296,7 +288,7 @@ def test_non_finite_images_never_reach_a_weight(family: str, preset: str, index:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("flat_color_model", grouped([(*case, BRIGHT) for case in DISTINCT]), indirect=True)
+@pytest.mark.parametrize("flat_color_model", named([(*case, BRIGHT) for case in DISTINCT]), indirect=True)
 def test_generated_images_become_like_the_data(flat_color_model: tuple[torch.Tensor, Backend]) -> None:
     before, backend = flat_color_model
     torch.manual_seed(0)
@@ -306,7 +298,7 @@ def test_generated_images_become_like_the_data(flat_color_model: tuple[torch.Ten
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("flat_color_model", grouped(INVERTED), indirect=True)
+@pytest.mark.parametrize("flat_color_model", named(INVERTED), indirect=True)
 def test_inversion_and_inpainting(
     flat_color_model: tuple[torch.Tensor, Backend], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -38,7 +38,7 @@ def shortened(command: str) -> str:
 
 def fewer(command: str) -> str:
     """The same command with fewer images, frames and repetitions."""
-    for option, number in (("-n", 12), ("--frames", 8), ("--iw", 2)):
+    for option, number in (("-n", 2 if "inpaint" in command else 12), ("--frames", 8), ("--iw", 2)):
         command = re.sub(
             rf" {option} (\d+)", lambda match, n=number, o=option: f" {o} {min(int(match[1]), n)}", command
         )

@@ -86,7 +86,7 @@ def refuse_pipe(path: Path) -> None:
 def decode_file(path: Path, hint: str = "give an image file") -> Image.Image:
     """The first image of a file, upright, in mode L, LA, RGB or RGBA. Raises DataError; UsageError for a pipe."""
     with explain_unreadable(path, hint):
-        return decode_image(_checked(path))
+        return decode_image(_regular_file(path))
 
 
 def read_image_file(path: Path) -> ImageFile:
@@ -95,10 +95,10 @@ def read_image_file(path: Path) -> ImageFile:
     It reads whatever `decode_file` reads.
     """
     with explain_unreadable(path, "give an image file"):
-        return explained(_decode_file, _checked(path))
+        return decode_or_explain(_decode_file, _regular_file(path))
 
 
-def _checked(path: Path) -> Path:
+def _regular_file(path: Path) -> Path:
     """The path of a regular file that is not too large. Raises OSError, UnreadableError and UsageError."""
     refuse_pipe(path)
     if (size := path.stat().st_size) > formats.MAX_FILE_BYTES:
@@ -114,10 +114,10 @@ def decode_image(data: Encoded) -> Image.Image:
     `data` are the bytes of a file, a file, or an image. Raises UnreadableError for every kind of defect, and for more
     than 120 megapixels; damaged metadata is no defect.
     """
-    return explained(lambda data: simple_mode(decode_upright(data)), data)
+    return decode_or_explain(lambda data: simple_mode(decode_upright(data)), data)
 
 
-def explained(decode: Callable[[Encoded], T], data: Encoded) -> T:
+def decode_or_explain(decode: Callable[[Encoded], T], data: Encoded) -> T:
     """`decode(data)`, or, where it fails, of the data without metadata. Raises UnreadableError for every defect."""
     try:
         with SilencedPillow():
@@ -328,7 +328,7 @@ def loaded_image(source: Source, index: int) -> Iterator[Image.Image]:
     """Read and decode image `index`; see `decode_image`. All threads together hold at most MAX_PIXELS at a time."""
     data = read_source(source, index)
     with PIXEL_BUDGET.holding() as hold:
-        yield explained(lambda data: simple_mode(decode_upright(data, hold)), data)
+        yield decode_or_explain(lambda data: simple_mode(decode_upright(data, hold)), data)
 
 
 def load_image(source: Source, index: int) -> Image.Image:

@@ -24,7 +24,7 @@ SPLIT_CHOICES = ("train", "test", "val", "all")
 
 
 class _Names(NamedTuple):
-    """What is known of the images of a source: names, paths that say split and class, fingerprints of the contents."""
+    """The images of a source: their names, paths that say split and class, fingerprints of the contents."""
 
     names: list[str]
     folders: list[str]

@@ -13,8 +13,8 @@ from imggen.data.decode import (
     PIXEL_BUDGET,
     Encoded,
     UnreadableError,
+    decode_or_explain,
     decode_upright,
-    explained,
     read_source,
     simple_mode,
 )
@@ -97,7 +97,7 @@ def survey_source(source: Source, count: int = SURVEY_IMAGES) -> Survey:
         try:
             data = read_source(source, index)
             with PIXEL_BUDGET.holding() as hold:
-                return explained(lambda data: _examine(data, hold), data)
+                return decode_or_explain(lambda data: _examine(data, hold), data)
         except UnreadableError:
             return None
 

@@ -395,4 +395,4 @@ class CacheOptions:
         if self.action not in CACHE_ACTIONS:
             raise UsageError(f"there is no action '{self.action}'", f"one of {', '.join(CACHE_ACTIONS)}")
         if self.action == "prune" and self.name is not None:
-            raise UsageError("prune takes no name", f"imggen cache clear {self.name} removes what bears that name")
+            raise UsageError("prune takes no name", f"imggen cache clear {self.name} removes what is named so")

@@ -24,6 +24,6 @@ def check_side(name: object, size: tuple[int, int], format: str) -> None:
     longest = LONGEST_SIDE[format]
     if max(size) > longest:
         raise UsageError(
-            f"{name} is {size[0]}x{size[1]}, and {format.upper()} ends at {longest:,} pixels a side",
+            f"{name} is {size[0]}x{size[1]}, and {format.upper()} allows at most {longest:,} pixels a side",
             "use a name in .png or .tif",
         )

@@ -1,7 +1,7 @@
 """What image files hold besides pixels: color profile, EXIF data, resolution, PNG's color chunks, imggen's settings.
 
 Files come from anywhere. Whatever cannot be read, or cannot be written in the wanted format, is left out and named;
-it never costs the image.
+the image is read and written all the same.
 """
 
 from __future__ import annotations
@@ -245,7 +245,7 @@ def fitting(metadata: Metadata, format: str, settings_length: int) -> Metadata:
         lost.append(f"a resolution that {format.upper()} cannot store")
         kept = replace(kept, dpi=None)
     if format != "png" and (chunks := _needed_color_chunks(kept)):
-        lost.append(f"{', '.join(chunks)}, which {format.upper()} has no place for: viewers may show other colors")
+        lost.append(f"{', '.join(chunks)}, which {format.upper()} cannot store: viewers may show other colors")
     return replace(kept, lost=tuple(lost))
 
 

@@ -166,6 +166,8 @@ def serve() -> list[str]:
 if __name__ == "__main__":
     for name in PRELOADED:
         importlib.import_module(name)
+    # Most of the time of a short training is spent on measuring the diversity of samples.
+    importlib.import_module("imggen.engine.training.mode_collapse").NUM_PAIRS = 4
     command = serve()
     from imggen.cli.app import main
 

@@ -75,6 +75,7 @@ def images() -> Path:
     return Path("data") / ODD
 
 
+@pytest.mark.slow
 def test_sampling_and_interpolating(command: Command, model: str) -> None:
     for output in (f"{ODD}.png", f"{ODD}.jpg", f"{ODD}.webp", f"{ODD}/"):
         result = command("sample", model, "-n", 2, "--seed", 1, "--class", ODD, "-o", output)
@@ -91,6 +92,7 @@ def test_sampling_and_interpolating(command: Command, model: str) -> None:
     assert command("models")["runs"][0]["name"] == model
 
 
+@pytest.mark.slow
 def test_inpainting(command: Command, model: str, images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("imggen.models.gan.inversion.SECONDS_PER_IMAGE", 0)
     one = images / "plain" / f"0{ODD}.png"

@@ -1,6 +1,7 @@
 """Gray of 16 bits, 32 bits and floats: ranges of what counts, and the way to 8 bits and back."""
 
 import math
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -69,6 +70,18 @@ def test_8_bits_and_back_stay_within_the_range(mode: str, dtype: type) -> None:
     back = from_8_bits(np.asarray(small), (1000, 1945), mode)
     assert back.min() == 1000 and back.max() == 1945 and np.abs(back - RAMP).max() < 945 / 255
     assert not (from_8_bits(np.arange(256, dtype=np.uint8), (7, 7), mode) - 7).any()
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.int32, np.float32])
+def test_a_large_image_takes_the_memory_of_a_strip(monkeypatch: pytest.MonkeyPatch, dtype: type) -> None:
+    """Pillow's own copies are not counted. The result is 4 MB; a copy of the whole image would be 8 MB or more."""
+    monkeypatch.setattr(deep_gray, "STRIP_PIXELS", 1 << 14)
+    image = Image.fromarray((np.arange(4_000_000) % 4096).astype(dtype).reshape(2000, 2000))
+    tracemalloc.start()
+    small = rescale_deep_gray(image, measured_range(image))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert small.getextrema() == (0, 255) and peak < 6_000_000
 
 
 @pytest.mark.parametrize(("levels", "is_warned"), [(4096, True), (65_536, False)])

@@ -63,7 +63,10 @@ def test_killed_while_decoding_leaves_what_the_next_run_sweeps(tmp_path: Path, m
     code = (
         "import os, signal, time\n"
         "from imggen.data import workers\n"
-        "from imggen.data.dataset import DataOptions, load_dataset\n"
+        "from pathlib import Path\n"
+        "from imggen.data.cache import decode_into_cache\n"
+        "from imggen.data.cache_entry import Form\n"
+        "from imggen.data.scan import open_source\n"
         "from imggen.reporting import Silent\n"
         "if __name__ == '__main__':\n"
         "    workers.MAX_IMAGES_FOR_THREADS, workers.usable_cores = 1, lambda: 2\n"
@@ -74,7 +77,9 @@ def test_killed_while_decoding_leaves_what_the_next_run_sweeps(tmp_path: Path, m
         "            os.kill(os.getpid(), signal.SIGKILL)\n"
         "            yield result\n"
         "    workers._decode_chunks = killed\n"
-        "    load_dataset('d', DataOptions(), max_size=32, reporter=Silent())\n"
+        "    cache = Path('cache')\n"
+        "    source = open_source('d', cache_dir=cache)\n"
+        "    decode_into_cache(source, Form(20, 3, 'center'), cache, False, Silent())\n"
     )
     (tmp_path / "main.py").write_text(code)
     root = str(Path(workers.__file__).parents[2])

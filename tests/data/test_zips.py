@@ -66,6 +66,19 @@ def test_no_more_is_expanded_than_asked_for(tmp_path: Path, method: int, monkeyp
         load_image(open_source(str(path), cache_dir=tmp_path), 0)
 
 
+def test_a_member_that_claims_a_gigabyte_is_read_in_little_memory(tmp_path: Path) -> None:
+    """Its beginning is an image, and no more is expanded than the decoder asks for: 30 MB would follow."""
+    path = zip_of(tmp_path / "d.zip", {"a.png": png() + bytes(30_000_000)})
+    set_listed_size(path, "a.png", 1_000_000_000)
+    source = open_source(str(path), cache_dir=tmp_path)
+    tracemalloc.start()
+    with pytest.raises(UnreadableError):
+        load_image(source, 0)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 5_000_000
+
+
 def test_a_name_that_is_there_twice_is_two_images(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match="Duplicate"), zipfile.ZipFile(tmp_path / "d.zip", "w") as archive:
         archive.writestr("a.png", png(1))

@@ -5,7 +5,7 @@
 A full disk is a tmpfs of a few hundred kilobytes, so this needs root. For each verb a command runs with more and more
 space, from none to what it needs. As long as it fails, the exit code must be 3, the message must name the file, files
 that were there must be unchanged, and no unfinished file may be left. Prints a table; exit code 1 if anything is wrong.
-A short part without root is in `test_disk.py`.
+`test_disk.py` has a short part, which needs no root.
 """
 
 from __future__ import annotations

@@ -62,7 +62,7 @@ def _file_bytes(write: Callable[[Path], None]) -> bytes:
 
 
 def parts_of(data: bytes) -> tuple[dict[str, Any], bytes] | None:
-    """The header and the tensors' bytes of a safetensors file, None if that cannot be told."""
+    """The header and the tensors' bytes of a safetensors file, None if they cannot be separated."""
     length = int.from_bytes(data[:8], "little")
     try:
         header = json.loads(data[8 : 8 + length])

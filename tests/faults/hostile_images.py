@@ -40,7 +40,7 @@ SMALL_PIXELS = 200_000
 FIRST_PIXEL = ((0, 0, 1, 1),)
 
 
-def picture(mode: str) -> Image.Image:
+def small_image(mode: str) -> Image.Image:
     """A small image of that mode, of noise."""
     random = np.random.default_rng(3)
     if mode == "F":
@@ -91,17 +91,17 @@ def images() -> list[bytes]:
     files = []
     for mode in ("1", "L", "LA", "P", "RGB", "RGBA", "I;16"):
         more = {"transparency": 3} if mode in ("L", "P") else {}
-        files.append(encoded(picture(mode), "PNG", pnginfo=png_text(), exif=exif(), dpi=(72, 72), **more))
-    files += [encoded(picture(mode), "JPEG", exif=exif(), dpi=(72, 72)) for mode in ("L", "RGB", "CMYK")]
+        files.append(encoded(small_image(mode), "PNG", pnginfo=png_text(), exif=exif(), dpi=(72, 72), **more))
+    files += [encoded(small_image(mode), "JPEG", exif=exif(), dpi=(72, 72)) for mode in ("L", "RGB", "CMYK")]
     for mode in ("1", "L", "P", "RGB", "RGBA", "CMYK", "I;16", "I", "F"):
         compression = "tiff_deflate" if mode in ("L", "I;16") else "raw"
-        files.append(encoded(picture(mode), "TIFF", exif=exif(), dpi=(72, 72), compression=compression))
+        files.append(encoded(small_image(mode), "TIFF", exif=exif(), dpi=(72, 72), compression=compression))
     for mode in ("RGB", "RGBA"):
         data = exif().tobytes()
-        files.append(encoded(picture(mode), "WEBP", lossless=mode == "RGBA", exif=data, icc_profile=profile()))
-    files += [encoded(picture(mode), "BMP") for mode in ("1", "L", "P", "RGB")]
-    frames = [picture("P"), picture("P").rotate(90)]
-    files.append(encoded(picture("P"), "GIF", comment=f"imggen:{json.dumps(SETTINGS)}".encode(), transparency=2))
+        files.append(encoded(small_image(mode), "WEBP", lossless=mode == "RGBA", exif=data, icc_profile=profile()))
+    files += [encoded(small_image(mode), "BMP") for mode in ("1", "L", "P", "RGB")]
+    frames = [small_image("P"), small_image("P").rotate(90)]
+    files.append(encoded(small_image("P"), "GIF", comment=f"imggen:{json.dumps(SETTINGS)}".encode(), transparency=2))
     files += [encoded(frames[0], format, save_all=True, append_images=frames[1:]) for format in ("GIF", "PNG", "WEBP")]
     return files
 

@@ -27,6 +27,7 @@ def test_hostile_files_are_refused_or_work(name: str, count: int) -> None:
     assert 0 < accepted < count / 2
 
 
+@pytest.mark.slow
 def test_nothing_unpickles_or_runs_text() -> None:
     """np.load only without pickles. Inception's weights are a pickle: torch-fidelity reads it, for tensors only."""
     for path in PACKAGE.rglob("*.py"):

@@ -1,13 +1,16 @@
 """Checkpoints are complete or not there, and no other file is taken for one."""
 
 import errno
+import itertools
 import json
+import multiprocessing
 import os
 import signal
 import struct
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -211,20 +214,25 @@ def test_damaged_bytes_never_give_another_error(tmp_path: Path, data: st.DataObj
 @pytest.mark.slow
 def test_kill_while_writing_leaves_a_whole_file(tmp_path: Path) -> None:
     path = tmp_path / "w.safetensors"
-    code = (
-        "import torch; from pathlib import Path; from imggen.io.checkpoint import write_checkpoint\n"
-        "n = 0\n"
-        "while True:\n"
-        f"    write_checkpoint(Path({str(path)!r}), {{'a': torch.full((500_000,), float(n))}}, {{}}, kind='state')\n"
-        "    n += 1\n"
-    )
+
+    def keep_writing() -> None:
+        torch.set_num_threads(1)
+        for number in itertools.count():
+            write_checkpoint(path, {"a": torch.full((500_000,), float(number))}, {}, kind="state")
+
     for pause in (0.05, 0.15):
-        process = subprocess.Popen([sys.executable, "-c", code])
+        path.unlink(missing_ok=True)
+        process = multiprocessing.get_context("fork").Process(target=keep_writing)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of a fork of a process with threads
+            process.start()
         while not path.exists():
+            assert process.is_alive()
             time.sleep(0.01)
         time.sleep(pause)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        process.kill()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
         values = read_tensors(path, read_header(path), None)["a"]
         assert (values == values[0]).all()
 

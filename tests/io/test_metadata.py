@@ -135,7 +135,7 @@ def test_color_chunks_of_a_png_are_kept(tmp_path: Path, name: bytes) -> None:
     assert file.metadata.color_chunks == ((name, data),) and not fitting(file.metadata, "png", 9).lost
     path.write_bytes(encode_with_metadata(file.image, "png", file.metadata, "{}"))
     assert read_image_file(path).metadata == file.metadata
-    # Other formats have no place for them. The chunk sRGB says what is assumed anyhow.
+    # Other formats cannot store them. The chunk sRGB says what is assumed anyhow.
     lost = fitting(file.metadata, "webp", 9).lost
     assert lost == () if name == b"sRGB" else name.decode() in lost[0] and "WEBP" in lost[0]
 
@@ -182,7 +182,7 @@ def test_an_unreadable_file_has_no_settings(tmp_path: Path, data: bytes) -> None
 @pytest.mark.parametrize(("format", "side"), [("webp", 16_383), ("jpeg", 65_500), ("gif", 65_535), ("mp4", 8_192)])
 def test_the_longest_side_of_every_format(format: str, side: int) -> None:
     check_side("x", (side, 1), format)
-    with pytest.raises(UsageError, match=rf"x is 1x{side + 1}, and {format.upper()} ends at {side:,}"):
+    with pytest.raises(UsageError, match=rf"x is 1x{side + 1}, and {format.upper()} allows at most {side:,}"):
         check_side("x", (1, side + 1), format)
     if format in ("webp", "jpeg"):
         encode_with_metadata(Image.new("RGB", (side, 1)), format, Metadata(), None)

@@ -59,7 +59,7 @@ def _to_prune(items: list[Any], limit: int | None) -> list[Any]:
 
 
 def _to_clear(items: list[Any], name: str | None) -> list[Any]:
-    """Everything but what was downloaded, or what bears the name."""
+    """Everything but what was downloaded, or what is named so."""
     return [item for item in items if item.kind != "download"] if name is None else _named(items, name)
 
 

@@ -24,11 +24,8 @@ from imggen.engine.evaluation.report import number
 from imggen.engine.evaluation.train_extractor import train as train_extractor
 from imggen.engine.options import EvaluateOptions, TrainOptions
 from imggen.engine.training import run as train
-from imggen.errors import CheckpointError, DataError, UsageError
-from imggen.io.checkpoint import write_checkpoint
-from imggen.metrics.compare import Estimate, Estimator
-from imggen.metrics.distances import moments_of
-from imggen.metrics.features import Extractor, load_extractor, load_features, tile_starts
+from imggen.errors import DataError, UsageError
+from imggen.metrics.features import load_extractor
 from imggen.models import build_backend, presets
 from imggen.models.gan.backend import GanBackend
 from imggen.reporting import Silent
@@ -253,75 +250,6 @@ def test_without_a_split_some_are_set_apart(make: Make) -> None:
     assert "set apart" in found["held_out"] and found["reference_count"] == 100 and found["floor"]["fd"]["count"] == 100
 
 
-def test_metrics_of_other_features_do_not_compare() -> None:
-    one = Estimate("fd", 2.0, 1.0, 3.0, 100, "aaa")
-    assert Estimate("fd", 1.0, 1.0, 3.0, 100, "aaa").better_than(one)
-    assert not Estimate("recall", 0.1, 0, 1, 100, "aaa").better_than(Estimate("recall", 0.2, 0, 1, 100, "aaa"))
-    for other in (
-        Estimate("fd", 1, 1, 1, 100, "bbb"),
-        Estimate("fd", 1, 1, 1, 50, "aaa"),
-        Estimate("kd", 1, 1, 1, 100, "aaa"),
-    ):
-        with pytest.raises(ValueError, match="compare"):
-            one.better_than(other)
-
-
-@pytest.mark.slow
-def test_intervals_hold_the_truth_about_as_often_as_they_say() -> None:
-    generator = torch.Generator().manual_seed(0)
-    held = 0
-    for index in range(60):
-        figure = Estimator("x", seed=index).mean("m", (torch.rand(200, generator=generator) < 0.3).double())
-        held += figure.low <= 0.3 <= figure.high
-    assert held >= 50
-
-
-@pytest.mark.slow
-def test_kernel_intervals_are_as_wide_as_the_distance_varies() -> None:
-    generator = torch.Generator().manual_seed(0)
-    reference = torch.randn(600, 8, generator=generator)
-    found = [Estimator("x").kernel(reference, torch.randn(300, 8, generator=generator)) for _ in range(20)]
-    spread = float(torch.tensor([figure.value for figure in found]).std())
-    widths = [(figure.high - figure.low) / 2 / 1.96 for figure in found]
-    assert 0.5 * spread < float(np.median(widths)) < 2.5 * spread
-
-
-def test_frechet_intervals_are_as_wide_as_the_distance_varies() -> None:
-    generator = torch.Generator().manual_seed(0)
-    moments = moments_of(torch.randn(2000, 8, generator=generator))
-    found = [Estimator("x").frechet(moments, torch.randn(500, 8, generator=generator) * 1.2 + 0.2) for _ in range(20)]
-    spread = float(torch.tensor([figure.value for figure in found]).std())
-    widths = [(figure.high - figure.value) / 1.96 for figure in found]
-    assert 0.5 * spread < float(np.median(widths)) < 2 * spread
-
-
-def test_extractors_are_checked(tmp_path: Path) -> None:
-    other = Extractor(3)
-    write_checkpoint(tmp_path / "f.safetensors", other.state_dict(), {"labels": 3}, kind="features")
-    features = load_features("f.safetensors", torch.device("cpu"))
-    assert features.hash != load_extractor()[1]
-    write_checkpoint(tmp_path / "bad.safetensors", other.state_dict(), {"labels": "3"}, kind="features")
-    write_checkpoint(tmp_path / "worse.safetensors", other.state_dict(), {"labels": 4}, kind="features")
-    for name in ("bad.safetensors", "worse.safetensors", "none.safetensors"):
-        with pytest.raises(CheckpointError):
-            load_features(name, torch.device("cpu"))
-    with pytest.raises(CheckpointError, match="features"):
-        save_backend(tmp_path / "m.safetensors", build_backend(presets("gan")["tiny"]), {})
-        load_features("m.safetensors", torch.device("cpu"))
-
-
-def test_missing_parts_of_inception_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(CheckpointError, match=r"none\.pth"):
-        load_features("inception:none.pth", torch.device("cpu"))
-    Path("text.pth").write_text("not weights", encoding="utf-8")
-    with pytest.raises(CheckpointError, match="Inception"):
-        load_features("inception:text.pth", torch.device("cpu"))
-    monkeypatch.setitem(sys.modules, "torch_fidelity.feature_extractor_inceptionv3", None)
-    with pytest.raises(UsageError) as caught:
-        load_features("inception", torch.device("cpu"))
-    assert "imggen[eval]" in str(caught.value.hint)
-
-
 @pytest.mark.slow
 def test_only_inceptions_distances_are_called_fid(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """A stand-in for torch-fidelity's network: it gets bytes in three channels, whatever the images have."""
@@ -369,21 +297,6 @@ def test_the_extractor_can_be_trained_again(make: Make) -> None:
     assert accuracy > 0.8 and extractor.logits.out_features == 2
     raw = extractor(torch.rand(50, 3, 32, 32) * 2 - 1)
     assert torch.isfinite(raw).all() and (extractor.scale > 0).all()
-
-
-def test_features_of_every_channel_count_and_size() -> None:
-    extractor, _ = load_extractor()
-    gray = torch.rand(3, 1, 32, 32) * 2 - 1
-    assert torch.equal(extractor(gray), extractor(gray.expand(-1, 3, -1, -1)))
-    solid = torch.cat([gray.expand(-1, 3, -1, -1), torch.ones(3, 1, 32, 32)], 1)
-    assert torch.allclose(extractor(gray), extractor(solid), atol=1e-4)
-    assert extractor(torch.zeros(2, 3, 16, 16)).shape == (2, 256)
-    assert extractor(torch.zeros(2, 3, 100, 100)).shape == (2, 384)
-    for length in (64, 65, 100, 128):
-        found = tile_starts(length)
-        assert found[0] == 0 and found[-1] == length - 32 and max(np.diff(found)) <= 32
-    row = extractor(gray)
-    assert torch.allclose(row[1:2], extractor(gray[1:2]), atol=1e-4)
 
 
 @pytest.mark.slow

@@ -158,9 +158,9 @@ def test_a_pipe_is_refused(inpaint: Inpaint, flag: str) -> None:
 @pytest.mark.parametrize(
     ("size", "output", "more", "message"),
     [
-        ((17_000, 2), "y.webp", {}, r"x\.png is 17000x2, and WEBP ends at 16,383"),
-        ((66_000, 2), "y.jpg", {}, r"x\.png is 66000x2, and JPEG ends at 65,500"),
-        ((66_000, 2), "out/", {"format": "jpeg"}, "JPEG ends at"),
+        ((17_000, 2), "y.webp", {}, r"x\.png is 17000x2, and WEBP allows at most 16,383"),
+        ((66_000, 2), "y.jpg", {}, r"x\.png is 66000x2, and JPEG allows at most 65,500"),
+        ((66_000, 2), "out/", {"format": "jpeg"}, "JPEG allows at most"),
         ((9_000, 2), "y.png", {"sheet": True}, "the sheet is too large"),
     ],
 )

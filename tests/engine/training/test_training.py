@@ -16,20 +16,15 @@ from torch import Tensor
 
 from imggen.engine import training
 from imggen.engine.checkpoints import load_backend
-from imggen.engine.distributed import ProcessGroup
-from imggen.engine.noise import mix_seed
 from imggen.engine.options import TrainOptions
 from imggen.engine.run_dir import RunDir
 from imggen.engine.training import loop, training_run
-from imggen.engine.training.budget import Budget
 from imggen.engine.training.loop import train
-from imggen.engine.training.plan import make_plan
 from imggen.engine.training.signals import StopRequest
 from imggen.engine.training.training_run import TrainingRun
 from imggen.errors import CheckpointError, DataError, DeviceError, DivergedError, InterruptedRun, UsageError
 from imggen.io.checkpoint import read_header, read_tensors
 from imggen.metrics.compare import Estimate, Estimator
-from imggen.models import presets
 from imggen.models.base import NonFiniteError
 from imggen.models.gan.config import GanConfig
 from imggen.models.gan.dcgan import Discriminator
@@ -144,19 +139,6 @@ def test_a_resumed_run_refuses_other_classes(image_folder: Path, options: MakeOp
         training.run(options(image_folder, "run", resume=True, images=256), Silent())
     with pytest.raises(UsageError, match="run of gan, not vae"):
         training.run(replace(options(image_folder, "run", resume=True, images=256), family="vae"), Silent())
-
-
-def test_a_batch_is_divided_among_processes(
-    image_folder: Path, options: MakeOptions, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    plan = make_plan(options(image_folder, "run"), Silent())
-    two = replace(plan.machine, processes=ProcessGroup(size=2))
-    assert replace(plan, machine=two).batch == 16
-    for batch, message, hint in ((3, "size 3 is too small", "--batch 4"), (5, "5 is not divisible by 2", "--batch 6")):
-        with pytest.raises(UsageError, match=message) as caught:
-            replace(plan, machine=two, batch=batch)
-        assert hint in str(caught.value.hint)
-    assert two.default_batch(plan.config, 7) == 6 and two.default_batch(plan.config, 10_000) == 32
 
 
 @pytest.mark.slow
@@ -319,20 +301,6 @@ def test_a_resumed_run_takes_grown_data(image_folder: Path, options: MakeOptions
         training.run(options(image_folder, "other", batch=1), Silent())
 
 
-def test_previews_of_a_run_are_not_taken_as_data(image_folder: Path, options: MakeOptions) -> None:
-    training.run(options(image_folder, "imgs/run"), Silent())
-    assert training.dry_run(options(image_folder, "other"), Silent())["size"] == 16
-    plan = make_plan(options(image_folder, "other"), Silent())
-    assert len(plan.dataset) == 120 and plan.config.classes == ("disc", "square")
-
-
-def test_a_plan_decodes_nothing(image_folder: Path, options: MakeOptions) -> None:
-    training.dry_run(options(image_folder, "run"), Silent())
-    assert [path.name for path in Path("cache").iterdir()] == ["surveys"] and not Path("run").exists()
-    with pytest.raises(TypeError):
-        _ = make_plan(options(image_folder, "run"), Silent(), decode=False).dataset
-
-
 @pytest.mark.slow
 def test_the_best_checkpoint_is_kept(image_folder: Path, options: MakeOptions, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("imggen.engine.training.best_checkpoint.NUM_SAMPLES", 20)
@@ -351,85 +319,3 @@ def test_the_best_checkpoint_is_kept(image_folder: Path, options: MakeOptions, m
     assert [record["fd"] for record in evaluated] == [3.0, 1.0, 2.0] and evaluated[-1]["best"] == 1.0
     best = read_header(Path("run/best.safetensors"), kind="weights").document["provenance"]
     assert best["distance"]["value"] == 1.0 and best["images"] == evaluated[1]["images"]
-
-
-def test_budgets_are_progress() -> None:
-    assert Budget.of(1000, None, None, 50, 30).progress(250, 1e9) == 0.25
-    assert Budget.of(None, 2, None, 50, 30).progress(50, 0) == 0.5
-    assert Budget.of(None, None, 2, 50, 30).progress(0, 30) == 0.25
-    assert Budget.of(None, None, None, 50, 30).progress(0, 1800) == 1
-    assert Budget.of(None, None, 2, 50, 30).seconds_left(0, 100, 1) == 20
-    with pytest.raises(UsageError):
-        Budget.of(0, None, None, 50, 30)
-    assert mix_seed(1, 2) != mix_seed(2, 1) != mix_seed(12) and 0 <= mix_seed(1, 2) < 2**63
-
-
-class FakeClock:
-    """Seconds that pass only when the test says so."""
-
-    def __init__(self) -> None:
-        self.seconds = 1000.0
-
-    def __call__(self) -> float:
-        return self.seconds
-
-
-def test_minutes_end_a_run(image_folder: Path, options: MakeOptions, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Steps of 10 seconds: six are a minute. A resumed run has what is left of its budget."""
-    clock = FakeClock()
-
-    def step(learner: GanLearner, *arguments: Any) -> dict[str, Tensor]:
-        clock.seconds += 10
-        return {"loss_d": torch.zeros(())}
-
-    monkeypatch.setattr(GanLearner, "step", step)
-    reporter = RecordingReporter()
-    result = train(options(image_folder, "run", images=None, minutes=1.0), reporter, clock=clock)
-    assert result["steps"] == 6 and result["seconds"] == 60
-    assert [line["progress"] for line in read_metrics("run")] == [round(step / 6, 6) for step in range(1, 7)]
-    assert all(line["images_per_second"] == 1.6 for line in read_metrics("run"))
-    assert sum("2 images per second: expected to end in 1 min" in line for line in reporter.infos) == 1
-    clock.seconds += 1000
-    result = train(options(image_folder, "run", images=None, minutes=1.5, resume=True), Silent(), clock=clock)
-    assert result["steps"] == 9 and result["seconds"] == 90
-
-
-def test_evaluations_take_nothing_from_the_budget(
-    image_folder: Path, options: MakeOptions, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """They are due by the clock, as saves are; the speed that is reported is that of training alone."""
-    clock, steps_at_evaluation = FakeClock(), []
-
-    def step(learner: GanLearner, *arguments: Any) -> dict[str, Tensor]:
-        clock.seconds += 10
-        return {"loss_d": torch.zeros(())}
-
-    def evaluate(run: TrainingRun, best: object) -> None:
-        clock.seconds += 500
-        steps_at_evaluation.append(run.steps)
-
-    monkeypatch.setattr(GanLearner, "step", step)
-    monkeypatch.setattr(TrainingRun, "evaluate", evaluate)
-    given = options(image_folder, "run", images=None, minutes=1.0, evaluate_every=0.5, save_minutes=5.0)
-    result = train(given, Silent(), clock=clock)
-    assert result["steps"] == 6 and result["seconds"] == 60
-    assert steps_at_evaluation == [3, 6]  # after 30 seconds, and at the end
-    assert all(line["images_per_second"] == 1.6 for line in read_metrics("run"))
-    assert [path.name for path in sorted(Path("run/samples").iterdir())] == ["000000.png", "000004.png", "000006.png"]
-
-
-def test_size_and_channels_are_those_of_the_data(image_folder: Path) -> None:
-    plan = make_plan(TrainOptions(family="gan", data=str(image_folder), device="cpu"), Silent())
-    assert (plan.config.size, plan.config.channels, plan.config.preset) == (16, 3, "tiny")
-    assert plan.batch == 32 and plan.budget.seconds == 1800
-    textbook = TrainOptions(family="gan", data=str(image_folder), device="cpu", preset="dcgan")
-    assert make_plan(textbook, Silent()).batch == 64
-
-
-def test_a_small_data_set_has_dropout_unless_it_is_set(image_folder: Path) -> None:
-    default = TrainOptions(family="transformer", data=str(image_folder), device="cpu", preset="tiny", size=16)
-    assert make_plan(default, Silent()).config.to_json()["dropout"] > 0
-    without = replace(default, overrides={"dropout": 0.0})
-    assert make_plan(without, Silent()).config.to_json()["dropout"] == 0
-    tiny = presets("transformer")["tiny"]
-    assert tiny.for_dataset_size(1_000_000) == tiny

@@ -49,7 +49,7 @@ def train(learner: TransformerLearner, first: int, last: int, total: int, channe
 
 @pytest.mark.slow
 def test_decoded_images_become_rougher_and_tokens_stay() -> None:
-    learner, total = small_learner(), 256
+    learner, total = small_learner(), 192
     start = math.ceil(total * (1 - ADVERSARIAL_FRACTION))
     assert not any("critic" in metrics for metrics in train(learner, 0, start, total))
     tokenizer = learner.model.tokenizer

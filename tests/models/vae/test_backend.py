@@ -9,8 +9,7 @@ from imggen.models.vae.backend import VaeBackend
 from imggen.models.vae.hierarchy import Hierarchy
 from tests.models.vae.helpers import bars, small_config
 
-# The session's models are trained first, in one of pytest-xdist's processes.
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("vae-bars")]
+pytestmark = pytest.mark.slow
 
 
 def noise_for(model: VaeBackend, count: int) -> torch.Tensor:

@@ -38,16 +38,16 @@ def run(learner: VaeLearner, first: int, last: int, total: int, channels: int = 
 @pytest.mark.slow
 def test_images_become_as_rough_as_real_ones_and_keep_their_colors() -> None:
     learner = vae_learner(small_config(**{**GRAINY, "sharpen": 0.6, "inpaint_fraction": 0.0}))
-    run(learner, 0, 100, 250)
+    run(learner, 0, 60, 150)
     backend = learner.backend
     noise = torch.randn(64, *backend.noise_shape, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         means, before = backend.generate(noise), {k: v.clone() for k, v in backend.core.state_dict().items()}
         assert not backend.limitation("likelihood")
-    run(learner, 100, 101, 250)  # after the first step it nearly returns the means
+    run(learner, 60, 61, 150)  # after the first step it nearly returns the means
     with torch.no_grad():
         assert (backend.generate(noise) - means).abs().max() < 0.05
-    run(learner, 101, 250, 250)
+    run(learner, 61, 150, 150)
     with torch.no_grad():
         sharp = backend.generate(noise)
     real = roughness(grain(64, 9999))

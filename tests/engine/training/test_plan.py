@@ -1,0 +1,62 @@
+"""What a run is about to do: its model, its batch and its data."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from imggen.engine import training
+from imggen.engine.distributed import ProcessGroup
+from imggen.engine.options import TrainOptions
+from imggen.engine.training.plan import make_plan
+from imggen.errors import UsageError
+from imggen.models import presets
+from imggen.reporting import Silent
+
+MakeOptions = Callable[..., TrainOptions]
+pytestmark = pytest.mark.usefixtures("few_pairs")
+
+
+def test_a_batch_is_divided_among_processes(
+    image_folder: Path, options: MakeOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = make_plan(options(image_folder, "run"), Silent())
+    two = replace(plan.machine, processes=ProcessGroup(size=2))
+    assert replace(plan, machine=two).batch == 16
+    for batch, message, hint in ((3, "size 3 is too small", "--batch 4"), (5, "5 is not divisible by 2", "--batch 6")):
+        with pytest.raises(UsageError, match=message) as caught:
+            replace(plan, machine=two, batch=batch)
+        assert hint in str(caught.value.hint)
+    assert two.default_batch(plan.config, 7) == 6 and two.default_batch(plan.config, 10_000) == 32
+
+
+def test_previews_of_a_run_are_not_taken_as_data(image_folder: Path, options: MakeOptions) -> None:
+    training.run(options(image_folder, "imgs/run"), Silent())
+    assert training.dry_run(options(image_folder, "other"), Silent())["size"] == 16
+    plan = make_plan(options(image_folder, "other"), Silent())
+    assert len(plan.dataset) == 120 and plan.config.classes == ("disc", "square")
+
+
+def test_a_plan_decodes_nothing(image_folder: Path, options: MakeOptions) -> None:
+    training.dry_run(options(image_folder, "run"), Silent())
+    assert [path.name for path in Path("cache").iterdir()] == ["surveys"] and not Path("run").exists()
+    with pytest.raises(TypeError):
+        _ = make_plan(options(image_folder, "run"), Silent(), decode=False).dataset
+
+
+def test_size_and_channels_are_those_of_the_data(image_folder: Path) -> None:
+    plan = make_plan(TrainOptions(family="gan", data=str(image_folder), device="cpu"), Silent())
+    assert (plan.config.size, plan.config.channels, plan.config.preset) == (16, 3, "tiny")
+    assert plan.batch == 32 and plan.budget.seconds == 1800
+    textbook = TrainOptions(family="gan", data=str(image_folder), device="cpu", preset="dcgan")
+    assert make_plan(textbook, Silent()).batch == 64
+
+
+def test_a_small_data_set_has_dropout_unless_it_is_set(image_folder: Path) -> None:
+    default = TrainOptions(family="transformer", data=str(image_folder), device="cpu", preset="tiny", size=16)
+    assert make_plan(default, Silent()).config.to_json()["dropout"] > 0
+    without = replace(default, overrides={"dropout": 0.0})
+    assert make_plan(without, Silent()).config.to_json()["dropout"] == 0
+    tiny = presets("transformer")["tiny"]
+    assert tiny.for_dataset_size(1_000_000) == tiny
