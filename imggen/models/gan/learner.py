@@ -22,6 +22,7 @@ from imggen.models.augment import AdaptiveStrength
 from imggen.models.base import Learner
 from imggen.models.gan import dcgan, r3gan
 from imggen.models.gan.backend import GanBackend
+from imggen.models.gan.batch_norm import twice_differentiable
 from imggen.models.gan.config import GanConfig
 from imggen.models.training import EMA, cosine_decay, micro_batches, set_learning_rate
 
@@ -192,7 +193,8 @@ class GanLearner(Learner):
         return relativistic_generator_loss(real_logits, fake_logits)
 
     def _gradient_penalty(self, images: Tensor, part: MicroBatch) -> Tensor:
-        return zero_centered_gradient_penalty(lambda x: self.discriminator(self._augment(x), part.labels), images)
+        with twice_differentiable():
+            return zero_centered_gradient_penalty(lambda x: self.discriminator(self._augment(x), part.labels), images)
 
     def _apply(self, optimizer: torch.optim.Optimizer, network: nn.Module, *losses: Tensor) -> None:
         self.apply_gradients(optimizer, *losses)
