@@ -12,6 +12,7 @@ import base64
 import hashlib
 import json
 import math
+import os
 import stat
 import time
 from collections.abc import Mapping
@@ -116,11 +117,10 @@ def read_header(path: Path, kind: str | None = None) -> Header:
     Raises CheckpointError, with a message of one line, for any defect, and if the kind is not `kind`.
     """
     try:
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode):
+        if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait
             raise _damaged(path, "cannot be read: it is not a file", "give a checkpoint, or a run's folder")
-        size = status.st_size
         with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size  # of this file: a training may replace it meanwhile
             prefix = file.read(8)
             length = int.from_bytes(prefix, "little")
             if len(prefix) < 8 or not 2 <= length <= min(MAX_HEADER_BYTES, size - 8):
