@@ -165,7 +165,7 @@ def last_used(path: Path) -> float:
 def remove_unused(path: Path, *, damaged: bool = False) -> bool:
     """Remove a folder or a file of the cache, unless a process uses it; returns whether it was removed.
 
-        Where the disk has no locks, it must not have been used for a day, unless it is damaged. A folder is renamed first,
+    Where the disk has no locks, it must not have been used for a day, unless it is damaged. A folder is renamed first,
     so that nothing incomplete has its name if this process is killed.
     """
     lock = seize(path)

@@ -122,6 +122,8 @@ def become(request: dict[str, Any]) -> None:
     ):
         os.dup2(descriptor, number)
         os.close(descriptor)
+    # Those of the process that this one was forked from remember whether its files could seek.
+    sys.stdout, sys.stderr = (open(number, "w", encoding="utf-8", closefd=False) for number in (1, 2))  # noqa: SIM115
     if request["max_file_size"] >= 0:
         resource.setrlimit(resource.RLIMIT_FSIZE, (request["max_file_size"],) * 2)
     if request["kill_before"]:
