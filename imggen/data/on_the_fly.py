@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import shutil
 import tempfile
 import warnings
-import weakref
 from collections.abc import Callable
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool, ProcessPoolExecutor
 from contextlib import nullcontext, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,8 @@ class OnTheFlyImages:
     def close(self) -> None:
         """End the workers; reading starts new ones."""
         self._close()
+        atexit.unregister(self._close)
+        self._close = _nothing
         self._executor = None
         self._prefetched.clear()
 
@@ -174,7 +177,7 @@ class OnTheFlyImages:
         # Pillow's warnings about odd files: to ignore them for the time of a call is not possible with threads.
         warnings.filterwarnings("ignore", module=r"PIL\.")
         self._executor = ThreadPoolExecutor(self.workers)
-        self._close = weakref.finalize(self, self._executor.shutdown, wait=True, cancel_futures=True)
+        self._close = partial(self._executor.shutdown, wait=True, cancel_futures=True)
 
     def _start_processes(self, parent: Path) -> None:
         """Start processes that read their job in a new folder below `parent`. Raises OSError if it cannot be written.
@@ -189,7 +192,9 @@ class OnTheFlyImages:
             shutil.rmtree(folder, ignore_errors=True)
             raise
         self._executor = executor
-        self._close = weakref.finalize(self, _end_processes, executor, folder, lock)
+        self._close = partial(_end_processes, executor, folder, lock)
+        # Not a finalizer: it may run in the middle of anything, of the start of a thread too, and must not wait.
+        atexit.register(self._close)
 
     def _continue_in_threads(self) -> None:
         self.reporter.warn("the worker processes ended early: decoding continues in this process, more slowly")
