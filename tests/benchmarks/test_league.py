@@ -1,0 +1,35 @@
+"""The league's table, and one cell on a CPU with tiny images."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from tests.benchmarks import league
+from tests.benchmarks.league import Row, Set, markdown, read_rows
+
+ROW = Row("sprites", "gan/tiny", 0, 30.0, 12.0, 11.0, 13.0, 4.0, 0.8, 0.5, 40.0, 900.0, 700.0)
+
+
+def test_table_orders_by_set_and_distance_and_averages_seeds(tmp_path: Path) -> None:
+    changes = ({}, {"seed": 1, "distance": 14.0}, {"model": "unet", "distance": 5.0}, {"set": "digits"})
+    rows = [Row(**{**asdict(ROW), **change}) for change in changes]
+    results = tmp_path / "league.jsonl"
+    results.write_text("".join(json.dumps(asdict(row)) + "\n" for row in rows), encoding="utf-8")
+    assert read_rows(results) == rows
+    table = [line.split(" | ")[:5] for line in markdown(read_rows(results)).splitlines()[2:]]
+    assert [line[1] for line in table] == ["unet", "gan/tiny", "gan/tiny"]
+    assert table[1][3:] == ["13.0", "12.0 – 14.0 (2 seeds)"]
+    assert table[2][0] == "| digits"
+
+
+@pytest.mark.slow
+@pytest.mark.process
+def test_a_cell_trains_samples_and_compares(image_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(league.SETS, "digits", Set(image_folder.name, 16, 60))
+    row = league.run_cell(image_folder.parent, "digits", "gan/tiny", 0.05, 0)
+    assert row.distance > 0 and row.floor is None
+    assert row.train_rate > 0 and row.sample_rate > 0 and row.memory > 100
