@@ -42,7 +42,7 @@ class NoRoomError(DataError):
 class Item:
     """One thing in the cache, at `paths`; `source` is the path that it was made from, if that is recorded.
 
-    `kind` is one of images, archive (unpacked), download, features, survey, incomplete and damaged. `outdated` says
+    `kind` is one of images, archive (unpacked), download, features, surveys, incomplete and damaged. `outdated` says
     that the source has changed since.
     """
 

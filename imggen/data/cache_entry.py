@@ -35,7 +35,7 @@ Skipped = tuple[tuple[str, str], ...]
 
 
 class Form(NamedTuple):
-    """What images are decoded to: (size, size, channels), by one of `decode.CROPS`."""
+    """What images are decoded to: (size, size, channels), by one of `choices.CROPS`."""
 
     size: int
     channels: int

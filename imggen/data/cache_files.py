@@ -8,6 +8,7 @@ import os
 import random
 import re
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -106,10 +107,10 @@ def check_blocks(path: Path, checksums: str) -> None:
     count = -(-path.stat().st_size // BLOCK_BYTES)
     if len(checksums) != 8 * count:
         raise DamagedError(f"{path.name} does not have its length")
-    chosen = range(count)
+    chosen: Sequence[int] = range(count)
     if count > MAX_CHECKED_BLOCKS:
         inner = random.SystemRandom().sample(range(1, count - 1), MAX_CHECKED_BLOCKS - 2)
-        chosen = sorted([0, *inner, count - 1])  # type: ignore[assignment]
+        chosen = sorted([0, *inner, count - 1])
     with path.open("rb") as file:
         for block in chosen:
             file.seek(block * BLOCK_BYTES)

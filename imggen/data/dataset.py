@@ -25,7 +25,7 @@ from imggen.data.cache_contents import NoRoomError
 from imggen.data.cache_dir import default_cache_dir, warn_of_temporary_cache
 from imggen.data.cache_entry import CacheEntry, Form, Skipped, entry_key
 from imggen.data.cache_files import load_array
-from imggen.data.decode import CROPS
+from imggen.data.choices import CROPS, KEEP
 from imggen.data.on_the_fly import OnTheFlyImages
 from imggen.data.readers import Source
 from imggen.data.scan import open_source
@@ -33,7 +33,6 @@ from imggen.data.survey import Survey
 from imggen.errors import DataError, UsageError
 from imggen.reporting import Reporter, Silent
 
-KEEP = ("auto", "disk", "none")
 _MIN_SIZE = 16
 _COPY_BYTES = 256 << 20
 
@@ -42,7 +41,7 @@ _COPY_BYTES = 256 << 20
 class DataOptions:
     """How images are read and decoded.
 
-    `size` and `channels` None are chosen to suit the images; `crop` is one of `decode.CROPS`, `split` one of
+    `size` and `channels` None are chosen to suit the images; `crop` is one of `choices.CROPS`, `split` one of
     `scan.SPLIT_CHOICES`; `strict` fails on the first unreadable image; `cache_dir` None is the default cache; `keep` is
     one of KEEP: whether decoded images are kept on the disk, which auto does where there is room. What lies in or at
     the paths of `exclude` is not read.

@@ -24,7 +24,6 @@ from imggen.io.metadata import Metadata, SilencedPillow, read_metadata, read_ori
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 FORMATS_HINT = "supported formats: PNG, JPEG, WebP, GIF, BMP and TIFF"
-CROPS = ("center", "random", "pad")
 MAX_PIXELS = formats.MAX_PIXELS
 TIFF_BITS_PER_SAMPLE = 258
 REMOVED = "removed while it was read"  # the reason for an image whose file has gone since it was listed
@@ -101,8 +100,8 @@ def read_image_file(path: Path) -> ImageFile:
 def _regular_file(path: Path) -> Path:
     """The path of a regular file that is not too large. Raises OSError, UnreadableError and UsageError."""
     refuse_pipe(path)
-    if (size := path.stat().st_size) > formats.MAX_FILE_BYTES:
-        raise UnreadableError(f"{size / 1e6:,.0f} MB, over the limit of {formats.MAX_FILE_BYTES / 1e6:.0f} MB")
+    if refusal := formats.refusal_of_size(path.stat().st_size):
+        raise UnreadableError(refusal)
     if path.is_dir():
         raise UnreadableError("it is a folder")
     return path

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from imggen.io.formats import MAX_FILE_BYTES
+from imggen.io.formats import refusal_of_size
 from imggen.io.locks import Lock
 from imggen.reporting import Reporter
 
@@ -74,8 +74,8 @@ def read_image_bytes(path: Path) -> bytes:
 
 def _read_image(file: _Readable, size: int) -> bytes:
     """At most `size` bytes, or only the first ones if no image begins with them. Raises ValueError for too many."""
-    if size > MAX_FILE_BYTES:
-        raise ValueError(f"{size / 1e6:,.0f} MB, and imggen reads at most {MAX_FILE_BYTES / 1e6:.0f} MB")
+    if refusal := refusal_of_size(size):
+        raise ValueError(refusal)
     head = file.read(min(size, _SIGNATURE_BYTES))
     return head if head not in _SIGNATURES else head + file.read(size - len(head))
 

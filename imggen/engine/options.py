@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from imggen.data.choices import CROPS, KEEP
 from imggen.errors import UsageError
 from imggen.models import family_config, presets
 from imggen.models.config import SAMPLING, SamplingOptions
@@ -38,8 +39,6 @@ COMPARISON = "Comparison"
 MAX_SEED = 2**63 - 1
 NEAR_TEMPERATURE = 0.5  # the default of --near
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
-CROPS = ("center", "random", "pad")
-KEEP = ("auto", "disk", "none")
 CACHE_ACTIONS = ("list", "prune", "clear")
 MODEL = "Family, shipped model, run folder or checkpoint"
 

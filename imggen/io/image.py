@@ -18,6 +18,7 @@ from PIL import Image
 
 from imggen.documents import DocumentError, read_json
 from imggen.errors import UsageError
+from imggen.io.formats import png_chunk
 from imggen.io.metadata import METADATA_KEY, PNG_SIGNATURE, Metadata, encode_with_metadata, read_settings_text
 
 ImageArray = NDArray[np.uint8]
@@ -102,10 +103,7 @@ def encode_png_fast(array: ImageArray, info: Mapping[str, Any] | None) -> bytes:
         # The keyword, then: not compressed, no language, no translated keyword.
         chunks.append((b"iTXt", METADATA_KEY.encode() + bytes(5) + json.dumps(dict(info)).encode()))
     chunks += [(b"IDAT", zlib.compress(rows.tobytes(), 1)), (b"IEND", b"")]
-    parts = [PNG_SIGNATURE]
-    for kind, data in chunks:
-        parts += [len(data).to_bytes(4, "big"), kind, data, zlib.crc32(data, zlib.crc32(kind)).to_bytes(4, "big")]
-    return b"".join(parts)
+    return b"".join([PNG_SIGNATURE, *(png_chunk(kind, data) for kind, data in chunks)])
 
 
 def read_info(path: Path) -> dict[str, Any] | None:

@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 from PIL import ExifTags, Image, PngImagePlugin
 
 from imggen.errors import DataError
-from imggen.io.formats import MAX_PIXELS
+from imggen.io.formats import MAX_PIXELS, png_chunk
 
 # Settings are stored in a text chunk of this name in PNG, else in an EXIF tag whose text begins with it and a colon.
 METADATA_KEY = "imggen"
@@ -312,10 +312,8 @@ def _with_chunks(png: bytes, chunks: tuple[tuple[bytes, bytes], ...]) -> bytes:
     """A PNG with chunks added behind its header, where they precede the palette and the pixels."""
     if not chunks:
         return png
-    parts = [png[:PNG_HEADER_END]]
-    for name, data in chunks:
-        parts += [len(data).to_bytes(4, "big"), name, data, zlib.crc32(name + data).to_bytes(4, "big")]
-    return b"".join([*parts, png[PNG_HEADER_END:]])
+    added = (png_chunk(kind, data) for kind, data in chunks)
+    return b"".join([png[:PNG_HEADER_END], *added, png[PNG_HEADER_END:]])
 
 
 def _exif_with_settings(own: bytes, format: str, settings: str | None) -> Image.Exif:

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from imggen.data import decode
-from imggen.data.decode import CROPS, UnreadableError, decode_image, fit_image
+from imggen.data.choices import CROPS
+from imggen.data.decode import UnreadableError, decode_image, fit_image
 
 
 def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:

@@ -13,6 +13,7 @@ from imggen.data.decode import UnreadableError, load_image
 from imggen.data.scan import open_source
 from imggen.data.zip_names import decode_names
 from imggen.errors import DataError
+from imggen.io import formats
 from tests.data.helpers import png
 
 METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
@@ -61,8 +62,8 @@ def test_no_more_is_expanded_than_asked_for(tmp_path: Path, method: int, monkeyp
         assert readers.expand_zip_member(file, member).read(1000) == bytes(1000)
         assert tracemalloc.get_traced_memory()[1] < 500_000
         tracemalloc.stop()
-    monkeypatch.setattr(readers, "MAX_FILE_BYTES", 4_000_000)
-    with pytest.raises(UnreadableError, match=r"5 MB, and imggen reads at most 4 MB|would expand"):
+    monkeypatch.setattr(formats, "MAX_FILE_BYTES", 4_000_000)
+    with pytest.raises(UnreadableError, match=r"5.0 MB, and imggen reads at most 4.0 MB|would expand"):
         load_image(open_source(str(path), cache_dir=tmp_path), 0)
 
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -113,7 +113,8 @@ def _complete_palette(image: Image.Image) -> None:
 
     A file would be written with as few bits a pixel as its palette needs, which would change these pixels.
     """
-    if image.getextrema()[1] < len(image.getpalette("RGB") or ()) // 3:  # type: ignore[operator]
+    _, highest = cast(tuple[int, int], image.getextrema())
+    if highest < len(image.getpalette("RGB") or ()) // 3:
         return
     every_index = image.crop((0, 0, 1, 1)).resize((256, 1))
     every_index.putdata(range(256))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,8 +59,8 @@ def read_mask(path: Path, size: tuple[int, int], *, invert: bool, resize: bool) 
 
 def _has_shape_in_alpha(gray: Image.Image, alpha: Image.Image) -> bool:
     """Whether the visible pixels have one level, and a dark one, so that only the transparency has a shape."""
-    low, high = alpha.getextrema()
-    if not low < MIN_MASKED_LEVEL <= high:  # type: ignore[operator]
+    low, high = cast(tuple[int, int], alpha.getextrema())
+    if not low < MIN_MASKED_LEVEL <= high:
         return False
     histogram = np.array(gray.histogram(mask=alpha.point(lambda value: 255 if value else 0)))
     used = np.flatnonzero(histogram)
