@@ -18,8 +18,9 @@ _CHANNELS = {1: "gray", 3: "color", 4: "alpha"}
 def cache(console: Console, *, dry_run: bool, **given: Any) -> None:
     """List or clear the images that are kept decoded.
 
-    prune removes what is out of date, damaged or over the limit, least recently used first; clear removes everything,
-    but downloaded data sets only by their name. What a process uses stays.
+    prune removes what is out of date, damaged or over the limit, least recently used first.
+    clear removes everything, but downloaded data sets only by their name.
+    What a process uses stays.
 
     Example: imggen cache
     Example: imggen cache prune --limit 20GB

@@ -7,6 +7,7 @@ import shutil
 import stat
 import sys
 import tempfile
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -73,14 +74,14 @@ def _private_temporary_folder() -> Path:
     return folder
 
 
-_warned: set[int] = set()
+_warned: weakref.WeakSet[Reporter] = weakref.WeakSet()
 
 
 def warn_of_temporary_cache(reporter: Reporter) -> None:
     """Warn, once for each reporter, if the cache is a temporary folder because there is no home folder."""
     names = ("IMGGEN_CACHE", "XDG_CACHE_HOME", "LOCALAPPDATA")
-    if not any(os.environ.get(name) for name in names) and _home() is None and id(reporter) not in _warned:
-        _warned.add(id(reporter))
+    if not any(os.environ.get(name) for name in names) and _home() is None and reporter not in _warned:
+        _warned.add(reporter)
         folder = default_cache_dir()
         reporter.warn(f"the home folder cannot be found: images are decoded into {folder}; IMGGEN_CACHE sets another")
 

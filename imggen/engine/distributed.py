@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -116,6 +115,8 @@ def launch_name() -> str | None:
     """What identifies this run of torchrun, its restarts included; None without torchrun."""
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         return None
+    import socket
+
     run = os.environ["TORCHELASTIC_RUN_ID"]
     # "none" is torchrun's default: then the process that starts the workers, and starts them again, identifies it.
     return f"process {os.getppid()} of {socket.gethostname()}" if run == "none" else run
