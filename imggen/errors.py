@@ -6,6 +6,7 @@ import unicodedata
 from collections.abc import Iterable
 
 LETTERS_PER_TYPO = 4
+MAX_SHOWN = 80
 
 
 class ImggenError(Exception):
@@ -78,6 +79,12 @@ def first_line(error: BaseException) -> str:
 def in_one_line(error: BaseException) -> str:
     """An error's message with its lines joined; its type if it has none."""
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def shortened(value: object) -> str:
+    """A value that a file gave, for a message: its text, cut to MAX_SHOWN characters."""
+    text = str(value)
+    return text if len(text) <= MAX_SHOWN else text[: MAX_SHOWN - 1] + "…"
 
 
 def nearest(name: str, choices: Iterable[str]) -> str | None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields
 from typing import Any
 
-from imggen.errors import UsageError
+from imggen.errors import UsageError, shortened
 
 REQUIRED = MISSING
 EMPTY_HINT = "perhaps a variable of the shell is not set"  # of an option whose value is empty
@@ -109,11 +109,11 @@ def check_value(item: Field[Any], value: Any) -> None:
         raise UsageError(f"{flag_of(item)} is empty", EMPTY_HINT)
     if declared.choices and value not in declared.choices:
         *others, last = map(str, declared.choices)
-        raise UsageError(f"{flag_of(item)} must be {', '.join(others)} or {last}, not '{value}'")
+        raise UsageError(f"{flag_of(item)} must be {', '.join(others)} or {last}, not '{shortened(value)}'")
     low, high = declared.low, declared.high
     if (low is not None and not value >= low) or (high is not None and not value <= high):
         limits = ["" if low is None else f"at least {low:g}", "" if high is None else f"at most {high:g}"]
-        raise UsageError(f"{flag_of(item)} must be {' and '.join(filter(None, limits))}, not {value}")
+        raise UsageError(f"{flag_of(item)} must be {' and '.join(filter(None, limits))}, not {shortened(value)}")
 
 
 # Parsers of values

@@ -12,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 from imggen.engine.device import configure_device, find_device, find_precision
 from imggen.engine.distributed import ProcessGroup
 from imggen.engine.options import ModelOptions
-from imggen.errors import CheckpointError
+from imggen.errors import CheckpointError, shortened
 from imggen.io.checkpoint import read_header, read_tensors, weights_hash, write_checkpoint
 from imggen.io.model_paths import find_weights
 from imggen.models import FAMILIES, build_backend, family_config
@@ -56,7 +56,7 @@ def read_config(document: dict[str, Any], path: Path) -> ModelConfig:
     if not isinstance(config, dict) or config.get("family") not in FAMILIES:
         family = config.get("family") if isinstance(config, dict) else None
         raise CheckpointError(
-            f"{path} holds a model of an unknown family: {family}",
+            f"{path} holds a model of an unknown family: {shortened(family)}",
             f"this version has {', '.join(FAMILIES)}; a newer one may have more: pip install -U imggen",
         )
     try:

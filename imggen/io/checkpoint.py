@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from imggen.documents import COUNT, OBJECT, TEXT, DocumentError, Kind, read_fields, read_json
 from imggen.documents import MAX_BYTES as MAX_HEADER_BYTES
-from imggen.errors import CheckpointError, DataError
+from imggen.errors import CheckpointError, DataError, shortened
 from imggen.io.atomic import atomic_path
 
 if TYPE_CHECKING:
@@ -163,13 +163,13 @@ def _tensors(path: Path, table: dict[str, Any], start: int, size: int) -> dict[s
     spans = []
     for name, entry in table.items():
         if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
-            raise _damaged(path, f"has a damaged entry '{name[:80]}'")
+            raise _damaged(path, f"has a damaged entry '{shortened(name)}'")
         dtype, shape, span = entry["dtype"], entry["shape"], entry["data_offsets"]
         valid = isinstance(dtype, str) and dtype in DTYPE_BYTES
         valid = valid and isinstance(shape, list) and len(shape) <= _MAX_DIMENSIONS and all(map(_is_count, shape))
         valid = valid and isinstance(span, list) and len(span) == 2 and all(map(_is_count, span))
         if not valid or span[1] - span[0] != math.prod(shape) * DTYPE_BYTES[dtype]:
-            raise _damaged(path, f"has a damaged entry '{name[:80]}'")
+            raise _damaged(path, f"has a damaged entry '{shortened(name)}'")
         tensors[name] = TensorInfo(dtype, tuple(shape))
         spans.append((span[0], span[1]))
     position = 0
@@ -231,7 +231,9 @@ def read_tensors(path: Path, header: Header, expected: Mapping[str, Tensor] | No
             if header.kind != "state":
                 tensors[name] = tensor.float()
             if not torch.isfinite(tensors[name]).all():
-                raise _damaged(path, f"holds values that are not finite ('{name}')", "use an earlier checkpoint")
+                raise _damaged(
+                    path, f"holds values that are not finite ('{shortened(name)}')", "use an earlier checkpoint"
+                )
     return tensors
 
 
@@ -241,7 +243,11 @@ def _check_fit(path: Path, header: Header, expected: Mapping[str, Tensor]) -> No
     missing = sorted(set(expected) - set(header.tensors))
     extra = sorted(set(header.tensors) - set(expected))
     if missing or extra:
-        difference = f"lacks {', '.join(missing[:3])}" if missing else f"has unknown tensors: {', '.join(extra[:3])}"
+        difference = (
+            f"lacks {shortened(', '.join(missing[:3]))}"
+            if missing
+            else f"has unknown tensors: {shortened(', '.join(extra[:3]))}"
+        )
         raise _damaged(path, f"does not fit its own configuration: it {difference}")
     for name, tensor in expected.items():
         found, shape, dtype = header.tensors[name], tuple(tensor.shape), DTYPE_NAMES[tensor.dtype]

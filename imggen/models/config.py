@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, ClassVar, Self
 
-from imggen.errors import CheckpointError, UsageError, nearest
+from imggen.errors import CheckpointError, UsageError, nearest, shortened
 from imggen.option import check_values, option
 
 __all__ = ["ModelConfig", "SamplingOptions", "option"]
@@ -145,7 +145,7 @@ class ModelConfig:
         unknown = sorted(set(given) - set(known))
         if unknown:
             raise CheckpointError(
-                f"its configuration has unknown fields: {', '.join(unknown[:3])[:200]}",
+                f"its configuration has unknown fields: {shortened(', '.join(unknown[:3]))}",
                 "made by a newer imggen? pip install -U imggen",
             )
         values: dict[str, Any] = {}

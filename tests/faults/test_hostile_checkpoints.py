@@ -7,10 +7,12 @@ import ast
 from pathlib import Path
 
 import pytest
+import torch
 
 import imggen
+from imggen.engine.checkpoints import load_backend
 from imggen.errors import CheckpointError
-from imggen.io.checkpoint import read_header
+from imggen.io.checkpoint import read_header, write_checkpoint
 from tests.faults.hostile import check
 from tests.faults.hostile_checkpoints import TARGETS
 
@@ -25,6 +27,15 @@ CALLS = {"eval", "exec", "compile", "__import__", "torch.load", "torch.hub.load"
 def test_hostile_files_are_refused_or_work(name: str, count: int) -> None:
     accepted = check(TARGETS[name], count)
     assert 0 < accepted < count / 2
+
+
+@pytest.mark.parametrize("family", [["x"] * 5000, "x" * 5000, {"x" * 5000: 1}])
+def test_messages_shorten_what_a_file_says(tmp_path: Path, family: object) -> None:
+    path = tmp_path / "w.safetensors"
+    write_checkpoint(path, {"a": torch.zeros(1)}, {"config": {"family": family}}, kind="weights")
+    with pytest.raises(CheckpointError, match="unknown family") as caught:
+        load_backend(path, device="cpu")
+    assert len(caught.value.message) < 200 + len(str(path))
 
 
 @pytest.mark.slow
