@@ -13,6 +13,7 @@ from imggen.models.base import Backend, Learner, NonFiniteError
 from imggen.models.config import ModelConfig, SamplingOptions
 from imggen.models.gan.config import GanConfig
 from imggen.models.gan.inversion import SearchBudget
+from imggen.models.hard_alpha import harden_alpha
 from imggen.models.vae.config import VaeConfig
 
 CASES = [(family, preset) for family in FAMILIES for preset in presets(family)]
@@ -321,6 +322,38 @@ def test_inversion_and_inpainting(
     assert torch.equal(filled * (1 - mask), images * (1 - mask))
     other = backend.inpaint(images, mask, -noise)
     assert not torch.equal(filled * mask, other * mask)
+
+
+@pytest.mark.parametrize(("family", "preset"), cases_that_differ_when_small())
+def test_hard_alpha_is_kept(family: str, preset: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(SearchBudget, "for_cost", lambda *arguments: SMALL_SEARCH)
+    torch.manual_seed(0)
+    backend = build_backend(small(family, preset, channels=4).with_overrides(hard_alpha=True)).eval()
+    images = torch.rand(2, 4, 16, 16) * 2 - 1
+    images[:, 3] = images[:, 3].sign()
+    mask = torch.zeros(2, 1, 16, 16)
+    mask[:, :, 3:11, 5:14] = 1
+    noise = torch.randn(2, *backend.noise_shape)
+    with torch.no_grad():
+        generated, fast = backend.generate(noise), backend.for_inference().generate(noise)
+        made = [generated, fast, backend.inpaint(images, mask, noise), backend.reconstruct(images)]
+    for result in made:
+        assert set(result[:, 3].unique().tolist()) <= {-1.0, 1.0}
+    assert (generated[:, :3].amin(1)[generated[:, 3] < 0] == 1).all()
+
+
+def test_hardened_alpha_has_a_gradient() -> None:
+    images = torch.tensor([0.5, -0.5, 0.1, 0.2]).view(1, 4, 1, 1).repeat(1, 1, 1, 2)
+    images[..., 1] *= -1
+    images.requires_grad_(True)
+    hardened = harden_alpha(images)
+    assert hardened.flatten(2)[0].T.tolist() == [[0.5, -0.5, pytest.approx(0.1), 1], [1, 1, 1, -1]]
+    (gradient,) = torch.autograd.grad(hardened[:, 3].sum() + hardened[:, :3].sum(), images)
+    # Colors where they are visible; alpha by itself, and by the colors that it lets show instead of white.
+    assert gradient.flatten(2)[0].T.tolist() == [
+        [1, 1, 1, pytest.approx(1 + (0.1 - 3) / 2)],
+        [0, 0, 0, pytest.approx(1 + (-0.1 - 3) / 2)],
+    ]
 
 
 @every_preset

@@ -35,7 +35,7 @@ from imggen.data.decode import REMOVED
 from imggen.data.readers import Source
 from imggen.data.survey import Survey, survey_source
 from imggen.data.workers import DecodeJob, decode_all
-from imggen.documents import COUNT, FRACTION, DocumentError, read_fields
+from imggen.documents import COUNT, FLAG, FRACTION, DocumentError, read_fields
 from imggen.errors import DataError
 from imggen.io.locks import Lock, make_locked_folder
 from imggen.reporting import Reporter
@@ -44,6 +44,7 @@ MAX_UNREADABLE_FRACTION = 0.05
 SURVEY = {
     **dict.fromkeys(("channels", "width_median", "height_median", "short_median", "sampled", "readable"), COUNT),
     "used_16_bit_range": FRACTION,
+    **dict.fromkeys(("same_size", "hard_alpha"), FLAG),
 }
 _INDEX_BYTES = 1 << 20  # estimate for index.json and the headers of the arrays
 _LABEL_BYTES = 16  # of labels.npy and rows.npy, per image

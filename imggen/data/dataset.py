@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -33,7 +33,13 @@ from imggen.data.survey import Survey
 from imggen.errors import DataError, UsageError
 from imggen.reporting import Reporter, Silent
 
+CHANNEL_REASONS = {
+    1: "all images are gray",
+    3: "the images have colors, and most have no transparent pixels",
+    4: "half of the images or more have transparent pixels",
+}
 _MIN_SIZE = 16
+_MAX_KEPT_SIZE = 64  # images that all have one size up to this are not made smaller, whatever the device
 _COPY_BYTES = 256 << 20
 
 
@@ -63,6 +69,7 @@ class Dataset:
 
     In the cache, `images` is memory-mapped, so a data set may be larger than the memory, and only the readable images
     are in it; on the fly, it is an `OnTheFlyImages`. `class_counts` is empty if there are no classes.
+    `hard_alpha` and `choices` are those of the `ScannedDataset`.
     """
 
     def __init__(
@@ -85,6 +92,8 @@ class Dataset:
         self.entry = entry
         self.size = int(images.shape[1])
         self.channels = int(images.shape[3])
+        self.hard_alpha = False
+        self.choices: tuple[str, ...] = ()
         self._on_device: tuple[Tensor, Tensor] | None = None
 
     @classmethod
@@ -189,23 +198,40 @@ class Order:
         return np.concatenate(parts)
 
 
-def _auto_size(short_median: int, max_size: int) -> int:
-    """The least power of two from 16 on that is not below the images' short side, but at most `max_size`."""
-    size = _MIN_SIZE
-    while size < short_median:
+def _choose_size(survey: Survey, max_size: int) -> tuple[int, str]:
+    """The least power of two from 16 on that is not below the images' short side, but at most `max_size`; and why.
+
+    Images that all have one size up to _MAX_KEPT_SIZE are an exception: they are never made smaller.
+    """
+    side, size = survey.short_median, _MIN_SIZE
+    while size < side:
         size *= 2
-    return min(size, max_size)
+    if survey.same_size and size <= _MAX_KEPT_SIZE:
+        return size, "all images have it" if size == side else f"the next power of two above the images' {side}"
+    if size > max_size:
+        return max_size, f"the largest default on this device; the images have {side} and more"
+    return size, f"the next power of two from the images' median side, {side}"
 
 
 @dataclass(frozen=True)
 class ScannedDataset:
-    """A source that was listed and surveyed but not decoded, and the form that its data set will have."""
+    """A source that was listed and surveyed but not decoded, and the form that its data set will have.
+
+    `choices` are sentences: what was chosen to suit the images, and why.
+    """
 
     source: Source
     survey: Survey
     size: int
     channels: int
     options: DataOptions
+    choices: tuple[str, ...] = ()
+
+    @property
+    def hard_alpha(self) -> bool:
+        """Whether alpha is only 0 or 255, also after decoding: images of another size are resized, which blurs it."""
+        survey = self.survey
+        return self.channels == 4 and survey.hard_alpha and survey.same_size and survey.short_median == self.size
 
     @property
     def name(self) -> str:
@@ -259,7 +285,11 @@ class ScannedDataset:
                 f"skipped {len(entry.skipped):,} of {len(source):,} images that cannot be read: "
                 f"{describe_skipped(entry.skipped)}; the full list is in {entry.folder / 'index.json'}"
             )
-        return Dataset.of_entry(entry, source)
+        return self._describe(Dataset.of_entry(entry, source))
+
+    def _describe(self, dataset: Dataset) -> Dataset:
+        dataset.hard_alpha, dataset.choices = self.hard_alpha, self.choices
+        return dataset
 
     def _on_the_fly(self, reason: str, reporter: Reporter) -> Dataset:
         """Raises DataError if the survey found too many unreadable images."""
@@ -273,7 +303,7 @@ class ScannedDataset:
         images = OnTheFlyImages(source, self.form, cache_of(self.options), self.options.strict, reporter)
         reporter.info(f"{source.name}: images are decoded each time they are read, by {images.description}: {reason}")
         key = entry_key(source, self.form)
-        return Dataset(images, source.labels, name=source.name, key=key, classes=source.classes)
+        return self._describe(Dataset(images, source.labels, name=source.name, key=key, classes=source.classes))
 
 
 def cache_of(options: DataOptions) -> Path:
@@ -310,8 +340,15 @@ def scan_dataset(spec: str, options: DataOptions, *, max_size: int, reporter: Re
     survey = load_survey(source, cache_dir)
     if (warning := survey.warning()) is not None:
         reporter.warn(f"{source.name}: {warning}")
-    size = options.size or _auto_size(survey.short_median, max_size)
-    return ScannedDataset(source, survey, size, options.channels or survey.channels, options)
+    size, reason = (options.size, "") if options.size else _choose_size(survey, max_size)
+    choices = [f"size {size}: {reason}"] if reason else []
+    channels = options.channels or survey.channels
+    if not options.channels:
+        choices.append(f"channels {channels}: {CHANNEL_REASONS[channels]}")
+    scanned = ScannedDataset(source, survey, size, channels, options)
+    if scanned.hard_alpha:
+        choices.append("hard edges: alpha is only 0 or 255 in the images, and will be in samples")
+    return replace(scanned, choices=tuple(choices))
 
 
 def load_dataset(spec: str, options: DataOptions, *, max_size: int, reporter: Reporter) -> Dataset:

@@ -23,6 +23,7 @@ from imggen.data.readers import Source
 
 SURVEY_IMAGES = 256
 SURVEY_THREADS = 4
+OPAQUE = 255
 MIN_USED_RANGE = 1 / 8  # of 16 bits
 
 
@@ -32,7 +33,8 @@ class Survey:
 
     `channels` is what suits most of the images, the medians are in pixels (`short_median` is of the shorter sides),
     and of the `sampled` images, `readable` could be decoded. `used_16_bit_range` is the fraction of the range of 16
-    bits that the gray images of 16 bits use together; 1 if there are none.
+    bits that the gray images of 16 bits use together; 1 if there are none. `same_size`: all are squares of one size.
+    `hard_alpha`: some have transparent pixels, and no alpha is anything but 0 or 255.
     """
 
     channels: int
@@ -42,6 +44,8 @@ class Survey:
     sampled: int
     readable: int
     used_16_bit_range: float = 1.0
+    same_size: bool = False
+    hard_alpha: bool = False
 
     def warning(self) -> str | None:
         """What the user should know before training, or None."""
@@ -61,6 +65,7 @@ class _Traits:
     width: int
     height: int
     is_transparent: bool
+    is_alpha_hard: bool
     is_gray: bool
     range_of_16_bits: Range | None
 
@@ -70,12 +75,10 @@ def _examine(data: Encoded, hold: Callable[[int], None]) -> _Traits:
     range_of_16_bits = used_16_bit_range(own)
     image = simple_mode(own)
     del own
-    return _Traits(*image.size, _is_transparent(image), _is_gray(image), range_of_16_bits)
-
-
-def _is_transparent(image: Image.Image) -> bool:
-    """Whether any pixel is not opaque."""
-    return image.mode in ("LA", "RGBA") and image.getchannel("A").getextrema()[0] != 255
+    alpha = image.getchannel("A") if image.mode in ("LA", "RGBA") else None
+    is_transparent = alpha is not None and alpha.getextrema()[0] != OPAQUE
+    is_alpha_hard = alpha is None or not any(alpha.histogram()[1:OPAQUE])
+    return _Traits(*image.size, is_transparent, is_alpha_hard, _is_gray(image), range_of_16_bits)
 
 
 def _is_gray(image: Image.Image) -> bool:
@@ -117,4 +120,6 @@ def survey_source(source: Source, count: int = SURVEY_IMAGES) -> Survey:
         sampled=count,
         readable=len(traits),
         used_16_bit_range=used / MAX_16_BIT,
+        same_size=len({side for each in traits for side in (each.width, each.height)}) == 1,
+        hard_alpha=transparent > 0 and all(each.is_alpha_hard for each in traits),
     )

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from imggen.errors import UsageError
 from imggen.models import global_batch
 from imggen.models.config import ModelConfig, SamplingOptions
+from imggen.models.hard_alpha import harden_alpha
 from imggen.models.muon import Muon
 from imggen.models.training import micro_batches
 
@@ -50,7 +51,9 @@ class Backend(nn.Module, ABC):
     """The trained model of a family: what a checkpoint holds.
 
     Images are float tensors (B, C, H, W) in [-1, 1]. Noise is (B, *noise_shape), standard normal. Labels are
-    int64 (B,): needed by `generate` if the model has classes, and None if it has none.
+    int64 (B,): needed by `generate` if the model has classes, and None if it has none. With `config.hard_alpha`, alpha
+    is -1 or 1 in every image that the model makes.
+
     `supported` names the fields of SamplingOptions that have an effect. `needs_full_precision` is set by families
     whose samples are discrete: rounding to TF32 could change a token, so TF32 is disabled for them.
     """
@@ -138,6 +141,10 @@ class Backend(nn.Module, ABC):
     def for_inference(self) -> Backend:
         """The same map arranged for speed (folded norms, CUDA graphs): the caller's own copy, or the model itself."""
         return self
+
+    def harden(self, images: Tensor) -> Tensor:
+        """Images (B, C, H, W) with the model's alpha: only -1 or 1 if that of its data is so."""
+        return harden_alpha(images) if self.config.hard_alpha else images
 
     def limitation(self, task: Literal["inpaint", "likelihood"]) -> str:
         """Why this model is poor at a task, or cannot do it although its family can; empty if there is no reason."""

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from imggen.data import decode
 from imggen.data.dataset import DataOptions, Order, mirror, scan_dataset
@@ -61,3 +62,41 @@ def test_order() -> None:
 def test_mirror() -> None:
     images = torch.arange(12, dtype=torch.uint8).reshape(2, 1, 2, 3)
     assert torch.equal(mirror(images, 1.0), images.flip(3)) and torch.equal(mirror(images, 0.0), images)
+
+
+def write_squares(root: Path, *sides: int, alpha: int = 0) -> None:
+    """RGBA images with one transparent corner each."""
+    root.mkdir()
+    for number, side in enumerate(sides):
+        image = Image.new("RGBA", (side, side), (number, 0, 0, 255))
+        image.putpixel((0, 0), (9, 9, 9, alpha))
+        image.save(root / f"{number}.png")
+
+
+@pytest.mark.parametrize(
+    ("sides", "max_size", "size"),
+    [((64, 64), 32, 64), ((32, 32), 16, 32), ((48, 48), 32, 64), ((64, 60), 32, 32), ((128, 128), 32, 32)],
+)
+def test_small_images_of_one_size_are_taken_as_they_are(
+    tmp_path: Path, sides: tuple[int, ...], max_size: int, size: int
+) -> None:
+    write_squares(tmp_path / "d", *sides)
+    options = DataOptions(cache_dir=tmp_path / "cache")
+    for _ in range(2):  # the second time from the cached survey
+        scanned = scan_dataset(str(tmp_path / "d"), options, max_size=max_size, reporter=Silent())
+        is_kept = scanned.size == sides[0] == sides[1]
+        assert scanned.size == size and scanned.hard_alpha == is_kept
+        assert f"size {size}: {'all images have it' if is_kept else 'the '}" in scanned.choices[0]
+        assert scanned.choices[1].startswith("channels 4: ") and len(scanned.choices) == 2 + is_kept
+    given = DataOptions(cache_dir=tmp_path / "cache", size=16, channels=3)
+    assert scan_dataset(str(tmp_path / "d"), given, max_size=max_size, reporter=Silent()).choices == ()
+
+
+@pytest.mark.parametrize("keep", ["disk", "none"])
+@pytest.mark.parametrize(("alpha", "is_hard"), [(0, True), (1, False), (254, False)])
+def test_hard_alpha_is_seen_in_the_data(tmp_path: Path, keep: str, alpha: int, is_hard: bool) -> None:
+    write_squares(tmp_path / "d", 16, 16, alpha=alpha)
+    data = load(tmp_path, keep=keep)
+    assert (data.channels, data.hard_alpha) == (4, is_hard)
+    data.close()
+    assert not load(tmp_path, channels=3).hard_alpha and not load(tmp_path, size=8).hard_alpha

@@ -218,6 +218,8 @@ def _make_result(options: InpaintOptions, image: MaskedImage, fill: ImageArray, 
         weights = feather_weights(image.mask, options.feather)[..., None]
         own_colors = _read_pixels(image, fill.shape[2])
         colors = np.rint(weights * fill + (1 - weights) * own_colors).astype(np.uint8)
+        if fill.shape[2] == 4 and has_hard_alpha(fill) and has_hard_alpha(own_colors):
+            colors[..., 3] = fill[..., 3]
     # Where no alpha is generated and no pixel was empty, every pixel keeps its own.
     may_change_alpha = fill.shape[2] == 4 or image.empty.any()
     alpha = image.source.alpha() if may_change_alpha else None
@@ -228,6 +230,12 @@ def _make_result(options: InpaintOptions, image: MaskedImage, fill: ImageArray, 
     elif fill.shape[2] == 4:
         colors = composite_on_white(colors)
     return replace_masked(image.source, image.mask, colors, alpha, in_place=in_place)
+
+
+def has_hard_alpha(pixels: ImageArray) -> bool:
+    """Whether alpha, the last of four channels, is only 0 or 255."""
+    alpha = pixels[..., 3]
+    return bool(((alpha == 0) | (alpha == 255)).all())
 
 
 def _write_results(

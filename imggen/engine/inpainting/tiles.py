@@ -23,6 +23,7 @@ from imggen.models.base import Backend
 from imggen.models.config import SamplingOptions
 
 BATCH_OF_32_PX = 32  # tiles per batch at 32x32 pixels, fewer at larger sizes
+OPAQUE = 255
 MIN_MASKED_COVERAGE = 5  # of 255: a scaled pixel with less of it masked counts as unmasked
 
 
@@ -87,13 +88,18 @@ def model_input(tile: Tile, size: int) -> tuple[Tensor, Tensor]:
     return image.masked_fill(mask, 0), mask[None].float()
 
 
-def paste_tile(canvas: Canvas, fill: int, box: TileBox, generated: Tensor) -> None:
-    """Write the model's image (C, size, size) in [-1, 1] into the tile's target, at the image's own resolution."""
+def paste_tile(canvas: Canvas, fill: int, box: TileBox, generated: Tensor, *, hard_alpha: bool = False) -> None:
+    """Write the model's image (C, size, size) in [-1, 1] into the tile's target, at the image's own resolution.
+
+    With `hard_alpha` it has an alpha channel, which is 0 or 255 also where the image was resized or blended.
+    """
     tile = cut_tile(canvas, fill, box)
     levels = ((generated.float() + 1) * 127.5).permute(1, 2, 0).cpu().numpy()
     if len(levels) != box.side:
         levels = _resize(levels, box.side, Image.Resampling.BICUBIC)
     levels = poisson_blend(levels, tile.pixels, tile.unmasked, tile.target)
+    if hard_alpha:
+        levels[..., 3] = np.where(levels[..., 3] > OPAQUE / 2, OPAQUE, 0)
     in_tile, in_image = _overlap(box, *canvas.masked.shape)
     target = tile.target[in_tile]
     canvas.fills[fill][in_image][target] = np.rint(levels[in_tile][target]).clip(0, 255).astype(np.uint8)
@@ -170,5 +176,5 @@ class TileInpainter:
         noise = self.noise[[item.fill for item in work]].to(self.device)
         generated = self.backend.inpaint(images, masks, noise, labels, self.options)
         for item, image in zip(work, generated, strict=True):
-            paste_tile(item.canvas, item.fill, item.box, image)
+            paste_tile(item.canvas, item.fill, item.box, image, hard_alpha=self.backend.config.hard_alpha)
         return len(work)

@@ -28,7 +28,7 @@ from imggen.reporting import Reporter
 DEFAULT_CROP, DEFAULT_SPLIT = "center", "train"
 MIN_IMAGES_PER_PROCESS = 2  # in a batch
 # Fields of a configuration that are not options of a family.
-CONFIG_FROM_DATA = ("family", "preset", "size", "channels", "classes", "class_counts")
+CONFIG_FROM_DATA = ("family", "preset", "size", "channels", "classes", "class_counts", "hard_alpha")
 
 
 @dataclass(frozen=True)
@@ -66,11 +66,16 @@ class Machine:
     @property
     def defaults(self) -> DeviceDefaults:
         """The defaults for this kind of device."""
-        return CPU_DEFAULTS if self.device.type == "cpu" else GPU_DEFAULTS
+        return CPU_DEFAULTS if self.on_cpu else GPU_DEFAULTS
+
+    @property
+    def on_cpu(self) -> bool:
+        """Whether this process trains on a CPU."""
+        return self.device.type == "cpu"
 
     def default_batch(self, config: ModelConfig, dataset_size: int) -> int:
         """The preset's or the device's batch size, at most the data set, and divisible by the number of processes."""
-        preferred = (config.cpu_batch if self.device.type == "cpu" else None) or self.defaults.batch
+        preferred = (config.cpu_batch if self.on_cpu else None) or self.defaults.batch
         batch = min(preferred, max(MIN_IMAGES_PER_PROCESS * self.processes.size, dataset_size))
         return batch - batch % self.processes.size
 
@@ -84,7 +89,7 @@ class TrainPlan:
     """Everything that is decided before a run starts; nothing has been written yet.
 
     `state` is what to resume from, None for a new run. `source` is the decoded data set, or only
-    the list of its images if the plan was made without decoding.
+    the list of its images if the plan was made without decoding. `choices` are what was chosen for the user, and why.
     """
 
     run_dir: RunDir
@@ -92,6 +97,7 @@ class TrainPlan:
     data: str
     data_options: DataOptions
     source: Dataset | ScannedDataset
+    choices: tuple[str, ...] = ()
     config: ModelConfig
     batch: int
     seed: int
@@ -141,13 +147,18 @@ class TrainPlan:
             channels=source.channels,
             classes=source.classes,
             class_counts=source.class_counts,
+            hard_alpha=source.hard_alpha,
             **options.overrides,
         )
+        choices = list(source.choices)
+        if not options.preset:
+            choices.append(f"preset {config.preset}: the default on {'a CPU' if machine.on_cpu else 'a GPU'}")
         return cls(
             **_run_settings(options),
             machine=machine,
             data_options=data_options,
             source=source,
+            choices=tuple(choices),
             config=config,
             batch=options.batch or machine.default_batch(config, len(source)),
             seed=machine.random_seed() if options.seed is None else options.seed,
@@ -335,6 +346,8 @@ def describe_plan(plan: TrainPlan, learner: Learner, reporter: Reporter) -> None
     kind = {1: "gray", 3: "color", 4: "color with alpha"}[config.channels]
     size = f"{config.size}x{config.size}"
     reporter.info(f"data    {plan.dataset.name}: {len(plan.dataset):,} images, {size} {kind}, {classes}")
+    for choice in plan.choices:
+        reporter.info(f"chosen  {choice}")
     parameters = {name: sum(p.numel() for p in network.parameters()) for name, network in learner.networks.items()}
     counts = ", ".join(f"{name} {count / 1e6:.2f} M" for name, count in parameters.items())
     reporter.info(f"model   {config.family}/{config.preset}: {counts}")

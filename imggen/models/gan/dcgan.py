@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from imggen.models.gan.batch_norm import BatchNorm2d
 from imggen.models.gan.config import GanConfig
+from imggen.models.hard_alpha import harden_alpha
 
 CLASS_EMBEDDING_WIDTH = 32
 INIT_STD = 0.02  # standard deviation of the weights at initialization
@@ -19,6 +20,7 @@ class Generator(nn.Module):
         super().__init__()
         self.embed = nn.Embedding(len(config.classes), CLASS_EMBEDDING_WIDTH) if config.classes else None
         inputs = config.z_dim + (CLASS_EMBEDDING_WIDTH if config.classes else 0)
+        self.hard_alpha = config.hard_alpha
         widths = config.widths
         layers: list[nn.Module] = [nn.ConvTranspose2d(inputs, widths[0], 4, 1, 0, bias=False)]
         for before, after in zip(widths, [*widths[1:], None], strict=True):
@@ -39,7 +41,8 @@ class Generator(nn.Module):
 
     def finish(self, features: Tensor) -> Tensor:
         """Images from the features of the first layer, which may be overwritten (unless they require a gradient)."""
-        return self.layers[1:](features)
+        images: Tensor = self.layers[1:](features)
+        return harden_alpha(images) if self.hard_alpha else images
 
 
 class Discriminator(nn.Module):
@@ -51,8 +54,9 @@ class Discriminator(nn.Module):
         layers: list[nn.Module] = []
         for index, (before, after) in enumerate(zip([config.channels, *widths[:-1]], widths, strict=True)):
             # No batch norm after the first layer: it makes training unstable (section 3 of the paper).
-            layers.append(nn.Conv2d(before, after, 4, 2, 1, bias=index == 0))
-            layers += [BatchNorm2d(after)] if index else []
+            normalized = config.batch_norm and index > 0
+            layers.append(nn.Conv2d(before, after, 4, 2, 1, bias=not normalized))
+            layers += [BatchNorm2d(after)] if normalized else []
             layers.append(nn.LeakyReLU(0.2, inplace=True))
         self.layers = nn.Sequential(*layers)
         self.logit = nn.Conv2d(widths[-1], 1, 4, bias=True)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, conv2d, interpolate, leaky_relu
 
 from imggen.models.gan.config import GanConfig
+from imggen.models.hard_alpha import harden_alpha
 
 CLASS_EMBEDDING_WIDTH = 64
 LEAKY_SLOPE = 0.2
@@ -79,6 +80,7 @@ class Generator(nn.Module):
 
     def __init__(self, config: GanConfig) -> None:
         super().__init__()
+        self.hard_alpha = config.hard_alpha
         widths = config.widths
         self.embed = nn.Embedding(len(config.classes), CLASS_EMBEDDING_WIDTH) if config.classes else None
         self.basis = nn.Parameter(torch.randn(1, widths[0], 4, 4))
@@ -106,7 +108,8 @@ class Generator(nn.Module):
         x = self.stages[0](features)
         for transition, stage in zip(self.transitions, self.stages[1:], strict=True):
             x = stage(upsample(transition(x)))
-        return self.to_image(x)
+        images: Tensor = self.to_image(x)
+        return harden_alpha(images) if self.hard_alpha else images
 
 
 class Discriminator(nn.Module):

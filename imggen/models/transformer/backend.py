@@ -147,7 +147,7 @@ class TransformerBackend(Backend):
         for pattern in dict.fromkeys(pattern for pattern, masked in zip(patterns, has_mask, strict=True) if masked):
             rows = torch.tensor([row for row, other in enumerate(patterns) if other == pattern], device=images.device)
             filled[rows] = self._sample_masked_tokens(extended[rows], noise[rows], labels[rows], pattern, options)
-        return torch.where(mask > 0.5, blend_edges(filled, images, mask), images)
+        return torch.where(mask > 0.5, self.harden(blend_edges(filled, images, mask)), images)
 
     def _sample_masked_tokens(
         self, images: Tensor, noise: Tensor, labels: Tensor, masked: tuple[bool, ...], options: SamplingOptions
@@ -186,7 +186,11 @@ class TransformerBackend(Backend):
 
     def reconstruct(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
         """Encode and decode images (B, C, H, W); the class has no influence."""
-        return self._in_fixed_batches(lambda rows: self.tokenizer.decode(self.tokenizer.encode(rows)), images)
+
+        def reconstruct_rows(rows: Tensor) -> Tensor:
+            return self.harden(self.tokenizer.decode(self.tokenizer.encode(rows)))
+
+        return self._in_fixed_batches(reconstruct_rows, images)
 
     @property
     def binarized(self) -> bool:
@@ -269,7 +273,7 @@ class TransformerBackend(Backend):
 
     def _decode(self, values: Tensor) -> Tensor:
         """Values (B, side², len(factors)) of the prior → images."""
-        return self.tokenizer.decode(self.prior.to_tokens(values))
+        return self.harden(self.tokenizer.decode(self.prior.to_tokens(values)))
 
     def _in_fixed_batches(self, work: Callable[..., Tensor], *rows: Tensor) -> Tensor:
         """Apply `work` to tensors of the same length, on a CPU in batches of `min_batch` rows, the last one padded.

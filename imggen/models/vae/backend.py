@@ -118,7 +118,7 @@ class VaeBackend(Backend):
     def to_images(self, output: Tensor) -> Tensor:
         """The likelihood's parameters (B, outputs, H, W) -> images: the mean, through the refiner if there is one."""
         mean, refiner = self.core.likelihood.mean(output), self._trained_refiner()
-        return mean if refiner is None else refiner(mean, output).to(mean.dtype)
+        return self.harden(mean if refiner is None else refiner(mean, output).to(mean.dtype))
 
     # Likelihood
 

@@ -1,6 +1,8 @@
 """Tiles of large images, which of them share a batch, and batches that do not fit into memory."""
 
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from imggen.engine.checkpoints import save_backend
 from imggen.engine.inpainting.image_file import Mask
 from imggen.engine.inpainting.regions import TileBox, find_regions, tile_boxes
 from imggen.engine.inpainting.tiles import Canvas, TileInpainter
@@ -167,3 +170,27 @@ def test_the_work_of_a_tile_does_not_grow_with_the_image(monkeypatch: pytest.Mon
     monkeypatch.setattr(inpainter.backend, "inpaint", CountingInpaint())
     inpainter.fill([canvas], lambda count: None)
     assert sizes == [16 * 16] * 3 and not canvas.masked.any()
+
+
+@pytest.mark.parametrize("options", [{}, {"feather": 3}])
+def test_fills_of_a_model_of_hard_edges_have_hard_edges(
+    inpaint: Inpaint, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    backend = small_gan(channels=4)
+    backend.config = replace(backend.config, hard_alpha=True)
+    save_backend(tmp_path / "hard.safetensors", backend, {})
+
+    def fill_with_stripes(self: GanBackend, images: Tensor, mask: Tensor, *rest: Any, **more: Any) -> Tensor:
+        stripes = torch.ones_like(images)
+        stripes[..., ::3] = -1
+        return torch.where(mask > 0, stripes, images)
+
+    monkeypatch.setattr(GanBackend, "inpaint", fill_with_stripes)
+    image = random_image("RGBA", 60, 50)
+    image.putalpha(image.getchannel("A").point(lambda value: 255 * (value > 127)))
+    image.save("x.png")
+    mask = np.zeros((50, 60), np.uint8)
+    mask[5:45, 8:50] = 1
+    inpaint("x.png", "y.png", mask=save_mask(mask), weights=tmp_path / "hard.safetensors", **options)
+    alpha = read_pixels("y.png")[..., 3]
+    assert set(np.unique(alpha[mask > 0])) == {0, 255}

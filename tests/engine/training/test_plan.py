@@ -5,14 +5,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from imggen.engine import training
+from imggen.engine.checkpoints import load_backend
 from imggen.engine.distributed import ProcessGroup
 from imggen.engine.options import TrainOptions
 from imggen.engine.training.plan import make_plan
 from imggen.errors import UsageError
 from imggen.models import presets
 from imggen.reporting import Silent
+from tests.helpers import RecordingReporter
 
 MakeOptions = Callable[..., TrainOptions]
 pytestmark = pytest.mark.usefixtures("few_pairs")
@@ -51,6 +54,21 @@ def test_size_and_channels_are_those_of_the_data(image_folder: Path) -> None:
     assert plan.batch == 32 and plan.budget.seconds == 1800
     textbook = TrainOptions(family="gan", data=str(image_folder), device="cpu", preset="dcgan")
     assert make_plan(textbook, Silent()).batch == 64
+
+
+def test_what_is_chosen_is_said_with_its_reason(options: MakeOptions) -> None:
+    Path("icons").mkdir()
+    for number in range(8):
+        image = Image.new("RGBA", (16, 16), (number, 0, 0, 255))
+        image.putpixel((3, number), (0, 0, 0, 0))
+        image.save(f"icons/{number}.png")
+    reporter = RecordingReporter()
+    chosen = TrainOptions(family="gan", data="icons", output=Path("run"), device="cpu", images=16)
+    training.run(replace(chosen, overrides={"width": 4, "max_width": 4}), reporter)
+    lines = [line for line in reporter.infos if line.startswith("chosen")]
+    assert [line.split(":")[0].split()[1] for line in lines] == ["size", "channels", "hard", "preset"]
+    config = load_backend(Path("run"), device="cpu").backend.config
+    assert config.hard_alpha and (config.size, config.channels) == (16, 4)
 
 
 def test_a_small_data_set_has_dropout_unless_it_is_set(image_folder: Path) -> None:
