@@ -102,6 +102,7 @@ class TrainOptions(MachineOptions):
     preset: str | None = option(
         None, "Preset, see above", panel="Model", metavar="NAME", chosen="chosen from the device"
     )
+    init_from: str | None = option(None, "Begin from a trained model of any size", panel="Model", metavar="NAME")
     images: int | None = option(None, "Train for this many images, such as 2M", panel=BUDGET, parse=parse_count)
     epochs: float | None = option(None, "Train for this many epochs", panel=BUDGET)
     minutes: float | None = option(None, "Train for this many minutes", panel=BUDGET, chosen="30; 120 on a GPU")

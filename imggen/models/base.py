@@ -247,6 +247,10 @@ class Learner(ABC):
         Raises NonFiniteError before an optimizer has used a non-finite gradient.
         """
 
+    @abstractmethod
+    def begin_from(self, weights: dict[str, Tensor]) -> None:
+        """Begin a new run with these weights, a state of `backend`, in place of random ones."""
+
     def to(self, device: torch.device) -> None:
         """Move every network to `device`, in channels_last layout, which is faster for convolutions."""
         for network in self.networks.values():

@@ -26,6 +26,8 @@ def check(options: TrainOptions) -> None:
         raise UsageError("--tensorboard needs tensorboard", "pip install 'imggen[log]'")
     if options.tensorboard and readable(str(options.run)) != str(options.run):
         raise UsageError(f"TensorBoard cannot write to {options.run}: it is not Unicode", "choose another with -o")
+    if options.resume and options.init_from is not None:
+        raise UsageError("--init-from is for a new run, which --resume is not", "leave one of them out")
     RunDir(options.run).check(resume=options.resume, force=options.force)
 
 

@@ -16,8 +16,9 @@ from imggen.engine.device import configure_device, find_device, find_precision, 
 from imggen.engine.distributed import ProcessGroup
 from imggen.engine.options import TrainOptions
 from imggen.engine.run_dir import RunDir
-from imggen.engine.training import run_data
+from imggen.engine.training import initial_weights, run_data
 from imggen.engine.training.budget import Budget
+from imggen.engine.training.initial_weights import InitialWeights
 from imggen.engine.training.saved_state import SavedState
 from imggen.errors import DataError, UsageError
 from imggen.models import presets
@@ -90,6 +91,7 @@ class TrainPlan:
 
     `state` is what to resume from, None for a new run. `source` is the decoded data set, or only
     the list of its images if the plan was made without decoding. `choices` are what was chosen for the user, and why.
+    `initial` is the trained model that a new run begins from, None for random weights.
     """
 
     run_dir: RunDir
@@ -98,6 +100,7 @@ class TrainPlan:
     data_options: DataOptions
     source: Dataset | ScannedDataset
     choices: tuple[str, ...] = ()
+    initial: InitialWeights | None = None
     config: ModelConfig
     batch: int
     seed: int
@@ -127,7 +130,10 @@ class TrainPlan:
     @classmethod
     def fresh(cls, options: TrainOptions, machine: Machine, reporter: Reporter, *, decode: bool) -> TrainPlan:
         """The plan of a new run. Raises UsageError and DataError."""
+        initial = None if options.init_from is None else initial_weights.open_model(options.init_from, options.family)
         preset = presets(options.family)[options.preset or machine.defaults.preset]
+        if initial is not None and options.preset is None:
+            preset = initial.config
         if options.size is not None:
             preset.with_overrides(size=options.size)  # refuse an impossible size before decoding
         data_options = DataOptions(
@@ -152,13 +158,17 @@ class TrainPlan:
         )
         choices = list(source.choices)
         if not options.preset:
-            choices.append(f"preset {config.preset}: the default on {'a CPU' if machine.on_cpu else 'a GPU'}")
+            default = f"the default on {'a CPU' if machine.on_cpu else 'a GPU'}"
+            choices.append(
+                f"preset {config.preset}: {default if initial is None else 'that of the model to begin from'}"
+            )
         return cls(
             **_run_settings(options),
             machine=machine,
             data_options=data_options,
             source=source,
             choices=tuple(choices),
+            initial=initial,
             config=config,
             batch=options.batch or machine.default_batch(config, len(source)),
             seed=machine.random_seed() if options.seed is None else options.seed,
@@ -266,6 +276,7 @@ class TrainPlan:
             "batch": self.batch,
             "device": self.device.type,
             "precision": precision_name(self.precision),
+            **({} if self.initial is None else {"init_from": self.initial.name}),
         }
 
 

@@ -83,6 +83,8 @@ class TrainingRun:
         self.learner.set_dataset_size(len(plan.dataset))
         if plan.state is not None:
             self._resume(plan.state)
+        elif plan.initial is not None:
+            plan.initial.copy_into(self.learner, reporter)
         self.last_good = self._snapshot()
 
     def _resume(self, saved: SavedState) -> None:

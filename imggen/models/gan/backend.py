@@ -25,14 +25,20 @@ from imggen.models.gan.inversion import (
 )
 
 
+def build_discriminator(config: GanConfig) -> dcgan.Discriminator | r3gan.Discriminator:
+    """The discriminator of a configuration, with new weights."""
+    return (r3gan.Discriminator if config.blocks else dcgan.Discriminator)(config)
+
+
 class GanBackend(Backend):
-    """A generator, inverted by a search for z and the class."""
+    """A generator, inverted by a search for z and the class; and the discriminator it was trained with, if kept."""
 
     config: GanConfig
 
     def __init__(self, config: GanConfig) -> None:
         super().__init__(config)
         self.generator = (r3gan.Generator if config.blocks else dcgan.Generator)(config)
+        self.discriminator = None if config.slim else build_discriminator(config)
 
     @property
     def noise_shape(self) -> tuple[int, ...]:
@@ -110,6 +116,7 @@ class GanBackend(Backend):
         if self.config.blocks:
             return self
         fast = copy.deepcopy(self).eval().requires_grad_(False)
+        fast.discriminator = None
         generator = fast.generator
         assert isinstance(generator, dcgan.Generator)
         layers: list[nn.Module] = []

@@ -25,6 +25,7 @@ class GanConfig(ModelConfig):
     batch_norm: bool = option(True, "DCGAN: batch norm in the discriminator")
     # The generator's gradient is taken from the discriminator's own backward pass: two updates at once, not in turns.
     one_pass: bool = option(False, "Judge each fake once, for both networks' updates")
+    slim: bool = option(False, "Leave the discriminator out of files")
     learning_rate: float = option(2e-4, "Initial learning rate of Adam", low=1e-8, high=1.0)
     cosine: bool = option(False, "Decay the learning rate to a tenth along a cosine")
     relativistic: bool = option(False, "Relativistic loss, else non-saturating")

@@ -20,8 +20,8 @@ from imggen.models.adversarial import (
 )
 from imggen.models.augment import AdaptiveStrength
 from imggen.models.base import Learner
-from imggen.models.gan import dcgan, r3gan
-from imggen.models.gan.backend import GanBackend
+from imggen.models.gan import dcgan
+from imggen.models.gan.backend import GanBackend, build_discriminator
 from imggen.models.gan.batch_norm import twice_differentiable
 from imggen.models.gan.config import GanConfig
 from imggen.models.training import EMA, cosine_decay, micro_batches, set_learning_rate
@@ -44,7 +44,7 @@ class MicroBatch(NamedTuple):
 
 
 class GanLearner(Learner):
-    """Generator, discriminator, their Adams and the EMA of the generator.
+    """Generator, discriminator, their Adams and the EMA.
 
     Either the non-saturating loss with R1 (Mescheder et al. 2018, arXiv 1801.04406), or the relativistic pairing loss
     with R1 and R2 (Huang et al. 2024, arXiv 2501.05441). The penalties are computed through the augmentation, with
@@ -56,32 +56,37 @@ class GanLearner(Learner):
     def __init__(self, config: GanConfig) -> None:
         super().__init__(config)
         self.model = GanBackend(config)
-        self.discriminator = (r3gan.Discriminator if config.blocks else dcgan.Discriminator)(config)
+        self.discriminator = self.model.discriminator or build_discriminator(config)
         self.average = EMA(self.model, config.ema_images)
         # Fused: one pass over the weights in place of ten, which saves a thirtieth of the step on a CPU.
         betas = (0.0, 0.9) if config.blocks else (0.5, 0.999)
         settings: dict[str, Any] = {"lr": config.learning_rate, "betas": betas, "fused": True}
-        self.adam_g = torch.optim.Adam(self.model.parameters(), **settings)
+        self.adam_g = torch.optim.Adam(self.model.generator.parameters(), **settings)
         self.adam_d = torch.optim.Adam(self.discriminator.parameters(), **settings)
         self.steps = 0
         self.augmentation = AdaptiveStrength(config.augment, MAX_AUGMENT_RAMP_IMAGES)
 
     @property
     def backend(self) -> GanBackend:
-        """The EMA of the generator."""
+        """The EMA of the generator, and of the discriminator if it is kept."""
         average = self.average.network
         assert isinstance(average, GanBackend)
         return average
 
     @property
     def networks(self) -> dict[str, nn.Module]:
-        """Keys: generator, discriminator, average (the EMA)."""
-        return {"generator": self.model, "discriminator": self.discriminator, "average": self.average.network}
+        """Keys: generator, discriminator, average (the EMA of what a checkpoint holds)."""
+        return {"generator": self.model.generator, "discriminator": self.discriminator, "average": self.average.network}
 
     @property
     def optimizers(self) -> dict[str, torch.optim.Optimizer]:
         """Keys: adam_g (generator), adam_d (discriminator)."""
         return {"adam_g": self.adam_g, "adam_d": self.adam_d}
+
+    def begin_from(self, weights: dict[str, Tensor]) -> None:
+        """Begin with these weights; a discriminator that the backend does not keep begins anew."""
+        self.model.load_state_dict(weights)
+        self.average.network.load_state_dict(weights)
 
     def set_dataset_size(self, num_images: int) -> None:
         """Limit the augmentation: the fewer images, the stronger it may get, and the sooner."""
@@ -151,7 +156,7 @@ class GanLearner(Learner):
                 torch.autograd.backward(fake, image_gradient)
                 loss_g += loss * part.fraction
         self.discriminator.requires_grad_(True)
-        self._apply(self.adam_g, self.model, loss_g)
+        self._apply(self.adam_g, self.model.generator, loss_g)
 
         # Update the augmentation's strength and the EMA
         metrics = {"loss_d": loss_d, "loss_g": loss_g}

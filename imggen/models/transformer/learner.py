@@ -75,6 +75,11 @@ class TransformerLearner(Learner):
         optimizers.update({f"{name}_prior": optimizer for name, optimizer in self.prior_optimizers.items()})
         return optimizers if self.adversarial is None else {**optimizers, "adam_critic": self.adversarial.adam_critic}
 
+    def begin_from(self, weights: dict[str, Tensor]) -> None:
+        """Begin with these weights: both stages are trained, so the tokens may change."""
+        self.model.load_state_dict(weights)
+        self.average.network.load_state_dict(weights)
+
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """The base's, with the stage and the best model."""
         tensors, document = super().state()

@@ -75,6 +75,14 @@ class VaeLearner(Learner):
         refiner = {} if self.refiner_trainer is None else self.refiner_trainer.optimizers
         return {**self.core_optimizers, **partial, **refiner}
 
+    def begin_from(self, weights: dict[str, Tensor]) -> None:
+        """Begin with these weights; refiner and partial encoder count as untrained until their stages."""
+        self.averaged.load_state_dict(weights)
+        self.core.load_state_dict(self.averaged.core.state_dict())
+        for later in (self.averaged.partial_encoder, self.averaged.refiner):
+            if later is not None:
+                later.trained.zero_()
+
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Adds the guard's gradient norms, and the stage of the training."""
         tensors, document = super().state()

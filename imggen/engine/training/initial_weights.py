@@ -1,0 +1,55 @@
+"""`--init-from`: a new run that begins with the weights of a trained model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from imggen.engine.checkpoints import load_backend
+from imggen.errors import UsageError
+from imggen.models.base import Learner
+from imggen.models.config import ModelConfig
+from imggen.models.transfer import transfer
+from imggen.reporting import Reporter
+
+MAX_LISTED = 4  # names of weights
+
+
+@dataclass(frozen=True)
+class InitialWeights:
+    """A trained model to begin from: its name with its hash, its configuration, and its state."""
+
+    name: str
+    config: ModelConfig
+    tensors: dict[str, Tensor]
+
+    def copy_into(self, learner: Learner, reporter: Reporter) -> None:
+        """Give the learner the weights that fit it, and report which do not."""
+        own = learner.backend.state_dict()
+        result = transfer({name: tensor.to(learner.backend.device) for name, tensor in self.tensors.items()}, own)
+        learner.begin_from(result.tensors)
+        reporter.info(f"begin   from {self.name}: {len(result.whole):,} of {len(own):,} tensors are taken")
+        if result.parts:
+            reporter.info(f"begin   in part: {_list(result.parts)}")
+        if result.new:
+            reporter.info(f"begin   anew: {_list(result.new)}")
+        if not result.whole:
+            reporter.warn(f"nothing of {self.name} fits this model: it is trained from nothing")
+
+
+def open_model(name: str, family: str) -> InitialWeights:
+    """The model of a name, run or file. Raises CheckpointError, and UsageError for one of another family."""
+    loaded = load_backend(name, device="cpu")
+    config = loaded.backend.config
+    if config.family != family:
+        raise UsageError(
+            f"{name} is a {config.family}, and cannot begin a {family}",
+            f"imggen train {config.family} --init-from {name}",
+        )
+    return InitialWeights(f"{name} ({loaded.hash})", config, loaded.backend.state_dict())
+
+
+def _list(names: list[str]) -> str:
+    more = len(names) - MAX_LISTED
+    return ", ".join(names[:MAX_LISTED]) + (f" and {more:,} more" if more > 0 else "")

@@ -1,0 +1,53 @@
+"""`--init-from`: a run that begins with a trained model."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from imggen.engine import training
+from imggen.engine.checkpoints import load_backend
+from imggen.engine.options import TrainOptions
+from imggen.errors import CheckpointError, UsageError
+from imggen.reporting import Silent
+from tests.helpers import RecordingReporter
+
+MakeOptions = Callable[..., TrainOptions]
+pytestmark = pytest.mark.usefixtures("few_pairs")
+
+
+def test_a_run_begins_from_a_model(image_folder: Path, options: MakeOptions) -> None:
+    first = replace(options(image_folder, "first"), seed=1)
+    training.run(first, Silent())
+    source = load_backend(Path("first"), device="cpu").backend
+    # One step at almost no learning rate shows what it begins with.
+    overrides = {**first.overrides, "learning_rate": 1e-8}
+    second = replace(first, output=Path("second"), init_from="first", images=8, batch=8, overrides=overrides, seed=2)
+    reporter = RecordingReporter()
+    training.run(second, reporter)
+    loaded = load_backend(Path("second"), device="cpu")
+    for name, tensor in source.named_parameters():
+        assert torch.allclose(dict(loaded.backend.named_parameters())[name], tensor, atol=1e-4)
+    assert loaded.provenance["init_from"].startswith("first (")
+    assert any("begin   from first" in line for line in reporter.infos)
+    assert not reporter.warnings
+
+    # It is resumed without the option, and refused with it.
+    more = replace(second, images=16, init_from=None, resume=True)
+    training.run(more, Silent())
+    with pytest.raises(UsageError, match="--init-from is for a new run"):
+        training.run(replace(more, init_from="first"), Silent())
+
+
+def test_the_preset_is_that_of_the_model(image_folder: Path, options: MakeOptions) -> None:
+    training.run(options(image_folder, "first"), Silent())
+    plain = TrainOptions(family="gan", data=str(image_folder), output=Path("second"), device="cpu", init_from="first")
+    assert training.dry_run(plain, Silent())["width"] == options(image_folder, "first").overrides["width"]
+    assert training.dry_run(replace(plain, preset="tiny"), Silent())["width"] == 64
+    with pytest.raises(UsageError, match="first is a gan, and cannot begin a vae"):
+        training.dry_run(replace(plain, family="vae"), Silent())
+    with pytest.raises(CheckpointError):
+        training.dry_run(replace(plain, init_from="third"), Silent())
+    assert not Path("second").exists()
