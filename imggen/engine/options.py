@@ -172,6 +172,7 @@ class SampleOptions(ModelOptions):
         metavar="PATH",
         chosen="samples.png",
     )
+    colors: int | None = option(None, "Colors of each image at most", panel=OUTPUT, low=2, high=256, chosen="any")
     columns: int | None = option(None, "Columns of the grid", panel=OUTPUT, low=1, chosen="about a square")
     format: str | None = option(
         None,

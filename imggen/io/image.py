@@ -76,6 +76,11 @@ def encode(array: ImageArray, format: str, info: Mapping[str, Any] | None, *, le
         image = image.convert("RGB" if image.mode == "L" else image.mode)
     elif format != "png":
         raise UsageError(f"there is no image format '{format}'", "formats: png, jpeg, webp")
+    return encode_image(image, info, format, level=level)
+
+
+def encode_image(image: Image.Image, info: Mapping[str, Any] | None, format: str = "png", *, level: int = 4) -> bytes:
+    """The bytes of an image file of a Pillow image, with the settings `info` inside."""
     text = json.dumps(dict(info)) if info else None
     return encode_with_metadata(image, format, Metadata(), text, level=level)
 

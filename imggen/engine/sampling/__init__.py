@@ -52,8 +52,19 @@ def check(options: SampleOptions) -> None:
     if output_kind(options.output) in ("grid", "stdout") and ProcessGroup.from_environment().size > 1:
         raise UsageError("several processes can share the images of a folder, but not of one file", "-o folder/")
     _check_output(options)
+    if options.colors is not None:
+        _check_colors(options)
     if options.source is not None or options.near is not None:
         _check_one_grid(options)
+
+
+def _check_colors(options: SampleOptions) -> None:
+    if options.source is not None or options.near is not None:
+        raise UsageError("--colors is for new samples, not for --from and --near", "leave --colors out")
+    kind = output_kind(options.output)
+    format = options.format if kind in ("folder", "stdout") else format_of(Path(options.output))
+    if format == "jpeg":
+        raise UsageError("JPEG cannot keep few colors: it changes them", "write PNG or WebP, or leave --colors out")
 
 
 def _check_output(options: SampleOptions) -> None:

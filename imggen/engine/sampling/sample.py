@@ -28,7 +28,8 @@ from imggen.engine.render import sample_batches
 from imggen.engine.seeds import format_seeds, parse_seeds, seed_range
 from imggen.errors import UsageError
 from imggen.io.atomic import atomic_write
-from imggen.io.image import ImageArray, encode, encode_png_fast, format_of, grid
+from imggen.io.image import ImageArray, encode, encode_image, encode_png_fast, format_of, grid
+from imggen.io.palette import reduce_colors, with_palette
 from imggen.models.base import Backend
 from imggen.models.config import list_classes
 from imggen.reporting import Reporter
@@ -156,7 +157,9 @@ def _encode_grid(
     parts: list[ImageArray] = []
     with reporter.task("sampling", len(plan)) as task:
         for images in batches(plan[index] for index in range(len(plan))):
-            parts.append(images)
+            parts.append(
+                images if options.colors is None else np.stack([reduce_colors(i, options.colors) for i in images])
+            )
             task.update(sum(map(len, parts)))
 
     # Encode them with the settings and the command that makes the file again
@@ -165,12 +168,17 @@ def _encode_grid(
     info = settings("sample", options, loaded, **resolved, columns=columns if len(plan) > 1 else None)
     format = options.format or format_of(Path(name))
     if len(plan) == 1:  # the same bytes as a file of a folder, whose command makes one sample
-        return _encode_sample(parts[0][0], format, info)
+        return _encode_sample(parts[0][0], format, info, options.colors)
     return encode(grid(np.concatenate(parts), columns), format, info)
 
 
-def _encode_sample(image: ImageArray, format: str, info: dict[str, Any]) -> bytes:
-    """The bytes of a file of one sample (H, W, C)."""
+def _encode_sample(image: ImageArray, format: str, info: dict[str, Any], colors: int | None) -> bytes:
+    """The bytes of a file of one sample (H, W, C), a PNG with a palette if it has at most `colors` different ones."""
+    if colors is not None:
+        image = reduce_colors(image, colors)
+        palette_image = with_palette(image) if format == "png" else None
+        if palette_image is not None:
+            return encode_image(palette_image, info)
     return encode_png_fast(image, info) if format == "png" else encode(image, format, info)
 
 
@@ -236,7 +244,7 @@ class FileWriter:
             if spec.label is not None:
                 values["label"] = self.classes[spec.label]
             info = self._settings_of_file(**values)
-            atomic_write(path, _encode_sample(image, self.format, info))
+            atomic_write(path, _encode_sample(image, self.format, info, self.options.colors))
         return len(specs)
 
 

@@ -251,3 +251,25 @@ def test_the_largest_seeds_are_not_generated_again(model: str) -> None:
         assert sample(model, "out", seeds=str(MAX_SEED), resume=True)["written"] == written
     Path("out/99999999999999999999.png").write_bytes(b"mine")
     assert sample(model, "out", seeds=str(MAX_SEED), resume=True)["written"] == 0
+
+
+def test_few_colors(model: str) -> None:
+    sample(model, "few/", count=3, label="owl", colors=5)
+    sample(model, "all/", count=3, label="owl")
+    for seed in range(3):
+        name = f"{seed:08d}.png"
+        with Image.open(f"few/{name}") as image:
+            assert image.mode == "P"
+        few, full = (np.asarray(Image.open(f"{folder}/{name}").convert("RGB")) for folder in ("few", "all"))
+        assert len(np.unique(few.reshape(-1, 3), axis=0)) <= 5 < len(np.unique(full.reshape(-1, 3), axis=0))
+        assert "--colors 5" in str(read_info(Path(f"few/{name}")))
+    sample(model, "grid.png", count=3, label="owl", colors=5)
+    first = np.asarray(Image.open("few/00000000.png").convert("RGB"))
+    assert np.array_equal(read_pixels("grid.png")[2:18, 2:18], first)
+    for refused in (
+        {"output": "x.jpg"},
+        {"output": "x/", "format": "jpeg"},
+        {"output": "x.png", "near": Path("grid.png")},
+    ):
+        with pytest.raises(UsageError, match=r"--colors|JPEG"):
+            sample(model, **{"colors": 5, **refused})
