@@ -1,4 +1,4 @@
-"""How an option is declared: a dataclass field with its help, for verbs (engine/options.py) and families (models/).
+"""How an option is declared: a dataclass field with its help, for verbs (engine/options) and families (models/).
 
 Everything else follows from the field: the command line's flag, the `--config` key, the environment name, the check of
 its value, and the command that is recorded in files. Nothing here imports torch, numpy or PIL.

@@ -1,7 +1,7 @@
 """From an options dataclass to a Typer command.
 
 Typer makes a command of a function: each parameter of the function's signature is an option of the command. The options
-of imggen are declared elsewhere, once: as fields of the dataclasses in engine/options.py and of the families' own
+of imggen are declared elsewhere, once: as fields of the dataclasses in engine/options and of the families' own
 configurations, made by `imggen.option.option`. This file is the bridge. `verb(SampleOptions)` decorates
 
     def sample(console: Console, *, dry_run: bool, **given: Any) -> None

@@ -30,7 +30,7 @@ def _parameters() -> list[tuple[str, Any]]:
 
 
 def test_every_option_is_walked() -> None:
-    """Those of all dataclasses in engine/options.py and of the families, and --config."""
+    """Those of all dataclasses in engine/options and of the families, and --config."""
     walked = {(name, parameter.name) for name, parameter in _parameters()}
     for name, declaring in OPTIONS.items():
         assert (name, "config") in walked

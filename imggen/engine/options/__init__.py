@@ -1,0 +1,26 @@
+"""The options of every verb: one dataclass each, the only list of options. Imports no torch, to keep --help fast.
+
+A field made by `option` becomes a flag of `imggen VERB`, a `--config` key and an environment variable (cli/build.py),
+is checked when the dataclass is made, and is part of the command recorded in files (provenance.py). So a new option is
+one line in one of these files, and its use. None means: chosen when it is not given.
+"""
+
+from imggen.engine.options.inpainting import InpaintOptions
+from imggen.engine.options.others import CacheOptions, EvaluateOptions, InfoOptions
+from imggen.engine.options.sampling import InterpolateOptions, SampleOptions
+from imggen.engine.options.shared import GENERAL, MAX_SEED, MachineOptions, ModelOptions
+from imggen.engine.options.training import TrainOptions
+
+__all__ = [
+    "GENERAL",
+    "MAX_SEED",
+    "CacheOptions",
+    "EvaluateOptions",
+    "InfoOptions",
+    "InpaintOptions",
+    "InterpolateOptions",
+    "MachineOptions",
+    "ModelOptions",
+    "SampleOptions",
+    "TrainOptions",
+]
