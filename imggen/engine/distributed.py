@@ -15,6 +15,11 @@ from imggen.errors import DeviceError, ProcessEndedError, first_line
 
 if TYPE_CHECKING:
     import torch
+    from torch.distributed.distributed_c10d import Store
+
+
+# A day: the other processes wait while the main one decodes a large data set.
+JOIN_TIMEOUT = timedelta(days=1)
 
 
 @dataclass(frozen=True)
@@ -45,12 +50,15 @@ class ProcessGroup:
         if self.size == 1:
             return
         from torch import distributed
+        from torch.distributed.rendezvous import rendezvous
 
         if not distributed.is_initialized():
-            # A day: the other processes wait while the main one decodes a large data set.
             backend = "nccl" if device.type == "cuda" else "gloo"
             try:
-                distributed.init_process_group(backend, timeout=timedelta(days=1))
+                store, rank, size = next(rendezvous("env://", timeout=JOIN_TIMEOUT))
+                distributed.init_process_group(
+                    backend, store=_store_of_this_start(store), rank=rank, world_size=size, timeout=JOIN_TIMEOUT
+                )
             except (RuntimeError, ValueError) as error:
                 reason = first_line(error)
                 raise DeviceError(f"the other processes cannot be reached: {reason}", "use torchrun") from error
@@ -97,6 +105,19 @@ class ProcessGroup:
         shared = torch.tensor(values, dtype=torch.float64, device=device)
         all_reduce(shared, getattr(torch.distributed.ReduceOp, operation))
         return [float(value) for value in shared]
+
+
+def _store_of_this_start(store: Store) -> Store:
+    """The store in which processes find each other, apart from what ended processes of this torchrun left in it.
+
+    torchrun keeps one store for all its restarts, so that a process may find the address of one that has ended, and
+    wait for it forever. Machines may count their restarts differently; so the number is used on one machine only.
+    """
+    from torch.distributed.distributed_c10d import PrefixStore
+
+    if os.environ.get("GROUP_WORLD_SIZE", "1") != "1":
+        return store
+    return PrefixStore(f"start {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
 
 
 def _together(wait: Callable[[], object]) -> None:

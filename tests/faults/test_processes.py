@@ -1,13 +1,17 @@
 """One of two processes is killed: the other says so, and a restart by torchrun continues from the last checkpoint."""
 
+import os
 import signal
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from torch.distributed import TCPStore
 
 from imggen.io.checkpoint import read_header
 from tests.cli.forks import Fork, Start
@@ -110,3 +114,39 @@ def test_what_one_process_must_do_is_refused(
     monkeypatch.setattr("os._exit", lambda code: exit(code))
     code, _, err = run_cli(capsys, *words)
     assert code == 2 and "process" in err and not list(Path.cwd().iterdir())
+
+
+JOIN = """
+import sys, torch
+from imggen.engine.distributed import ProcessGroup
+group = ProcessGroup.from_environment()
+group.start(torch.device("cpu"))
+assert group.sums([1.0], torch.device("cpu")) == [2.0]
+print("joined", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_restart_does_not_wait_for_processes_that_have_ended() -> None:
+    """torchrun keeps the store, in which processes find each other, for all its restarts."""
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port), "GROUP_WORLD_SIZE": "1"}
+    shared["TORCHELASTIC_USE_AGENT_STORE"] = "True"
+
+    def start(rank: str, restarts: int) -> subprocess.Popen[str]:
+        more = {**shared, "RANK": rank, "LOCAL_RANK": rank, "TORCHELASTIC_RESTART_COUNT": str(restarts)}
+        command = [sys.executable, "-c", JOIN]
+        return subprocess.Popen(command, env={**os.environ, **more}, stdin=-1, stdout=-1, stderr=-1, text=True)
+
+    for restarts in range(2):
+        second = start("1", restarts)
+        time.sleep(3 * restarts)  # so that it finds no new address of the first
+        both = [start("0", restarts), second]
+        try:
+            for process in both:
+                assert process.stdout is not None and process.stderr is not None
+                assert process.stdout.readline() == "joined\n", process.stderr.read()
+        finally:
+            for process in both:
+                process.kill()
+                process.communicate()
