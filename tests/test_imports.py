@@ -10,7 +10,18 @@ from imggen.models import FAMILIES
 
 PACKAGE = Path(imggen.__file__).parent
 BASE = ("imggen", "imggen.documents", "imggen.errors", "imggen.option", "imggen.reporting")
-SHARED = ("adversarial", "augment", "base", "config", "global_batch", "hard_alpha", "muon", "patch_gan", "training")
+SHARED = (
+    "adversarial",
+    "augment",
+    "base",
+    "config",
+    "global_batch",
+    "hard_alpha",
+    "heads",
+    "muon",
+    "patch_gan",
+    "training",
+)
 FAMILY = tuple(f"imggen.models.{name}" for name in SHARED)
 VERBS = ("cache", "training", "sampling", "interpolation", "inpainting", "evaluation")
 ACROSS = {("training", "imggen.engine.evaluation.samples")}

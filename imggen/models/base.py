@@ -23,6 +23,7 @@ from imggen.models.training import micro_batches
 
 Optimizers = torch.optim.Optimizer | Sequence[torch.optim.Optimizer]
 DEFAULT_SAMPLING = SamplingOptions()
+Task = Literal["inpaint", "likelihood", "features"]
 
 
 class NonFiniteError(Exception):
@@ -37,6 +38,17 @@ class Inversion(NamedTuple):
 
     noise: Tensor
     labels: Tensor | None
+
+
+class Features(NamedTuple):
+    """What a model's own networks see in B images.
+
+    `vectors` (B, D), to compare images by; `maps`, feature maps (B, C, h, w) from the coarsest to the finest, of which
+    there may be none. Both float32; row i depends on image i alone, and on no label.
+    """
+
+    vectors: Tensor
+    maps: tuple[Tensor, ...]
 
 
 class Diagnostic(NamedTuple):
@@ -142,11 +154,22 @@ class Backend(nn.Module, ABC):
         """The same map arranged for speed (folded norms, CUDA graphs): the caller's own copy, or the model itself."""
         return self
 
+    def features(self, images: Tensor) -> Features:
+        """What the model sees in images (B, C, H, W). Raises UsageError, with the reason, for one that cannot see."""
+        raise UsageError(f"this {self.config.family} cannot see: {self.limitation('features')}")
+
+    def class_scores(self, images: Tensor, mask: Tensor | None = None) -> Tensor | None:
+        """Log-probability (B, classes) of each class in nats, up to a constant, given the pixels where `mask` is 0.
+
+        The most likely label is its argmax. None without classes, and for a model that knows no scores.
+        """
+        return None
+
     def harden(self, images: Tensor) -> Tensor:
         """Images (B, C, H, W) with the model's alpha: only -1 or 1 if that of its data is so."""
         return harden_alpha(images) if self.config.hard_alpha else images
 
-    def limitation(self, task: Literal["inpaint", "likelihood"]) -> str:
+    def limitation(self, task: Task) -> str:
         """Why this model is poor at a task, or cannot do it although its family can; empty if there is no reason."""
         return ""
 

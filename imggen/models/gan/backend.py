@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from imggen.models.base import DEFAULT_SAMPLING, Backend, Inversion
+from imggen.models.adversarial import augment_alike
+from imggen.models.base import DEFAULT_SAMPLING, Backend, Features, Inversion, Task
 from imggen.models.config import SamplingOptions
 from imggen.models.gan import dcgan, r3gan
 from imggen.models.gan.config import GanConfig
@@ -23,6 +24,7 @@ from imggen.models.gan.inversion import (
     refine_features,
     search_latents,
 )
+from imggen.models.heads import pool_grid
 
 
 def build_discriminator(config: GanConfig) -> dcgan.Discriminator | r3gan.Discriminator:
@@ -51,6 +53,22 @@ class GanBackend(Backend):
         """Generate images from z scaled by the temperature (truncation towards the mean of z)."""
         labels = self._check_labels(labels, len(noise))
         return self.generator(noise * options.temperature, labels).clamp(-1, 1)
+
+    def limitation(self, task: Task) -> str:
+        """Without its discriminator a GAN does not see."""
+        if task == "features" and self.discriminator is None:
+            return "its checkpoint has no discriminator (it was trained with --slim)"
+        return ""
+
+    @torch.no_grad()
+    def features(self, images: Tensor) -> Features:
+        """The discriminator's maps; the vectors are its last map, pooled."""
+        if self.discriminator is None:
+            return super().features(images)
+        with self._eval_mode():
+            (seen,) = augment_alike(images, strength=0, on_white=self.config.blend)
+            maps = tuple(each.float() for each in self.discriminator.maps(seen))
+        return Features(pool_grid(maps[0]), maps)
 
     def invert(
         self, images: Tensor, labels: Tensor | None = None, options: SamplingOptions = DEFAULT_SAMPLING

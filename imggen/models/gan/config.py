@@ -22,9 +22,6 @@ class GanConfig(ModelConfig):
     max_width: int = option(256, "Maximum channels of a layer", low=4, high=4096)
     blocks: int = option(0, "R3GAN: blocks per resolution; 0: DCGAN", low=0, high=16)
     group_width: int = option(16, "R3GAN: channels per group of the 3x3 convolutions", low=1, high=4096)
-    batch_norm: bool = option(True, "DCGAN: batch norm in the discriminator")
-    # The generator's gradient is taken from the discriminator's own backward pass: two updates at once, not in turns.
-    one_pass: bool = option(False, "Judge each fake once, for both networks' updates")
     slim: bool = option(False, "Leave the discriminator out of files")
     learning_rate: float = option(2e-4, "Initial learning rate of Adam", low=1e-8, high=1.0)
     cosine: bool = option(False, "Decay the learning rate to a tenth along a cosine")
@@ -49,10 +46,6 @@ class GanConfig(ModelConfig):
             f"size must be 16, 32, 64, 128, 256 or 512 for a gan, not {self.size}",
         )
         self.check(not (self.normalize and self.blocks), "--normalize is for DCGAN: leave it out, or use --blocks 0")
-        self.check(
-            not (self.one_pass and self.batch_norm and not self.blocks),
-            "--one-pass needs logits that depend on one image each: use --no-batch-norm",
-        )
         for width in self.widths if self.blocks else ():
             self.check(2 * width % min(self.group_width, 2 * width) == 0, "--group-width must divide 2 x channels")
 

@@ -54,14 +54,22 @@ class Discriminator(nn.Module):
         layers: list[nn.Module] = []
         for index, (before, after) in enumerate(zip([config.channels, *widths[:-1]], widths, strict=True)):
             # No batch norm after the first layer: it makes training unstable (section 3 of the paper).
-            normalized = config.batch_norm and index > 0
-            layers.append(nn.Conv2d(before, after, 4, 2, 1, bias=not normalized))
-            layers += [BatchNorm2d(after)] if normalized else []
+            layers.append(nn.Conv2d(before, after, 4, 2, 1, bias=index == 0))
+            layers += [BatchNorm2d(after)] if index else []
             layers.append(nn.LeakyReLU(0.2, inplace=True))
         self.layers = nn.Sequential(*layers)
         self.logit = nn.Conv2d(widths[-1], 1, 4, bias=True)
         self.embed = nn.Embedding(len(config.classes), widths[-1]) if config.classes else None
         self.apply(dcgan_init)
+
+    def maps(self, images: Tensor) -> tuple[Tensor, ...]:
+        """The feature maps (B, C', h, w) after each activation, coarsest first."""
+        x, maps = images, []
+        for layer in self.layers:
+            x = layer(x)
+            if isinstance(layer, nn.LeakyReLU):
+                maps.append(x.clone())  # the next layers may overwrite it
+        return tuple(reversed(maps))
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
         """Logits: positive for real images."""

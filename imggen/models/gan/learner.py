@@ -26,7 +26,6 @@ from imggen.models.gan.batch_norm import twice_differentiable
 from imggen.models.gan.config import GanConfig
 from imggen.models.training import EMA, cosine_decay, micro_batches, set_learning_rate
 
-MIN_MARGIN = -60.0  # of a fake's logit: exp(60) times the smallest gradients is still a float32
 STRENGTH_UPDATE_STEPS = 4  # steps between two updates of the augmentation's strength
 # A data set of this many images needs no augmentation; one of a hundredth of it may have the full strength.
 MIN_IMAGES_WITHOUT_AUGMENTATION = 30_000
@@ -131,14 +130,11 @@ class GanLearner(Learner):
         penalty_weight = self.config.penalty_weight(batch, progress) * self.config.penalty_every
         loss_d, loss_g, penalty = (images.new_zeros(()) for _ in range(3))
         logits: list[tuple[Tensor, Tensor]] = []
-        gradients: list[Tensor | None] = []
         for part in parts:
             fake = self._generate(part)
-            judged = fake.detach().requires_grad_(self.config.one_pass)
-            real_logits, fake_logits = self._logits(part.real, part), self._logits(judged, part)
+            real_logits, fake_logits = self._logits(part.real, part), self._logits(fake.detach(), part)
             logits.append((real_logits.detach(), fake_logits.detach()))
             loss_d += _backward(self._discriminator_loss(real_logits, fake_logits) * part.fraction)
-            gradients.append(judged.grad)
             if with_penalty:
                 for penalized in (part.real, fake) if self.config.relativistic else (part.real,):
                     penalty += _backward(self._gradient_penalty(penalized, part) * part.fraction, penalty_weight)
@@ -146,15 +142,10 @@ class GanLearner(Learner):
 
         # Update the generator; a frozen discriminator computes no gradients of its weights, a twelfth of the step
         self.discriminator.requires_grad_(False)
-        for part, judgments, gradient in zip(parts, logits, gradients, strict=True):
+        for part in parts:
             # A single part's graph serves both updates; those of several are computed again, to bound the memory.
             fake = fake if len(parts) == 1 else self._generate(part)
-            if gradient is None:
-                loss_g += _backward(self._generator_loss(fake, part) * part.fraction)
-            else:
-                loss, image_gradient = self._from_discriminators_pass(*judgments, gradient)
-                torch.autograd.backward(fake, image_gradient)
-                loss_g += loss * part.fraction
+            loss_g += _backward(self._generator_loss(fake, part) * part.fraction)
         self.discriminator.requires_grad_(True)
         self._apply(self.adam_g, self.model.generator, loss_g)
 
@@ -205,18 +196,6 @@ class GanLearner(Learner):
         with torch.no_grad():
             real_logits = self._logits(part.real, part)
         return relativistic_generator_loss(real_logits, fake_logits)
-
-    def _from_discriminators_pass(
-        self, real_logits: Tensor, fake_logits: Tensor, gradient: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """The generator's loss, and its gradient with respect to fakes, from that of the discriminator's loss.
-
-        Both losses depend on a fake through the margin m = its logit (relativistic: minus that of its real image)
-        alone, as softplus(-m) and softplus(m): their gradients differ by the factor -exp(-m).
-        """
-        margin = fake_logits - real_logits if self.config.relativistic else fake_logits
-        factor = -torch.exp(-margin.clamp(min=MIN_MARGIN))
-        return bce_generator_loss(margin), gradient * factor.view(-1, 1, 1, 1)
 
     def _gradient_penalty(self, images: Tensor, part: MicroBatch) -> Tensor:
         with twice_differentiable():

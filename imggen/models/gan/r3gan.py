@@ -128,13 +128,19 @@ class Discriminator(nn.Module):
         msr_init(self.logit, 1.0)
         self.embed = nn.Embedding(len(config.classes), widths[-1]) if config.classes else None
 
+    def maps(self, images: Tensor) -> tuple[Tensor, ...]:
+        """The feature maps (B, C', h, w) of all stages, coarsest first."""
+        x = self.stages[0](self.from_image(images))
+        maps = [x]
+        # The last stage, at 4x4, is not followed by downsampling.
+        for stage, transition in zip(self.stages[1:], self.transitions, strict=True):
+            x = stage(transition(downsample(x)))
+            maps.append(x)
+        return tuple(reversed(maps))
+
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
         """Logits: higher for real images."""
-        x = self.from_image(images)
-        # The last stage, at 4x4, is not followed by downsampling.
-        for stage, transition in zip(self.stages, self.transitions, strict=False):
-            x = transition(downsample(stage(x)))
-        features = self.basis(self.stages[-1](x)).flatten(1)
+        features = self.basis(self.maps(images)[0]).flatten(1)
         logits = self.logit(features).flatten()
         if self.embed is not None and labels is not None:
             logits = logits + (self.embed(labels) * features).sum(1) / features.shape[1] ** 0.5

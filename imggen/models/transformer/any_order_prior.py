@@ -103,32 +103,43 @@ class AnyOrderPrior(Prior):
         """`states` before the final norm."""
         if positions is None:
             positions = torch.arange(self.length, device=values.device)
-        class_embedding = self.class_embedding(labels).unsqueeze(1)
-
         # The class comes before all groups. A token attends to its own group and those before, a query to those before.
         content_groups = torch.cat([torch.full_like(groups[:, :1], -1), groups], 1)[:, None, None]
         content_mask, query_mask = (
             torch.zeros(allowed.shape, device=values.device).masked_fill_(~allowed, -torch.inf)
             for allowed in (content_groups <= content_groups.transpose(2, 3), content_groups < groups[:, None, :, None])
         )
-
-        # Content stream: the class and all tokens.
-        x = torch.cat([class_embedding, self.embed(values, self.content_positions(positions))], 1)
-        rotary = self._rotary(positions, with_class=True)
-        for layer in modules_of(self.content_layers, Layer):
-            query, key, value = layer.query_key_value(x, rotary)
-            mask = content_mask.to(query.dtype)
-            x = layer.add(x, attend(query, key.transpose(1, 2), value.transpose(1, 2), mask))
-        key, value = self._shared_key_value(x, rotary)
+        x = self._content_stream(values, labels, content_mask, positions)
+        key, value = self._shared_key_value(x, self._rotary(positions, with_class=True))
         key, value = key.transpose(1, 2), value.transpose(1, 2)
 
         # Query stream: every position predicts its own token.
-        y: Tensor = self.query_positions(positions) + class_embedding
+        y: Tensor = self.query_positions(positions) + self.class_embedding(labels).unsqueeze(1)
         rotary = self._rotary(positions)
         for layer in modules_of(self.query_layers, Layer):
             query = layer.query(y, rotary)
             y = layer.add(y, attend(query, key, value, query_mask.to(query.dtype)))
         return y
+
+    def _content_stream(self, values: Tensor, labels: Tensor, mask: Tensor | None, positions: Tensor) -> Tensor:
+        """The class and all tokens through the content layers: (B, 1 + T, width); `mask` is added to the scores."""
+        class_embedding = self.class_embedding(labels).unsqueeze(1)
+        x = torch.cat([class_embedding, self.embed(values, self.content_positions(positions))], 1)
+        rotary = self._rotary(positions, with_class=True)
+        for layer in modules_of(self.content_layers, Layer):
+            query, key, value = layer.query_key_value(x, rotary)
+            allowed = None if mask is None else mask.to(query.dtype)
+            x = layer.add(x, attend(query, key.transpose(1, 2), value.transpose(1, 2), allowed))
+        return x
+
+    def content(self, values: Tensor, labels: Tensor) -> Tensor:
+        """The last content layer's output, where every token attends to all."""
+        positions = torch.arange(self.length, device=values.device)
+        groups = torch.zeros(1, 1 + self.length, device=values.device)
+        groups[:, 0] = -1  # the class attends to itself alone, as in training
+        allowed = groups[:, None, None, :] <= groups[:, None, :, None]
+        mask = torch.zeros(allowed.shape, device=values.device).masked_fill_(~allowed, -torch.inf)
+        return self._content_stream(values, labels, mask, positions)[:, 1:]
 
     # Group by group
 

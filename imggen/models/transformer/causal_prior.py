@@ -116,6 +116,16 @@ class CausalPrior(Prior):
             x = block.add(x, block.attend(query, key.transpose(1, 2), value.transpose(1, 2), causal=True))
         return self.final_norm(x)
 
+    def content(self, values: Tensor, labels: Tensor) -> Tensor:
+        """The states after half of the blocks, where each token has seen those before it in raster order."""
+        x = self._add_positions(
+            torch.cat([self.class_embedding(labels)[:, None], self.token_embedding(values[..., 0])], 1), 0
+        )
+        for block in modules_of(self.blocks, Block)[: max(1, len(self.blocks) // 2)]:
+            query, key, value = block.query_key_value(x)
+            x = block.add(x, block.attend(query, key.transpose(1, 2), value.transpose(1, 2), causal=True))
+        return x[:, 1:]
+
     def begin(self, labels: Tensor, order: Tensor) -> KVCache:
         """A cache that holds the class."""
         start = self.class_embedding(labels)[:, None]

@@ -80,6 +80,10 @@ class Prior(nn.Module, ABC):
     # All groups at once
 
     @abstractmethod
+    def content(self, values: Tensor, labels: Tensor) -> Tensor:
+        """What the middle of the network makes of all tokens of an image: (B, side², width)."""
+
+    @abstractmethod
     def states(self, values: Tensor, labels: Tensor, groups: Tensor) -> Tensor:
         """Hidden states (B, side², width) for the head, each given the groups before its own; groups (B, side²)."""
 

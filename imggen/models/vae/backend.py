@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from imggen.models.base import DEFAULT_SAMPLING, Backend, Inversion, class_log_frequencies
+from imggen.models.base import DEFAULT_SAMPLING, Backend, Features, Inversion, Task, class_log_frequencies
 from imggen.models.config import SamplingOptions
 from imggen.models.vae.config import VaeConfig
 from imggen.models.vae.core import (
@@ -21,6 +21,7 @@ from imggen.models.vae.core import (
     encoder_posterior,
     log_density_ratio,
     posterior_mean,
+    posterior_means,
     sum_except_batch,
     top_down_pass,
 )
@@ -80,13 +81,13 @@ class VaeBackend(Backend):
     def detail_mask(self) -> Tensor | None:
         """The noise of layers whose latents are less than MAX_DETAIL_SPACING pixels apart."""
         shapes = [layer.shape for layer in self.core.layers]
-        fine = [len(shape) == 3 and MAX_DETAIL_SPACING * shape[-1] > self.config.size for shape in shapes]
+        fine = [self._is_detail(shape) for shape in shapes]
         if all(fine) or not any(fine):
             return None
         sizes = self._layer_sizes()
         return torch.cat([torch.full((size,), is_fine) for size, is_fine in zip(sizes, fine, strict=True)])
 
-    def limitation(self, task: Literal["inpaint", "likelihood"]) -> str:
+    def limitation(self, task: Task) -> str:
         """Inpainting needs the partial encoder; the likelihood does not hold for images changed by the refiner."""
         if task == "inpaint" and self._trained_partial_encoder() is None:
             return "it has no trained partial encoder, so it searches for fills"
@@ -142,7 +143,27 @@ class VaeBackend(Backend):
         names = [layer.name for layer in self.core.layers]
         return dict(zip(names, self._encode_sample(images, labels).layer_kl, strict=True))
 
-    # Classification
+    # Recognition
+
+    @torch.no_grad()
+    def features(self, images: Tensor) -> Features:
+        """The posterior's means of the coarse layers, with all classes mixed; and the encoder's maps.
+
+        Coarse are the layers whose latents are MAX_DETAIL_SPACING pixels or more apart. A textbook VAE has no maps.
+        """
+        images, layers = self._binarize(images), self.core.layers
+        labels = None
+        if self.classes:
+            labels = class_log_frequencies(self.config, images.device).softmax(0).expand(len(images), -1)
+        detail = [self._is_detail(layer.shape) for layer in layers]
+        means = posterior_means(self.core, images, labels, detail.index(True) if True in detail[1:] else len(layers))
+        maps = self.core.encode(images) if isinstance(self.core, Hierarchy) else ()
+        vectors = torch.cat([mean.float().flatten(1) for mean in means], 1)
+        return Features(vectors, tuple(each.float() for each in maps))
+
+    def class_scores(self, images: Tensor, mask: Tensor | None = None) -> Tensor | None:
+        """The divergence of the posterior from each class's prior, and some of the pixels' likelihood."""
+        return self._class_scores(images, mask) if self.classes else None
 
     @torch.no_grad()
     def _class_scores(self, images: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -267,6 +288,10 @@ class VaeBackend(Backend):
     def _binarize(self, images: Tensor) -> Tensor:
         """Set pixels to -1 or 1 if the model was trained on such images."""
         return torch.where(images > 0, 1.0, -1.0) if self.binarized else images
+
+    def _is_detail(self, shape: tuple[int, ...]) -> bool:
+        """Whether the latents of a layer of this shape are less than MAX_DETAIL_SPACING pixels apart."""
+        return len(shape) == 3 and MAX_DETAIL_SPACING * shape[-1] > self.config.size
 
     def _layer_sizes(self) -> list[int]:
         return [math.prod(layer.shape) for layer in self.core.layers]

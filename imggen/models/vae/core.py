@@ -53,7 +53,10 @@ class TopDownLayer(nn.Module, ABC):
 
 
 class Core(nn.Module, ABC):
-    """Encoder, layers of latents (coarsest first) and likelihood of a VAE."""
+    """Encoder, layers of latents (coarsest first) and likelihood of a VAE.
+
+    Labels are int64 (B,), or float weights of all classes (B, classes), whose embeddings are then mixed.
+    """
 
     def __init__(self, config: VaeConfig) -> None:
         super().__init__()
@@ -141,6 +144,19 @@ def top_down_pass(
         noise.append(sample(index, posteriors[-1]))
         x = layer.update(x, hidden, noise[-1])
     return TopDownPass(core.output(x), posteriors, noise)
+
+
+def posterior_means(core: Core, images: Tensor, labels: Tensor | None, count: int) -> list[Tensor]:
+    """The posterior's means (B, *shape) of the first `count` layers, each given those above."""
+    encoded = core.encode(images)
+    means: list[Tensor] = []
+    x = core.initial_state(len(images), labels)
+    for index, layer in enumerate(core.layers[:count]):
+        x = core.upsample(index, x, labels)
+        hidden = layer.condition(x)
+        means.append(core.posterior(index, hidden, encoded).mean)
+        x = layer.update(x, hidden, means[-1])
+    return means
 
 
 def encoder_posterior(core: Core, images: Tensor) -> PosteriorFunction:

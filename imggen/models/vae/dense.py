@@ -67,7 +67,9 @@ class Dense(Core):
     def initial_state(self, count: int, labels: Tensor | None) -> Tensor:
         """The class as one-hot vectors (B, classes); without classes (B, 0)."""
         weight = self.layer.linear.weight
-        return weight.new_zeros(count, 0) if labels is None else one_hot(labels, self.classes).to(weight)
+        if labels is None:
+            return weight.new_zeros(count, 0)
+        return labels.to(weight) if labels.is_floating_point() else one_hot(labels, self.classes).to(weight)
 
     def output(self, x: Tensor) -> Tensor:
         """Hidden units -> the likelihood's parameters (B, parameters, H, W)."""

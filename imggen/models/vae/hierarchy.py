@@ -222,6 +222,8 @@ class StageStart(nn.Module):
     def _add_class(self, x: Tensor, labels: Tensor | None) -> Tensor:
         if self.class_embedding is None or labels is None:
             return x
+        if labels.is_floating_point():
+            return x + (labels @ self.class_embedding.weight)[:, :, None, None]
         return x + self.class_embedding(labels)[:, :, None, None]
 
 
