@@ -23,7 +23,7 @@ SHARED = (
     "training",
 )
 FAMILY = tuple(f"imggen.models.{name}" for name in SHARED)
-VERBS = ("cache", "training", "sampling", "interpolation", "inpainting", "evaluation")
+VERBS = ("cache", "training", "sampling", "interpolation", "inpainting", "evaluation", "recognition")
 ACROSS = {("training", "imggen.engine.evaluation.samples")}
 ALLOWED: dict[str, tuple[str, ...]] = {
     "cli": ("imggen.cli", "imggen.engine", "imggen.models", "imggen.io"),

@@ -18,12 +18,15 @@ import imggen
 from imggen.cli import train
 from imggen.cli.build import Command, Group, Invocation
 from imggen.cli.cache import cache
+from imggen.cli.classify import classify
 from imggen.cli.console import accept_all_characters, escaped
+from imggen.cli.embed import embed
 from imggen.cli.evaluate import evaluate
 from imggen.cli.info import info, models
 from imggen.cli.inpaint import inpaint
 from imggen.cli.interpolate import interpolate
 from imggen.cli.sample import sample
+from imggen.cli.search import search
 from imggen.errors import DataError, DeviceError, ImggenError, InterruptedRun, UsageError, first_line
 from imggen.models import FAMILIES
 
@@ -33,7 +36,19 @@ BROKEN_PIPE_CODE = 141  # 128 + SIGPIPE, as a shell reports it
 class Verbs(Group):
     """The verbs, in the order of their use."""
 
-    order = ("train", "sample", "interpolate", "inpaint", "evaluate", "info", "models", "cache")
+    order = (
+        "train",
+        "sample",
+        "interpolate",
+        "inpaint",
+        "embed",
+        "search",
+        "classify",
+        "evaluate",
+        "info",
+        "models",
+        "cache",
+    )
 
 
 app = typer.Typer(
@@ -46,7 +61,7 @@ app = typer.Typer(
     epilog="Example: imggen train gan --data ./imgs\nExample: imggen sample gan -n 64 -o grid.png",
 )
 app.add_typer(train.app, name="train")
-for _verb in (sample, interpolate, inpaint, evaluate, info, models, cache):
+for _verb in (sample, interpolate, inpaint, embed, search, classify, evaluate, info, models, cache):
     app.command(cls=Command)(_verb)
 
 

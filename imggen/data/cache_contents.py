@@ -18,7 +18,8 @@ from imggen.data.cache_dir import existing_parent
 from imggen.data.cache_entry import DAY_SECONDS, KEY, REMOVED, Index, last_used, read_index, remove_unused
 from imggen.data.cache_files import DamagedError
 from imggen.data.tars import ARCHIVES, read_archive_path, unpacked_name
-from imggen.errors import DataError
+from imggen.errors import CheckpointError, DataError
+from imggen.io.checkpoint import read_header
 from imggen.io.locks import seize
 from imggen.reporting import Reporter, size_text
 
@@ -31,6 +32,7 @@ _INCOMPLETE = re.compile(rf"\.[0-9a-f]{{32}}-[^.]+|\.unpacking-[^.]+|{REMOVED}[0
 _PART = re.compile(r"\..+\.[0-9a-f]+\.part")
 _RECORD = re.compile(r"[0-9a-f]{32}\.json")  # of an unpacked archive
 _FEATURES = re.compile(r"[0-9a-f]{32}-[0-9a-f]+-[0-9a-f]{12}\.npy")
+_VECTORS = re.compile(r"[0-9a-f]{32}-[0-9a-f]{12}\.safetensors")
 _SURVEY = re.compile(r"([0-9a-f]{32}|[a-z0-9]+-[a-z]+-\d+(-plain)?)\.json")
 
 
@@ -42,8 +44,8 @@ class NoRoomError(DataError):
 class Item:
     """One thing in the cache, at `paths`; `source` is the path that it was made from, if that is recorded.
 
-    `kind` is one of images, archive (unpacked), download, features, surveys, incomplete and damaged. `outdated` says
-    that the source has changed since.
+    `kind` is one of images, archive (unpacked), download, features, vectors, surveys, incomplete and damaged.
+    `outdated` says that the source has changed since.
     """
 
     kind: str
@@ -91,7 +93,7 @@ def list_items(cache_dir: Path) -> list[Item]:
     if not cache_dir.is_dir():
         return []
     entries = list(_entries(cache_dir))
-    items = [*entries, *_archives(cache_dir), *_downloads(cache_dir), *_leftovers(cache_dir)]
+    items = [*entries, *_archives(cache_dir), *_downloads(cache_dir), *_vectors(cache_dir), *_leftovers(cache_dir)]
     # Features are named after the entry of the images, surveys after the key of the source.
     owners = {item.paths[0].name: item for item in entries}
     owners |= {item.index.source_key: item for item in entries if item.index is not None}
@@ -151,12 +153,22 @@ def _downloads(cache_dir: Path) -> Iterator[Item]:
             yield Item("download", name, paths, sum(map(size_of, paths)), max(map(last_used, paths)))
 
 
+def _vectors(cache_dir: Path) -> Iterator[Item]:
+    """What models have seen in the images of a source, for `imggen search`."""
+    for path in _matching(cache_dir / "vectors", _VECTORS):
+        name, source = path.stem[:12], ""
+        with suppress(CheckpointError):
+            source = str(read_header(path, kind="vectors").document.get("source", ""))
+            name = Path(source).name or name
+        yield Item("vectors", name, (path,), size_of(path), last_used(path), source)
+
+
 def _leftovers(cache_dir: Path) -> Iterator[Item]:
     """What is being written, or was when a process was killed."""
     for folder in (cache_dir, cache_dir / ARCHIVES, cache_dir / "datasets"):
         for path in _matching(folder, _INCOMPLETE):
             yield Item("incomplete", path.name[1:13], (path,), size_of(path), last_used(path))
-    for kind in ("surveys", "features", ARCHIVES):
+    for kind in ("surveys", "features", "vectors", ARCHIVES):
         for path in _matching(cache_dir / kind, _PART):
             yield Item("incomplete", path.name[1:13], (path,), size_of(path), last_used(path))
     for path in _matching(cache_dir / ARCHIVES, _RECORD):
@@ -221,7 +233,7 @@ def make_room(cache_dir: Path, needed: int, limit: int | None, reporter: Reporte
 
 def removable_items(items: list[Item]) -> list[Item]:
     """What may be removed to make room, in order: outdated items, then the least recently used. No downloads."""
-    removable = [item for item in items if item.kind in ("images", "archive", "features", "damaged")]
+    removable = [item for item in items if item.kind in ("images", "archive", "features", "vectors", "damaged")]
     return sorted(removable, key=lambda item: (not item.outdated, item.used))
 
 

@@ -11,13 +11,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from imggen.data.cache_dir import expand_user
+from imggen.data.cache_dir import default_cache_dir, expand_user
+from imggen.data.decode import refuse_pipe
 from imggen.data.files import list_folder, no_images
 from imggen.data.layout import arrange, is_image_file
 from imggen.data.left_out import LeftOut
 from imggen.data.readers import ArchiveReader, FolderReader, ImageReader, Origin, Source
 from imggen.data.shards import archive_kind, expand_braces, is_archive, list_archives
 from imggen.errors import DataError, UsageError, nearest
+from imggen.reporting import Reporter
 
 TORCHVISION_SETS = ("mnist", "cifar10", "cifar100")
 SPLIT_CHOICES = ("train", "test", "val", "all")
@@ -71,6 +73,25 @@ def open_source(
         "give the folder that contains it" if is_image_file(path.name) else "give a folder, a .zip or a .tar of images"
     )
     raise DataError(f"{spec} is neither a folder nor an archive", hint)
+
+
+def open_images(spec: str, reporter: Reporter, *, exclude: Sequence[Path] = ()) -> Source:
+    """All images of a data set, without classes, or a single image file as a source of one.
+
+    Raises UsageError for a pipe, and what `open_source` raises.
+    """
+    path = expand_user(spec)
+    refuse_pipe(path)
+    if path.is_file() and not is_archive(path):
+        status = path.stat()
+        fingerprint = f"{status.st_size} {status.st_mtime_ns}"
+        reader = FolderReader(str(path.parent), [path.name])
+        key = digest([path.resolve(), fingerprint])
+        labels = np.zeros(1, np.int64)
+        return Source(path.name, (), [path.name], labels, key, 0, reader, fingerprints=[fingerprint])
+    source = open_source(spec, split="all", use_classes=False, cache_dir=default_cache_dir(), exclude=exclude)
+    source.report(reporter)
+    return source
 
 
 def is_set_of_archives(spec: str) -> bool:

@@ -9,12 +9,14 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
+from imggen.documents import DocumentError, Kind, read_fields
 from imggen.engine.device import configure_device, find_device, find_precision
 from imggen.engine.distributed import ProcessGroup
 from imggen.engine.options import ModelOptions
 from imggen.errors import CheckpointError, shortened
 from imggen.io.checkpoint import read_header, read_tensors, weights_hash, write_checkpoint
 from imggen.io.model_paths import find_weights
+from imggen.metrics.calibration import MAX_TEMPERATURE, MIN_TEMPERATURE
 from imggen.models import FAMILIES, build_backend, family_config
 from imggen.models.base import Backend
 from imggen.models.config import ModelConfig
@@ -26,6 +28,7 @@ class LoadedModel:
     """A backend in eval mode, the file it was read from, and the precision to sample in.
 
     `origin` says how the file was chosen, `hash` identifies the weights, `provenance` is how they were made.
+    `class_temperature` is what class scores must be divided by to give probabilities, None if that was not measured.
     """
 
     backend: Backend
@@ -34,6 +37,13 @@ class LoadedModel:
     hash: str
     provenance: dict[str, Any]
     dtype: torch.dtype = torch.float32
+    class_temperature: float | None = None
+
+
+_TEMPERATURE = Kind(
+    f"a number from {MIN_TEMPERATURE} to {MAX_TEMPERATURE}",
+    lambda value: type(value) in (int, float) and MIN_TEMPERATURE <= value <= MAX_TEMPERATURE,
+)
 
 
 class _SkipInitialization(TorchFunctionMode):
@@ -77,7 +87,20 @@ def load_backend(model: str | Path, *, weights: Path | None = None, device: str 
     tensors = read_tensors(path, header, backend.state_dict())
     backend.load_state_dict(tensors, assign=True)
     backend.to(find_device(device, ProcessGroup.from_environment().local_rank)).eval().requires_grad_(False)
-    return LoadedModel(backend, path, origin, weights_hash(header), header.document.get("provenance", {}))
+    provenance, temperature = header.document.get("provenance", {}), _class_temperature(header.document, path)
+    return LoadedModel(backend, path, origin, weights_hash(header), provenance, class_temperature=temperature)
+
+
+def _class_temperature(document: dict[str, Any], path: Path) -> float | None:
+    """The temperature of the class scores, None if they were not calibrated. Raises CheckpointError."""
+    if "class_temperature" not in document:
+        return None
+    try:
+        return float(read_fields(document, {"class_temperature": _TEMPERATURE})["class_temperature"])
+    except DocumentError as error:
+        raise CheckpointError(
+            f"{path} has a damaged description: it {error}", "copy it again, or use another checkpoint"
+        ) from error
 
 
 def open_model(options: ModelOptions, model: str, reporter: Reporter, *, precision: str = "fp32") -> LoadedModel:
@@ -102,6 +125,7 @@ def save_backend(
     *,
     thumbnail: bytes | None = None,
     dtype: torch.dtype = torch.float32,
+    class_temperature: float | None = None,
 ) -> None:
     """Write the weights and configuration. `dtype` float16 halves the file; buffers keep their dtype."""
     weights = dict(backend.named_parameters())
@@ -109,5 +133,7 @@ def save_backend(
         name: tensor.to("cpu", dtype if name in weights else tensor.dtype)
         for name, tensor in backend.state_dict().items()
     }
-    document = {"config": backend.config.to_json(), "provenance": provenance}
+    document: dict[str, Any] = {"config": backend.config.to_json(), "provenance": provenance}
+    if class_temperature is not None:
+        document["class_temperature"] = class_temperature
     write_checkpoint(path, tensors, document, kind="weights", thumbnail=thumbnail)

@@ -1,9 +1,9 @@
 """Checkpoints: one safetensors file each, with the tensors, and a JSON document in the metadata. No pickle.
 
-A checkpoint is of one kind: "weights" (a model), "state" (what training needs to resume) or "features" (a feature
-extractor). The document holds its configuration. Everything read is checked, because a file may come from anywhere:
-the header within bounds, the description and the tensors against their hashes. The hashes find damage; they do not
-prove who made the file.
+A checkpoint is of one kind: "weights" (a model), "state" (what training needs to resume), "features" (a feature
+extractor) or "vectors" (what a model sees in images). The document holds its configuration. Everything read is checked,
+because a file may come from anywhere: the header within bounds, the description and the tensors against their hashes.
+The hashes find damage; they do not prove who made the file.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 FORMAT = 1
-KINDS = ("weights", "state", "features")
+KINDS = ("weights", "state", "features", "vectors")
 DTYPE_BYTES = {
     "BOOL": 1, "U8": 1, "I8": 1, "I16": 2, "U16": 2, "F16": 2, "BF16": 2,
     "I32": 4, "U32": 4, "F32": 4, "I64": 8, "U64": 8, "F64": 8,
@@ -80,7 +80,7 @@ def write_checkpoint(
         "imggen": json.dumps({**document, "format": FORMAT, "kind": kind}),
         TENSORS_HASH: "0x" + hash_tensors(copies),
     }
-    if kind != "state":
+    if kind not in ("state", "vectors"):
         config = document.get("config", {})
         name = "imggen/features" if kind == "features" else f"imggen/{config.get('family')}/{config.get('preset')}"
         metadata |= {

@@ -7,6 +7,7 @@ one line in one of these files, and its use. None means: chosen when it is not g
 
 from imggen.engine.options.inpainting import InpaintOptions
 from imggen.engine.options.others import CacheOptions, EvaluateOptions, InfoOptions
+from imggen.engine.options.recognition import ClassifyOptions, EmbedOptions, SearchOptions
 from imggen.engine.options.sampling import InterpolateOptions, SampleOptions
 from imggen.engine.options.shared import GENERAL, MAX_SEED, MachineOptions, ModelOptions
 from imggen.engine.options.training import TrainOptions
@@ -15,6 +16,8 @@ __all__ = [
     "GENERAL",
     "MAX_SEED",
     "CacheOptions",
+    "ClassifyOptions",
+    "EmbedOptions",
     "EvaluateOptions",
     "InfoOptions",
     "InpaintOptions",
@@ -22,5 +25,6 @@ __all__ = [
     "MachineOptions",
     "ModelOptions",
     "SampleOptions",
+    "SearchOptions",
     "TrainOptions",
 ]

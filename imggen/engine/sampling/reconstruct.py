@@ -12,11 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from imggen.data.cache_dir import default_cache_dir
-from imggen.data.decode import UnreadableError, fit_image, load_image, refuse_pipe
-from imggen.data.readers import FolderReader, Source
-from imggen.data.scan import open_source
-from imggen.data.shards import is_archive
+from imggen.data.decode import UnreadableError, fit_image, load_image
+from imggen.data.scan import open_images
 from imggen.engine.noise import SampleSpec, noise_for
 from imggen.engine.options import SampleOptions
 from imggen.engine.outputs import output_kind
@@ -38,7 +35,7 @@ def describe_grid(options: SampleOptions, reporter: Reporter) -> dict[str, Any]:
     if options.near is not None:
         return {**plan, "columns": _grid_columns(options, 1 + plan["count"]), "near": str(options.near)}
     assert options.source is not None
-    count = min(options.count, len(_open_images(options.source, options.output, reporter)))
+    count = min(options.count, len(open_images(str(options.source), reporter, exclude=[Path(options.output)])))
     for name in ("seeds", "temperature"):  # nothing is sampled
         del plan[name]
     return {**plan, "count": count, "columns": _grid_columns(options, 2 * count), "from": str(options.source)}
@@ -91,7 +88,7 @@ def read_images(path: Path, count: int, backend: Backend, output: str, reporter:
     Unreadable images are skipped with a warning, an earlier `output` in the folder without one. Raises DataError if
     none is left.
     """
-    source = _open_images(path, output, reporter)
+    source = open_images(str(path), reporter, exclude=[Path(output)])
     channels, size, _ = backend.config.image_shape
     images: list[ImageArray] = []
     for index in range(len(source)):
@@ -106,19 +103,6 @@ def read_images(path: Path, count: int, backend: Backend, output: str, reporter:
     if count == len(images) < len(source) and count > 1:
         reporter.info(f"the first {count} of {len(source)} images; -n takes more")
     return np.stack(images)
-
-
-def _open_images(path: Path, output: str, reporter: Reporter) -> Source:
-    """The images of a data set, or a single image file as a source of one. Raises UsageError for a pipe."""
-    refuse_pipe(path)
-    if path.is_file() and not is_archive(path):
-        reader = FolderReader(str(path.parent), [path.name])
-        return Source(path.name, (), [path.name], np.zeros(1, np.int64), "", 0, reader)
-    source = open_source(
-        str(path), split="all", use_classes=False, cache_dir=default_cache_dir(), exclude=[Path(output)]
-    )
-    source.report(reporter)
-    return source
 
 
 def _with_reconstructions(

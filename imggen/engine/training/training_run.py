@@ -18,6 +18,7 @@ from imggen.engine.distributed import launch_name
 from imggen.engine.noise import SampleSpec, mix_seed
 from imggen.engine.render import sample_batches
 from imggen.engine.training.best_checkpoint import BestCheckpoint
+from imggen.engine.training.calibration import measure_temperature
 from imggen.engine.training.mode_collapse import CollapseMonitor
 from imggen.engine.training.plan import TrainPlan
 from imggen.engine.training.saved_state import SavedState
@@ -69,6 +70,8 @@ class TrainingRun:
         self.train_rows, held_out_rows = split_rows(len(plan.dataset), self.learner.held_out_fraction)
         if len(held_out_rows):
             self.learner.held_out = lambda: self._held_out_batches(held_out_rows)
+        self.calibration_rows = held_out_rows if len(held_out_rows) else self.train_rows
+        self.class_temperature: float | None = None
         self.order = Order(len(self.train_rows), plan.seed)
 
         self.steps = self.images = 0
@@ -208,7 +211,13 @@ class TrainingRun:
         }
         write_checkpoint(self.run_dir.state, self.last_good.tensors, document, kind="state")
         provenance = self.plan.provenance(self.images, self.seconds)
-        save_backend(self.run_dir.weights, self.learner.backend, provenance, thumbnail=preview)
+        save_backend(
+            self.run_dir.weights,
+            self.learner.backend,
+            provenance,
+            thumbnail=preview,
+            class_temperature=self.class_temperature,
+        )
         self.run_dir.samples.mkdir(parents=True, exist_ok=True)
         atomic_write(self.run_dir.samples / f"{self.steps:06d}.png", preview)
 
@@ -234,6 +243,20 @@ class TrainingRun:
         self.run_dir.append_metrics(record)
         self.write_scalars({name: value for name, value in record.items() if not isinstance(value, str)})
         self.reporter.info("  ".join(f"{name} {value}" for name, value in record.items()))
+
+    def calibrate(self) -> None:
+        """Measure the temperature of the class scores, which turns them into probabilities.
+
+        On held-out images, or on training images where none are held out; an error is only a warning.
+        """
+        if not self.plan.processes.is_main or not self.plan.config.classes:
+            return
+        try:
+            self.class_temperature = measure_temperature(
+                self.learner.backend, self.plan.dataset, self.calibration_rows, self.reporter
+            )
+        except EVALUATION_ERRORS as error:
+            self.reporter.warn(f"the class probabilities were not calibrated: {first_line(error)}")
 
     def check_for_collapse(self) -> None:
         """Measure the diversity of samples for the next line of metrics, and warn if it is low."""

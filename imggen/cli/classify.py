@@ -1,0 +1,28 @@
+"""imggen classify MODEL --image SOURCE."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from imggen.cli.build import verb
+from imggen.cli.console import Console
+from imggen.engine.options import ClassifyOptions
+
+
+@verb(ClassifyOptions)
+def classify(console: Console, **given: Any) -> None:
+    """Label images by the classes of a model.
+
+    Example: imggen classify vae --image ./scans -o labels.csv
+    Example: imggen classify runs/flowers --image x.png --top 3
+    """
+    from imggen.engine import recognition
+
+    result = recognition.run_classify(ClassifyOptions(**given), console)
+    text = result.pop("csv", None)
+    if text is not None and not console.as_json:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+        return
+    console.result(result, result["paths"])

@@ -1,0 +1,70 @@
+"""The options of `imggen embed`, `imggen search` and `imggen classify`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from imggen.engine.options.shared import IMAGES, MODEL, OUTPUT, MachineOptions
+from imggen.errors import UsageError
+from imggen.option import REQUIRED, argument, option
+
+RESULT = "Result"
+SOURCE = "File, folder, .zip or .tar"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbedOptions(MachineOptions):
+    """Images to turn into vectors, and the model that sees them."""
+
+    model: str = argument(REQUIRED, MODEL, metavar="MODEL")
+    image: str = option(REQUIRED, SOURCE, panel=IMAGES, metavar="SOURCE")
+    weights: Path | None = option(None, "Checkpoint to load in place of MODEL's own", panel=IMAGES, metavar="FILE")
+    output: str = option(
+        "vectors.safetensors",
+        "File: .safetensors, .npz or .csv",
+        panel=OUTPUT,
+        flags=("--output", "-o"),
+        metavar="FILE",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchOptions(MachineOptions):
+    """Images to search, and what for: images like the queries, or duplicates."""
+
+    model: str = argument(REQUIRED, MODEL, metavar="MODEL")
+    data: str = option(REQUIRED, f"Where to search: {SOURCE.lower()}", panel=IMAGES, metavar="SOURCE")
+    image: str | None = option(None, "Image to search for, or a folder of them", panel=IMAGES, metavar="SOURCE")
+    duplicates: bool = option(False, "Find groups of near-duplicates", panel=IMAGES)
+    weights: Path | None = option(None, "Checkpoint to load in place of MODEL's own", panel=IMAGES, metavar="FILE")
+    count: int = option(12, "Most results for each image", panel=RESULT, flags=("--count", "-k"), low=1)
+    above: float | None = option(
+        None, "Least similarity, -1 to 1", panel=RESULT, low=-1.0, high=1.0, chosen="none; 0.98 for duplicates"
+    )
+    own: bool = option(False, "Also find the image itself", panel=RESULT, flags=("own", "--self"))
+    paths: bool = option(False, "Print paths only", panel=RESULT, recorded=False)
+    output: Path | None = option(
+        None, "Image that shows the results", panel=OUTPUT, flags=("--output", "-o"), metavar="FILE"
+    )
+
+    def __post_init__(self) -> None:
+        """Check the values, and that there is something to search for."""
+        super().__post_init__()
+        if (self.image is None) != self.duplicates:
+            raise UsageError("search needs an image, or --duplicates", "--image q.png, or --duplicates without it")
+        if self.duplicates and self.own:
+            raise UsageError("--self is for searches by an image", "leave --self or --duplicates out")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifyOptions(MachineOptions):
+    """Images to label by the classes of a model."""
+
+    model: str = argument(REQUIRED, MODEL, metavar="MODEL")
+    image: str = option(REQUIRED, SOURCE, panel=IMAGES, metavar="SOURCE")
+    weights: Path | None = option(None, "Checkpoint to load in place of MODEL's own", panel=IMAGES, metavar="FILE")
+    top: int = option(1, "Most likely classes of each image", panel=RESULT, low=1)
+    above: float = option(0.0, "Leave the label empty below this probability", panel=RESULT, low=0.0, high=1.0)
+    uniform: bool = option(False, "Do not favor classes that were frequent in training", panel=RESULT)
+    output: str = option("-", "CSV file; -: stdout", panel=OUTPUT, flags=("--output", "-o"), metavar="FILE")

@@ -1,0 +1,67 @@
+"""imggen embed, search and classify: what a model sees in images, compared or named.
+
+Each function checks its options before torch is imported, so that a refusal comes at once.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from imggen.data.decode import refuse_pipe
+from imggen.engine.options import ClassifyOptions, EmbedOptions, SearchOptions
+from imggen.engine.outputs import check_parent, refuse_file
+from imggen.errors import UsageError
+from imggen.io.image import format_of
+from imggen.reporting import Reporter
+
+VECTOR_ENDINGS = (".safetensors", ".npz", ".csv")
+
+
+def run_embed(options: EmbedOptions, reporter: Reporter) -> dict[str, Any]:
+    """Write a vector for each image; returns the path, how many, their length, the model's hash and the seconds.
+
+    Raises UsageError, DataError, CheckpointError and DeviceError; so do the other functions here.
+    """
+    path = Path(options.output)
+    if path.suffix not in VECTOR_ENDINGS:
+        raise UsageError(f"'{path.suffix}' is no format of vectors", f"endings: {', '.join(VECTOR_ENDINGS)}")
+    _check_file(path, options.force)
+    _check_source(options.image)
+    from imggen.engine.recognition.embed import embed
+
+    return embed(options, reporter)
+
+
+def run_search(options: SearchOptions, reporter: Reporter) -> dict[str, Any]:
+    """Find images: `queries`, each with its matches (path and score), or with `duplicates` the `groups` of paths."""
+    if options.output is not None:
+        format_of(options.output)
+        _check_file(options.output, options.force)
+    _check_source(options.data)
+    if options.image is not None:
+        _check_source(options.image)
+    from imggen.engine.recognition.search import search
+
+    return search(options, reporter)
+
+
+def run_classify(options: ClassifyOptions, reporter: Reporter) -> dict[str, Any]:
+    """Label images: `labels`, for each its path and its most likely classes with their probabilities."""
+    if options.output != "-":
+        if Path(options.output).suffix != ".csv":
+            raise UsageError(f"{options.output} is no .csv file", "labels are written as CSV: -o labels.csv")
+        _check_file(Path(options.output), options.force)
+    _check_source(options.image)
+    from imggen.engine.recognition.classify import classify
+
+    return classify(options, reporter)
+
+
+def _check_file(path: Path, force: bool) -> None:
+    check_parent(path)
+    refuse_file(path, force)
+
+
+def _check_source(spec: str) -> None:
+    refuse_pipe(Path(spec))

@@ -1,0 +1,84 @@
+"""Images to the classes of a model, with probabilities."""
+
+from __future__ import annotations
+
+import csv
+import io
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from imggen.data.scan import open_images
+from imggen.engine.checkpoints import LoadedModel
+from imggen.engine.options import ClassifyOptions
+from imggen.engine.recognition.eyes import open_to_see, read_batches, to_device
+from imggen.engine.render import default_batch_size
+from imggen.errors import UsageError
+from imggen.io.atomic import atomic_write
+from imggen.models.base import class_log_frequencies
+from imggen.reporting import Reporter
+
+
+def classify(options: ClassifyOptions, reporter: Reporter) -> dict[str, Any]:
+    """Label the images; see `imggen.engine.recognition.run_classify`."""
+    began = time.monotonic()
+    source = open_images(options.image, reporter)
+    loaded = open_to_see(options.model, options.weights, options.device, reporter)
+    backend = loaded.backend
+    _check_classes(options, loaded)
+    if loaded.class_temperature is None:
+        reporter.warn("the probabilities of this model are not calibrated: they are too sure")
+    channels, size, _ = backend.config.image_shape
+    batch = options.batch or default_batch_size(backend)
+    paths: list[str] = []
+    parts: list[Tensor] = []
+    with reporter.task("looking", len(source)) as task:
+        for each in read_batches(source, np.arange(len(source)), size, channels, batch, reporter):
+            with torch.inference_mode():
+                scores = backend.class_scores(to_device(each.pixels, backend))
+            assert scores is not None
+            if options.uniform:
+                scores = scores - class_log_frequencies(backend.config, scores.device)
+            parts.append((scores.double() / (loaded.class_temperature or 1.0)).softmax(1).cpu())
+            paths += [source.names[index] for index in each.indices]
+            task.update(len(paths))
+    probabilities, order = torch.cat(parts).sort(dim=1, descending=True, stable=True)
+    top = min(options.top, len(backend.classes))
+    labels = []
+    for path, values, indices in zip(paths, probabilities[:, :top].tolist(), order[:, :top].tolist(), strict=True):
+        found = zip((backend.classes[index] for index in indices), values, strict=True)
+        classes = [{"label": name if p >= options.above else "", "probability": round(p, 6)} for name, p in found]
+        labels.append({"path": path, "classes": classes})
+    text = csv_text(labels, top)
+    result: dict[str, Any] = {"labels": labels, "count": len(labels), "hash": loaded.hash, "paths": []}
+    if options.output == "-":
+        result["csv"] = text
+    else:
+        atomic_write(Path(options.output), text.encode("utf-8", "surrogateescape"))
+        result["paths"] = [options.output]
+    return {**result, "seconds": round(time.monotonic() - began, 3)}
+
+
+def _check_classes(options: ClassifyOptions, loaded: LoadedModel) -> None:
+    backend = loaded.backend
+    if not backend.classes:
+        raise UsageError(f"{options.model} has no classes", "use a model that was trained on folders of classes")
+    probe = torch.zeros(1, *backend.config.image_shape, device=backend.device)
+    if backend.class_scores(probe) is None:
+        raise UsageError(f"a {backend.config.family} cannot tell classes", "use a vae or a transformer with classes")
+
+
+def csv_text(labels: list[dict[str, Any]], top: int) -> str:
+    """A header, and a line for each image: its path, then label and probability of its `top` classes."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    numbers = ["", *map(str, range(2, top + 1))]
+    writer.writerow(["path", *(f"{column}{number}" for number in numbers for column in ("label", "probability"))])
+    for image in labels:
+        cells = [cell for each in image["classes"] for cell in (each["label"], f"{each['probability']:.4f}")]
+        writer.writerow([image["path"], *cells])
+    return text.getvalue()

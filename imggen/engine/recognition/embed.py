@@ -1,0 +1,55 @@
+"""Images to a file of vectors."""
+
+from __future__ import annotations
+
+import csv
+import io
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from imggen.data.scan import open_images
+from imggen.engine.options import EmbedOptions
+from imggen.engine.recognition.eyes import open_eyes
+from imggen.engine.recognition.vectors import Vectors, embed_source, write_vectors
+from imggen.io.atomic import atomic_write
+from imggen.reporting import Reporter
+
+
+def embed(options: EmbedOptions, reporter: Reporter) -> dict[str, Any]:
+    """Write the vectors; see `imggen.engine.recognition.run_embed`."""
+    began = time.monotonic()
+    source = open_images(options.image, reporter)
+    eyes = open_eyes(options.model, options.weights, options.device, options.batch, reporter)
+    vectors = embed_source(source, eyes, reporter)
+    path = Path(options.output)
+    if path.suffix == ".safetensors":
+        write_vectors(path, vectors)
+    else:
+        atomic_write(path, _npz(vectors) if path.suffix == ".npz" else _csv(vectors))
+    return {
+        "paths": [options.output],
+        "count": len(vectors),
+        "dimensions": vectors.vectors.shape[1],
+        "hash": eyes.hash,
+        "seconds": round(time.monotonic() - began, 3),
+    }
+
+
+def _npz(vectors: Vectors) -> bytes:
+    """An archive of arrays: names (N,), vectors (N, D) float16, mean (D,) float32; no pickles."""
+    buffer = io.BytesIO()
+    np.savez(buffer, names=np.array(vectors.names), vectors=vectors.vectors.numpy(), mean=vectors.center.numpy())
+    return buffer.getvalue()
+
+
+def _csv(vectors: Vectors) -> bytes:
+    """A line for each image: its path, then its vector."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["path", *(f"v{number}" for number in range(vectors.vectors.shape[1]))])
+    for name, vector in zip(vectors.names, vectors.vectors.float().tolist(), strict=True):
+        writer.writerow([name, *(f"{value:.5g}" for value in vector)])
+    return text.getvalue().encode("utf-8", "surrogateescape")

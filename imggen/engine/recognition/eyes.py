@@ -1,0 +1,116 @@
+"""A model that sees: images to vectors that can be compared."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from imggen.data.cache import check_skipped
+from imggen.data.readers import Source
+from imggen.data.workers import DecodeJob, decode_images
+from imggen.engine.checkpoints import LoadedModel, load_backend
+from imggen.engine.device import configure_device
+from imggen.engine.render import default_batch_size
+from imggen.errors import UsageError
+from imggen.io.image import ImageArray
+from imggen.io.pixels import from_array, to_float
+from imggen.models.base import Backend
+from imggen.reporting import Reporter
+
+MAX_VECTOR_SIZE = 512  # longer vectors are projected to it: a kilobyte an image, and nearly the same neighbors
+
+
+class Batch(NamedTuple):
+    """Some images of a source: their indices, and their pixels (B, H, W, C) at the model's size."""
+
+    indices: list[int]
+    pixels: ImageArray
+
+
+@dataclass(frozen=True)
+class Eyes:
+    """What turns images (B, size, size, channels) uint8 into vectors (B, D) float32: `embed`."""
+
+    name: str
+    hash: str
+    size: int
+    channels: int
+    batch: int
+    embed: Callable[[ImageArray], Tensor]
+
+
+def open_to_see(model: str, weights: Path | None, device: str, reporter: Reporter) -> LoadedModel:
+    """Load a model and set up its device. Raises CheckpointError and DeviceError."""
+    loaded = load_backend(model, weights=weights, device=device)
+    configure_device(loaded.backend.device, full_precision=True)
+    reporter.info(f"model {loaded.path} ({loaded.origin}, {loaded.hash}) on {loaded.backend.device}")
+    return loaded
+
+
+def open_eyes(model: str, weights: Path | None, device: str, batch: int | None, reporter: Reporter) -> Eyes:
+    """The eyes of a model. Raises UsageError for one that cannot see, CheckpointError and DeviceError."""
+    loaded = open_to_see(model, weights, device, reporter)
+    backend = loaded.backend
+    if reason := backend.limitation("features"):
+        raise UsageError(f"{model} cannot see: {reason}", "use another model, such as vae")
+    channels, size, _ = backend.config.image_shape
+    see = projected(backend, loaded.hash)
+    return Eyes(model, loaded.hash, size, channels, batch or default_batch_size(backend), see)
+
+
+def projected(backend: Backend, key: str) -> Callable[[ImageArray], Tensor]:
+    """The model's vectors; those longer than MAX_VECTOR_SIZE are projected by random directions that `key` decides."""
+    directions: Tensor | None = None
+
+    @torch.inference_mode()
+    def embed(images: ImageArray) -> Tensor:
+        nonlocal directions
+        vectors = backend.features(to_device(images, backend)).vectors.cpu()
+        if vectors.shape[1] <= MAX_VECTOR_SIZE:
+            return vectors
+        if directions is None:
+            generator = torch.Generator().manual_seed(int(key[:12], 16))
+            directions = torch.randn(vectors.shape[1], MAX_VECTOR_SIZE, generator=generator) / MAX_VECTOR_SIZE**0.5
+        return vectors @ directions
+
+    return embed
+
+
+def to_device(images: ImageArray, backend: Backend) -> Tensor:
+    """(B, H, W, C) uint8 as a tensor (B, C, H, W) in [-1, 1] on the model's device."""
+    return to_float(from_array(images, backend.device)).contiguous(memory_format=torch.channels_last)
+
+
+def read_batches(
+    source: Source, indices: npt.NDArray[np.int64], size: int, channels: int, batch: int, reporter: Reporter
+) -> Iterator[Batch]:
+    """Decode images of a source, at a model's size, while the batch before is worked on.
+
+    Unreadable images are left out, with one warning that names some. Raises DataError for more than one in twenty, and
+    if none can be read.
+    """
+    job = DecodeJob(source, size, channels, "center", "", 0)
+    parts = [indices[start : start + batch].tolist() for start in range(0, len(indices), batch)]
+    skipped: list[tuple[str, str]] = []
+    with ThreadPoolExecutor(1) as decoder:
+        pending = decoder.submit(decode_images, job, parts[0]) if parts else None
+        for number, part in enumerate(parts):
+            assert pending is not None
+            pixels, unreadable = pending.result()
+            pending = decoder.submit(decode_images, job, parts[number + 1]) if number + 1 < len(parts) else None
+            skipped += [(source.names[index], reason) for index, reason in unreadable.items()]
+            kept = [position for position, index in enumerate(part) if index not in unreadable]
+            if kept:
+                yield Batch([part[position] for position in kept], pixels[kept])
+    check_skipped(tuple(skipped), len(source), strict=False)
+    if skipped:
+        examples = ", ".join(f"{name} ({reason})" for name, reason in skipped[:3])
+        reporter.warn(f"left out {len(skipped):,} of {len(source):,} images that cannot be read: {examples}")

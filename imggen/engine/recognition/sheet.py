@@ -1,0 +1,56 @@
+"""A sheet of small images with a line of text below each, a row for each query."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from imggen.io.image import ImageArray, composite_on_white
+
+TEXT_HEIGHT, MARGIN, FONT_SIZE, FRAME = 15, 4, 11, 2
+MAX_COLUMNS = 25
+
+
+class Cell(NamedTuple):
+    """An image (S, S, C), the text below it, and a group: cells of one group have frames of one color."""
+
+    image: ImageArray
+    text: str
+    group: str = ""
+
+
+def draw_sheet(rows: list[list[Cell]], side: int) -> ImageArray:
+    """One image (H, W, 3) of all rows; an empty one for no rows."""
+    columns = min(MAX_COLUMNS, max((len(row) for row in rows), default=1))
+    width, height = side + 2 * MARGIN, side + 2 * MARGIN + TEXT_HEIGHT
+    sheet = Image.new("RGB", (columns * width, max(1, len(rows)) * height), "white")
+    draw = ImageDraw.Draw(sheet)
+    font = ImageFont.load_default(FONT_SIZE)
+    for y, row in enumerate(rows):
+        for x, cell in enumerate(row[:columns]):
+            left, top = x * width + MARGIN, y * height + MARGIN
+            sheet.paste(Image.fromarray(composite_on_white(cell.image)), (left, top))
+            if cell.group:
+                box = (left - FRAME, top - FRAME, left + side + FRAME - 1, top + side + FRAME - 1)
+                draw.rectangle(box, outline=_color_of(cell.group), width=FRAME)
+            draw.text((left, top + side + 1), _fitting(cell.text, font, side), fill="black", font=font)
+    return np.asarray(sheet)
+
+
+def _color_of(group: str) -> tuple[int, int, int]:
+    """A color that depends on the name alone, neither very dark nor very light."""
+    digest = hashlib.sha256(group.encode("utf-8", "backslashreplace")).digest()
+    return 40 + digest[0] % 170, 40 + digest[1] % 170, 40 + digest[2] % 170
+
+
+def _fitting(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
+    """The text, or its end after "…" where it is too long; what cannot be drawn becomes "?"."""
+    text = "".join(letter if letter.isprintable() else "?" for letter in text)
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength("…" + text) > width:
+        text = text[1:]
+    return "…" + text

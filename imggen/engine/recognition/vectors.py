@@ -1,0 +1,174 @@
+"""The vectors of a source's images, kept in the cache: only new and changed images are embedded again."""
+
+from __future__ import annotations
+
+import hashlib
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from imggen.data.cache_dir import default_cache_dir
+from imggen.data.cache_reuse import row_hashes
+from imggen.data.readers import Source
+from imggen.data.scan import digest
+from imggen.documents import COUNT, TEXT, DocumentError, read_fields
+from imggen.engine.recognition.eyes import Eyes, read_batches
+from imggen.errors import CheckpointError, DataError
+from imggen.io.checkpoint import read_header, read_tensors, write_checkpoint
+from imggen.reporting import Reporter
+
+DOCUMENT = {"model": TEXT, "hash": TEXT, "size": COUNT, "channels": COUNT, "source": TEXT, "key": TEXT}
+INTEGERS = {"names": torch.uint8, "rows": torch.int64, "pixels": torch.int64}
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """Vectors (N, D) float16 of images, in the order of `names`.
+
+    `rows` and `pixels` (N,) int64 are hashes: of name and fingerprint, by which unchanged images are known (0 where
+    there are no fingerprints), and of the pixels at the model's size, by which equal images are known. `about` names
+    the model, its hash, the size and channels, and the source with its key.
+    """
+
+    names: list[str]
+    vectors: Tensor
+    rows: npt.NDArray[np.int64]
+    pixels: npt.NDArray[np.int64]
+    about: dict[str, Any]
+
+    def __len__(self) -> int:
+        """The number of images."""
+        return len(self.names)
+
+    @property
+    def center(self) -> Tensor:
+        """The mean vector (D,), float32; 0 for fewer than two images, whose differences would vanish."""
+        vectors = self.vectors.float()
+        return vectors.mean(0) if len(self) > 1 else torch.zeros_like(vectors[0])
+
+    def directions(self, center: Tensor) -> Tensor:
+        """Unit vectors (N, D) float32 from `center`: their products are cosine similarities."""
+        return unit(self.vectors.float() - center)
+
+
+def unit(vectors: Tensor) -> Tensor:
+    """Vectors (N, D) of length 1; those of length 0 stay 0."""
+    return vectors / vectors.norm(dim=1, keepdim=True).clamp(min=1e-12)
+
+
+def embed_source(source: Source, eyes: Eyes, reporter: Reporter, known: Vectors | None = None) -> Vectors:
+    """The vectors of all images of a source that can be read, those that are unchanged since `known` from there.
+
+    Raises DataError if too many cannot be read.
+    """
+    rows = row_hashes(source).view(np.int64) if source.fingerprints else np.zeros(len(source), np.int64)
+    reused, old = _unchanged(rows, known)
+    missing = np.setdiff1d(np.arange(len(source)), reused)
+    pixels = np.zeros(len(source), np.int64)
+    is_read = np.zeros(len(source), bool)
+    parts: dict[int, Tensor] = {}
+    if known is not None and len(reused):
+        pixels[reused], is_read[reused] = known.pixels[old], True
+        parts = dict(zip(reused.tolist(), known.vectors[torch.from_numpy(old)], strict=True))
+    with reporter.task("looking", len(missing)) as task:
+        done = 0
+        for batch in read_batches(source, missing, eyes.size, eyes.channels, eyes.batch, reporter):
+            vectors = eyes.embed(batch.pixels).half()
+            for index, image, vector in zip(batch.indices, batch.pixels, vectors, strict=True):
+                pixels[index], is_read[index], parts[index] = hash_pixels(image), True, vector
+            done += len(batch.indices)
+            task.update(done)
+    kept = np.flatnonzero(is_read)
+    about = {
+        "model": eyes.name,
+        "hash": eyes.hash,
+        "size": eyes.size,
+        "channels": eyes.channels,
+        "source": source.origin.path or source.name,
+        "key": source.key,
+    }
+    names = [source.names[index] for index in kept.tolist()]
+    vectors = torch.stack([parts[index] for index in kept.tolist()])
+    return Vectors(names, vectors, rows[kept], pixels[kept], about)
+
+
+def _unchanged(
+    rows: npt.NDArray[np.int64], known: Vectors | None
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Which of the images with these hashes are in `known`, and where there."""
+    nothing = np.empty(0, np.int64)
+    if known is None or not rows.any():
+        return nothing, nothing
+    _, new, old = np.intersect1d(rows, known.rows, return_indices=True)
+    return new.astype(np.int64), old.astype(np.int64)
+
+
+def hash_pixels(image: npt.NDArray[np.uint8]) -> int:
+    """A hash of the pixels (H, W, C), 64 bits signed: equal for equal images."""
+    data = hashlib.blake2b(np.ascontiguousarray(image).tobytes(), digest_size=8).digest()
+    return int.from_bytes(data, "little", signed=True)
+
+
+def index_source(source: Source, eyes: Eyes, reporter: Reporter) -> Vectors:
+    """The vectors of a source from the cache, where they are brought up to date.
+
+    A damaged or unwritable cache costs time only. Raises DataError if too many images cannot be read.
+    """
+    place = digest([source.origin.path or source.key, source.origin.split])
+    path = default_cache_dir() / "vectors" / f"{place}-{eyes.hash}.safetensors"
+    known = None
+    if path.exists():
+        try:
+            known = read_vectors(path)
+        except CheckpointError as error:
+            reporter.warn(f"the index is made again: {error.message}")
+    elif path.parent.is_dir() and any(path.parent.glob(f"{place}-*.safetensors")):
+        reporter.info(f"another model has indexed {source.name} before: {eyes.name} looks at all of it")
+    if known is not None and known.about["key"] == source.key and known.about["size"] == eyes.size:
+        return known
+    vectors = embed_source(source, eyes, reporter, known)
+    with suppress(OSError, DataError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_vectors(path, vectors)
+    return vectors
+
+
+def write_vectors(path: Path, vectors: Vectors) -> None:
+    """Write vectors as safetensors. Raises DataError."""
+    names = "\0".join(vectors.names).encode("utf-8", "surrogateescape")
+    tensors = {
+        "vectors": vectors.vectors,
+        "mean": vectors.center,
+        "names": torch.frombuffer(bytearray(names or b"\0"), dtype=torch.uint8),
+        "rows": torch.from_numpy(vectors.rows.copy()),
+        "pixels": torch.from_numpy(vectors.pixels.copy()),
+    }
+    write_checkpoint(path, tensors, {**vectors.about, "count": len(vectors)}, kind="vectors")
+
+
+def read_vectors(path: Path) -> Vectors:
+    """Read what `write_vectors` wrote. Raises CheckpointError for anything else."""
+    header = read_header(path, kind="vectors")
+    damaged = CheckpointError(f"{path} has a damaged description", "make it again with imggen embed")
+    try:
+        about = read_fields(header.document, {**DOCUMENT, "count": COUNT})
+    except DocumentError as error:
+        raise damaged from error
+    count = about.pop("count")
+    tensors = read_tensors(path, header, None)
+    if tensors.keys() != {*INTEGERS, "vectors", "mean"} or count == 0 or tensors["vectors"].ndim != 2:
+        raise damaged
+    if any(tensors[name].dtype != dtype or tensors[name].ndim != 1 for name, dtype in INTEGERS.items()):
+        raise damaged
+    if any(len(tensors[name]) != count for name in ("vectors", "rows", "pixels")):
+        raise damaged
+    names = tensors["names"].numpy().tobytes().decode("utf-8", "surrogateescape").split("\0")
+    if len(names) != count:
+        raise damaged
+    return Vectors(names, tensors["vectors"].half(), tensors["rows"].numpy(), tensors["pixels"].numpy(), about)
