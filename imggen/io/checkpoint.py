@@ -90,6 +90,9 @@ def write_checkpoint(
             "modelspec.title": name,
             "modelspec.date": time.strftime("%Y-%m-%d", time.gmtime()),
         }
+        for key in ("author", "license"):
+            if key in document.get("provenance", {}):
+                metadata[f"modelspec.{key}"] = str(document["provenance"][key])
         if thumbnail is not None:
             metadata["modelspec.thumbnail"] = "data:image/png;base64," + base64.b64encode(thumbnail).decode()
     metadata[METADATA_HASH] = metadata_hash(metadata)

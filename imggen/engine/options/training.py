@@ -69,6 +69,8 @@ class TrainOptions(MachineOptions):
     evaluate_every: float | None = option(
         None, "Minutes between evaluations; keeps the best", panel=RUN, low=0.0, chosen="never"
     )
+    author: str | None = option(None, "Who made the images: kept in the model", panel=RUN, metavar="TEXT")
+    license: str | None = option(None, "License of the images: kept in the model", panel=RUN, metavar="TEXT")
     tensorboard: bool = option(False, "Also log to TensorBoard (extra: log)", panel=RUN)
     precision: str = option(
         "auto", "Precision: fp32, bf16 or auto", panel=MACHINE, choices=("auto", "fp32", "bf16"), metavar="NAME"

@@ -91,6 +91,7 @@ class TrainPlan:
 
     `state` is what to resume from, None for a new run. `source` is the decoded data set, or only
     the list of its images if the plan was made without decoding. `choices` are what was chosen for the user, and why.
+    `credits` are author and license of the images.
     `initial` is the trained model that a new run begins from, None for random weights.
     """
 
@@ -112,6 +113,7 @@ class TrainPlan:
     tensorboard: bool
     force: bool
     command: str
+    credits: dict[str, str]
 
     def __post_init__(self) -> None:
         """Check that the batch can be divided among the processes. Raises UsageError."""
@@ -164,6 +166,7 @@ class TrainPlan:
             )
         return cls(
             **_run_settings(options),
+            credits=_given_credits(options),
             machine=machine,
             data_options=data_options,
             source=source,
@@ -199,6 +202,7 @@ class TrainPlan:
         given_budget = any(value is not None for value in (options.images, options.epochs, options.minutes))
         return cls(
             **_run_settings(options),
+            credits={**saved.credits, **_given_credits(options)},
             machine=machine,
             data_options=data_options,
             source=source,
@@ -277,6 +281,7 @@ class TrainPlan:
             "device": self.device.type,
             "precision": precision_name(self.precision),
             **({} if self.initial is None else {"init_from": self.initial.name}),
+            **self.credits,
         }
 
 
@@ -291,6 +296,12 @@ def _run_settings(options: TrainOptions) -> dict[str, Any]:
         "force": options.force,
         "command": options.command,
     }
+
+
+def _given_credits(options: TrainOptions) -> dict[str, str]:
+    """Author and license of the images, as far as they are given."""
+    given = {"author": options.author, "license": options.license}
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def _given_budget(options: TrainOptions, dataset_size: int, machine: Machine) -> Budget:

@@ -63,6 +63,7 @@ class SavedState:
     seconds: float
     data_wait: float
     data_key: str
+    credits: dict[str, str]
 
     @classmethod
     def read(cls, run_dir: RunDir) -> SavedState:
@@ -75,13 +76,19 @@ class SavedState:
                 settings = read_fields(fields["settings"], SETTINGS)
                 TrainOptions(family=config.family, data=str(run_dir.path), **settings)
                 budget = _read_budget(fields["budget"])
+                given = read_fields(header.document, {"credits": OBJECT} if "credits" in header.document else {})
+                credits = read_fields(given.get("credits", {}), dict.fromkeys(given.get("credits", {}), TEXT))
             except (DocumentError, UsageError) as error:
                 raise _damaged(run_dir, error) from error
             tensors = read_tensors(run_dir.state, header, None)
         except CheckpointError as error:
             raise CheckpointError(error.message, _what_is_left(run_dir)) from error
         return cls(
-            **{**fields, "settings": settings, "budget": budget}, run_dir=run_dir, config=config, tensors=tensors
+            **{**fields, "settings": settings, "budget": budget},
+            run_dir=run_dir,
+            config=config,
+            tensors=tensors,
+            credits=credits,
         )
 
     def load_into(self, learner: Learner) -> None:

@@ -206,6 +206,7 @@ class TrainingRun:
             "seconds": self.seconds,
             "data_wait": self.data_wait,
             "data_key": self.plan.dataset.key,
+            "credits": self.plan.credits,
             "launch": launch_name(),
             "saved": time.time(),
         }

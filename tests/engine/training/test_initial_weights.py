@@ -11,6 +11,7 @@ from imggen.engine import training
 from imggen.engine.checkpoints import load_backend
 from imggen.engine.options import TrainOptions
 from imggen.errors import CheckpointError, UsageError
+from imggen.io.checkpoint import read_header
 from imggen.reporting import Silent
 from tests.helpers import RecordingReporter
 
@@ -51,3 +52,16 @@ def test_the_preset_is_that_of_the_model(image_folder: Path, options: MakeOption
     with pytest.raises(CheckpointError):
         training.dry_run(replace(plain, init_from="third"), Silent())
     assert not Path("second").exists()
+
+
+def test_credits_are_kept_in_the_model(image_folder: Path, options: MakeOptions) -> None:
+    first = replace(options(image_folder, "first"), author="A. Painter, B. Drawer", license="CC BY 4.0")
+    training.run(first, Silent())
+    training.run(replace(first, author=None, license=None, resume=True, images=16 * 16), Silent())
+    header = read_header(Path("first/weights.safetensors"))
+    assert header.metadata["modelspec.author"] == "A. Painter, B. Drawer"
+    assert header.metadata["modelspec.license"] == header.document["provenance"]["license"] == "CC BY 4.0"
+    training.run(replace(first, author=None, license="CC0", resume=True, images=17 * 16), Silent())
+    assert read_header(Path("first/weights.safetensors")).metadata["modelspec.license"] == "CC0"
+    training.run(replace(first, author=None, license=None, output=Path("second")), Silent())
+    assert "modelspec.author" not in read_header(Path("second/weights.safetensors")).metadata
