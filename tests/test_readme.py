@@ -52,7 +52,7 @@ def make_readers_files() -> None:
     mask.paste(255, (6, 6, 8, 14))
     Path("photos").mkdir()
     Path("masks").mkdir()
-    for name in ("a.png", "b.png", "x.png", "scan.tif", "photos/1.png"):
+    for name in ("a.png", "b.png", "x.png", "query.png", "scan.tif", "photos/1.png"):
         image.save(name)
     for name in ("m.png", "scratches.png", "masks/1.png"):
         mask.save(name)
@@ -71,6 +71,8 @@ def test_every_command_runs(image_folder: Path, capfdbinary: pytest.CaptureFixtu
             command, trained = shortened(command), True
         elif command.startswith("imggen evaluate"):
             command = re.sub(r" -n \d+", "", fewer(command)) + " -n 20 --force"
+        elif command.startswith(("imggen embed", "imggen search", "imggen classify")):
+            command += " --force"
         elif command.startswith(("imggen sample", "imggen interpolate", "imggen inpaint")):
             # Several commands of the README write the same file: each is meant for an empty folder.
             command = fewer(command) if "-o -" in command else fewer(command) + " --force"

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from imggen.data.dataset import DataOptions, scan_dataset
+from imggen.data.scan import open_images
 from imggen.engine.inpainting.inputs import find_inputs
 from imggen.engine.interpolation.plan import find_images
 from imggen.engine.options import InpaintOptions
-from imggen.engine.sampling.reconstruct import _open_images
 from imggen.errors import DataError
 from imggen.reporting import Reporter
 from tests.data.helpers import tree
@@ -25,7 +25,7 @@ def list_data(reporter: Reporter) -> list[str]:
 
 
 def list_sampling(reporter: Reporter) -> list[str]:
-    return _open_images(Path("d"), OUTPUT, reporter).names
+    return open_images("d", reporter, exclude=[Path(OUTPUT)]).names
 
 
 def list_interpolation(reporter: Reporter) -> list[str]:
