@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 from imggen.cli.build import verb
@@ -21,8 +20,4 @@ def classify(console: Console, **given: Any) -> None:
 
     result = recognition.run_classify(ClassifyOptions(**given), console)
     text = result.pop("csv", None)
-    if text is not None and not console.as_json:
-        sys.stdout.write(text)
-        sys.stdout.flush()
-        return
-    console.result(result, result["paths"])
+    console.result(result, result["paths"] if text is None else text.removesuffix("\n").split("\n"))

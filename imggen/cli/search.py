@@ -21,7 +21,9 @@ def search(console: Console, **given: Any) -> None:
 
     options = SearchOptions(**given)
     result = recognition.run_search(options, console)
-    console.result(result, [*_lines(result, paths_only=options.paths), *result.get("paths", [])])
+    for path in result["paths"]:  # not on stdout, which may be the list of what to remove
+        console.info(f"wrote {path}")
+    console.result(result, _lines(result, paths_only=options.paths))
 
 
 def _lines(result: dict[str, Any], *, paths_only: bool) -> list[str]:

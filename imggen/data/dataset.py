@@ -209,7 +209,7 @@ def _choose_size(survey: Survey, max_size: int) -> tuple[int, str]:
     if survey.same_size and size <= _MAX_KEPT_SIZE:
         return size, "all images have it" if size == side else f"the next power of two above the images' {side}"
     if size > max_size:
-        return max_size, f"the largest default on this device; the images have {side} and more"
+        return max_size, f"the largest default on this device; the images' median side is {side}"
     return size, f"the next power of two from the images' median side, {side}"
 
 
@@ -348,6 +348,8 @@ def scan_dataset(spec: str, options: DataOptions, *, max_size: int, reporter: Re
     scanned = ScannedDataset(source, survey, size, channels, options)
     if scanned.hard_alpha:
         choices.append("hard edges: alpha is only 0 or 255 in the images, and will be in samples")
+    elif survey.hard_alpha and channels == 4:
+        choices.append("soft edges: alpha is only 0 or 255 in the images, but they are resized, which blurs it")
     return replace(scanned, choices=tuple(choices))
 
 

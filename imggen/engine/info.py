@@ -61,6 +61,11 @@ def _animation_text(path: Path) -> str | None:
 
 
 def _describe_checkpoint(header: Header) -> dict[str, Any]:
+    if header.kind == "vectors":
+        names = ("model", "hash", "size", "channels", "source", "count")
+        shape = header.tensors["vectors"].shape if "vectors" in header.tensors else ()
+        described = {name: header.document.get(name) for name in names}
+        return {"kind": header.kind, **described, "dimensions": shape[-1] if shape else None, "bytes": header.size}
     stored = header.document.get("config")
     config = dict(stored) if isinstance(stored, dict) else {}
     classes = config.pop("classes", [])

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from difflib import SequenceMatcher
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+CLASS_EMBEDDINGS = ("embed.weight", "class_embedding.weight")  # ends of the names of tensors with a row for each class
 
 
 class Transfer(NamedTuple):
@@ -19,19 +21,30 @@ class Transfer(NamedTuple):
     new: list[str]
 
 
-def transfer(source: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> Transfer:
+def transfer(
+    source: Mapping[str, Tensor],
+    target: Mapping[str, Tensor],
+    source_classes: Sequence[str] = (),
+    target_classes: Sequence[str] = (),
+) -> Transfer:
     """Take from the state `source` of a backend what fits into the state `target` of another one of its family.
 
-    A tensor of the same shape is taken whole. Where one dimension differs (the channels of the image, the number of
-    classes), the part that both have is taken and the rest stays as in `target`. All others stay as they are.
-    Tensors belong together by name or, where the two have other layers, by the longest sequences of equal shapes.
+    A tensor of the same shape is taken whole. Where one dimension differs, as with the channels of the image, the part
+    that both have is taken and the rest stays as in `target`. All others stay as they are. Embeddings of classes are
+    taken by the classes' names. Tensors belong together by name; where the two have other layers, by the longest
+    sequences of equal shapes, and then none is taken in part.
     """
     tensors = {name: tensor.clone() for name, tensor in target.items()}
     result = Transfer(tensors, [], [], [])
     partners = dict(_pairs(source, target))
     for name, own in tensors.items():
         given = source.get(partners.get(name, ""))
-        if given is None or given.dtype != own.dtype or given.ndim != own.ndim:
+        if given is not None and name.endswith(CLASS_EMBEDDINGS) and given.shape[1:] == own.shape[1:]:
+            rows = _rows_by_class(given, own, source_classes, target_classes)
+            for row, source_row in rows.items():
+                own[row] = given[source_row]
+            (result.whole if len(rows) == len(own) else result.parts if rows else result.new).append(name)
+        elif given is None or given.dtype != own.dtype or given.ndim != own.ndim:
             result.new.append(name)
         elif given.shape == own.shape:
             own.copy_(given)
@@ -45,12 +58,23 @@ def transfer(source: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> Tran
     return result
 
 
+def _rows_by_class(
+    given: Tensor, own: Tensor, source_classes: Sequence[str], target_classes: Sequence[str]
+) -> dict[int, int]:
+    """Rows of an embedding of classes with the rows of the same classes in `given`; "no class", if any, comes last."""
+    rows = {row: source_classes.index(name) for row, name in enumerate(target_classes) if name in source_classes}
+    if len(given) == len(source_classes) + 1 and len(own) == len(target_classes) + 1:
+        rows[len(own) - 1] = len(given) - 1
+    return rows
+
+
 def _pairs(source: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> Iterator[tuple[str, str]]:
     """Names in `target` with the names in `source` of the tensors that belong to them."""
     if source.keys() == target.keys():
         yield from ((name, name) for name in target)
         return
-    ours, theirs = list(target), list(source)
+    yield from ((name, name) for name in target if name in source and name.endswith(CLASS_EMBEDDINGS))
+    ours, theirs = ([name for name in names if not name.endswith(CLASS_EMBEDDINGS)] for names in (target, source))
     # Part by part: generator, discriminator, encoder, prior, ...
     for part in dict.fromkeys(_part(name) for name in ours):
         own = [name for name in ours if _part(name) == part]

@@ -87,7 +87,8 @@ def test_small_images_of_one_size_are_taken_as_they_are(
         is_kept = scanned.size == sides[0] == sides[1]
         assert scanned.size == size and scanned.hard_alpha == is_kept
         assert f"size {size}: {'all images have it' if is_kept else 'the '}" in scanned.choices[0]
-        assert scanned.choices[1].startswith("channels 4: ") and len(scanned.choices) == 2 + is_kept
+        assert scanned.choices[1].startswith("channels 4: ")
+        assert scanned.choices[2].startswith("hard edges" if is_kept else "soft edges") and len(scanned.choices) == 3
     given = DataOptions(cache_dir=tmp_path / "cache", size=16, channels=3)
     assert scan_dataset(str(tmp_path / "d"), given, max_size=max_size, reporter=Silent()).choices == ()
 

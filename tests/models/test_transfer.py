@@ -24,7 +24,8 @@ def random_backend(family: str, **shape: Any) -> Backend:
 def test_a_model_of_the_same_form_is_taken_whole(family: str) -> None:
     source = random_backend(family, classes=True)
     learner = build_learner(source.config)
-    result = transfer(source.state_dict(), learner.backend.state_dict())
+    classes = source.config.classes
+    result = transfer(source.state_dict(), learner.backend.state_dict(), classes, classes)
     assert not result.parts and not result.new and len(result.whole) == len(source.state_dict())
     learner.begin_from(result.tensors)
     noise, labels = torch.randn(3, *source.noise_shape), torch.tensor([0, 1, 2])
@@ -68,6 +69,21 @@ def test_the_size_may_differ(family: str, before: int, after: int) -> None:
     ]
     assert len(set(taken)) == len(taken) and 0 not in taken
     target.load_state_dict(result.tensors)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_classes_are_taken_by_name(family: str) -> None:
+    source = random_backend(family, classes=True)
+    config = source.config.with_overrides(classes=("bees", "dogs", "ants", "elks"), class_counts=(1, 1, 1, 1))
+    target = build_backend(config)
+    result = transfer(source.state_dict(), target.state_dict(), source.config.classes, config.classes)
+    names = [name for name in result.tensors if name.endswith(("embed.weight", "class_embedding.weight"))]
+    assert names and set(names) <= set(result.parts)
+    for name in names:
+        given, new, taken = source.state_dict()[name], target.state_dict()[name], result.tensors[name]
+        assert torch.equal(taken[[0, 2]], given[[1, 0]]) and torch.equal(taken[[1, 3]], new[[1, 3]])
+        if len(given) == 4:
+            assert torch.equal(taken[4], given[3])  # no class
 
 
 def test_nothing_fits() -> None:

@@ -24,8 +24,8 @@ def run_embed(options: EmbedOptions, reporter: Reporter) -> dict[str, Any]:
     Raises UsageError, DataError, CheckpointError and DeviceError; so do the other functions here.
     """
     path = Path(options.output)
-    if path.suffix not in VECTOR_ENDINGS:
-        raise UsageError(f"'{path.suffix}' is no format of vectors", f"endings: {', '.join(VECTOR_ENDINGS)}")
+    if path.suffix.lower() not in VECTOR_ENDINGS:
+        raise UsageError(f"{path} is no file of vectors", f"endings: {', '.join(VECTOR_ENDINGS)}")
     _check_file(path, options.force)
     _check_source(options.image)
     from imggen.engine.recognition.embed import embed

@@ -15,7 +15,7 @@ from torch import Tensor
 from imggen.data.scan import open_images
 from imggen.engine.checkpoints import LoadedModel
 from imggen.engine.options import ClassifyOptions
-from imggen.engine.recognition.eyes import open_to_see, read_batches, to_device
+from imggen.engine.recognition.eyes import open_to_see, path_of, read_batches, to_device
 from imggen.engine.render import default_batch_size
 from imggen.errors import UsageError
 from imggen.io.atomic import atomic_write
@@ -44,7 +44,7 @@ def classify(options: ClassifyOptions, reporter: Reporter) -> dict[str, Any]:
             if options.uniform:
                 scores = scores - class_log_frequencies(backend.config, scores.device)
             parts.append((scores.double() / (loaded.class_temperature or 1.0)).softmax(1).cpu())
-            paths += [source.names[index] for index in each.indices]
+            paths += [path_of(options.image, source, index) for index in each.indices]
             task.update(len(paths))
     probabilities, order = torch.cat(parts).sort(dim=1, descending=True, stable=True)
     top = min(options.top, len(backend.classes))

@@ -25,10 +25,10 @@ def embed(options: EmbedOptions, reporter: Reporter) -> dict[str, Any]:
     eyes = open_eyes(options.model, options.weights, options.device, options.batch, reporter)
     vectors = embed_source(source, eyes, reporter)
     path = Path(options.output)
-    if path.suffix == ".safetensors":
+    if path.suffix.lower() == ".safetensors":
         write_vectors(path, vectors)
     else:
-        atomic_write(path, _npz(vectors) if path.suffix == ".npz" else _csv(vectors))
+        atomic_write(path, _npz(vectors) if path.suffix.lower() == ".npz" else _csv(vectors))
     return {
         "paths": [options.output],
         "count": len(vectors),
@@ -39,9 +39,9 @@ def embed(options: EmbedOptions, reporter: Reporter) -> dict[str, Any]:
 
 
 def _npz(vectors: Vectors) -> bytes:
-    """An archive of arrays: names (N,), vectors (N, D) float16, mean (D,) float32; no pickles."""
+    """An archive of arrays: names (N,), vectors (N, D) float16, center (D,) float32; no pickles."""
     buffer = io.BytesIO()
-    np.savez(buffer, names=np.array(vectors.names), vectors=vectors.vectors.numpy(), mean=vectors.center.numpy())
+    np.savez(buffer, names=np.array(vectors.names), vectors=vectors.vectors.numpy(), center=vectors.center.numpy())
     return buffer.getvalue()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -14,17 +15,19 @@ import torch
 from torch import Tensor
 
 from imggen.data.cache import check_skipped
-from imggen.data.readers import Source
+from imggen.data.readers import ArchiveReader, FolderReader, Source
 from imggen.data.workers import DecodeJob, decode_images
 from imggen.engine.checkpoints import LoadedModel, load_backend
 from imggen.engine.device import configure_device
-from imggen.engine.render import default_batch_size
+from imggen.engine.noise import SampleSpec
+from imggen.engine.render import default_batch_size, sample_batches
 from imggen.errors import UsageError
 from imggen.io.image import ImageArray
 from imggen.io.pixels import from_array, to_float
 from imggen.models.base import Backend
 from imggen.reporting import Reporter
 
+CENTER_SAMPLES = 64
 MAX_VECTOR_SIZE = 512  # longer vectors are projected to it: a kilobyte an image, and nearly the same neighbors
 
 
@@ -37,7 +40,10 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True)
 class Eyes:
-    """What turns images (B, size, size, channels) uint8 into vectors (B, D) float32: `embed`."""
+    """What turns images (B, size, size, channels) uint8 into vectors (B, D) float32: `embed`.
+
+    `center` computes the mean vector (D,) of the model's own samples.
+    """
 
     name: str
     hash: str
@@ -45,6 +51,7 @@ class Eyes:
     channels: int
     batch: int
     embed: Callable[[ImageArray], Tensor]
+    center: Callable[[], Tensor]
 
 
 def open_to_see(model: str, weights: Path | None, device: str, reporter: Reporter) -> LoadedModel:
@@ -63,7 +70,12 @@ def open_eyes(model: str, weights: Path | None, device: str, batch: int | None, 
         raise UsageError(f"{model} cannot see: {reason}", "use another model, such as vae")
     channels, size, _ = backend.config.image_shape
     see = projected(backend, loaded.hash)
-    return Eyes(model, loaded.hash, size, channels, batch or default_batch_size(backend), see)
+
+    def center() -> Tensor:
+        specs = [SampleSpec(seed) for seed in range(CENTER_SAMPLES)]
+        return torch.cat([see(images) for images in sample_batches(backend.for_inference(), specs)]).mean(0)
+
+    return Eyes(model, loaded.hash, size, channels, batch or default_batch_size(backend), see, center)
 
 
 def projected(backend: Backend, key: str) -> Callable[[ImageArray], Tensor]:
@@ -87,6 +99,27 @@ def projected(backend: Backend, key: str) -> Callable[[ImageArray], Tensor]:
 def to_device(images: ImageArray, backend: Backend) -> Tensor:
     """(B, H, W, C) uint8 as a tensor (B, C, H, W) in [-1, 1] on the model's device."""
     return to_float(from_array(images, backend.device)).contiguous(memory_format=torch.channels_last)
+
+
+def path_of(spec: str, source: Source, index: int) -> str:
+    """The path of image `index` of a source that was given as `spec`; in an archive its name there."""
+    if not isinstance(source.reader, FolderReader):
+        return source.names[index]
+    given = Path(spec)
+    if given.is_dir():
+        return str(given / source.names[index])
+    return spec if given.is_file() else str(Path(source.reader.root, source.names[index]))
+
+
+def bytes_of(source: Source, index: int) -> int:
+    """The size of the file of image `index`; 0 where it is not known."""
+    reader = source.reader
+    if isinstance(reader, ArchiveReader):
+        return reader.members[index].size
+    if isinstance(reader, FolderReader):
+        with suppress(OSError):
+            return Path(reader.root, reader.names[index]).stat().st_size
+    return 0
 
 
 def read_batches(

@@ -3,28 +3,30 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from imggen.data.decode import UnreadableError, fit_image, load_image
-from imggen.data.readers import FolderReader, Source
+from imggen.data.readers import Source
 from imggen.data.scan import open_images
 from imggen.engine.options import SearchOptions
-from imggen.engine.recognition.eyes import Eyes, open_eyes
-from imggen.engine.recognition.sheet import Cell, draw_sheet
+from imggen.engine.recognition.eyes import bytes_of, open_eyes, path_of
+from imggen.engine.recognition.sheet import MAX_COLUMNS, Cell, draw_sheet
 from imggen.engine.recognition.vectors import Vectors, embed_source, index_source, unit
 from imggen.io.atomic import atomic_write
 from imggen.io.image import encode, format_of
 from imggen.reporting import Reporter
 
 DUPLICATES_ABOVE = 0.98
-BLOCK_ROWS = 2048  # of similarities computed at a time
+BLOCK_BYTES = 64 << 20  # of similarities computed at a time
 SHEET_ROWS, SHEET_SIDE = 40, 96  # at most; in pixels
+Draw = Callable[[], Cell]
 
 
 @dataclass(frozen=True)
@@ -39,44 +41,79 @@ def search(options: SearchOptions, reporter: Reporter) -> dict[str, Any]:
     """Search; see `imggen.engine.recognition.run_search`."""
     began = time.monotonic()
     exclude = [] if options.output is None else [options.output]
+    # The queries first: a name that does not exist must not be noticed after hours of indexing.
+    queries = None if options.image is None else open_images(options.image, reporter, exclude=exclude)
     source = open_images(options.data, reporter, exclude=exclude)
     eyes = open_eyes(options.model, options.weights, options.device, options.batch, reporter)
     index = index_source(source, eyes, reporter)
-    find = _find_duplicates if options.duplicates else _find_similar
-    result, rows = find(options, source, index, eyes, reporter)
+    searched = _Searched(options.data, source, index)
+    if queries is None:
+        result, rows = _find_duplicates(options, searched, reporter)
+    else:
+        result, rows = _find_similar(options, searched, queries, embed_source(queries, eyes, reporter))
+    result["paths"] = []
     if options.output is not None:
-        sheet = draw_sheet(rows[:SHEET_ROWS], SHEET_SIDE)
-        atomic_write(options.output, encode(sheet, format_of(options.output), None))
+        if len(rows) > SHEET_ROWS or any(len(row) > MAX_COLUMNS for row in rows):
+            reporter.info(f"{options.output} shows the first {SHEET_ROWS} rows and {MAX_COLUMNS} columns")
+        drawn = [[cell() for cell in row[:MAX_COLUMNS]] for row in rows[:SHEET_ROWS]]
+        atomic_write(options.output, encode(draw_sheet(drawn, SHEET_SIDE), format_of(options.output), None))
         result["paths"] = [str(options.output)]
     return {**result, "count": len(index), "hash": eyes.hash, "seconds": round(time.monotonic() - began, 3)}
 
 
+class _Searched:
+    """The images that are searched, and where each is in its source."""
+
+    def __init__(self, spec: str, source: Source, index: Vectors) -> None:
+        self.spec, self.source, self.index = spec, source, index
+        self.positions = {name: position for position, name in enumerate(source.names)}
+
+    def path(self, number: int) -> str:
+        """The path of image `number` of the index."""
+        return path_of(self.spec, self.source, self.positions[self.index.names[number]])
+
+    def bytes(self, number: int) -> int:
+        """The size of its file."""
+        return bytes_of(self.source, self.positions[self.index.names[number]])
+
+    def cell(self, number: int, text: str, group: str = "") -> Draw:
+        """Its cell on a sheet, to be drawn if there is room."""
+        position = self.positions[self.index.names[number]]
+        return lambda: Cell(_thumbnail(self.source, position), text, group)
+
+
 def _find_similar(
-    options: SearchOptions, source: Source, index: Vectors, eyes: Eyes, reporter: Reporter
-) -> tuple[dict[str, Any], list[list[Cell]]]:
+    options: SearchOptions, searched: _Searched, queries: Source, seen: Vectors
+) -> tuple[dict[str, Any], list[list[Draw]]]:
     """The images most similar to each query, and the rows of a sheet."""
     assert options.image is not None
-    queries = open_images(options.image, reporter)
-    seen = embed_source(queries, eyes, reporter)
-    center = index.center
-    directions, wanted = index.directions(center), unit(seen.vectors.float() - center)
+    index, spec = searched.index, options.image
+    directions, wanted = index.directions(), unit(seen.vectors.float() - index.center)
+    places = {Path(searched.path(number)).absolute(): number for number in range(len(index))}
+    positions = {name: position for position, name in enumerate(queries.names)}
     results: list[dict[str, Any]] = []
-    rows: list[list[Cell]] = []
+    rows: list[list[Draw]] = []
     for number, name in enumerate(seen.names):
-        hidden = np.empty(0, np.int64) if options.own else np.flatnonzero(index.pixels == seen.pixels[number])
+        position = positions[name]
+        path = path_of(spec, queries, position)
+        # The query itself: the same file or, if that is not in the data, the same pixels.
+        own = places.get(Path(path).absolute())
+        hidden = np.flatnonzero(index.pixels == seen.pixels[number]) if own is None else np.array([own])
+        hidden = np.empty(0, np.int64) if options.own else hidden
         matches = nearest(directions, wanted[number], hidden, options.count, options.above)
-        found = [
-            {"path": path_of(options.data, source, index.names[each.index]), "score": round(each.score, 6)}
-            for each in matches
-        ]
-        results.append({"query": path_of(options.image, queries, name), "matches": found})
-        if options.output is not None and len(rows) < SHEET_ROWS:
-            cells = [Cell(_thumbnail(queries, name), name)]
+        found = [{"path": searched.path(match.index), "score": round(match.score, 6)} for match in matches]
+        results.append({"query": path, "matches": found})
+        if options.output is not None:
+            row: list[Draw] = [partial(_query_cell, queries, position, name)]
             for match in matches:
-                found_name = index.names[match.index]
-                cells.append(Cell(_thumbnail(source, found_name), f"{match.score:.3f}", Path(found_name).parent.name))
-            rows.append(cells)
+                folder = Path(index.names[match.index]).parent.name
+                row.append(searched.cell(match.index, f"{match.score:.3f}", folder))
+            rows.append(row)
     return {"queries": results}, rows
+
+
+def _query_cell(queries: Source, position: int, name: str) -> Cell:
+    return Cell(_thumbnail(queries, position), name)
 
 
 def nearest(
@@ -87,33 +124,25 @@ def nearest(
     The indices `hidden`, and what is less similar than `above`, are left out.
     """
     scores = directions @ wanted
-    scores[torch.from_numpy(hidden)] = -torch.inf
-    order = scores.sort(descending=True, stable=True).indices
+    order = scores.sort(descending=True, stable=True).indices[: count + len(hidden)].tolist()
     left_out = set(hidden.tolist())
-    kept = (index for index in order.tolist() if index not in left_out)
-    matches = [Match(index, min(1.0, max(-1.0, float(scores[index])))) for index in kept][:count]
+    kept = [index for index in order if index not in left_out][:count]
+    matches = [Match(index, min(1.0, max(-1.0, float(scores[index])))) for index in kept]
     return [match for match in matches if above is None or round(match.score, 6) >= above]
 
 
 def _find_duplicates(
-    options: SearchOptions, source: Source, index: Vectors, eyes: Eyes, reporter: Reporter
-) -> tuple[dict[str, Any], list[list[Cell]]]:
+    options: SearchOptions, searched: _Searched, reporter: Reporter
+) -> tuple[dict[str, Any], list[list[Draw]]]:
     """Groups of near-duplicates, the file to keep first, and the rows of a sheet."""
-    above = DUPLICATES_ABOVE if options.above is None else options.above
-    groups = group_duplicates(index.directions(index.center), index.pixels, above, reporter)
-    sizes = dict(zip(source.names, source.fingerprints, strict=True)) if source.fingerprints else {}
-
-    def rank(number: int) -> tuple[int, str]:
-        name = index.names[number]
-        return -int(sizes.get(name, "0").split()[0]), name
-
-    ordered = sorted((sorted(group, key=rank) for group in groups), key=lambda group: index.names[group[0]])
-    paths = [[path_of(options.data, source, index.names[number]) for number in group] for group in ordered]
-    rows: list[list[Cell]] = []
-    for group in ordered if options.output is not None else []:
-        names = [index.names[number] for number in group]
-        rows.append([Cell(_thumbnail(source, name), Path(name).name) for name in names])
-    return {"groups": paths}, rows
+    above, index = DUPLICATES_ABOVE if options.above is None else options.above, searched.index
+    groups = group_duplicates(index.directions(), index.pixels, above, reporter)
+    ranked = [sorted(group, key=lambda number: (-searched.bytes(number), index.names[number])) for group in groups]
+    ranked.sort(key=lambda group: index.names[group[0]])
+    if not ranked:
+        reporter.info(f"no duplicates: no two images are as similar as {above:g}")
+    rows = [[searched.cell(number, Path(index.names[number]).name) for number in group] for group in ranked]
+    return {"groups": [[searched.path(number) for number in group] for group in ranked]}, rows
 
 
 def group_duplicates(
@@ -121,45 +150,28 @@ def group_duplicates(
 ) -> list[list[int]]:
     """Groups of two and more images connected by similarities of at least `above`, or by equal pixels.
 
-    Union-find over all pairs: the groups depend neither on the order of the images nor on a limit.
+    All pairs are compared: the groups do not depend on the order of the images. An image of a group may be unlike
+    another one, if others lie between them.
     """
-    parent = list(range(len(directions)))
-
-    def root(number: int) -> int:
-        while parent[number] != number:
-            parent[number] = parent[parent[number]]
-            number = parent[number]
-        return number
-
-    def join(first: int, second: int) -> None:
-        one, other = sorted((root(first), root(second)))
-        parent[other] = one
-
+    count = len(directions)
     _, first_of, inverse = np.unique(pixels, return_index=True, return_inverse=True)
-    for number, value in enumerate(inverse.ravel().tolist()):
-        join(int(first_of[value]), number)
-    with reporter.task("comparing", len(directions)) as task:
-        for start in range(0, len(directions), BLOCK_ROWS):
-            similar = directions[start : start + BLOCK_ROWS] @ directions[start:].T >= above
-            for row, column in similar.triu(1).nonzero().tolist():
-                join(start + row, start + column)
-            task.update(min(len(directions), start + BLOCK_ROWS))
-    groups: dict[int, list[int]] = {}
-    for number in range(len(directions)):
-        groups.setdefault(root(number), []).append(number)
-    return [group for group in groups.values() if len(group) > 1]
+    groups = first_of[inverse.ravel()]  # of each image: the smallest index in its group
+    rows = max(1, BLOCK_BYTES // (4 * max(1, count)))
+    with reporter.task("comparing", count) as task:
+        for start in range(0, count, rows):
+            similar = (directions[start : start + rows] @ directions[start:].T >= above).numpy()
+            for row in range(len(similar)):
+                found = np.unique(groups[start + row + np.flatnonzero(similar[row, row:])])
+                if len(found) > 1:
+                    groups[np.isin(groups, found)] = found[0]
+            task.update(min(count, start + rows))
+    order = np.argsort(groups, kind="stable")
+    parts = np.split(order, np.flatnonzero(np.diff(groups[order])) + 1)
+    return [part.tolist() for part in parts if len(part) > 1]
 
 
-def path_of(spec: str, source: Source, name: str) -> str:
-    """The path of an image of a source that was given as `spec`; in an archive its name there."""
-    if not isinstance(source.reader, FolderReader):
-        return name
-    path = Path(spec)
-    return str(path / name if path.is_dir() else path)
-
-
-def _thumbnail(source: Source, name: str) -> np.ndarray[Any, Any]:
+def _thumbnail(source: Source, position: int) -> np.ndarray[Any, Any]:
     try:
-        return fit_image(load_image(source, source.names.index(name)), SHEET_SIDE, 4, "pad", name)
+        return fit_image(load_image(source, position), SHEET_SIDE, 4, "pad", source.names[position])
     except UnreadableError:
         return np.full((SHEET_SIDE, SHEET_SIDE, 4), 128, np.uint8)

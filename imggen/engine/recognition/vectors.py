@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from imggen.data.readers import Source
 from imggen.data.scan import digest
 from imggen.documents import COUNT, TEXT, DocumentError, read_fields
 from imggen.engine.recognition.eyes import Eyes, read_batches
-from imggen.errors import CheckpointError, DataError
+from imggen.errors import CheckpointError, DataError, first_line
 from imggen.io.checkpoint import read_header, read_tensors, write_checkpoint
 from imggen.reporting import Reporter
 
@@ -32,29 +33,26 @@ class Vectors:
     """Vectors (N, D) float16 of images, in the order of `names`.
 
     `rows` and `pixels` (N,) int64 are hashes: of name and fingerprint, by which unchanged images are known (0 where
-    there are no fingerprints), and of the pixels at the model's size, by which equal images are known. `about` names
-    the model, its hash, the size and channels, and the source with its key.
+    there are no fingerprints), and of the pixels at the model's size, by which equal images are known. `center` (D,)
+    float32 is the mean of what the model sees in its own samples: similarities are measured from there, so that they
+    do not depend on the other images. `about` names the model, its hash, the size and channels, and the source with
+    its key.
     """
 
     names: list[str]
     vectors: Tensor
     rows: npt.NDArray[np.int64]
     pixels: npt.NDArray[np.int64]
+    center: Tensor
     about: dict[str, Any]
 
     def __len__(self) -> int:
         """The number of images."""
         return len(self.names)
 
-    @property
-    def center(self) -> Tensor:
-        """The mean vector (D,), float32; 0 for fewer than two images, whose differences would vanish."""
-        vectors = self.vectors.float()
-        return vectors.mean(0) if len(self) > 1 else torch.zeros_like(vectors[0])
-
-    def directions(self, center: Tensor) -> Tensor:
-        """Unit vectors (N, D) float32 from `center`: their products are cosine similarities."""
-        return unit(self.vectors.float() - center)
+    def directions(self) -> Tensor:
+        """Unit vectors (N, D) float32 from the center: their products are cosine similarities."""
+        return unit(self.vectors.float() - self.center)
 
 
 def unit(vectors: Tensor) -> Tensor:
@@ -95,7 +93,7 @@ def embed_source(source: Source, eyes: Eyes, reporter: Reporter, known: Vectors 
     }
     names = [source.names[index] for index in kept.tolist()]
     vectors = torch.stack([parts[index] for index in kept.tolist()])
-    return Vectors(names, vectors, rows[kept], pixels[kept], about)
+    return Vectors(names, vectors, rows[kept], pixels[kept], eyes.center() if known is None else known.center, about)
 
 
 def _unchanged(
@@ -131,11 +129,17 @@ def index_source(source: Source, eyes: Eyes, reporter: Reporter) -> Vectors:
     elif path.parent.is_dir() and any(path.parent.glob(f"{place}-*.safetensors")):
         reporter.info(f"another model has indexed {source.name} before: {eyes.name} looks at all of it")
     if known is not None and known.about["key"] == source.key and known.about["size"] == eyes.size:
+        with suppress(OSError):
+            os.utime(path)  # what was used last is removed last to make room
+        if len(known) < len(source):
+            reporter.warn(f"{len(source) - len(known):,} of {len(source):,} images could not be read, and are left out")
         return known
     vectors = embed_source(source, eyes, reporter, known)
-    with suppress(OSError, DataError):
+    try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_vectors(path, vectors)
+    except (OSError, DataError) as error:
+        reporter.warn(f"the index cannot be kept, so it is made each time: {first_line(error)}")
     return vectors
 
 
@@ -144,7 +148,7 @@ def write_vectors(path: Path, vectors: Vectors) -> None:
     names = "\0".join(vectors.names).encode("utf-8", "surrogateescape")
     tensors = {
         "vectors": vectors.vectors,
-        "mean": vectors.center,
+        "center": vectors.center,
         "names": torch.frombuffer(bytearray(names or b"\0"), dtype=torch.uint8),
         "rows": torch.from_numpy(vectors.rows.copy()),
         "pixels": torch.from_numpy(vectors.pixels.copy()),
@@ -162,13 +166,17 @@ def read_vectors(path: Path) -> Vectors:
         raise damaged from error
     count = about.pop("count")
     tensors = read_tensors(path, header, None)
-    if tensors.keys() != {*INTEGERS, "vectors", "mean"} or count == 0 or tensors["vectors"].ndim != 2:
+    if tensors.keys() != {*INTEGERS, "vectors", "center"} or count == 0 or tensors["vectors"].ndim != 2:
         raise damaged
     if any(tensors[name].dtype != dtype or tensors[name].ndim != 1 for name, dtype in INTEGERS.items()):
         raise damaged
     if any(len(tensors[name]) != count for name in ("vectors", "rows", "pixels")):
         raise damaged
+    if tensors["center"].shape != tensors["vectors"].shape[1:]:
+        raise damaged
     names = tensors["names"].numpy().tobytes().decode("utf-8", "surrogateescape").split("\0")
     if len(names) != count:
         raise damaged
-    return Vectors(names, tensors["vectors"].half(), tensors["rows"].numpy(), tensors["pixels"].numpy(), about)
+    return Vectors(
+        names, tensors["vectors"].half(), tensors["rows"].numpy(), tensors["pixels"].numpy(), tensors["center"], about
+    )

@@ -63,4 +63,4 @@ def _continued(options: TrainOptions) -> TrainOptions:
     # The name may be that of an earlier torchrun: --rdzv-id may give every one the same.
     if document.get("launch") != launch_name() or not isinstance(saved, int | float) or saved < began:
         return options
-    return replace(options, resume=True, force=False)
+    return replace(options, resume=True, force=False, init_from=None)

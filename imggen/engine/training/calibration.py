@@ -13,7 +13,7 @@ from imggen.metrics.calibration import fit_temperature
 from imggen.models.base import Backend
 from imggen.reporting import Reporter
 
-MAX_IMAGES, MIN_IMAGES = 500, 50
+MAX_IMAGES, MIN_IMAGES = 500, 20  # fewer say too little
 MAX_SCORES = 10_000  # images times classes: each takes as long as decoding an image
 MAX_CLASSES = MAX_SCORES // MIN_IMAGES
 
@@ -24,12 +24,14 @@ def measure_temperature(
 ) -> float | None:
     """The temperature by which the class scores of some `rows` of the data fit their labels best.
 
-    None for a model without scores, and for more than MAX_CLASSES classes, which would take too long.
+    None for a model without scores, for too few images, and for more than MAX_CLASSES classes, which take too long.
     """
     classes = len(backend.classes)
     if not 1 < classes <= MAX_CLASSES:
         return None
     count = min(len(rows), MAX_IMAGES, MAX_SCORES // classes)
+    if count < MIN_IMAGES:
+        return None
     chosen = rows[np.linspace(0, len(rows) - 1, count).round().astype(int)]
     size = default_batch_size(backend)
     scores, labels = [], []

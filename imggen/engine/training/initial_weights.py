@@ -27,7 +27,8 @@ class InitialWeights:
     def copy_into(self, learner: Learner, reporter: Reporter) -> None:
         """Give the learner the weights that fit it, and report which do not."""
         own = learner.backend.state_dict()
-        result = transfer({name: tensor.to(learner.backend.device) for name, tensor in self.tensors.items()}, own)
+        tensors = {name: tensor.to(learner.backend.device) for name, tensor in self.tensors.items()}
+        result = transfer(tensors, own, self.config.classes, learner.config.classes)
         learner.begin_from(result.tensors)
         reporter.info(f"begin   from {self.name}: {len(result.whole):,} of {len(own):,} tensors are taken")
         if result.parts:

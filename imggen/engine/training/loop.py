@@ -75,9 +75,9 @@ def _train(plan: TrainPlan, reporter: Reporter, stop: StopRequest, clock: Clock,
         if plan.tensorboard and processes.is_main:
             training.write_scalars = _tensorboard(run_dir, inner)
         _loop(training, stop, task, best)
-        if not stop:
-            training.calibrate()
         training.save()
+        if not stop and training.calibrate():
+            training.save_weights()
         if best is not None and not stop:
             training.evaluate(best)
             best.report_better_checkpoint()

@@ -91,7 +91,7 @@ class TrainPlan:
 
     `state` is what to resume from, None for a new run. `source` is the decoded data set, or only
     the list of its images if the plan was made without decoding. `choices` are what was chosen for the user, and why.
-    `credits` are author and license of the images.
+    `credits` are author and license of the images, and the model that the run began from.
     `initial` is the trained model that a new run begins from, None for random weights.
     """
 
@@ -166,7 +166,7 @@ class TrainPlan:
             )
         return cls(
             **_run_settings(options),
-            credits=_given_credits(options),
+            credits={**_given_credits(options), **({} if initial is None else {"init_from": initial.name})},
             machine=machine,
             data_options=data_options,
             source=source,
@@ -280,7 +280,6 @@ class TrainPlan:
             "batch": self.batch,
             "device": self.device.type,
             "precision": precision_name(self.precision),
-            **({} if self.initial is None else {"init_from": self.initial.name}),
             **self.credits,
         }
 

@@ -72,6 +72,7 @@ class TrainingRun:
             self.learner.held_out = lambda: self._held_out_batches(held_out_rows)
         self.calibration_rows = held_out_rows if len(held_out_rows) else self.train_rows
         self.class_temperature: float | None = None
+        self.last_preview = b""
         self.order = Order(len(self.train_rows), plan.seed)
 
         self.steps = self.images = 0
@@ -211,16 +212,20 @@ class TrainingRun:
             "saved": time.time(),
         }
         write_checkpoint(self.run_dir.state, self.last_good.tensors, document, kind="state")
-        provenance = self.plan.provenance(self.images, self.seconds)
+        self.last_preview = preview
+        self.save_weights()
+        self.run_dir.samples.mkdir(parents=True, exist_ok=True)
+        atomic_write(self.run_dir.samples / f"{self.steps:06d}.png", preview)
+
+    def save_weights(self) -> None:
+        """Write the averaged model, with the last preview."""
         save_backend(
             self.run_dir.weights,
             self.learner.backend,
-            provenance,
-            thumbnail=preview,
+            self.plan.provenance(self.images, self.seconds),
+            thumbnail=self.last_preview,
             class_temperature=self.class_temperature,
         )
-        self.run_dir.samples.mkdir(parents=True, exist_ok=True)
-        atomic_write(self.run_dir.samples / f"{self.steps:06d}.png", preview)
 
     def _preview(self) -> bytes:
         """A PNG grid from the same noise each time: eight rows, or one row for each of the first 16 classes."""
@@ -245,19 +250,20 @@ class TrainingRun:
         self.write_scalars({name: value for name, value in record.items() if not isinstance(value, str)})
         self.reporter.info("  ".join(f"{name} {value}" for name, value in record.items()))
 
-    def calibrate(self) -> None:
-        """Measure the temperature of the class scores, which turns them into probabilities.
+    def calibrate(self) -> bool:
+        """Measure the temperature of the class scores, which turns them into probabilities; returns whether it could.
 
         On held-out images, or on training images where none are held out; an error is only a warning.
         """
         if not self.plan.processes.is_main or not self.plan.config.classes:
-            return
+            return False
         try:
             self.class_temperature = measure_temperature(
                 self.learner.backend, self.plan.dataset, self.calibration_rows, self.reporter
             )
         except EVALUATION_ERRORS as error:
             self.reporter.warn(f"the class probabilities were not calibrated: {first_line(error)}")
+        return self.class_temperature is not None
 
     def check_for_collapse(self) -> None:
         """Measure the diversity of samples for the next line of metrics, and warn if it is low."""

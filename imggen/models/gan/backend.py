@@ -57,7 +57,7 @@ class GanBackend(Backend):
     def limitation(self, task: Task) -> str:
         """Without its discriminator a GAN does not see."""
         if task == "features" and self.discriminator is None:
-            return "its checkpoint has no discriminator (it was trained with --slim)"
+            return "its file has no discriminator"
         return ""
 
     @torch.no_grad()

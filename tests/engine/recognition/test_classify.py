@@ -27,7 +27,10 @@ def classify(model: str, reporter: Silent | None = None, **more: Any) -> dict[st
 
 def test_labels_are_those_of_the_scores(photos: Path, model_files: dict[str, str]) -> None:
     result = classify(model_files["vae"], top=3, batch=5)
-    assert result["count"] == 12 and [each["path"] for each in result["labels"]][:2] == ["blue/0.png", "blue/1.png"]
+    assert result["count"] == 12 and [each["path"] for each in result["labels"]][:2] == [
+        "photos/blue/0.png",
+        "photos/blue/1.png",
+    ]
     rows = list(csv.reader(io.StringIO(result["csv"])))
     assert rows[0] == ["path", "label", "probability", "label2", "probability2", "label3", "probability3"]
     for row in rows[1:]:

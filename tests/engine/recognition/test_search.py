@@ -1,6 +1,9 @@
 """Search by similarity, near-duplicates, and the index that is kept."""
 
 import shutil
+import tarfile
+import tracemalloc
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +13,7 @@ import torch
 from PIL import Image
 
 from imggen.engine import recognition
+from imggen.engine.info import describe_file
 from imggen.engine.options import EmbedOptions, SearchOptions
 from imggen.engine.recognition import vectors as vectors_module
 from imggen.engine.recognition.search import group_duplicates, nearest
@@ -161,7 +165,7 @@ def test_embed_writes_every_format(photos: Path, model_files: dict[str, str]) ->
     values = np.array([line.split(",")[1:] for line in lines], dtype=float)
     assert np.allclose(values, loaded.vectors.numpy(), atol=2e-3)
     assert loaded.names[0] == "blue/0.png" and len(header.split(",")) == 1 + result["dimensions"]
-    with pytest.raises(UsageError, match="no format of vectors"):
+    with pytest.raises(UsageError, match="no file of vectors"):
         embed("v.txt")
     with pytest.raises(UsageError, match="already exists"):
         embed("v.csv")
@@ -199,7 +203,7 @@ def test_a_model_that_cannot_see_is_refused(photos: Path) -> None:
 
     slim = build_backend(small_gan().config.with_overrides(slim=True))
     save_backend(Path("slim.safetensors"), slim, {})
-    with pytest.raises(UsageError, match="cannot see: its checkpoint has no discriminator"):
+    with pytest.raises(UsageError, match="cannot see: its file has no discriminator"):
         search("slim.safetensors", image="photos/red/0.png")
 
 
@@ -235,3 +239,74 @@ def test_the_command_line(photos: Path, model_files: dict[str, str], capsys: pyt
     assert (code, out) == (0, "photos/red/9.png\n")
     code, _, err = run_cli(capsys, *words)
     assert code == 2 and "search needs an image, or --duplicates" in err
+
+
+def test_two_images_are_compared_as_many_are(model_files: dict[str, str]) -> None:
+    """Similarities do not depend on what else is in the folder."""
+    write_photos(Path("many"))
+    for folder in ("photos", "one"):
+        Path(folder).mkdir()
+        shutil.copy("many/red/0.png", f"{folder}/a.png")
+    Image.open("many/red/0.png").save("photos/b.webp", lossless=True)
+    assert search(model_files["vae"], duplicates=True)["groups"] == [["photos/a.png", "photos/b.webp"]] or (
+        search(model_files["vae"], duplicates=True)["groups"] == [["photos/b.webp", "photos/a.png"]]
+    )
+    result = search(model_files["vae"], image="photos/a.png")
+    assert matches(result) == ["photos/b.webp"] and result["queries"][0]["matches"][0]["score"] > 0.999
+    scores = {}
+    for data in ("one", "many"):
+        options = SearchOptions(model=model_files["vae"], data=data, image="many/blue/0.png", count=99, device="cpu")
+        for match in recognition.run_search(options, Silent())["queries"][0]["matches"]:
+            scores[match["path"]] = match["score"]
+    assert scores["one/a.png"] == pytest.approx(scores["many/red/0.png"], abs=1e-3) and scores["one/a.png"] < 0.95
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip", "tar"])
+def test_the_largest_file_is_the_one_to_keep(model_files: dict[str, str], kind: str) -> None:
+    root = Path("photos" if kind == "folder" else "unpacked")
+    write_photos(root, count=2)
+    pixels = Image.open(root / "red/0.png")
+    pixels.save(root / "red/z.bmp")
+    if kind == "zip":
+        with zipfile.ZipFile("photos.zip", "w") as archive:
+            for path in sorted(root.rglob("*.*")):
+                archive.write(path, path.relative_to(root))
+    elif kind == "tar":
+        with tarfile.open("photos.tar", "w") as archive:
+            archive.add(root, "")
+    data = "photos" if kind == "folder" else f"photos.{kind}"
+    options = SearchOptions(model=model_files["vae"], data=data, duplicates=True, above=0.9999, device="cpu")
+    (group,) = recognition.run_search(options, Silent())["groups"]
+    assert [Path(path).name for path in group] == ["z.bmp", "0.png"]
+
+
+def test_a_missing_query_is_noticed_before_anything_is_indexed(photos: Path, model_files: dict[str, str]) -> None:
+    with pytest.raises(DataError, match=r"no missing\.png"):
+        search(model_files["vae"], image="missing.png")
+    assert not Path("cache/vectors").exists()
+
+
+def test_a_cache_that_cannot_be_written_is_said(
+    photos: Path, model_files: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("file").write_text("x")
+    monkeypatch.setenv("IMGGEN_CACHE", "file")
+    reporter = RecordingReporter()
+    assert search(model_files["vae"], reporter, image="photos/red/0.png")["count"] == 12
+    assert any("the index cannot be kept" in warning for warning in reporter.warnings)
+
+
+def test_many_equal_images_need_no_list_of_pairs() -> None:
+    directions, pixels = unit(torch.ones(3000, 4)), np.arange(3000)
+    tracemalloc.start()
+    assert group_duplicates(directions, pixels, 0.9, Silent()) == [list(range(3000))]
+    assert tracemalloc.get_traced_memory()[1] < 200e6
+    tracemalloc.stop()
+
+
+def test_info_describes_vectors(photos: Path, model_files: dict[str, str]) -> None:
+    options = EmbedOptions(model=model_files["vae"], image="photos", output="v.safetensors", device="cpu")
+    recognition.run_embed(options, Silent())
+    described = describe_file(Path("v.safetensors"))
+    assert (described["kind"], described["count"], described["size"]) == ("vectors", 12, 16)
+    assert described["dimensions"] == read_vectors(Path("v.safetensors")).vectors.shape[1]

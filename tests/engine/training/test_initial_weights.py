@@ -38,6 +38,7 @@ def test_a_run_begins_from_a_model(image_folder: Path, options: MakeOptions) -> 
     # It is resumed without the option, and refused with it.
     more = replace(second, images=16, init_from=None, resume=True)
     training.run(more, Silent())
+    assert load_backend(Path("second"), device="cpu").provenance["init_from"].startswith("first (")
     with pytest.raises(UsageError, match="--init-from is for a new run"):
         training.run(replace(more, init_from="first"), Silent())
 
@@ -65,3 +66,17 @@ def test_credits_are_kept_in_the_model(image_folder: Path, options: MakeOptions)
     assert read_header(Path("first/weights.safetensors")).metadata["modelspec.license"] == "CC0"
     training.run(replace(first, author=None, license=None, output=Path("second")), Silent())
     assert "modelspec.author" not in read_header(Path("second/weights.safetensors")).metadata
+
+
+def test_a_restart_of_torchrun_continues_it(
+    image_folder: Path, options: MakeOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training.run(options(image_folder, "first"), Silent())
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "one")
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "0")
+    second = replace(options(image_folder, "second"), init_from="first")
+    training.run(second, Silent())
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    reporter = RecordingReporter()
+    training.run(second, reporter)
+    assert any(line.startswith("resuming second") for line in reporter.infos)
