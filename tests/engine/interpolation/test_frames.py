@@ -52,11 +52,11 @@ def test_statistics_of_steps() -> None:
 @pytest.mark.slow
 def test_steady_keeps_the_details_of_the_first_image() -> None:
     common = {"seeds": "1,2,3", "label": "7", "frames": 9}
-    interpolate("vae", "plain/", **common)
-    interpolate("vae", "steady/", steady=True, **common)
+    interpolate("vae-digits", "plain/", **common)
+    interpolate("vae-digits", "steady/", steady=True, **common)
     plain, steady = read_folder("plain"), read_folder("steady")
-    assert np.array_equal(steady[0], sample_image("vae", 1, label="7")) and np.array_equal(steady[0], plain[0])
-    backend = load_backend("vae", device="cpu").backend
+    assert np.array_equal(steady[0], sample_image("vae-digits", 1, label="7")) and np.array_equal(steady[0], plain[0])
+    backend = load_backend("vae-digits", device="cpu").backend
     mask = backend.detail_mask
     assert mask is not None and mask.shape == backend.noise_shape and 0 < int(mask.sum()) < mask.numel()
     noise, _ = noise_for([SampleSpec(1), SampleSpec(3)], backend)
@@ -72,7 +72,7 @@ def test_steady_keeps_the_details_of_the_first_image() -> None:
 
 @pytest.mark.slow
 def test_a_steady_loop_closes() -> None:
-    steps = interpolate("vae", "walk.gif", seeds="4,5,6", steady=True, loop=True, frames=30)["steps"]
+    steps = interpolate("vae-digits", "walk.gif", seeds="4,5,6", steady=True, loop=True, frames=30)["steps"]
     assert steps["closing"] <= steps["median"]
 
 
