@@ -9,11 +9,10 @@ import torch
 
 from imggen.errors import CheckpointError, UsageError
 from imggen.models import FAMILIES, build_backend, build_learner, describe, family_config, global_batch, presets
-from imggen.models.base import Backend, Features, Learner, NonFiniteError
+from imggen.models.base import Backend, Learner, NonFiniteError
 from imggen.models.config import ModelConfig, SamplingOptions
 from imggen.models.gan.config import GanConfig
 from imggen.models.gan.inversion import SearchBudget
-from imggen.models.hard_alpha import harden_alpha
 from imggen.models.vae.config import VaeConfig
 
 CASES = [(family, preset) for family in FAMILIES for preset in presets(family)]
@@ -322,83 +321,6 @@ def test_inversion_and_inpainting(
     assert torch.equal(filled * (1 - mask), images * (1 - mask))
     other = backend.inpaint(images, mask, -noise)
     assert not torch.equal(filled * mask, other * mask)
-
-
-@pytest.mark.parametrize(("family", "preset"), cases_that_differ_when_small())
-def test_hard_alpha_is_kept(family: str, preset: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(SearchBudget, "for_cost", lambda *arguments: SMALL_SEARCH)
-    torch.manual_seed(0)
-    backend = build_backend(small(family, preset, channels=4).with_overrides(hard_alpha=True)).eval()
-    images = torch.rand(2, 4, 16, 16) * 2 - 1
-    images[:, 3] = images[:, 3].sign()
-    mask = torch.zeros(2, 1, 16, 16)
-    mask[:, :, 3:11, 5:14] = 1
-    noise = torch.randn(2, *backend.noise_shape)
-    with torch.no_grad():
-        generated, fast = backend.generate(noise), backend.for_inference().generate(noise)
-        made = [generated, fast, backend.inpaint(images, mask, noise), backend.reconstruct(images)]
-    for result in made:
-        assert set(result[:, 3].unique().tolist()) <= {-1.0, 1.0}
-    assert (generated[:, :3].amin(1)[generated[:, 3] < 0] == 1).all()
-
-
-@pytest.mark.parametrize("classes", [False, True])
-@pytest.mark.parametrize(("family", "preset"), cases_that_differ_when_small())
-def test_features(family: str, preset: str, classes: bool) -> None:
-    """Finite for every image, and row i from image i alone."""
-    torch.manual_seed(0)
-    backend = build_backend(small(family, preset, classes=classes)).eval()
-    images, _ = random_images(backend.config)
-    images[0], images[1] = -1, 1
-    features = backend.features(images)
-    assert backend.limitation("features") == ""
-    assert features.vectors.dtype == torch.float32 and features.vectors.shape[0] == 8 and features.vectors.ndim == 2
-    sides = [each.shape[-1] for each in features.maps]
-    assert sides == sorted(sides) and all(each.shape[0] == 8 for each in features.maps)
-    for whole, part in zip(_flat(features), _flat(backend.features(images[2:5])), strict=True):
-        assert torch.isfinite(whole).all() and not whole.requires_grad
-        assert torch.allclose(whole[2:5], part, atol=1e-4)
-        assert not torch.equal(whole[2], whole[3])
-    assert torch.equal(features.vectors, backend.features(images).vectors)
-
-
-def _flat(features: Features) -> tuple[torch.Tensor, ...]:
-    return (features.vectors, *features.maps)
-
-
-@pytest.mark.parametrize(("family", "preset"), cases_that_differ_when_small())
-def test_class_scores(family: str, preset: str) -> None:
-    torch.manual_seed(0)
-    assert build_backend(small(family, preset)).eval().class_scores(torch.zeros(2, 3, 16, 16)) is None
-    backend = build_backend(small(family, preset, classes=True)).eval()
-    images, _ = random_images(backend.config)
-    scores = backend.class_scores(images)
-    if family == "gan":
-        assert scores is None
-        return
-    assert scores is not None and scores.shape == (8, 3) and torch.isfinite(scores).all()
-    assert torch.equal(backend.invert(images).labels, scores.argmax(1))
-    if preset == "dense":
-        return
-    mask = torch.zeros(8, 1, 16, 16)
-    mask[:, :, 4:, :] = 1
-    masked = backend.class_scores(images, mask)
-    other = torch.where(mask > 0, torch.randn_like(images), images)
-    assert masked is not None and torch.allclose(backend.class_scores(other, mask), masked, atol=1e-3)
-
-
-def test_hardened_alpha_has_a_gradient() -> None:
-    images = torch.tensor([0.5, -0.5, 0.1, 0.2]).view(1, 4, 1, 1).repeat(1, 1, 1, 2)
-    images[..., 1] *= -1
-    images.requires_grad_(True)
-    hardened = harden_alpha(images)
-    assert hardened.flatten(2)[0].T.tolist() == [[0.5, -0.5, pytest.approx(0.1), 1], [1, 1, 1, -1]]
-    (gradient,) = torch.autograd.grad(hardened[:, 3].sum() + hardened[:, :3].sum(), images)
-    # Colors where they are visible; alpha by itself, and by the colors that it lets show instead of white.
-    assert gradient.flatten(2)[0].T.tolist() == [
-        [1, 1, 1, pytest.approx(1 + (0.1 - 3) / 2)],
-        [0, 0, 0, pytest.approx(1 + (-0.1 - 3) / 2)],
-    ]
 
 
 @every_preset

@@ -112,10 +112,16 @@ def open_model(options: ModelOptions, model: str, reporter: Reporter, *, precisi
     loaded = load_backend(model, weights=options.weights, device=options.device)
     backend = loaded.backend
     backend.check_options(sampling)
-    configure_device(backend.device, full_precision=backend.needs_full_precision)
     dtype = find_precision(precision, backend.device, training=False)
-    reporter.info(f"model {loaded.path} ({loaded.origin}, {loaded.hash}) on {backend.device}")
+    prepare(loaded, reporter, full_precision=backend.needs_full_precision)
     return replace(loaded, dtype=dtype)
+
+
+def prepare(loaded: LoadedModel, reporter: Reporter, *, full_precision: bool) -> None:
+    """Set up the device of a loaded model, and report both."""
+    device = loaded.backend.device
+    configure_device(device, full_precision=full_precision)
+    reporter.info(f"model {loaded.path} ({loaded.origin}, {loaded.hash}) on {device}")
 
 
 def save_backend(

@@ -22,6 +22,11 @@ def to_levels(images: Tensor) -> Tensor:
     return images.float().add(1).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8)
 
 
+def float_images(images: ImageArray, device: torch.device) -> Tensor:
+    """Images (B, H, W, C) uint8 as a model takes them: (B, C, H, W) in [-1, 1], channels_last, on a device."""
+    return to_float(from_array(images, device)).contiguous(memory_format=torch.channels_last)
+
+
 def to_uint8(images: Tensor) -> ImageArray:
     """Images (B, C, H, W) in [-1, 1] on any device as an array (B, H, W, C) uint8; see `to_levels`."""
     return to_levels(images).permute(0, 2, 3, 1).contiguous().cpu().numpy()

@@ -156,7 +156,7 @@ class Backend(nn.Module, ABC):
 
     def features(self, images: Tensor) -> Features:
         """What the model sees in images (B, C, H, W). Raises UsageError, with the reason, for one that cannot see."""
-        raise UsageError(f"this {self.config.family} cannot see: {self.limitation('features')}")
+        raise UsageError(f"this {self.config.family} has no features: {self.limitation('features')}")
 
     def class_scores(self, images: Tensor, mask: Tensor | None = None) -> Tensor | None:
         """Log-probability (B, classes) of each class in nats, up to a constant, given the pixels where `mask` is 0.

@@ -8,7 +8,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from imggen.data.decode import refuse_pipe
 from imggen.engine.options import ClassifyOptions, EmbedOptions, SearchOptions
 from imggen.engine.outputs import check_parent, refuse_file
 from imggen.errors import UsageError
@@ -27,7 +26,6 @@ def run_embed(options: EmbedOptions, reporter: Reporter) -> dict[str, Any]:
     if path.suffix.lower() not in VECTOR_ENDINGS:
         raise UsageError(f"{path} is no file of vectors", f"endings: {', '.join(VECTOR_ENDINGS)}")
     _check_file(path, options.force)
-    _check_source(options.image)
     from imggen.engine.recognition.embed import embed
 
     return embed(options, reporter)
@@ -38,9 +36,6 @@ def run_search(options: SearchOptions, reporter: Reporter) -> dict[str, Any]:
     if options.output is not None:
         format_of(options.output)
         _check_file(options.output, options.force)
-    _check_source(options.data)
-    if options.image is not None:
-        _check_source(options.image)
     from imggen.engine.recognition.search import search
 
     return search(options, reporter)
@@ -52,7 +47,6 @@ def run_classify(options: ClassifyOptions, reporter: Reporter) -> dict[str, Any]
         if Path(options.output).suffix != ".csv":
             raise UsageError(f"{options.output} is no .csv file", "labels are written as CSV: -o labels.csv")
         _check_file(Path(options.output), options.force)
-    _check_source(options.image)
     from imggen.engine.recognition.classify import classify
 
     return classify(options, reporter)
@@ -61,7 +55,3 @@ def run_classify(options: ClassifyOptions, reporter: Reporter) -> dict[str, Any]
 def _check_file(path: Path, force: bool) -> None:
     check_parent(path)
     refuse_file(path, force)
-
-
-def _check_source(spec: str) -> None:
-    refuse_pipe(Path(spec))

@@ -13,12 +13,13 @@ import torch
 from torch import Tensor
 
 from imggen.data.scan import open_images
-from imggen.engine.checkpoints import LoadedModel
+from imggen.engine.checkpoints import load_backend, prepare
 from imggen.engine.options import ClassifyOptions
-from imggen.engine.recognition.eyes import open_to_see, path_of, read_batches, to_device
+from imggen.engine.recognition.embedder import path_of, read_batches
 from imggen.engine.render import default_batch_size
 from imggen.errors import UsageError
 from imggen.io.atomic import atomic_write
+from imggen.io.pixels import float_images
 from imggen.models.base import class_log_frequencies
 from imggen.reporting import Reporter
 
@@ -27,20 +28,23 @@ def classify(options: ClassifyOptions, reporter: Reporter) -> dict[str, Any]:
     """Label the images; see `imggen.engine.recognition.run_classify`."""
     began = time.monotonic()
     source = open_images(options.image, reporter)
-    loaded = open_to_see(options.model, options.weights, options.device, reporter)
+    loaded = load_backend(options.model, weights=options.weights, device=options.device)
     backend = loaded.backend
-    _check_classes(options, loaded)
+    if not backend.classes:
+        raise UsageError(f"{options.model} has no classes", "use a model that was trained on folders of classes")
+    prepare(loaded, reporter, full_precision=True)
     if loaded.class_temperature is None:
         reporter.warn("the probabilities of this model are not calibrated: they are too sure")
     channels, size, _ = backend.config.image_shape
     batch = options.batch or default_batch_size(backend)
     paths: list[str] = []
     parts: list[Tensor] = []
-    with reporter.task("looking", len(source)) as task:
+    with reporter.task("classifying", len(source)) as task:
         for each in read_batches(source, np.arange(len(source)), size, channels, batch, reporter):
             with torch.inference_mode():
-                scores = backend.class_scores(to_device(each.pixels, backend))
-            assert scores is not None
+                scores = backend.class_scores(float_images(each.pixels, backend.device))
+            if scores is None:
+                raise UsageError(f"a {backend.config.family} cannot tell classes", "use a vae or a transformer")
             if options.uniform:
                 scores = scores - class_log_frequencies(backend.config, scores.device)
             parts.append((scores.double() / (loaded.class_temperature or 1.0)).softmax(1).cpu())
@@ -61,15 +65,6 @@ def classify(options: ClassifyOptions, reporter: Reporter) -> dict[str, Any]:
         atomic_write(Path(options.output), text.encode("utf-8", "surrogateescape"))
         result["paths"] = [options.output]
     return {**result, "seconds": round(time.monotonic() - began, 3)}
-
-
-def _check_classes(options: ClassifyOptions, loaded: LoadedModel) -> None:
-    backend = loaded.backend
-    if not backend.classes:
-        raise UsageError(f"{options.model} has no classes", "use a model that was trained on folders of classes")
-    probe = torch.zeros(1, *backend.config.image_shape, device=backend.device)
-    if backend.class_scores(probe) is None:
-        raise UsageError(f"a {backend.config.family} cannot tell classes", "use a vae or a transformer with classes")
 
 
 def csv_text(labels: list[dict[str, Any]], top: int) -> str:

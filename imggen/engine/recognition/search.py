@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,10 +14,10 @@ import numpy as np
 from torch import Tensor
 
 from imggen.data.decode import UnreadableError, fit_image, load_image
-from imggen.data.readers import Source
+from imggen.data.readers import FolderReader, Source
 from imggen.data.scan import open_images
 from imggen.engine.options import SearchOptions
-from imggen.engine.recognition.eyes import bytes_of, open_eyes, path_of
+from imggen.engine.recognition.embedder import bytes_of, open_embedder, path_of
 from imggen.engine.recognition.sheet import MAX_COLUMNS, Cell, draw_sheet
 from imggen.engine.recognition.vectors import Vectors, embed_source, index_source, unit
 from imggen.io.atomic import atomic_write
@@ -44,13 +45,13 @@ def search(options: SearchOptions, reporter: Reporter) -> dict[str, Any]:
     # The queries first: a name that does not exist must not be noticed after hours of indexing.
     queries = None if options.image is None else open_images(options.image, reporter, exclude=exclude)
     source = open_images(options.data, reporter, exclude=exclude)
-    eyes = open_eyes(options.model, options.weights, options.device, options.batch, reporter)
-    index = index_source(source, eyes, reporter)
+    embedder = open_embedder(options.model, options.weights, options.device, options.batch, reporter)
+    index = index_source(source, embedder, reporter)
     searched = _Searched(options.data, source, index)
     if queries is None:
         result, rows = _find_duplicates(options, searched, reporter)
     else:
-        result, rows = _find_similar(options, searched, queries, embed_source(queries, eyes, reporter))
+        result, rows = _find_similar(options, searched, queries, embed_source(queries, embedder, reporter))
     result["paths"] = []
     if options.output is not None:
         if len(rows) > SHEET_ROWS or any(len(row) > MAX_COLUMNS for row in rows):
@@ -58,7 +59,7 @@ def search(options: SearchOptions, reporter: Reporter) -> dict[str, Any]:
         drawn = [[cell() for cell in row[:MAX_COLUMNS]] for row in rows[:SHEET_ROWS]]
         atomic_write(options.output, encode(draw_sheet(drawn, SHEET_SIDE), format_of(options.output), None))
         result["paths"] = [str(options.output)]
-    return {**result, "count": len(index), "hash": eyes.hash, "seconds": round(time.monotonic() - began, 3)}
+    return {**result, "count": len(index), "hash": embedder.hash, "seconds": round(time.monotonic() - began, 3)}
 
 
 class _Searched:
@@ -67,6 +68,14 @@ class _Searched:
     def __init__(self, spec: str, source: Source, index: Vectors) -> None:
         self.spec, self.source, self.index = spec, source, index
         self.positions = {name: position for position, name in enumerate(source.names)}
+        self.numbers = {name: number for number, name in enumerate(index.names)}
+
+    def number(self, path: str) -> int | None:
+        """The number in the index of the file at `path`, None if it is not there."""
+        if not isinstance(self.source.reader, FolderReader):
+            return None
+        name = os.path.relpath(Path(path).resolve(), Path(self.source.reader.root).resolve())
+        return self.numbers.get(Path(name).as_posix())
 
     def path(self, number: int) -> str:
         """The path of image `number` of the index."""
@@ -89,7 +98,6 @@ def _find_similar(
     assert options.image is not None
     index, spec = searched.index, options.image
     directions, wanted = index.directions(), unit(seen.vectors.float() - index.center)
-    places = {Path(searched.path(number)).absolute(): number for number in range(len(index))}
     positions = {name: position for position, name in enumerate(queries.names)}
     results: list[dict[str, Any]] = []
     rows: list[list[Draw]] = []
@@ -97,7 +105,7 @@ def _find_similar(
         position = positions[name]
         path = path_of(spec, queries, position)
         # The query itself: the same file or, if that is not in the data, the same pixels.
-        own = places.get(Path(path).absolute())
+        own = searched.number(path)
         hidden = np.flatnonzero(index.pixels == seen.pixels[number]) if own is None else np.array([own])
         hidden = np.empty(0, np.int64) if options.own else hidden
         matches = nearest(directions, wanted[number], hidden, options.count, options.above)

@@ -19,7 +19,7 @@ from imggen.data.cache_reuse import row_hashes
 from imggen.data.readers import Source
 from imggen.data.scan import digest
 from imggen.documents import COUNT, TEXT, DocumentError, read_fields
-from imggen.engine.recognition.eyes import Eyes, read_batches
+from imggen.engine.recognition.embedder import Embedder, read_batches
 from imggen.errors import CheckpointError, DataError, first_line
 from imggen.io.checkpoint import read_header, read_tensors, write_checkpoint
 from imggen.reporting import Reporter
@@ -60,7 +60,7 @@ def unit(vectors: Tensor) -> Tensor:
     return vectors / vectors.norm(dim=1, keepdim=True).clamp(min=1e-12)
 
 
-def embed_source(source: Source, eyes: Eyes, reporter: Reporter, known: Vectors | None = None) -> Vectors:
+def embed_source(source: Source, embedder: Embedder, reporter: Reporter, known: Vectors | None = None) -> Vectors:
     """The vectors of all images of a source that can be read, those that are unchanged since `known` from there.
 
     Raises DataError if too many cannot be read.
@@ -68,32 +68,36 @@ def embed_source(source: Source, eyes: Eyes, reporter: Reporter, known: Vectors 
     rows = row_hashes(source).view(np.int64) if source.fingerprints else np.zeros(len(source), np.int64)
     reused, old = _unchanged(rows, known)
     missing = np.setdiff1d(np.arange(len(source)), reused)
-    pixels = np.zeros(len(source), np.int64)
-    is_read = np.zeros(len(source), bool)
-    parts: dict[int, Tensor] = {}
-    if known is not None and len(reused):
-        pixels[reused], is_read[reused] = known.pixels[old], True
-        parts = dict(zip(reused.tolist(), known.vectors[torch.from_numpy(old)], strict=True))
-    with reporter.task("looking", len(missing)) as task:
+    indices, vectors, pixels = [reused], list[Tensor](), list[npt.NDArray[np.int64]]()
+    if known is not None:
+        vectors, pixels = [known.vectors[torch.from_numpy(old)]], [known.pixels[old]]
+    with reporter.task("embedding", len(missing)) as task:
         done = 0
-        for batch in read_batches(source, missing, eyes.size, eyes.channels, eyes.batch, reporter):
-            vectors = eyes.embed(batch.pixels).half()
-            for index, image, vector in zip(batch.indices, batch.pixels, vectors, strict=True):
-                pixels[index], is_read[index], parts[index] = hash_pixels(image), True, vector
+        for batch in read_batches(source, missing, embedder.size, embedder.channels, embedder.batch, reporter):
+            indices.append(np.array(batch.indices))
+            vectors.append(embedder.embed(batch.pixels).half())
+            pixels.append(np.array([hash_pixels(image) for image in batch.pixels], np.int64))
             done += len(batch.indices)
             task.update(done)
-    kept = np.flatnonzero(is_read)
+    read = np.concatenate(indices)
+    order = np.argsort(read)
+    kept = read[order]
     about = {
-        "model": eyes.name,
-        "hash": eyes.hash,
-        "size": eyes.size,
-        "channels": eyes.channels,
+        "model": embedder.name,
+        "hash": embedder.hash,
+        "size": embedder.size,
+        "channels": embedder.channels,
         "source": source.origin.path or source.name,
         "key": source.key,
     }
-    names = [source.names[index] for index in kept.tolist()]
-    vectors = torch.stack([parts[index] for index in kept.tolist()])
-    return Vectors(names, vectors, rows[kept], pixels[kept], eyes.center() if known is None else known.center, about)
+    return Vectors(
+        [source.names[index] for index in kept.tolist()],
+        torch.cat(vectors)[torch.from_numpy(order)],
+        rows[kept],
+        np.concatenate(pixels)[order],
+        embedder.center() if known is None else known.center,
+        about,
+    )
 
 
 def _unchanged(
@@ -113,13 +117,13 @@ def hash_pixels(image: npt.NDArray[np.uint8]) -> int:
     return int.from_bytes(data, "little", signed=True)
 
 
-def index_source(source: Source, eyes: Eyes, reporter: Reporter) -> Vectors:
+def index_source(source: Source, embedder: Embedder, reporter: Reporter) -> Vectors:
     """The vectors of a source from the cache, where they are brought up to date.
 
     A damaged or unwritable cache costs time only. Raises DataError if too many images cannot be read.
     """
     place = digest([source.origin.path or source.key, source.origin.split])
-    path = default_cache_dir() / "vectors" / f"{place}-{eyes.hash}.safetensors"
+    path = default_cache_dir() / "vectors" / f"{place}-{embedder.hash}.safetensors"
     known = None
     if path.exists():
         try:
@@ -127,14 +131,14 @@ def index_source(source: Source, eyes: Eyes, reporter: Reporter) -> Vectors:
         except CheckpointError as error:
             reporter.warn(f"the index is made again: {error.message}")
     elif path.parent.is_dir() and any(path.parent.glob(f"{place}-*.safetensors")):
-        reporter.info(f"another model has indexed {source.name} before: {eyes.name} looks at all of it")
-    if known is not None and known.about["key"] == source.key and known.about["size"] == eyes.size:
+        reporter.info(f"another model has indexed {source.name} before: all of it is embedded with {embedder.name}")
+    if known is not None and known.about["key"] == source.key and known.about["size"] == embedder.size:
         with suppress(OSError):
             os.utime(path)  # what was used last is removed last to make room
         if len(known) < len(source):
             reporter.warn(f"{len(source) - len(known):,} of {len(source):,} images could not be read, and are left out")
         return known
-    vectors = embed_source(source, eyes, reporter, known)
+    vectors = embed_source(source, embedder, reporter, known)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_vectors(path, vectors)

@@ -24,7 +24,7 @@ from imggen.engine.seeds import format_seeds
 from imggen.errors import DataError
 from imggen.io.atomic import atomic_write
 from imggen.io.image import ImageArray, encode, format_of, grid
-from imggen.io.pixels import from_array, to_float, to_uint8
+from imggen.io.pixels import float_images, to_uint8
 from imggen.models.base import Backend
 from imggen.reporting import Reporter
 
@@ -113,7 +113,7 @@ def _with_reconstructions(
     reconstructions: list[ImageArray] = []
     with reporter.task("reconstructing", len(images)) as task:
         for start in range(0, len(images), size):
-            batch = _to_device(images[start : start + size], backend)
+            batch = float_images(images[start : start + size], backend.device)
             reconstructions.append(to_uint8(backend.reconstruct(batch, _given_labels(backend, options, batch))))
             task.update(start + len(batch))
     return np.stack([images, np.concatenate(reconstructions)], 1).reshape(-1, *images.shape[1:])
@@ -125,7 +125,7 @@ def _with_neighbors(backend: Backend, image: ImageArray, plan: SamplePlan, optio
     Their noise is sqrt(1 - t²) times the image's own noise plus t times the noise of a seed, with t the temperature,
     so that it stays standard normal.
     """
-    batch = _to_device(image, backend)
+    batch = float_images(image, backend.device)
     own_noise, label = backend.invert(batch, _given_labels(backend, options, batch), options.sampling)
     size = options.batch or default_batch_size(backend)
     t = options.temperature
@@ -144,8 +144,3 @@ def _given_labels(backend: Backend, options: SampleOptions, images: Tensor) -> T
     if options.label is None:
         return None
     return torch.full((len(images),), backend.config.class_index(options.label), device=images.device)
-
-
-def _to_device(images: ImageArray, backend: Backend) -> Tensor:
-    """(B, H, W, C) uint8 as a tensor (B, C, H, W) in [-1, 1] on the model's device."""
-    return to_float(from_array(images, backend.device)).contiguous(memory_format=torch.channels_last)

@@ -157,9 +157,7 @@ def _encode_grid(
     parts: list[ImageArray] = []
     with reporter.task("sampling", len(plan)) as task:
         for images in batches(plan[index] for index in range(len(plan))):
-            parts.append(
-                images if options.colors is None else np.stack([reduce_colors(i, options.colors) for i in images])
-            )
+            parts.append(images)
             task.update(sum(map(len, parts)))
 
     # Encode them with the settings and the command that makes the file again
@@ -169,7 +167,10 @@ def _encode_grid(
     format = options.format or format_of(Path(name))
     if len(plan) == 1:  # the same bytes as a file of a folder, whose command makes one sample
         return _encode_sample(parts[0][0], format, info, options.colors)
-    return encode(grid(np.concatenate(parts), columns), format, info)
+    samples = np.concatenate(parts)
+    if options.colors is not None:
+        samples = np.stack([reduce_colors(image, options.colors) for image in samples])
+    return encode(grid(samples, columns), format, info)
 
 
 def _encode_sample(image: ImageArray, format: str, info: dict[str, Any], colors: int | None) -> bytes:

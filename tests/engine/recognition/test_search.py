@@ -203,7 +203,7 @@ def test_a_model_that_cannot_see_is_refused(photos: Path) -> None:
 
     slim = build_backend(small_gan().config.with_overrides(slim=True))
     save_backend(Path("slim.safetensors"), slim, {})
-    with pytest.raises(UsageError, match="cannot see: its file has no discriminator"):
+    with pytest.raises(UsageError, match="cannot embed images: its file has no discriminator"):
         search("slim.safetensors", image="photos/red/0.png")
 
 

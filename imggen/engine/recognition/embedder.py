@@ -1,4 +1,4 @@
-"""A model that sees: images to vectors that can be compared."""
+"""Images to vectors that can be compared, by what a model sees in them."""
 
 from __future__ import annotations
 
@@ -17,13 +17,12 @@ from torch import Tensor
 from imggen.data.cache import check_skipped
 from imggen.data.readers import ArchiveReader, FolderReader, Source
 from imggen.data.workers import DecodeJob, decode_images
-from imggen.engine.checkpoints import LoadedModel, load_backend
-from imggen.engine.device import configure_device
+from imggen.engine.checkpoints import load_backend, prepare
 from imggen.engine.noise import SampleSpec
 from imggen.engine.render import default_batch_size, sample_batches
 from imggen.errors import UsageError
 from imggen.io.image import ImageArray
-from imggen.io.pixels import from_array, to_float
+from imggen.io.pixels import float_images
 from imggen.models.base import Backend
 from imggen.reporting import Reporter
 
@@ -39,7 +38,7 @@ class Batch(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Eyes:
+class Embedder:
     """What turns images (B, size, size, channels) uint8 into vectors (B, D) float32: `embed`.
 
     `center` computes the mean vector (D,) of the model's own samples.
@@ -54,20 +53,13 @@ class Eyes:
     center: Callable[[], Tensor]
 
 
-def open_to_see(model: str, weights: Path | None, device: str, reporter: Reporter) -> LoadedModel:
-    """Load a model and set up its device. Raises CheckpointError and DeviceError."""
+def open_embedder(model: str, weights: Path | None, device: str, batch: int | None, reporter: Reporter) -> Embedder:
+    """What embeds images with a model. Raises UsageError for one that cannot see, CheckpointError and DeviceError."""
     loaded = load_backend(model, weights=weights, device=device)
-    configure_device(loaded.backend.device, full_precision=True)
-    reporter.info(f"model {loaded.path} ({loaded.origin}, {loaded.hash}) on {loaded.backend.device}")
-    return loaded
-
-
-def open_eyes(model: str, weights: Path | None, device: str, batch: int | None, reporter: Reporter) -> Eyes:
-    """The eyes of a model. Raises UsageError for one that cannot see, CheckpointError and DeviceError."""
-    loaded = open_to_see(model, weights, device, reporter)
+    prepare(loaded, reporter, full_precision=True)
     backend = loaded.backend
     if reason := backend.limitation("features"):
-        raise UsageError(f"{model} cannot see: {reason}", "use another model, such as vae")
+        raise UsageError(f"{model} cannot embed images: {reason}", "use another model, such as vae")
     channels, size, _ = backend.config.image_shape
     see = projected(backend, loaded.hash)
 
@@ -75,7 +67,7 @@ def open_eyes(model: str, weights: Path | None, device: str, batch: int | None, 
         specs = [SampleSpec(seed) for seed in range(CENTER_SAMPLES)]
         return torch.cat([see(images) for images in sample_batches(backend.for_inference(), specs)]).mean(0)
 
-    return Eyes(model, loaded.hash, size, channels, batch or default_batch_size(backend), see, center)
+    return Embedder(model, loaded.hash, size, channels, batch or default_batch_size(backend), see, center)
 
 
 def projected(backend: Backend, key: str) -> Callable[[ImageArray], Tensor]:
@@ -85,7 +77,7 @@ def projected(backend: Backend, key: str) -> Callable[[ImageArray], Tensor]:
     @torch.inference_mode()
     def embed(images: ImageArray) -> Tensor:
         nonlocal directions
-        vectors = backend.features(to_device(images, backend)).vectors.cpu()
+        vectors = backend.features(float_images(images, backend.device)).vectors.cpu()
         if vectors.shape[1] <= MAX_VECTOR_SIZE:
             return vectors
         if directions is None:
@@ -94,11 +86,6 @@ def projected(backend: Backend, key: str) -> Callable[[ImageArray], Tensor]:
         return vectors @ directions
 
     return embed
-
-
-def to_device(images: ImageArray, backend: Backend) -> Tensor:
-    """(B, H, W, C) uint8 as a tensor (B, C, H, W) in [-1, 1] on the model's device."""
-    return to_float(from_array(images, backend.device)).contiguous(memory_format=torch.channels_last)
 
 
 def path_of(spec: str, source: Source, index: int) -> str:
