@@ -15,6 +15,7 @@ SHARED = (
     "augment",
     "base",
     "config",
+    "efficientnet",
     "global_batch",
     "hard_alpha",
     "heads",
@@ -28,7 +29,7 @@ ACROSS = {("training", "imggen.engine.evaluation.samples")}
 ALLOWED: dict[str, tuple[str, ...]] = {
     "cli": ("imggen.cli", "imggen.engine", "imggen.models", "imggen.io"),
     "engine": ("imggen.engine", "imggen.metrics", "imggen.models", "imggen.data", "imggen.io"),
-    "metrics": ("imggen.metrics", "imggen.io"),
+    "metrics": ("imggen.metrics", "imggen.io", "imggen.models.efficientnet"),
     "models": ("imggen.models",),
     "data": ("imggen.data", "imggen.io"),
     "io": ("imggen.io",),
