@@ -9,7 +9,13 @@ from imggen.models.config import ModelConfig
 from imggen.option import option
 
 # Levels of the tokenizer's channels by the number of codes (Mentzer et al. 2023, arXiv 2309.15505, section 4.1).
-LEVELS = {512: (8, 8, 8), 1000: (8, 5, 5, 5), 4375: (7, 5, 5, 5, 5), 15360: (8, 8, 8, 6, 5)}
+LEVELS = {
+    512: (8, 8, 8),
+    1000: (8, 5, 5, 5),
+    4375: (7, 5, 5, 5, 5),
+    15360: (8, 8, 8, 6, 5),
+    262144: (8, 8, 8, 8, 8, 8),  # for few tokens of large patches, such as 8x8 of a 64-pixel image
+}
 SMALL_DATASET, MIN_DROPOUT_SMALL_DATASET = 20_000, 0.1  # images
 MAX_TOKENS_PER_SIDE = 16  # larger images get larger patches
 
