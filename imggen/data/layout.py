@@ -6,7 +6,6 @@ import re
 import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 
 from imggen.errors import DataError
 
@@ -47,12 +46,16 @@ class Layout:
 
 def is_hidden(path: str) -> bool:
     """Whether a part of the path is a dot file or made by an operating system: `__MACOSX`, Thumbs.db, desktop.ini."""
-    return any(part.startswith(".") or part.lower() in _SYSTEM_FILES for part in path.split("/"))
+    if "/" in path:
+        return any(map(is_hidden, path.split("/")))
+    return path.startswith(".") or path.lower() in _SYSTEM_FILES
 
 
 def is_image_file(path: str) -> bool:
     """Whether the extension is that of an image format that imggen reads."""
-    return PurePosixPath(path).suffix.lower() in EXTENSIONS
+    # Without pathlib, which would take most of the time of listing a large folder.
+    stem, _, ending = path.rpartition("/")[2].rpartition(".")
+    return bool(stem) and f".{ending.lower()}" in EXTENSIONS
 
 
 def relative_name(name: str) -> str:

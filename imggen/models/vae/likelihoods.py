@@ -75,8 +75,9 @@ class MixtureOfLogistics(Likelihood):
         """Means spread over the range, so that no two logistics are the same."""
         biases = torch.zeros(self.outputs)
         count, k = self.channels, self.mixtures
-        means = torch.linspace(-INITIAL_MEAN_RANGE, INITIAL_MEAN_RANGE, k).repeat(count) if k > 1 else 0.0
-        biases[k : k + count * k] = means
+        # On the CPU even within torch.device("meta"), where linspace would import sympy: two seconds.
+        means = torch.linspace(-INITIAL_MEAN_RANGE, INITIAL_MEAN_RANGE, k, device="cpu") if k > 1 else torch.zeros(1)
+        biases[k : k + count * k] = means.repeat(count).to(biases.device)
         biases[k + count * k : k + 2 * count * k] = INITIAL_RAW_SCALE
         return biases
 
