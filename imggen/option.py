@@ -109,7 +109,8 @@ def check_value(item: Field[Any], value: Any) -> None:
         raise UsageError(f"{flag_of(item)} is empty", EMPTY_HINT)
     if declared.choices and value not in declared.choices:
         *others, last = map(str, declared.choices)
-        raise UsageError(f"{flag_of(item)} must be {', '.join(others)} or {last}, not '{shortened(value)}'")
+        allowed = " or ".join(filter(None, [", ".join(others), last]))
+        raise UsageError(f"{flag_of(item)} must be {allowed}, not '{shortened(value)}'")
     low, high = declared.low, declared.high
     if (low is not None and not value >= low) or (high is not None and not value <= high):
         limits = ["" if low is None else f"at least {low:g}", "" if high is None else f"at most {high:g}"]

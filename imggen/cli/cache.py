@@ -53,7 +53,7 @@ def _lines(result: dict[str, Any], *, dry_run: bool) -> list[str]:
 
 
 def _row(item: dict[str, Any]) -> tuple[str, ...]:
-    form = "-"
+    form = "-" if item["model"] is None else f"by {item['model']}"
     if item["form"] is not None:
         size, channels, crop = item["form"]
         form = f"{size}x{size} {_CHANNELS.get(channels, channels)}" + ("" if crop == "center" else f" {crop}")

@@ -163,10 +163,11 @@ class Console:
         """Print resolved settings on stdout: JSON if asked for, else one a line."""
         self.result(document, [f"{name:14} {value}" for name, value in document.items()])
 
-    def result(self, document: dict[str, Any], lines: Sequence[str]) -> None:
+    def result(self, document: dict[str, Any], lines: Sequence[str], *, end: str = "\n") -> None:
         """Print a result on stdout: JSON if asked for, else the lines (paths, for most verbs).
 
-        As `ls` does, it writes names as they are for another program, and escaped on a terminal.
+        `end` follows each line. As `ls` does, it writes names as they are for another program, and escaped on a
+        terminal.
         """
         if not self.is_main:
             return
@@ -174,5 +175,5 @@ class Console:
             sys.stdout.write(json.dumps(_without_nan(document), allow_nan=False) + "\n")
         else:
             is_terminal = sys.stdout.isatty()
-            sys.stdout.writelines(f"{escaped(line) if is_terminal else line}\n" for line in lines)
+            sys.stdout.writelines(f"{escaped(line) if is_terminal else line}{end}" for line in lines)
         sys.stdout.flush()

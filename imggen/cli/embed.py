@@ -14,6 +14,7 @@ def embed(console: Console, **given: Any) -> None:
     """Turn images into vectors, to compare them by.
 
     Example: imggen embed vae --image ./imgs
+    Example: imggen embed --features pretrained --image ./photos
     Example: imggen embed runs/cats --image ./imgs -o cats.npz
     """
     from imggen.engine import recognition

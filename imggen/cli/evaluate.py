@@ -30,15 +30,16 @@ def result_lines(result: dict[str, Any]) -> list[str]:
 
     held_out = f"{result['held_out_count']:,} held-out ones" if result["floor"] else "no held-out ones"
     features = f"features {result['features']['name']} {result['features']['hash']}"
+    width = max(10, *map(len, result["metrics"]))
     lines = [
         f"{result['count']:,} images, {held_out}, {features}",
-        f"{'':10} {'value':>9}  {'95 % interval':>19}  {'held-out':>9}",
+        f"{'':{width}} {'value':>9}  {'95 % interval':>19}  {'held-out':>9}",
     ]
     for name, metric in result["metrics"].items():
         floor = result["floor"].get(name)
         interval = f"{number(metric['low'])} – {number(metric['high'])}"
         held_out_value = number(floor["value"]) if floor else "–"
-        lines.append(f"{name:10} {number(metric['value']):>9}  {interval:>19}  {held_out_value:>9}")
+        lines.append(f"{name:{width}} {number(metric['value']):>9}  {interval:>19}  {held_out_value:>9}")
     return [*lines, *_layer_lines(result.get("layers", [])), *([result["report"]] if "report" in result else [])]
 
 

@@ -16,6 +16,7 @@ def search(console: Console, **given: Any) -> None:
     Example: imggen search vae --data ./imgs --image q.png
     Example: imggen search vae --data ./imgs --image queries/ -k 5 -o sheet.png
     Example: imggen search vae --data ./imgs --duplicates
+    Example: imggen search --features pretrained --data ./photos --image q.jpg
     """
     from imggen.engine import recognition
 
@@ -23,7 +24,8 @@ def search(console: Console, **given: Any) -> None:
     result = recognition.run_search(options, console)
     for path in result["paths"]:  # not on stdout, which may be the list of what to remove
         console.info(f"wrote {path}")
-    console.result(result, _lines(result, paths_only=options.paths))
+    lines = _lines(result, paths_only=options.paths or options.print0)
+    console.result(result, lines, end="\0" if options.print0 else "\n")
 
 
 def _lines(result: dict[str, Any], *, paths_only: bool) -> list[str]:

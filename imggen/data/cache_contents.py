@@ -45,7 +45,7 @@ class Item:
     """One thing in the cache, at `paths`; `source` is the path that it was made from, if that is recorded.
 
     `kind` is one of images, archive (unpacked), download, features, vectors, surveys, incomplete and damaged.
-    `outdated` says that the source has changed since.
+    `outdated` says that the source has changed since, `model` which model the vectors are of.
     """
 
     kind: str
@@ -56,6 +56,7 @@ class Item:
     source: str = ""
     outdated: bool = False
     index: Index | None = None
+    model: str = ""
 
     @property
     def source_exists(self) -> bool | None:
@@ -156,11 +157,12 @@ def _downloads(cache_dir: Path) -> Iterator[Item]:
 def _vectors(cache_dir: Path) -> Iterator[Item]:
     """What models have seen in the images of a source, for `imggen search`."""
     for path in _matching(cache_dir / "vectors", _VECTORS):
-        name, source = path.stem[:12], ""
+        name, source, model = path.stem[:12], "", ""
         with suppress(CheckpointError):
-            source = str(read_header(path, kind="vectors").document.get("source", ""))
+            document = read_header(path, kind="vectors").document
+            source, model = str(document.get("source", "")), str(document.get("model", ""))
             name = Path(source).name or name
-        yield Item("vectors", name, (path,), size_of(path), last_used(path), source)
+        yield Item("vectors", name, (path,), size_of(path), last_used(path), source, model=model)
 
 
 def _leftovers(cache_dir: Path) -> Iterator[Item]:

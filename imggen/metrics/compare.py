@@ -24,7 +24,7 @@ FRECHET_RESAMPLES = 20
 KERNEL_SUBSET_SIZE = 1000
 NORMAL_97_5_PERCENTILE = 1.96  # of the standard normal distribution: half the width of a 95 % interval
 COPY_QUANTILE = 0.01
-LOWER_IS_BETTER = ("fd", "fid", "kd", "kid")
+LOWER_IS_BETTER = ("fd", "fid", "fd_pretrained", "kd", "kid", "kd_pretrained")
 
 
 @dataclass(frozen=True)
@@ -61,13 +61,13 @@ class Estimate:
 class Estimator:
     """Computes metrics with their intervals.
 
-    `features` is the hash of the feature extractor; the distances are called FID and KID only with `inception`, else
-    FD and KD. `seed` determines the resampling.
+    `features` is the hash of the feature extractor, `distances` are the names of the Fréchet and the kernel distance
+    in its features. `seed` determines the resampling.
     """
 
-    def __init__(self, features: str, *, inception: bool = False, seed: int = 0) -> None:
+    def __init__(self, features: str, *, distances: tuple[str, str] = ("fd", "kd"), seed: int = 0) -> None:
         self.features = features
-        self.names = {"frechet": "fid", "kernel": "kid"} if inception else {"frechet": "fd", "kernel": "kd"}
+        self.distances = distances
         self.seed = seed
 
     def _estimate(self, name: str, value: float, low: float, high: float, count: int) -> Estimate:
@@ -86,7 +86,7 @@ class Estimator:
             rows = torch.randint(len(features), (len(features),), generator=generator)
             resampled.append(frechet(reference, moments_of(features, torch.bincount(rows, minlength=len(features)))))
         spread = NORMAL_97_5_PERCENTILE * float(torch.tensor(resampled, dtype=torch.float64).std())
-        return self._estimate(self.names["frechet"], value, max(0.0, value - spread), value + spread, len(features))
+        return self._estimate(self.distances[0], value, max(0.0, value - spread), value + spread, len(features))
 
     def kernel(self, reference: Tensor, features: Tensor) -> Estimate:
         """The kernel distance of features (N, D) to the reference (M, D); unbiased, so it can be negative.
@@ -100,7 +100,7 @@ class Estimator:
         distances = kernel_distances(reference, features, size=size, seed=self.seed)
         value = float(distances.mean())
         spread = NORMAL_97_5_PERCENTILE * float(distances.std()) * (size / (count - size)) ** 0.5
-        return self._estimate(self.names["kernel"], value, value - spread, value + spread, len(features))
+        return self._estimate(self.distances[1], value, value - spread, value + spread, len(features))
 
     def mean(self, name: str, contributions: Tensor) -> Estimate:
         """The mean of the images' contributions (N,)."""

@@ -1,4 +1,4 @@
-"""The features in which images are compared: imggen's own small network, or torch-fidelity's Inception.
+"""The features in which images are compared: imggen's own small network, EfficientNet-Lite0, or Inception.
 
 First the network, `Extractor`, whose weights are shipped with imggen, so that no download is needed. Then loading it:
 `load_features` gives a `Features`, which turns arrays of images into feature vectors.
@@ -24,12 +24,14 @@ from imggen.io.checkpoint import read_header, read_tensors, weights_hash
 from imggen.io.image import ImageArray
 from imggen.io.model_paths import shipped_folder
 from imggen.io.pixels import from_array, to_float, to_levels
+from imggen.models.efficientnet import SIDE, load_efficientnet
 
 INPUT_SIDE = 32
 WIDTH = 128
 
 # Pixels per batch, so that a batch of 250 images of 32 pixels, or 32 of Inception's 299, fits the memory.
 _BATCH_PIXELS = 250 * 32 * 32
+_PRETRAINED_BATCH = 32  # images of 224 pixels
 _INCEPTION_BATCH_PIXELS = 32 * 299 * 299
 
 
@@ -88,7 +90,7 @@ class Extractor(nn.Module):
         pixels on, the half-way features of tiles of 32 pixels, averaged over the tiles, are appended.
         """
         rgb = to_rgb(images)
-        features = (self.raw(_resize_to_input(rgb)) - self.mean) / self.scale
+        features = (self.raw(_resize(rgb, INPUT_SIDE)) - self.mean) / self.scale
         if min(images.shape[2:]) < 2 * INPUT_SIDE:
             return features
         total = torch.zeros_like(features[:, :WIDTH])
@@ -109,11 +111,11 @@ def to_rgb(images: Tensor) -> Tensor:
     return images
 
 
-def _resize_to_input(images: Tensor) -> Tensor:
-    """Resize to 32x32 pixels, bilinear with antialiasing; images of that size are returned as they are."""
-    if images.shape[2:] == (INPUT_SIDE, INPUT_SIDE):
+def _resize(images: Tensor, side: int) -> Tensor:
+    """Resize to a square, bilinear with antialiasing; images of that size are returned as they are."""
+    if images.shape[2:] == (side, side):
         return images
-    return interpolate(images, (INPUT_SIDE, INPUT_SIDE), mode="bilinear", antialias=True, align_corners=False)
+    return interpolate(images, (side, side), mode="bilinear", antialias=True, align_corners=False)
 
 
 def tile_starts(length: int) -> list[int]:
@@ -129,22 +131,24 @@ def tile_starts(length: int) -> list[int]:
 class Features:
     """A way to extract features: `extract` maps images (B, H, W, C) uint8 to vectors (B, D) float32 on the CPU.
 
-    `hash` identifies the weights: metrics of different features cannot be compared. `inception` is true for
-    Inception's features, in which the distances are called FID and KID.
+    `hash` identifies the weights: metrics of different features cannot be compared. `distances` are the names of the
+    Fréchet and the kernel distance in these features: only Inception's are called FID and KID.
     """
 
     name: str
     hash: str
     extract: Callable[[ImageArray], Tensor]
-    inception: bool = False
+    distances: tuple[str, str] = ("fd", "kd")
 
 
 def load_features(name: str | None, device: torch.device) -> Features:
-    """The features named: None for the shipped extractor, `inception` or `inception:FILE` for torch-fidelity's
-    Inception, or the path of an extractor.
+    """The features named: None for the shipped extractor, `pretrained` for EfficientNet-Lite0, `inception` or
+    `inception:FILE` for torch-fidelity's Inception, or the path of an extractor.
 
-    Raises CheckpointError, and UsageError if torch-fidelity is not installed.
+    Raises CheckpointError, and UsageError if the package that has the network is not installed.
     """
+    if name == "pretrained":
+        return _load_pretrained(device)
     if name is not None and name.split(":")[0] == "inception":
         return _load_inception(Path(name.partition(":")[2]) if ":" in name else None, device)
     extractor, digest = load_extractor(None if name is None else Path(name))
@@ -194,6 +198,21 @@ def _in_batches(extract: Callable[[ImageArray], Tensor], max_pixels: int) -> Cal
     return extract_all
 
 
+def _load_pretrained(device: torch.device) -> Features:
+    """EfficientNet-Lite0's 1,280 features, of images resized as a whole."""
+    network, digest = load_efficientnet()
+    network.to(device)
+
+    def extract(images: ImageArray) -> Tensor:
+        return network(_resize(to_rgb(to_float(from_array(images, device))), SIDE))
+
+    # The batch is bounded by the pixels after resizing.
+    def extract_all(images: ImageArray) -> Tensor:
+        return _in_batches(extract, _PRETRAINED_BATCH * images.shape[1] * images.shape[2])(images)
+
+    return Features("EfficientNet-Lite0", digest, extract_all, ("fd_pretrained", "kd_pretrained"))
+
+
 def _load_inception(path: Path | None, device: torch.device) -> Features:
     """torch-fidelity's Inception v3, with the weights in `path`, or those that it downloads."""
     try:
@@ -221,7 +240,7 @@ def _load_inception(path: Path | None, device: torch.device) -> Features:
         # The network takes uint8 RGB images and resizes them itself, as the reference implementation does.
         return network(to_levels(to_rgb(to_float(from_array(images, device)))))[0]
 
-    return Features("inception", digest.hexdigest()[:12], _in_batches(extract, _INCEPTION_BATCH_PIXELS), inception=True)
+    return Features("inception", digest.hexdigest()[:12], _in_batches(extract, _INCEPTION_BATCH_PIXELS), ("fid", "kid"))
 
 
 @contextmanager

@@ -16,6 +16,9 @@ from imggen.errors import CheckpointError, UsageError, first_line
 
 NORM_EPSILON = 1e-3
 VECTOR_SIZE = 1280
+# The side of the images it was trained with. Photographs of clothes (128 px, 14 classes, 620 test images) have 53 % of
+# their own class among the ten nearest at 128 px, 54 % at 160, 56 % at 224.
+SIDE = 224
 INSTALL_HINT = "pip install 'imggen[pretrained]'"
 
 

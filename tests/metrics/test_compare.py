@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from imggen.metrics.compare import Estimate, Estimator, FeatureSet, compare, evenly_spaced
+from imggen.metrics.features import load_features
 
 
 def features(count: int, seed: int, *, shift: float = 0.0) -> Tensor:
@@ -46,9 +47,10 @@ def test_accuracy_needs_labels() -> None:
 
 def test_only_inception_distances_are_called_fid() -> None:
     real = FeatureSet(features(60, 0))
-    for inception, names in ((True, {"fid", "kid"}), (False, {"fd", "kd"})):
-        comparison = compare(real, None, real.features, real, Estimator("hash", inception=inception), 0)
-        assert names <= set(comparison.metrics) and len({"fid", "fd"} & set(comparison.metrics)) == 1
+    for distances in (("fid", "kid"), ("fd", "kd"), ("fd_pretrained", "kd_pretrained")):
+        comparison = compare(real, None, real.features, real, Estimator("hash", distances=distances), 0)
+        assert tuple(comparison.metrics)[:2] == distances
+    assert load_features("pretrained", torch.device("cpu")).distances == ("fd_pretrained", "kd_pretrained")
 
 
 def test_estimates_depend_on_the_seed_alone() -> None:

@@ -80,6 +80,7 @@ def _describe(item: Any) -> dict[str, Any]:
         "kind": item.kind,
         "name": item.name,
         "form": None if index is None else asdict(index)["form"],
+        "model": item.model or None,
         "images": None if index is None else index.count,
         "bytes": item.bytes,
         "used": round(item.used),

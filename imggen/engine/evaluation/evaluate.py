@@ -67,7 +67,7 @@ def _evaluate(options: EvaluateOptions, reporter: Reporter, stack: ExitStack) ->
 
     # Compare
     reporter.info("comparing")
-    measure = Estimator(features.hash, inception=features.inception, seed=options.seed)
+    measure = Estimator(features.hash, distances=features.distances, seed=options.seed)
     num_classes = len(samples.classes) if samples.classes == reference.dataset.classes else 0
     searched = references.searched_for_copies()
     floor_sample = None if held_out is None else held_out.features

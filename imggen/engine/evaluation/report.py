@@ -20,6 +20,14 @@ from imggen.reporting import readable
 DESCRIPTIONS = {
     "fd": ("Fréchet distance", "lower is better; 0 for the same distribution"),
     "fid": ("Fréchet Inception distance", "lower is better; 0 for the same distribution"),
+    "fd_pretrained": (
+        "Fréchet distance in EfficientNet-Lite0's features",
+        "lower is better; 0 for the same distribution; not comparable with FID",
+    ),
+    "kd_pretrained": (
+        "Kernel distance in EfficientNet-Lite0's features",
+        "lower is better; unbiased: about 0 for the same distribution; not comparable with KID",
+    ),
     "kd": ("Kernel distance", "lower is better; unbiased: about 0 for the same distribution"),
     "kid": ("Kernel Inception distance", "lower is better; unbiased: about 0 for the same distribution"),
     "precision": ("Precision", "fraction of samples that lie among real images: quality"),

@@ -7,14 +7,15 @@ one line in one of these files, and its use. None means: chosen when it is not g
 
 from imggen.engine.options.inpainting import InpaintOptions
 from imggen.engine.options.others import CacheOptions, EvaluateOptions, InfoOptions
-from imggen.engine.options.recognition import ClassifyOptions, EmbedOptions, SearchOptions
+from imggen.engine.options.recognition import ClassifyOptions, EmbedOptions, SearchOptions, SeeingOptions
 from imggen.engine.options.sampling import InterpolateOptions, SampleOptions
-from imggen.engine.options.shared import GENERAL, MAX_SEED, MachineOptions, ModelOptions
+from imggen.engine.options.shared import GENERAL, MAX_SEED, PRETRAINED, MachineOptions, ModelOptions
 from imggen.engine.options.training import TrainOptions
 
 __all__ = [
     "GENERAL",
     "MAX_SEED",
+    "PRETRAINED",
     "CacheOptions",
     "ClassifyOptions",
     "EmbedOptions",
@@ -26,5 +27,6 @@ __all__ = [
     "ModelOptions",
     "SampleOptions",
     "SearchOptions",
+    "SeeingOptions",
     "TrainOptions",
 ]

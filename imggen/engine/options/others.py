@@ -31,7 +31,7 @@ class EvaluateOptions(ModelOptions):
     count: int = option(10_000, "Images to generate", panel=COMPARISON, flags=("--count", "-n"), low=1)
     features: str | None = option(
         None,
-        "Extractor's file, inception or inception:FILE",
+        "pretrained, inception, inception:FILE, or an extractor's file",
         panel=COMPARISON,
         metavar="NAME",
         chosen="shipped",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from imggen.engine.options.shared import IMAGES, MODEL, OUTPUT, MachineOptions
+from imggen.engine.options.shared import IMAGES, MODEL, OUTPUT, PRETRAINED, MachineOptions
 from imggen.errors import UsageError
 from imggen.option import REQUIRED, argument, option
 
@@ -14,12 +14,34 @@ SOURCE = "File, folder, .zip or .tar"
 
 
 @dataclass(frozen=True, kw_only=True)
-class EmbedOptions(MachineOptions):
+class SeeingOptions(MachineOptions):
+    """What sees the images: a model, or with `features` a network trained on photographs. Raises UsageError."""
+
+    model: str | None = argument(None, MODEL, metavar="MODEL")
+    features: str | None = option(
+        None,
+        "pretrained: EfficientNet-Lite0 in place of a MODEL; best for photographs",
+        panel=IMAGES,
+        choices=(PRETRAINED,),
+        metavar="NAME",
+    )
+    weights: Path | None = option(None, "Checkpoint to load in place of MODEL's own", panel=IMAGES, metavar="FILE")
+
+    def __post_init__(self) -> None:
+        """Check the values, and that there is one model or network."""
+        super().__post_init__()
+        if self.model is None and self.features is None:
+            raise UsageError("a MODEL is missing", "such as vae; for photographs --features pretrained in its place")
+        if self.features is not None and (self.model is not None or self.weights is not None):
+            given = "--weights" if self.model is None else self.model
+            raise UsageError(f"--features takes the place of a model: it does not go with {given}", "leave one out")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbedOptions(SeeingOptions):
     """Images to turn into vectors, and the model that sees them."""
 
-    model: str = argument(REQUIRED, MODEL, metavar="MODEL")
     image: str = option(REQUIRED, SOURCE, panel=IMAGES, metavar="SOURCE")
-    weights: Path | None = option(None, "Checkpoint to load in place of MODEL's own", panel=IMAGES, metavar="FILE")
     output: str = option(
         "vectors.safetensors",
         "File: .safetensors, .npz or .csv",
@@ -30,20 +52,21 @@ class EmbedOptions(MachineOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SearchOptions(MachineOptions):
+class SearchOptions(SeeingOptions):
     """Images to search, and what for: images like the queries, or duplicates."""
 
-    model: str = argument(REQUIRED, MODEL, metavar="MODEL")
     data: str = option(REQUIRED, f"Where to search: {SOURCE.lower()}", panel=IMAGES, metavar="SOURCE")
     image: str | None = option(None, "Image to search for, or a folder of them", panel=IMAGES, metavar="SOURCE")
     duplicates: bool = option(False, "Find groups of near-duplicates", panel=IMAGES)
-    weights: Path | None = option(None, "Checkpoint to load in place of MODEL's own", panel=IMAGES, metavar="FILE")
-    count: int = option(12, "Most results for each image", panel=RESULT, flags=("--count", "-k"), low=1)
+    count: int | None = option(
+        None, "Most results for each image", panel=RESULT, flags=("--count", "-k"), low=1, chosen="12"
+    )
     above: float | None = option(
         None, "Least similarity, -1 to 1", panel=RESULT, low=-1.0, high=1.0, chosen="none; 0.98 for duplicates"
     )
     own: bool = option(False, "Also find the image itself", panel=RESULT, flags=("own", "--self"))
     paths: bool = option(False, "Print paths only", panel=RESULT, recorded=False)
+    print0: bool = option(False, "Print paths only, a NUL after each, for xargs -0", panel=RESULT, recorded=False)
     output: Path | None = option(
         None, "Image that shows the results", panel=OUTPUT, flags=("--output", "-o"), metavar="FILE"
     )
@@ -55,6 +78,8 @@ class SearchOptions(MachineOptions):
             raise UsageError("search needs an image, or --duplicates", "--image q.png, or --duplicates without it")
         if self.duplicates and self.own:
             raise UsageError("--self is for searches by an image", "leave --self or --duplicates out")
+        if self.duplicates and self.count is not None:
+            raise UsageError("-k is for searches by an image: groups are shown whole", "leave -k or --duplicates out")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,7 @@ from imggen.data.decode import UnreadableError, fit_image, load_image
 from imggen.data.readers import FolderReader, Source
 from imggen.data.scan import open_images
 from imggen.engine.options import SearchOptions
-from imggen.engine.recognition.embedder import bytes_of, open_embedder, path_of
+from imggen.engine.recognition.embedder import bytes_of, open_eyes, path_of
 from imggen.engine.recognition.sheet import MAX_COLUMNS, Cell, draw_sheet
 from imggen.engine.recognition.vectors import Vectors, embed_source, index_source, unit
 from imggen.io.atomic import atomic_write
@@ -25,6 +25,7 @@ from imggen.io.image import encode, format_of
 from imggen.reporting import Reporter
 
 DUPLICATES_ABOVE = 0.98
+DEFAULT_COUNT = 12
 BLOCK_BYTES = 64 << 20  # of similarities computed at a time
 SHEET_ROWS, SHEET_SIDE = 40, 96  # at most; in pixels
 Draw = Callable[[], Cell]
@@ -45,13 +46,15 @@ def search(options: SearchOptions, reporter: Reporter) -> dict[str, Any]:
     # The queries first: a name that does not exist must not be noticed after hours of indexing.
     queries = None if options.image is None else open_images(options.image, reporter, exclude=exclude)
     source = open_images(options.data, reporter, exclude=exclude)
-    embedder = open_embedder(options.model, options.weights, options.device, options.batch, reporter)
+    embedder = open_eyes(options, reporter)
     index = index_source(source, embedder, reporter)
     searched = _Searched(options.data, source, index)
     if queries is None:
         result, rows = _find_duplicates(options, searched, reporter)
     else:
-        result, rows = _find_similar(options, searched, queries, embed_source(queries, embedder, reporter))
+        result, rows = _find_similar(
+            options, searched, queries, embed_source(queries, embedder, reporter, center=index.center)
+        )
     result["paths"] = []
     if options.output is not None:
         if len(rows) > SHEET_ROWS or any(len(row) > MAX_COLUMNS for row in rows):
@@ -108,7 +111,7 @@ def _find_similar(
         own = searched.number(path)
         hidden = np.flatnonzero(index.pixels == seen.pixels[number]) if own is None else np.array([own])
         hidden = np.empty(0, np.int64) if options.own else hidden
-        matches = nearest(directions, wanted[number], hidden, options.count, options.above)
+        matches = nearest(directions, wanted[number], hidden, options.count or DEFAULT_COUNT, options.above)
         found = [{"path": searched.path(match.index), "score": round(match.score, 6)} for match in matches]
         results.append({"query": path, "matches": found})
         if options.output is not None:

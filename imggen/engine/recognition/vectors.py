@@ -60,10 +60,16 @@ def unit(vectors: Tensor) -> Tensor:
     return vectors / vectors.norm(dim=1, keepdim=True).clamp(min=1e-12)
 
 
-def embed_source(source: Source, embedder: Embedder, reporter: Reporter, known: Vectors | None = None) -> Vectors:
+def embed_source(
+    source: Source,
+    embedder: Embedder,
+    reporter: Reporter,
+    known: Vectors | None = None,
+    center: Tensor | None = None,
+) -> Vectors:
     """The vectors of all images of a source that can be read, those that are unchanged since `known` from there.
 
-    Raises DataError if too many cannot be read.
+    `center` is computed if it is not given. Raises DataError if too many images cannot be read.
     """
     rows = row_hashes(source).view(np.int64) if source.fingerprints else np.zeros(len(source), np.int64)
     reused, old = _unchanged(rows, known)
@@ -95,7 +101,7 @@ def embed_source(source: Source, embedder: Embedder, reporter: Reporter, known: 
         torch.cat(vectors)[torch.from_numpy(order)],
         rows[kept],
         np.concatenate(pixels)[order],
-        embedder.center() if known is None else known.center,
+        embedder.center() if center is None else center,
         about,
     )
 
@@ -138,7 +144,7 @@ def index_source(source: Source, embedder: Embedder, reporter: Reporter) -> Vect
         if len(known) < len(source):
             reporter.warn(f"{len(source) - len(known):,} of {len(source):,} images could not be read, and are left out")
         return known
-    vectors = embed_source(source, embedder, reporter, known)
+    vectors = embed_source(source, embedder, reporter, known, None if known is None else known.center)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_vectors(path, vectors)

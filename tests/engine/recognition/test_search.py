@@ -237,6 +237,12 @@ def test_the_command_line(photos: Path, model_files: dict[str, str], capsys: pyt
     assert (code, out) == (0, "photos/red/0.png\tphotos/red/9.png\n")
     code, out, _ = run_cli(capsys, *words, "--duplicates", "--above", "0.99999", "--paths")
     assert (code, out) == (0, "photos/red/9.png\n")
+    code, out, _ = run_cli(capsys, *words, "--duplicates", "--above", "0.99999", "--print0")
+    assert (code, out) == (0, "photos/red/9.png\0")
+    code, _, err = run_cli(capsys, *words, "--duplicates", "-k", "3")
+    assert code == 2 and "groups are shown whole" in err
+    code, out, _ = run_cli(capsys, "cache")
+    assert code == 0 and f"by {model_files['vae']}" in out
     code, _, err = run_cli(capsys, *words)
     assert code == 2 and "search needs an image, or --duplicates" in err
 
