@@ -31,7 +31,7 @@ class EvaluateOptions(ModelOptions):
     count: int = option(10_000, "Images to generate", panel=COMPARISON, flags=("--count", "-n"), low=1)
     features: str | None = option(
         None,
-        "pretrained, inception, inception:FILE, or an extractor's file",
+        "pretrained, inception, inception:FILE or a file",
         panel=COMPARISON,
         metavar="NAME",
         chosen="shipped",

@@ -20,7 +20,7 @@ class SeeingOptions(MachineOptions):
     model: str | None = argument(None, MODEL, metavar="MODEL")
     features: str | None = option(
         None,
-        "pretrained: EfficientNet-Lite0 in place of a MODEL; best for photographs",
+        "pretrained: for photographs, in place of MODEL",
         panel=IMAGES,
         choices=(PRETRAINED,),
         metavar="NAME",
