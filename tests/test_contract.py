@@ -9,10 +9,11 @@ import torch
 
 from imggen.errors import CheckpointError, UsageError
 from imggen.models import FAMILIES, build_backend, build_learner, describe, family_config, global_batch, presets
-from imggen.models.base import Backend, Learner, NonFiniteError
+from imggen.models.base import Backend
 from imggen.models.config import ModelConfig, SamplingOptions
 from imggen.models.gan.config import GanConfig
 from imggen.models.gan.inversion import SearchBudget
+from imggen.models.learner import Learner, NonFiniteError
 from imggen.models.vae.config import VaeConfig
 
 CASES = [(family, preset) for family in FAMILIES for preset in presets(family)]

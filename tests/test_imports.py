@@ -19,6 +19,7 @@ SHARED = (
     "global_batch",
     "hard_alpha",
     "heads",
+    "learner",
     "muon",
     "patch_gan",
     "training",

@@ -13,8 +13,9 @@ from imggen.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from imggen.models.base import Backend, Learner
+    from imggen.models.base import Backend
     from imggen.models.config import ModelConfig
+    from imggen.models.learner import Learner
 
 
 class Family(NamedTuple):

@@ -30,8 +30,8 @@ from imggen.errors import CheckpointError, ImggenError, UsageError
 from imggen.io.checkpoint import METADATA_HASH, TENSORS_HASH, metadata_hash, write_checkpoint
 from imggen.metrics import features
 from imggen.models import build_backend, build_learner, presets
-from imggen.models.base import NonFiniteError
 from imggen.models.config import ModelConfig
+from imggen.models.learner import NonFiniteError
 from tests.faults.hostile import Target
 
 TINY = {"size": 16, "width": 4, "max_width": 4, "z_dim": 4}

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from imggen.engine.checkpoints import load_backend
 from imggen.errors import UsageError
-from imggen.models.base import Learner
 from imggen.models.config import ModelConfig
+from imggen.models.learner import Learner
 from imggen.models.transfer import transfer
 from imggen.reporting import Reporter
 

@@ -22,8 +22,8 @@ from imggen.engine.training.initial_weights import InitialWeights
 from imggen.engine.training.saved_state import SavedState
 from imggen.errors import DataError, UsageError
 from imggen.models import presets
-from imggen.models.base import Learner
 from imggen.models.config import ModelConfig
+from imggen.models.learner import Learner
 from imggen.reporting import Reporter
 
 DEFAULT_CROP, DEFAULT_SPLIT = "center", "train"

@@ -16,8 +16,8 @@ from imggen.engine.training.budget import Budget
 from imggen.engine.training.run_data import refuse_other_data
 from imggen.errors import CheckpointError, ImggenError, UsageError, first_line
 from imggen.io.checkpoint import read_header, read_tensors
-from imggen.models.base import Learner
 from imggen.models.config import ModelConfig
+from imggen.models.learner import Learner
 
 MAX_BATCH = 1_000_000
 # Settings that a resumed run takes from its state; giving another value is an error.

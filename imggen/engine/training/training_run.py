@@ -30,8 +30,8 @@ from imggen.io.image import encode, grid
 from imggen.io.pixels import to_float
 from imggen.metrics.features import load_features
 from imggen.models import build_learner
-from imggen.models.base import Learner, NonFiniteError
 from imggen.models.global_batch import part_of_batch, rand
+from imggen.models.learner import Learner, NonFiniteError
 from imggen.reporting import Reporter
 
 PREFETCHED_STEPS = 2  # decoded ahead, where images are decoded on the fly

@@ -19,11 +19,11 @@ from imggen.models.adversarial import (
     zero_centered_gradient_penalty,
 )
 from imggen.models.augment import AdaptiveStrength
-from imggen.models.base import Learner
 from imggen.models.gan import dcgan
 from imggen.models.gan.backend import GanBackend, build_discriminator
 from imggen.models.gan.batch_norm import twice_differentiable
 from imggen.models.gan.config import GanConfig
+from imggen.models.learner import Learner
 from imggen.models.training import EMA, cosine_decay, micro_batches, set_learning_rate
 
 STRENGTH_UPDATE_STEPS = 4  # steps between two updates of the augmentation's strength

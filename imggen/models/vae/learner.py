@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from imggen.documents import COUNT, FLAG, read_fields
 from imggen.models import global_batch
-from imggen.models.base import Learner, NonFiniteError
+from imggen.models.learner import Learner, NonFiniteError
 from imggen.models.muon import adam_and_muon
 from imggen.models.training import EMA, cosine_decay, set_learning_rate
 from imggen.models.vae.backend import VaeBackend

@@ -25,10 +25,10 @@ from imggen.engine.training.training_run import TrainingRun
 from imggen.errors import CheckpointError, DataError, DeviceError, DivergedError, InterruptedRun, UsageError
 from imggen.io.checkpoint import read_header, read_tensors
 from imggen.metrics.compare import Estimate, Estimator
-from imggen.models.base import NonFiniteError
 from imggen.models.gan.config import GanConfig
 from imggen.models.gan.dcgan import Discriminator
 from imggen.models.gan.learner import GanLearner
+from imggen.models.learner import NonFiniteError
 from imggen.reporting import Silent
 from tests.helpers import RecordingReporter
 

@@ -5,7 +5,7 @@ import re
 import pytest
 import torch
 
-from imggen.models.base import NonFiniteError
+from imggen.models.learner import NonFiniteError
 from imggen.models.muon import Muon
 from imggen.models.vae.hierarchy import Hierarchy
 from imggen.models.vae.learner import VaeLearner
