@@ -28,7 +28,7 @@ from imggen.cli.interpolate import interpolate
 from imggen.cli.sample import sample
 from imggen.cli.search import search
 from imggen.errors import DataError, DeviceError, ImggenError, InterruptedRun, UsageError, first_line
-from imggen.models import FAMILIES
+from imggen.models import TRAINED
 
 BROKEN_PIPE_CODE = 141  # 128 + SIGPIPE, as a shell reports it
 
@@ -197,4 +197,4 @@ def _as_data_error(error: OSError) -> DataError:
 def _command_words(arguments: list[str]) -> list[str]:
     """The verb, and the family of `train`, if the command line begins with them."""
     words = [word for word in arguments[:1] if word in Verbs.order]
-    return words + [word for word in arguments[1:2] if words == ["train"] and word in FAMILIES]
+    return words + [word for word in arguments[1:2] if words == ["train"] and word in TRAINED]

@@ -10,7 +10,7 @@ import typer
 from imggen.cli.build import Command, Group, Invocation, value_text, verb
 from imggen.cli.console import Console
 from imggen.engine.options import TrainOptions
-from imggen.models import FAMILIES, describe, describe_family, family_config, presets
+from imggen.models import TRAINED, describe, describe_family, family_config, presets
 from imggen.option import options_of
 
 LONGEST_DEFAULT = 24  # characters in the help
@@ -58,11 +58,11 @@ def _family_defaults(family: str) -> dict[str, str]:
 
 
 class Families(Group):
-    """The families, in the order of the registry."""
+    """What can be trained, in the order of the registry."""
 
-    order = FAMILIES
+    order = TRAINED
 
 
 app = typer.Typer(cls=Families, help="Train a model on a folder of images.", no_args_is_help=True)
-for _family in FAMILIES:
+for _family in TRAINED:
     app.command(_family, cls=Command)(_command(_family))

@@ -13,31 +13,39 @@ from imggen.documents import DocumentError, Kind, read_fields
 from imggen.engine.device import configure_device, find_device, find_precision
 from imggen.engine.distributed import ProcessGroup
 from imggen.engine.options import ModelOptions
-from imggen.errors import CheckpointError, shortened
+from imggen.errors import CheckpointError, UsageError, shortened
 from imggen.io.checkpoint import read_header, read_tensors, weights_hash, write_checkpoint
 from imggen.io.model_paths import find_weights
 from imggen.metrics.calibration import MAX_TEMPERATURE, MIN_TEMPERATURE
-from imggen.models import FAMILIES, build_backend, family_config
-from imggen.models.base import Backend
+from imggen.models import TRAINED, build_model, family_config, kind_of
+from imggen.models.base import Backend, Model
 from imggen.models.config import ModelConfig
 from imggen.reporting import Reporter
 
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A backend in eval mode, the file it was read from, and the precision to sample in.
+    """A model in eval mode, the file it was read from, and the precision to sample in.
 
     `origin` says how the file was chosen, `hash` identifies the weights, `provenance` is how they were made.
     `class_temperature` is what class scores must be divided by to give probabilities, None if that was not measured.
     """
 
-    backend: Backend
+    model: Model
     path: Path
     origin: str
     hash: str
     provenance: dict[str, Any]
     dtype: torch.dtype = torch.float32
     class_temperature: float | None = None
+
+    @property
+    def backend(self) -> Backend:
+        """The model, if it is a generator. Raises UsageError, with what its kind is for."""
+        if not isinstance(self.model, Backend):
+            noun, _, use = kind_of(self.model.config.family)
+            raise UsageError(f"{self.path} is a {noun}: it makes no images", use)
+        return self.model
 
 
 _TEMPERATURE = Kind(
@@ -63,11 +71,11 @@ _RANDOM_FILLS = (torch.Tensor.normal_, torch.Tensor.uniform_)
 def read_config(document: dict[str, Any], path: Path) -> ModelConfig:
     """Read the configuration from a checkpoint's document. Raises CheckpointError."""
     config = document.get("config")
-    if not isinstance(config, dict) or config.get("family") not in FAMILIES:
+    if not isinstance(config, dict) or config.get("family") not in TRAINED:
         family = config.get("family") if isinstance(config, dict) else None
         raise CheckpointError(
             f"{path} holds a model of an unknown family: {shortened(family)}",
-            f"this version has {', '.join(FAMILIES)}; a newer one may have more: pip install -U imggen",
+            f"this version has {', '.join(TRAINED)}; a newer one may have more: pip install -U imggen",
         )
     try:
         return family_config(config["family"]).from_json(config)
@@ -77,18 +85,25 @@ def read_config(document: dict[str, Any], path: Path) -> ModelConfig:
 
 
 def load_backend(model: str | Path, *, weights: Path | None = None, device: str = "auto") -> LoadedModel:
-    """Find, check and build a model in eval mode. Raises CheckpointError and DeviceError."""
-    path, origin = find_weights(str(model), weights=weights, families=FAMILIES)
+    """`load_model` for what needs a generator. Raises UsageError for a model of another kind."""
+    loaded = load_model(model, weights=weights, device=device)
+    _ = loaded.backend
+    return loaded
+
+
+def load_model(model: str | Path, *, weights: Path | None = None, device: str = "auto") -> LoadedModel:
+    """Find, check and build a model of any kind in eval mode. Raises CheckpointError and DeviceError."""
+    path, origin = find_weights(str(model), weights=weights, families=TRAINED)
     header = read_header(path, kind="weights")
     config = read_config(header.document, path)
     # A model on "meta" needs no memory: shapes are checked before a damaged file can ask for a huge model.
     with torch.device("meta"), _SkipInitialization():
-        backend = build_backend(config)
-    tensors = read_tensors(path, header, backend.state_dict())
-    backend.load_state_dict(tensors, assign=True)
-    backend.to(find_device(device, ProcessGroup.from_environment().local_rank)).eval().requires_grad_(False)
+        built = build_model(config)
+    tensors = read_tensors(path, header, built.state_dict())
+    built.load_state_dict(tensors, assign=True)
+    built.to(find_device(device, ProcessGroup.from_environment().local_rank)).eval().requires_grad_(False)
     provenance, temperature = header.document.get("provenance", {}), _class_temperature(header.document, path)
-    return LoadedModel(backend, path, origin, weights_hash(header), provenance, class_temperature=temperature)
+    return LoadedModel(built, path, origin, weights_hash(header), provenance, class_temperature=temperature)
 
 
 def _class_temperature(document: dict[str, Any], path: Path) -> float | None:
@@ -119,14 +134,14 @@ def open_model(options: ModelOptions, model: str, reporter: Reporter, *, precisi
 
 def prepare(loaded: LoadedModel, reporter: Reporter, *, full_precision: bool) -> None:
     """Set up the device of a loaded model, and report both."""
-    device = loaded.backend.device
+    device = loaded.model.device
     configure_device(device, full_precision=full_precision)
     reporter.info(f"model {loaded.path} ({loaded.origin}, {loaded.hash}) on {device}")
 
 
 def save_backend(
     path: Path,
-    backend: Backend,
+    model: Model,
     provenance: dict[str, Any],
     *,
     thumbnail: bytes | None = None,
@@ -134,12 +149,12 @@ def save_backend(
     class_temperature: float | None = None,
 ) -> None:
     """Write the weights and configuration. `dtype` float16 halves the file; buffers keep their dtype."""
-    weights = dict(backend.named_parameters())
+    weights = dict(model.named_parameters())
     tensors = {
         name: tensor.to("cpu", dtype if name in weights else tensor.dtype)
-        for name, tensor in backend.state_dict().items()
+        for name, tensor in model.state_dict().items()
     }
-    document: dict[str, Any] = {"config": backend.config.to_json(), "provenance": provenance}
+    document: dict[str, Any] = {"config": model.config.to_json(), "provenance": provenance}
     if class_temperature is not None:
         document["class_temperature"] = class_temperature
     write_checkpoint(path, tensors, document, kind="weights", thumbnail=thumbnail)

@@ -13,7 +13,7 @@ from imggen.io.animation import ENDINGS, animation_text
 from imggen.io.checkpoint import Header, read_header, weights_hash
 from imggen.io.image import FORMATS, read_info, settings_in
 from imggen.io.model_paths import find_weights, shipped_weights
-from imggen.models import FAMILIES, describe, presets
+from imggen.models import TRAINED, describe, presets
 
 SUFFIXES_WITH_SETTINGS = {*FORMATS, *ENDINGS, ".tif", ".tiff"}
 
@@ -22,7 +22,7 @@ def describe_model_or_file(name: str) -> dict[str, Any]:
     """Describe a file, or the model of that name. Raises what `describe_file` raises."""
     path = Path(name)
     if not path.exists() and not path.suffix and path.name == name:
-        path, _ = find_weights(name, weights=None, families=FAMILIES)
+        path, _ = find_weights(name, weights=None, families=TRAINED)
     return describe_file(path)
 
 
@@ -89,7 +89,7 @@ def _describe_checkpoint(header: Header) -> dict[str, Any]:
 
 def list_models() -> dict[str, Any]:
     """Families with their presets, shipped models, and the runs below ./runs."""
-    families = {family: {name: describe(family, name) for name in presets(family)} for family in FAMILIES}
+    families = {family: {name: describe(family, name) for name in presets(family)} for family in TRAINED}
     runs = {str(folder): RunDir(folder).weights for folder in sorted(Path("runs").glob("*")) if folder.is_dir()}
     return {
         "families": families,

@@ -20,7 +20,7 @@ from imggen.engine.device import run_in_batches
 from imggen.engine.noise import SampleSpec, noise_for
 from imggen.io.image import ImageArray
 from imggen.io.pixels import to_uint8
-from imggen.models.base import DEFAULT_SAMPLING, Backend
+from imggen.models.base import DEFAULT_SAMPLING, Backend, Model
 from imggen.models.config import SamplingOptions
 
 CPU_BATCH_PIXELS = 128 * 32 * 32  # the activations of a larger batch do not fit into a CPU's caches
@@ -32,12 +32,12 @@ Item = TypeVar("Item")
 Render = Callable[[list[Item]], Tensor]
 
 
-def default_batch_size(backend: Backend) -> int:
+def default_batch_size(model: Model) -> int:
     """Images per batch if the user gives no `--batch`."""
-    pixels = math.prod(backend.config.image_shape[1:])
-    if backend.device.type == "cpu":
-        return max(backend.min_batch, CPU_BATCH_PIXELS // pixels)
-    return max(backend.min_batch, min(GPU_BATCH_PIXELS // pixels, GPU_BATCH_NOISE // math.prod(backend.noise_shape)))
+    pixels = math.prod(model.config.image_shape[1:])
+    if model.device.type == "cpu":
+        return max(model.min_batch, CPU_BATCH_PIXELS // pixels)
+    return max(model.min_batch, min(GPU_BATCH_PIXELS // pixels, GPU_BATCH_NOISE // math.prod(model.input_shape)))
 
 
 def images_only(items: list[Item], images: ImageArray) -> ImageArray:

@@ -1,4 +1,4 @@
-"""The registry of model families: one folder and one line each.
+"""The registry of everything that is trained: model families, one folder and one line each.
 
 Nothing here imports torch, so that the command line may list families; a family's networks are imported when used.
 """
@@ -6,38 +6,67 @@ Nothing here imports torch, so that the command line may list families; a family
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from imggen.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from imggen.models.base import Backend
+    from imggen.models.base import Backend, Model
     from imggen.models.config import ModelConfig
     from imggen.models.learner import Learner
 
 
+class Kind(NamedTuple):
+    """What models do: `noun` names one, `use` is the command for it, of a MODEL, with what that does.
+
+    `suffix` ends the name of the model's class, which is in a family's module of the same name.
+    """
+
+    noun: str
+    suffix: str
+    use: str
+
+
+GENERATOR = Kind("generator", "Backend", "imggen sample MODEL makes images")
+
+
 class Family(NamedTuple):
-    """The package of a family, and what the family is good for, in one line of help."""
+    """The package of a family, with what the names of its classes begin; what it is good for, in one line of help."""
 
     package: str
+    prefix: str
     summary: str
+    kind: Kind = GENERATOR
 
 
+# Everything that `imggen train` makes.
 REGISTRY = {
-    "gan": Family("imggen.models.gan", "Sharpest images, fast to sample; no likelihood, inpaints by a slow search"),
-    "transformer": Family(
-        "imggen.models.transformer", "Varied images, with a likelihood; samples in steps, inpaints photographs best"
+    "gan": Family(
+        "imggen.models.gan", "Gan", "Sharpest images, fast to sample; no likelihood, inpaints by a slow search"
     ),
-    "vae": Family("imggen.models.vae", "Best likelihood, fast to sample; inpaints thin masks best; softer images"),
+    "transformer": Family(
+        "imggen.models.transformer",
+        "Transformer",
+        "Varied images, with a likelihood; samples in steps, inpaints photographs best",
+    ),
+    "vae": Family(
+        "imggen.models.vae", "Vae", "Best likelihood, fast to sample; inpaints thin masks best; softer images"
+    ),
 }
-FAMILIES = tuple(REGISTRY)
+TRAINED = tuple(REGISTRY)
+FAMILIES = tuple(name for name, family in REGISTRY.items() if family.kind == GENERATOR)
+
+
+def kind_of(family: str) -> Kind:
+    """What the models of a family do."""
+    return REGISTRY[family].kind
 
 
 def family_config(family: str) -> type[ModelConfig]:
     """The configuration dataclass of a family; its fields made by `option` are the user's options."""
-    return _import(family, "config", f"{family.capitalize()}Config")
+    return _import(family, "config", "Config", prefixed=True)
 
 
 def presets(family: str) -> Mapping[str, ModelConfig]:
@@ -55,18 +84,25 @@ def describe_family(family: str) -> str:
     return REGISTRY[family].summary
 
 
+def build_model(config: ModelConfig) -> Model:
+    """A model with fresh weights (on the current default device; "meta" allocates nothing)."""
+    suffix = kind_of(config.family).suffix
+    return _import(config.family, suffix.lower(), suffix, prefixed=True)(config)
+
+
 def build_backend(config: ModelConfig) -> Backend:
-    """A backend with fresh weights (on the current default device; "meta" allocates nothing)."""
-    return _import(config.family, "backend", f"{config.family.capitalize()}Backend")(config)
+    """`build_model` of a generator's configuration."""
+    return cast("Backend", build_model(config))
 
 
 def build_learner(config: ModelConfig) -> Learner:
     """A learner with fresh weights and optimizers, on the CPU."""
-    return _import(config.family, "learner", f"{config.family.capitalize()}Learner")(config)
+    return _import(config.family, "learner", "Learner", prefixed=True)(config)
 
 
-def _import(family: str, module: str, name: str) -> Any:
-    """An object of one of a family's modules. Raises UsageError for an unknown family."""
+def _import(family: str, module: str, name: str, *, prefixed: bool = False) -> Any:
+    """An object of one of a family's modules; the name of a class is `prefixed`. Raises UsageError."""
     if family not in REGISTRY:
-        raise UsageError(f"there is no family '{family}'", f"families: {', '.join(FAMILIES)}")
-    return getattr(import_module(f"{REGISTRY[family].package}.{module}"), name)
+        raise UsageError(f"there is no family '{family}'", f"families: {', '.join(REGISTRY)}")
+    entry = REGISTRY[family]
+    return getattr(import_module(f"{entry.package}.{module}"), entry.prefix + name if prefixed else name)

@@ -1,7 +1,8 @@
-"""The contract between a model family and everything else but training (`learner.py`).
+"""The contract between a model and everything else but training (`learner.py`).
 
-A backend is a deterministic map from Gaussian noise to images: sampling, interpolation, inpainting and evaluation
-know nothing else of a family.
+A model is of one kind: a generator, which is a `Backend`, or a classifier. All of them are a `Model`. A backend is a
+deterministic map from Gaussian noise to images: sampling, interpolation, inpainting and evaluation know nothing else
+of a family.
 """
 
 from __future__ import annotations
@@ -49,19 +50,11 @@ class Diagnostic(NamedTuple):
     description: str
 
 
-class Backend(nn.Module, ABC):
-    """The trained model of a family: what a checkpoint holds.
+class Model(nn.Module, ABC):
+    """A trained model of any kind: what a checkpoint holds.
 
-    Images are float tensors (B, C, H, W) in [-1, 1]. Noise is (B, *noise_shape), standard normal. Labels are
-    int64 (B,): needed by `generate` if the model has classes, and None if it has none. With `config.hard_alpha`, alpha
-    is -1 or 1 in every image that the model makes.
-
-    `supported` names the fields of SamplingOptions that have an effect. `needs_full_precision` is set by families
-    whose samples are discrete: rounding to TF32 could change a token, so TF32 is disabled for them.
+    Images are float tensors (B, C, H, W) in [-1, 1], labels int64 (B,).
     """
-
-    supported: ClassVar[frozenset[str]] = frozenset({"temperature"})
-    needs_full_precision: ClassVar[bool] = False
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -78,14 +71,54 @@ class Backend(nn.Module, ABC):
         return self.config.classes
 
     @property
+    def min_batch(self) -> int:
+        """The smallest batch worth using on a CPU: a smaller one takes just as long."""
+        return 1
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """The shape of what the model gets for one image."""
+        return self.config.image_shape
+
+    def features(self, images: Tensor) -> Features:
+        """What the model sees in images (B, C, H, W). Raises UsageError, with the reason, for one that cannot see."""
+        raise UsageError(f"this {self.config.family} has no features: {self.limitation('features')}")
+
+    def class_scores(self, images: Tensor, mask: Tensor | None = None) -> Tensor | None:
+        """Log-probability (B, classes) of each class in nats, up to a constant, given the pixels where `mask` is 0.
+
+        The most likely label is its argmax. None without classes, and for a model that knows no scores.
+        """
+        return None
+
+    def limitation(self, task: Task) -> str:
+        """Why this model is poor at a task, or cannot do it although its family can; empty if there is no reason."""
+        return ""
+
+
+class Backend(Model):
+    """A generator: the trained model of a family.
+
+    Noise is (B, *noise_shape), standard normal. Labels are needed by `generate` if the model has classes, and None if
+    it has none. With `config.hard_alpha`, alpha
+    is -1 or 1 in every image that the model makes.
+
+    `supported` names the fields of SamplingOptions that have an effect. `needs_full_precision` is set by families
+    whose samples are discrete: rounding to TF32 could change a token, so TF32 is disabled for them.
+    """
+
+    supported: ClassVar[frozenset[str]] = frozenset({"temperature"})
+    needs_full_precision: ClassVar[bool] = False
+
+    @property
     @abstractmethod
     def noise_shape(self) -> tuple[int, ...]:
         """The shape of one image's noise."""
 
     @property
-    def min_batch(self) -> int:
-        """The smallest batch worth using on a CPU: a smaller one takes just as long."""
-        return 1
+    def input_shape(self) -> tuple[int, ...]:
+        """The shape of one image's noise."""
+        return self.noise_shape
 
     @property
     def detail_mask(self) -> Tensor | None:
@@ -144,24 +177,9 @@ class Backend(nn.Module, ABC):
         """The same map arranged for speed (folded norms, CUDA graphs): the caller's own copy, or the model itself."""
         return self
 
-    def features(self, images: Tensor) -> Features:
-        """What the model sees in images (B, C, H, W). Raises UsageError, with the reason, for one that cannot see."""
-        raise UsageError(f"this {self.config.family} has no features: {self.limitation('features')}")
-
-    def class_scores(self, images: Tensor, mask: Tensor | None = None) -> Tensor | None:
-        """Log-probability (B, classes) of each class in nats, up to a constant, given the pixels where `mask` is 0.
-
-        The most likely label is its argmax. None without classes, and for a model that knows no scores.
-        """
-        return None
-
     def harden(self, images: Tensor) -> Tensor:
         """Images (B, C, H, W) with the model's alpha: only -1 or 1 if that of its data is so."""
         return harden_alpha(images) if self.config.hard_alpha else images
-
-    def limitation(self, task: Task) -> str:
-        """Why this model is poor at a task, or cannot do it although its family can; empty if there is no reason."""
-        return ""
 
     def diagnostics(
         self, images: Tensor, labels: Tensor | None = None, options: SamplingOptions = DEFAULT_SAMPLING

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from imggen.models import global_batch
-from imggen.models.base import Backend
+from imggen.models.base import Backend, Model
 from imggen.models.config import ModelConfig
 from imggen.models.muon import Muon
 from imggen.models.training import micro_batches
@@ -47,8 +47,8 @@ class Learner(ABC):
 
     @property
     @abstractmethod
-    def backend(self) -> Backend:
-        """The averaged (EMA) backend, in eval mode: what previews show and checkpoints hold."""
+    def saved_model(self) -> Model:
+        """The averaged (EMA) model, in eval mode: what previews show and checkpoints hold."""
 
     @property
     @abstractmethod
@@ -73,7 +73,7 @@ class Learner(ABC):
 
     @abstractmethod
     def begin_from(self, weights: dict[str, Tensor]) -> None:
-        """Begin a new run with these weights, a state of `backend`, in place of random ones."""
+        """Begin a new run with these weights, a state of `saved_model`, in place of random ones."""
 
     def to(self, device: torch.device) -> None:
         """Move every network to `device`, in channels_last layout, which is faster for convolutions."""
@@ -155,6 +155,20 @@ class Learner(ABC):
         for optimizer in _as_sequence(optimizers):
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
+
+
+class GeneratorLearner(Learner):
+    """The learner of a generator."""
+
+    @property
+    @abstractmethod
+    def backend(self) -> Backend:
+        """The averaged (EMA) backend, in eval mode."""
+
+    @property
+    def saved_model(self) -> Backend:
+        """The same: `backend`."""
+        return self.backend
 
 
 def load_exactly(network: nn.Module, prefix: str, tensors: dict[str, Tensor]) -> None:

@@ -13,7 +13,7 @@ import typer
 
 from imggen.cli.app import app
 from imggen.engine import options
-from imggen.models import FAMILIES, family_config
+from imggen.models import TRAINED, family_config
 from imggen.option import REQUIRED, options_of
 
 OPTIONS: dict[str, list[Any]] = {
@@ -27,7 +27,7 @@ OPTIONS: dict[str, list[Any]] = {
     "info": [options.InfoOptions],
     "models": [],
     "cache": [options.CacheOptions],
-    **{f"train {family}": [options.TrainOptions, family_config(family)] for family in FAMILIES},
+    **{f"train {family}": [options.TrainOptions, family_config(family)] for family in TRAINED},
 }
 
 

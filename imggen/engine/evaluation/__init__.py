@@ -10,7 +10,7 @@ from imggen.engine.options import EvaluateOptions
 from imggen.engine.outputs import refuse_file
 from imggen.errors import UsageError
 from imggen.io.model_paths import holds_weights, shipped_weights
-from imggen.models import FAMILIES
+from imggen.models import TRAINED
 from imggen.reporting import Reporter
 
 MIN_IMAGES_TO_COMPARE = 10
@@ -43,7 +43,7 @@ def _check_report(path: Path, *, force: bool) -> None:
 def is_image_source(options: EvaluateOptions) -> bool:
     """Whether MODEL is a folder or an archive of images rather than a model."""
     path = Path(options.model)
-    if options.weights is not None or options.model in {*FAMILIES, *shipped_weights()}:
+    if options.weights is not None or options.model in {*TRAINED, *shipped_weights()}:
         return False
     return not holds_weights(path) if path.is_dir() else is_set_of_archives(options.model)
 

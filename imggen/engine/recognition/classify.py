@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from imggen.data.scan import open_images
-from imggen.engine.checkpoints import load_backend, prepare
+from imggen.engine.checkpoints import load_model, prepare
 from imggen.engine.options import ClassifyOptions
 from imggen.engine.recognition.embedder import path_of, read_batches
 from imggen.engine.render import default_batch_size
@@ -28,33 +28,33 @@ def classify(options: ClassifyOptions, reporter: Reporter) -> dict[str, Any]:
     """Label the images; see `imggen.engine.recognition.run_classify`."""
     began = time.monotonic()
     source = open_images(options.image, reporter)
-    loaded = load_backend(options.model, weights=options.weights, device=options.device)
-    backend = loaded.backend
-    if not backend.classes:
+    loaded = load_model(options.model, weights=options.weights, device=options.device)
+    model = loaded.model
+    if not model.classes:
         raise UsageError(f"{options.model} has no classes", "use a model that was trained on folders of classes")
     prepare(loaded, reporter, full_precision=True)
     if loaded.class_temperature is None:
         reporter.warn("the probabilities of this model are not calibrated: they are too sure")
-    channels, size, _ = backend.config.image_shape
-    batch = options.batch or default_batch_size(backend)
+    channels, size, _ = model.config.image_shape
+    batch = options.batch or default_batch_size(model)
     paths: list[str] = []
     parts: list[Tensor] = []
     with reporter.task("classifying", len(source)) as task:
         for each in read_batches(source, np.arange(len(source)), size, channels, batch, reporter):
             with torch.inference_mode():
-                scores = backend.class_scores(float_images(each.pixels, backend.device))
+                scores = model.class_scores(float_images(each.pixels, model.device))
             if scores is None:
-                raise UsageError(f"a {backend.config.family} cannot tell classes", "use a vae or a transformer")
+                raise UsageError(f"a {model.config.family} cannot tell classes", "use a vae or a transformer")
             if options.uniform:
-                scores = scores - class_log_frequencies(backend.config, scores.device)
+                scores = scores - class_log_frequencies(model.config, scores.device)
             parts.append((scores.double() / (loaded.class_temperature or 1.0)).softmax(1).cpu())
             paths += [path_of(options.image, source, index) for index in each.indices]
             task.update(len(paths))
     probabilities, order = torch.cat(parts).sort(dim=1, descending=True, stable=True)
-    top = min(options.top, len(backend.classes))
+    top = min(options.top, len(model.classes))
     labels = []
     for path, values, indices in zip(paths, probabilities[:, :top].tolist(), order[:, :top].tolist(), strict=True):
-        found = zip((backend.classes[index] for index in indices), values, strict=True)
+        found = zip((model.classes[index] for index in indices), values, strict=True)
         classes = [{"label": name if p >= options.above else "", "probability": round(p, 6)} for name, p in found]
         labels.append({"path": path, "classes": classes})
     text = csv_text(labels, top)

@@ -10,7 +10,7 @@ from imggen.data.dataset import Dataset
 from imggen.engine.render import default_batch_size
 from imggen.io.pixels import to_float
 from imggen.metrics.calibration import fit_temperature
-from imggen.models.base import Backend
+from imggen.models.base import Model
 from imggen.reporting import Reporter
 
 MAX_IMAGES, MIN_IMAGES = 500, 20  # fewer say too little
@@ -20,26 +20,26 @@ MAX_CLASSES = MAX_SCORES // MIN_IMAGES
 
 @torch.inference_mode()
 def measure_temperature(
-    backend: Backend, dataset: Dataset, rows: npt.NDArray[np.int64], reporter: Reporter
+    model: Model, dataset: Dataset, rows: npt.NDArray[np.int64], reporter: Reporter
 ) -> float | None:
     """The temperature by which the class scores of some `rows` of the data fit their labels best.
 
     None for a model without scores, for too few images, and for more than MAX_CLASSES classes, which take too long.
     """
-    classes = len(backend.classes)
+    classes = len(model.classes)
     if not 1 < classes <= MAX_CLASSES:
         return None
     count = min(len(rows), MAX_IMAGES, MAX_SCORES // classes)
     if count < MIN_IMAGES:
         return None
     chosen = rows[np.linspace(0, len(rows) - 1, count).round().astype(int)]
-    size = default_batch_size(backend)
+    size = default_batch_size(model)
     scores, labels = [], []
     with reporter.task("calibrating", count) as task:
         for start in range(0, count, size):
             levels, batch_labels = dataset.batch(chosen[start : start + size])
-            images = to_float(levels.to(backend.device)).contiguous(memory_format=torch.channels_last)
-            found = backend.class_scores(images)
+            images = to_float(levels.to(model.device)).contiguous(memory_format=torch.channels_last)
+            found = model.class_scores(images)
             if found is None:
                 return None
             scores.append(found.cpu())

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from imggen.engine.checkpoints import load_backend
+from imggen.engine.checkpoints import load_model
 from imggen.errors import UsageError
 from imggen.models.config import ModelConfig
 from imggen.models.learner import Learner
@@ -26,8 +26,8 @@ class InitialWeights:
 
     def copy_into(self, learner: Learner, reporter: Reporter) -> None:
         """Give the learner the weights that fit it, and report which do not."""
-        own = learner.backend.state_dict()
-        tensors = {name: tensor.to(learner.backend.device) for name, tensor in self.tensors.items()}
+        own = learner.saved_model.state_dict()
+        tensors = {name: tensor.to(learner.saved_model.device) for name, tensor in self.tensors.items()}
         result = transfer(tensors, own, self.config.classes, learner.config.classes)
         learner.begin_from(result.tensors)
         reporter.info(f"begin   from {self.name}: {len(result.whole):,} of {len(own):,} tensors are taken")
@@ -41,14 +41,14 @@ class InitialWeights:
 
 def open_model(name: str, family: str) -> InitialWeights:
     """The model of a name, run or file. Raises CheckpointError, and UsageError for one of another family."""
-    loaded = load_backend(name, device="cpu")
-    config = loaded.backend.config
+    loaded = load_model(name, device="cpu")
+    config = loaded.model.config
     if config.family != family:
         raise UsageError(
             f"{name} is a {config.family}, and cannot begin a {family}",
             f"imggen train {config.family} --init-from {name}",
         )
-    return InitialWeights(f"{name} ({loaded.hash})", config, loaded.backend.state_dict())
+    return InitialWeights(f"{name} ({loaded.hash})", config, loaded.model.state_dict())
 
 
 def _list(names: list[str]) -> str:

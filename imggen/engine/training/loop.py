@@ -69,7 +69,7 @@ def _train(plan: TrainPlan, reporter: Reporter, stop: StopRequest, clock: Clock,
         inner.enter_context(stop_requests(stop))
         best = None
         if plan.evaluate_seconds is not None and processes.is_main:
-            best = BestCheckpoint(plan, reporter)
+            best = BestCheckpoint(plan, training.inspection, reporter)
         processes.barrier()
         task = inner.enter_context(reporter.task("training", 1.0))
         if plan.tensorboard and processes.is_main:
@@ -120,7 +120,7 @@ def _loop(training: TrainingRun, stop: StopRequest, task: Task, best: BestCheckp
 
         # Report losses and speed
         if training.recent_metrics and progress >= 1:
-            training.check_for_collapse()
+            training.inspect()
         if training.recent_metrics and (report_due or ending):
             images_per_second, losses = training.report(progress, report_seconds)
             timers.restart("report")
@@ -134,7 +134,7 @@ def _loop(training: TrainingRun, stop: StopRequest, task: Task, best: BestCheckp
         # Save a preview and a checkpoint
         if due.save:
             training.save()
-            training.check_for_collapse()
+            training.inspect()
             timers.restart("save")
 
         # Evaluate; the time it takes does not count towards a budget of minutes

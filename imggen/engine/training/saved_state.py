@@ -9,7 +9,7 @@ from torch import Tensor
 
 from imggen.data.dataset import Dataset, ScannedDataset
 from imggen.documents import COUNT, FLAG, OBJECT, SECONDS, TEXT, DocumentError, Kind, optional, read_fields
-from imggen.engine.checkpoints import load_backend, read_config
+from imggen.engine.checkpoints import load_model, read_config
 from imggen.engine.options import MAX_SEED, TrainOptions
 from imggen.engine.run_dir import RunDir
 from imggen.engine.training.budget import Budget
@@ -144,7 +144,7 @@ def _damaged(run_dir: RunDir, error: Exception) -> CheckpointError:
 def _what_is_left(run_dir: RunDir) -> str:
     """What the user of a run with a damaged state can still do."""
     try:
-        load_backend(run_dir.weights, device="cpu")
+        load_model(run_dir.weights, device="cpu")
     except ImggenError:
         return "copy it from a backup, or start the run again with --force"
     return f"{run_dir.weights} is intact: keep it elsewhere, then start the run again with --force"

@@ -15,20 +15,18 @@ from imggen.data.dataset import Order, mirror
 from imggen.engine.checkpoints import save_backend
 from imggen.engine.device import retry_out_of_memory
 from imggen.engine.distributed import launch_name
-from imggen.engine.noise import SampleSpec, mix_seed
-from imggen.engine.render import sample_batches
+from imggen.engine.noise import mix_seed
 from imggen.engine.training.best_checkpoint import BestCheckpoint
 from imggen.engine.training.calibration import measure_temperature
-from imggen.engine.training.mode_collapse import CollapseMonitor
+from imggen.engine.training.inspections import inspection_of
 from imggen.engine.training.plan import TrainPlan
 from imggen.engine.training.saved_state import SavedState
 from imggen.engine.training.timers import Clock
 from imggen.errors import DeviceError, DivergedError, ImggenError, first_line
 from imggen.io.atomic import atomic_write
 from imggen.io.checkpoint import write_checkpoint
-from imggen.io.image import encode, grid
+from imggen.io.image import encode
 from imggen.io.pixels import to_float
-from imggen.metrics.features import load_features
 from imggen.models import build_learner
 from imggen.models.global_batch import part_of_batch, rand
 from imggen.models.learner import Learner, NonFiniteError
@@ -42,7 +40,6 @@ MIN_IMAGES_TO_HALVE = 4  # in a micro-batch
 EVALUATION_ERRORS = (ImggenError, RuntimeError, MemoryError, OSError)
 MIN_HELD_OUT, MAX_HELD_OUT = 16, 500
 MAX_HELD_OUT_FRACTION = 1 / 12
-PREVIEW_COLUMNS, MAX_PREVIEW_CLASSES = 8, 16
 
 
 class Snapshot(NamedTuple):
@@ -70,7 +67,8 @@ class TrainingRun:
         self.train_rows, held_out_rows = split_rows(len(plan.dataset), self.learner.held_out_fraction)
         if len(held_out_rows):
             self.learner.held_out = lambda: self._held_out_batches(held_out_rows)
-        self.calibration_rows = held_out_rows if len(held_out_rows) else self.train_rows
+        self.inspection = inspection_of(plan, self.learner, held_out_rows, reporter)
+        self.calibration_rows = self.inspection.calibration_rows(self.train_rows)
         self.class_temperature: float | None = None
         self.last_preview = b""
         self.order = Order(len(self.train_rows), plan.seed)
@@ -80,8 +78,7 @@ class TrainingRun:
         self.rollbacks = self.recent_rollbacks = self.saves_since_rollback = 0
         self.reported_images = 0
         self.recent_metrics: list[dict[str, Tensor]] = []
-        self.collapse_monitor: CollapseMonitor | None = None
-        self.collapse_metrics: dict[str, float] = {}
+        self.inspection_metrics: dict[str, float] = {}
         self.write_scalars: Callable[[dict[str, Any]], None] = lambda record: None
 
         self.learner.set_dataset_size(len(plan.dataset))
@@ -195,7 +192,7 @@ class TrainingRun:
             self.recent_rollbacks = 0
         if not self.plan.processes.is_main:
             return
-        preview = self._preview()
+        preview = encode(self.inspection.preview(), "png", {"steps": self.steps, "images": self.images})
         document = {
             "config": self.plan.config.to_json(),
             "settings": self.plan.fixed_settings(),
@@ -221,29 +218,18 @@ class TrainingRun:
         """Write the averaged model, with the last preview."""
         save_backend(
             self.run_dir.weights,
-            self.learner.backend,
+            self.learner.saved_model,
             self.plan.provenance(self.images, self.seconds),
             thumbnail=self.last_preview,
             class_temperature=self.class_temperature,
         )
 
-    def _preview(self) -> bytes:
-        """A PNG grid from the same noise each time: eight rows, or one row for each of the first 16 classes."""
-        classes = len(self.plan.config.classes)
-        columns = range(PREVIEW_COLUMNS)
-        if classes:
-            specs = [SampleSpec(seed, row) for row in range(min(classes, MAX_PREVIEW_CLASSES)) for seed in columns]
-        else:
-            specs = [SampleSpec(seed) for seed in range(8 * PREVIEW_COLUMNS)]
-        samples = np.concatenate(list(sample_batches(self.learner.backend, specs)))
-        return encode(grid(samples, PREVIEW_COLUMNS), "png", {"steps": self.steps, "images": self.images})
-
     def evaluate(self, best: BestCheckpoint) -> None:
-        """Measure the distance to the data, as a line of its own in the metrics; an error is only a warning."""
+        """Measure the quality, as a line of its own in the metrics; an error is only a warning."""
         try:
-            metrics = best.evaluate(self.learner.backend, self.plan.provenance(self.images, self.seconds))
+            metrics = best.evaluate(self.learner.saved_model, self.plan.provenance(self.images, self.seconds))
         except EVALUATION_ERRORS as error:
-            self.reporter.warn(f"the distance to the data was not measured this time: {first_line(error)}")
+            self.reporter.warn(f"the {self.inspection.quality} was not measured this time: {first_line(error)}")
             return
         record = {"steps": self.steps, "images": self.images, "seconds": round(self.seconds, 2), **metrics}
         self.run_dir.append_metrics(record)
@@ -259,22 +245,20 @@ class TrainingRun:
             return False
         try:
             self.class_temperature = measure_temperature(
-                self.learner.backend, self.plan.dataset, self.calibration_rows, self.reporter
+                self.learner.saved_model, self.plan.dataset, self.calibration_rows, self.reporter
             )
         except EVALUATION_ERRORS as error:
             self.reporter.warn(f"the class probabilities were not calibrated: {first_line(error)}")
         return self.class_temperature is not None
 
-    def check_for_collapse(self) -> None:
-        """Measure the diversity of samples for the next line of metrics, and warn if it is low."""
+    def inspect(self) -> None:
+        """Measure for the next line of metrics what warns of a training that fails; an error is only a warning."""
         if not self.plan.processes.is_main:
             return
         try:
-            if self.collapse_monitor is None:
-                self.collapse_monitor = CollapseMonitor(self.plan.dataset, load_features(None, self.plan.device))
-            self.collapse_metrics = self.collapse_monitor.check(self.learner.backend, self.images, self.reporter)
+            self.inspection_metrics = self.inspection.check(self.images)
         except EVALUATION_ERRORS as error:
-            self.reporter.warn(f"diversity was not measured this time: {first_line(error)}")
+            self.reporter.warn(f"{self.inspection.checked} was not measured this time: {first_line(error)}")
 
     def report(self, progress: float, seconds: float) -> tuple[float, str]:
         """Write a line of metrics: means since the last report, `seconds` ago; returns images per second and losses."""
@@ -290,9 +274,9 @@ class TrainingRun:
             "progress": round(progress, 6),
             "images_per_second": round(images_per_second, 1),
             **{name: round(value, 6) for name, value in means.items()},
-            **self.collapse_metrics,
+            **self.inspection_metrics,
         }
-        self.collapse_metrics = {}
+        self.inspection_metrics = {}
         if self.plan.processes.is_main:
             self.run_dir.append_metrics(record)
             self.write_scalars(record)

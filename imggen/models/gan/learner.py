@@ -23,7 +23,7 @@ from imggen.models.gan import dcgan
 from imggen.models.gan.backend import GanBackend, build_discriminator
 from imggen.models.gan.batch_norm import twice_differentiable
 from imggen.models.gan.config import GanConfig
-from imggen.models.learner import Learner
+from imggen.models.learner import GeneratorLearner
 from imggen.models.training import EMA, cosine_decay, micro_batches, set_learning_rate
 
 STRENGTH_UPDATE_STEPS = 4  # steps between two updates of the augmentation's strength
@@ -42,7 +42,7 @@ class MicroBatch(NamedTuple):
     noise: Tensor
 
 
-class GanLearner(Learner):
+class GanLearner(GeneratorLearner):
     """Generator, discriminator, their Adams and the EMA.
 
     Either the non-saturating loss with R1 (Mescheder et al. 2018, arXiv 1801.04406), or the relativistic pairing loss

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from imggen.documents import COUNT, FLAG, NUMBER, optional, read_fields
 from imggen.models import global_batch
-from imggen.models.learner import Learner, load_exactly
+from imggen.models.learner import GeneratorLearner, load_exactly
 from imggen.models.muon import adam_and_muon
 from imggen.models.training import EMA, cosine_decay, set_learning_rate
 from imggen.models.transformer.adversarial import AdversarialPhase
@@ -27,7 +27,7 @@ FINAL_RATE_FRACTION = 0.02  # of the peak learning rate, at the end of each stag
 TOKENIZER_MUON_SCALE = 2.0  # Muon's learning rate in the tokenizer, in units of Adam's
 
 
-class TransformerLearner(Learner):
+class TransformerLearner(GeneratorLearner):
     """Tokenizer and prior, each with its part of the budget.
 
     `backend` is the averaged model; once its likelihood on the held-out images gets worse, the best one so far.

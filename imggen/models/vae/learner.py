@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from imggen.documents import COUNT, FLAG, read_fields
 from imggen.models import global_batch
-from imggen.models.learner import Learner, NonFiniteError
+from imggen.models.learner import GeneratorLearner, NonFiniteError
 from imggen.models.muon import adam_and_muon
 from imggen.models.training import EMA, cosine_decay, set_learning_rate
 from imggen.models.vae.backend import VaeBackend
@@ -29,7 +29,7 @@ MIN_KL_WEIGHT = 0.01
 FREE_NATS_UNTIL = 0.5  # of the VAE's own stage
 
 
-class VaeLearner(Learner):
+class VaeLearner(GeneratorLearner):
     """The VAE with its EMA; partial encoder and refiner are trained on the EMA."""
 
     config: VaeConfig

@@ -18,7 +18,7 @@ from imggen.engine import training
 from imggen.engine.checkpoints import load_backend
 from imggen.engine.options import TrainOptions
 from imggen.engine.run_dir import RunDir
-from imggen.engine.training import loop, training_run
+from imggen.engine.training import inspections, loop
 from imggen.engine.training.loop import train
 from imggen.engine.training.signals import StopRequest
 from imggen.engine.training.training_run import TrainingRun
@@ -174,7 +174,7 @@ def test_an_evaluation_that_fails_does_not_end_the_training(
     def fail(*arguments: Any) -> None:
         raise error
 
-    monkeypatch.setattr(training_run, "load_features", fail)
+    monkeypatch.setattr(inspections, "load_features", fail)
     reporter = RecordingReporter()
     assert training.run(options(image_folder, "run"), reporter)["images"] == 192
     assert load_backend("run").provenance["images"] == 192
@@ -303,7 +303,7 @@ def test_a_resumed_run_takes_grown_data(image_folder: Path, options: MakeOptions
 
 @pytest.mark.slow
 def test_the_best_checkpoint_is_kept(image_folder: Path, options: MakeOptions, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("imggen.engine.training.best_checkpoint.NUM_SAMPLES", 20)
+    monkeypatch.setattr("imggen.engine.training.inspections.NUM_SAMPLES", 20)
     values = iter((3.0, 1.0, 2.0))
 
     def frechet(self: Estimator, _: Any, features: Tensor) -> Estimate:

@@ -1,0 +1,120 @@
+"""What a run measures of its model while it trains, and shows: one class for each kind of model."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from imggen.engine.evaluation.samples import dataset_features, sample_features
+from imggen.engine.noise import SampleSpec
+from imggen.engine.render import sample_batches
+from imggen.engine.training.mode_collapse import CollapseMonitor
+from imggen.engine.training.plan import TrainPlan
+from imggen.io.image import ImageArray, grid
+from imggen.metrics.compare import Estimate, Estimator, evenly_spaced
+from imggen.metrics.distances import Moments, moments_of
+from imggen.metrics.features import Features, load_features
+from imggen.models import GENERATOR, Kind, kind_of
+from imggen.models.learner import GeneratorLearner, Learner
+from imggen.reporting import Reporter, Silent
+
+PREVIEW_COLUMNS, MAX_PREVIEW_CLASSES = 8, 16
+NUM_SAMPLES = 2_000
+MAX_REFERENCE_IMAGES = 10_000
+Rows = npt.NDArray[np.int64]
+
+
+class Inspection(ABC):
+    """What depends on the kind of the model in a training run.
+
+    `quality` names what `measure` gives, of which less is better, `measured_with` what that depends on, and `checked`
+    what `check` measures.
+    """
+
+    quality: ClassVar[str]
+    measured_with: ClassVar[str]
+    checked: ClassVar[str]
+
+    def __init__(self, plan: TrainPlan, learner: Learner, held_out_rows: Rows, reporter: Reporter) -> None:
+        self.plan, self.learner, self.held_out_rows, self.reporter = plan, learner, held_out_rows, reporter
+
+    @abstractmethod
+    def preview(self) -> ImageArray:
+        """A sheet (H, W, C) that shows what the model can do now, always of the same noise or images."""
+
+    @abstractmethod
+    def check(self, images_seen: int) -> dict[str, float]:
+        """Metrics of whether the training goes well, after so many images; warns if it does not."""
+
+    @abstractmethod
+    def yardstick(self) -> str:
+        """Prepare for `measure`, and return a hash of what its values depend on."""
+
+    @abstractmethod
+    def measure(self) -> Estimate:
+        """How far the model is from the data: the lowest value makes the best checkpoint."""
+
+    def calibration_rows(self, train_rows: Rows) -> Rows:
+        """Rows of the data set on which class scores are turned into probabilities: held-out ones if there are any."""
+        return self.held_out_rows if len(self.held_out_rows) else train_rows
+
+
+class GeneratorInspection(Inspection):
+    """Samples of fixed noise, their diversity, and their Fréchet distance to the data.
+
+    That is the distance of 2,000 samples, always of the same seeds, to at most 10,000 images of the data.
+    """
+
+    quality, measured_with, checked = "distance to the data", "feature extractor", "diversity"
+    learner: GeneratorLearner
+
+    def __init__(self, plan: TrainPlan, learner: Learner, held_out_rows: Rows, reporter: Reporter) -> None:
+        super().__init__(plan, learner, held_out_rows, reporter)
+        self.collapse: CollapseMonitor | None = None
+        self.reference: tuple[Features, Moments] | None = None
+
+    def preview(self) -> ImageArray:
+        """Samples of the same noise each time: eight rows, or one row for each of the first 16 classes."""
+        classes = len(self.plan.config.classes)
+        columns = range(PREVIEW_COLUMNS)
+        if classes:
+            specs = [SampleSpec(seed, row) for row in range(min(classes, MAX_PREVIEW_CLASSES)) for seed in columns]
+        else:
+            specs = [SampleSpec(seed) for seed in range(8 * PREVIEW_COLUMNS)]
+        return grid(np.concatenate(list(sample_batches(self.learner.backend, specs))), PREVIEW_COLUMNS)
+
+    def check(self, images_seen: int) -> dict[str, float]:
+        """The diversity of samples; warns of mode collapse."""
+        if self.collapse is None:
+            self.collapse = CollapseMonitor(self.plan.dataset, load_features(None, self.plan.device))
+        return self.collapse.check(self.learner.backend, images_seen, self.reporter)
+
+    def yardstick(self) -> str:
+        """The hash of the feature extractor, after it has seen the data."""
+        return self._reference()[0].hash
+
+    def measure(self) -> Estimate:
+        """The Fréchet distance."""
+        features, moments = self._reference()
+        samples = sample_features(self.learner.backend, NUM_SAMPLES, 0, features, Silent())
+        return Estimator(features.hash).frechet(moments, samples.features)
+
+    def _reference(self) -> tuple[Features, Moments]:
+        """The extractor, and the moments of the data's features."""
+        if self.reference is None:
+            features, dataset = load_features(None, self.plan.device), self.plan.dataset
+            rows = evenly_spaced(len(dataset), MAX_REFERENCE_IMAGES)
+            reference = dataset_features(dataset, rows, features, self.reporter, "reference")
+            self.reference = features, moments_of(reference.features)
+        return self.reference
+
+
+INSPECTIONS: dict[Kind, type[Inspection]] = {GENERATOR: GeneratorInspection}
+
+
+def inspection_of(plan: TrainPlan, learner: Learner, held_out_rows: Rows, reporter: Reporter) -> Inspection:
+    """The inspection for the kind of model that a run trains."""
+    return INSPECTIONS[kind_of(plan.config.family)](plan, learner, held_out_rows, reporter)
