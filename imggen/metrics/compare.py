@@ -24,7 +24,7 @@ FRECHET_RESAMPLES = 20
 KERNEL_SUBSET_SIZE = 1000
 NORMAL_97_5_PERCENTILE = 1.96  # of the standard normal distribution: half the width of a 95 % interval
 COPY_QUANTILE = 0.01
-LOWER_IS_BETTER = ("fd", "fid", "fd_pretrained", "kd", "kid", "kd_pretrained")
+LOWER_IS_BETTER = ("fd", "fid", "fd_pretrained", "kd", "kid", "kd_pretrained", "error")
 
 
 @dataclass(frozen=True)

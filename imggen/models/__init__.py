@@ -30,6 +30,7 @@ class Kind(NamedTuple):
 
 
 GENERATOR = Kind("generator", "Backend", "imggen sample MODEL makes images")
+CLASSIFIER = Kind("classifier", "Model", "imggen classify MODEL --image SOURCE labels images")
 
 
 class Family(NamedTuple):
@@ -53,6 +54,12 @@ REGISTRY = {
     ),
     "vae": Family(
         "imggen.models.vae", "Vae", "Best likelihood, fast to sample; inpaints thin masks best; softer images"
+    ),
+    "classify": Family(
+        "imggen.models.classifier",
+        "Classifier",
+        "Tells classes of images apart, learned from labeled images",
+        CLASSIFIER,
     ),
 }
 TRAINED = tuple(REGISTRY)

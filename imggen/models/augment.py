@@ -53,6 +53,32 @@ def random_augmentation(shape: torch.Size | tuple[int, ...], strength: float, de
     return Augmentation(grid, color, _random_cutout(parameters, height, width, device))
 
 
+def mild_augmentation(
+    shape: torch.Size | tuple[int, ...], geometry: float, color: float, cutout: float, device: torch.device
+) -> Augmentation:
+    """Sample a small change for each image of a batch of `shape` (B, C, H, W), H = W, that keeps what it shows.
+
+    Turned by up to 12 degrees, sheared and scaled by up to a sixth, shifted by up to a tenth of the side, all times
+    `geometry`; brightness, contrast and saturation times `color`; `cutout` is the probability of a square cut out.
+    Random numbers come from torch's global CPU generator.
+    """
+    count, channels, height, width = shape
+    parameters = _RandomParameters(count, 1.0)
+
+    def spread(limit: float) -> Tensor:
+        return parameters.uniform(-limit * geometry, limit * geometry)
+
+    zero, one = torch.zeros(count), torch.ones(count)
+    matrix = _translation(spread(0.2), spread(0.2)) @ _rotation(spread(math.radians(12)))  # coordinates span 2
+    matrix = matrix @ _matrix([[one, spread(1 / 6), zero], [zero, one, zero], [zero, zero, one]], zero)
+    matrix = matrix @ _scaling(spread(1 / 6).exp(), spread(1 / 6).exp())
+    grid = affine_grid(matrix[:, :2].to(device), [count, 1, height, width], align_corners=False)
+    brightness, contrast, saturation = (parameters.uniform(-0.3 * color, 0.3 * color) for _ in range(3))
+    colors = color_matrix(channels, brightness, contrast.exp(), one, zero, saturation.exp()).to(device)
+    keep = _random_cutout(_RandomParameters(count, cutout), height, width, device)
+    return Augmentation(grid, colors, keep)
+
+
 class _RandomParameters:
     """Samples a transformation's parameter for every image (B,): 0, the identity, where it does not happen.
 
@@ -121,18 +147,31 @@ def _random_color(parameters: _RandomParameters, channels: int) -> Tensor:
     brightness, contrast = parameters.normal(0.2, COLOR_FRACTION), torch.exp2(parameters.normal(0.5, COLOR_FRACTION))
     inversion = 1.0 - 2.0 * parameters.choice(2, COLOR_FRACTION)
     if channels == 1:
+        return color_matrix(channels, brightness, contrast, inversion, inversion, inversion)
+    angle = parameters.uniform(-math.pi, math.pi, COLOR_FRACTION)
+    saturation = torch.exp2(parameters.normal(1.0, COLOR_FRACTION))
+    return color_matrix(channels, brightness, contrast, inversion, angle, saturation)
+
+
+def color_matrix(
+    channels: int, brightness: Tensor, contrast: Tensor, inversion: Tensor, angle: Tensor, saturation: Tensor
+) -> Tensor:
+    """(B, C, C + 1) from (B,) each: brightness is added, the others multiply or (`angle`, in radians) turn the hue.
+
+    Gray images have neither hue nor saturation; alpha is unchanged.
+    """
+    if channels == 1:
         return torch.stack([contrast * inversion, brightness * contrast * inversion], 1)[:, None]
     # Lightness lies along the gray axis, hue and saturation across it; `cross` turns around that axis.
     axis = torch.full((3, 1), 1 / math.sqrt(3))
     along, unit = axis @ axis.T, torch.eye(3)
     cross = torch.tensor([[0.0, -1, 1], [1, 0, -1], [-1, 1, 0]]) / math.sqrt(3)
-    angle = parameters.uniform(-math.pi, math.pi, COLOR_FRACTION)[:, None, None]
-    saturation = torch.exp2(parameters.normal(1.0, COLOR_FRACTION))[:, None, None]
-    hue = along + torch.cos(angle) * (unit - along) + torch.sin(angle) * cross
+    turn, saturated = angle[:, None, None], saturation[:, None, None]
+    hue = along + torch.cos(turn) * (unit - along) + torch.sin(turn) * cross
     lightness = along * (contrast * inversion)[:, None, None]
-    mixed = (lightness + (unit - along) * contrast[:, None, None] * saturation) @ hue
+    mixed = (lightness + (unit - along) * contrast[:, None, None] * saturated) @ hue
     # Into the rows of the color channels.
-    color = torch.zeros(parameters.count, channels, channels + 1)
+    color = torch.zeros(len(brightness), channels, channels + 1)
     color[:, :3, :3] = mixed
     color[:, :3, -1] = (brightness * contrast * inversion)[:, None]
     if channels == 4:

@@ -60,9 +60,13 @@ class SamplingOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """The part of a configuration that the data decides; families add fields of their own, made by `option`."""
+    """The part of a configuration that the data decides; families add fields of their own, made by `option`.
+
+    `objects` names the fields that hold a JSON object or None.
+    """
 
     family: ClassVar[str]
+    objects: ClassVar[tuple[str, ...]] = ()
 
     preset: str
     size: int = 32
@@ -107,6 +111,10 @@ class ModelConfig:
                 f"the model was trained on no image of class '{self.classes[index]}'", f"classes: {listed}"
             )
         return index
+
+    def check_classes(self) -> None:
+        """Raise DataError if this family cannot learn from data with these classes."""
+        return
 
     @property
     def trained_classes(self) -> tuple[int, ...]:
@@ -158,6 +166,11 @@ class ModelConfig:
                 if not isinstance(value, list) or not all(type(part) is kind for part in value):
                     raise CheckpointError(f"its configuration has a damaged field: {key}")
                 values[key] = tuple(value)
+                continue
+            if key in cls.objects:
+                if value is not None and not isinstance(value, dict):
+                    raise CheckpointError(f"its configuration has a damaged field: {key}")
+                values[key] = value
                 continue
             expected = str if key == "preset" else type(default)
             if expected is float and type(value) is int:

@@ -18,8 +18,8 @@ from imggen.data.readers import FolderReader, Source
 from imggen.data.scan import open_images
 from imggen.engine.options import SearchOptions
 from imggen.engine.recognition.embedder import bytes_of, open_eyes, path_of
-from imggen.engine.recognition.sheet import MAX_COLUMNS, Cell, draw_sheet
 from imggen.engine.recognition.vectors import Vectors, embed_source, index_source, unit
+from imggen.engine.sheet import MAX_COLUMNS, Cell, draw_sheet
 from imggen.io.atomic import atomic_write
 from imggen.io.image import encode, format_of
 from imggen.reporting import Reporter

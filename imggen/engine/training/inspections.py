@@ -7,23 +7,30 @@ from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch import Tensor
 
 from imggen.engine.evaluation.samples import dataset_features, sample_features
 from imggen.engine.noise import SampleSpec
 from imggen.engine.render import sample_batches
+from imggen.engine.sheet import Cell, draw_sheet, resized
 from imggen.engine.training.mode_collapse import CollapseMonitor
 from imggen.engine.training.plan import TrainPlan
+from imggen.errors import DataError
 from imggen.io.image import ImageArray, grid
+from imggen.io.pixels import to_float
 from imggen.metrics.compare import Estimate, Estimator, evenly_spaced
 from imggen.metrics.distances import Moments, moments_of
 from imggen.metrics.features import Features, load_features
-from imggen.models import GENERATOR, Kind, kind_of
+from imggen.models import CLASSIFIER, GENERATOR, Kind, kind_of
 from imggen.models.learner import GeneratorLearner, Learner
 from imggen.reporting import Reporter, Silent
 
 PREVIEW_COLUMNS, MAX_PREVIEW_CLASSES = 8, 16
 NUM_SAMPLES = 2_000
 MAX_REFERENCE_IMAGES = 10_000
+MIN_CELL_SIDE = 64  # so that the text below an image can be read
+SCORED_AT_ONCE = 64
 Rows = npt.NDArray[np.int64]
 
 
@@ -112,7 +119,68 @@ class GeneratorInspection(Inspection):
         return self.reference
 
 
-INSPECTIONS: dict[Kind, type[Inspection]] = {GENERATOR: GeneratorInspection}
+class ClassifierInspection(Inspection):
+    """Held-out images with the labels that they get, and how many of those are wrong."""
+
+    quality, measured_with, checked = "error on held-out images", "data set", "accuracy"
+
+    def preview(self) -> ImageArray:
+        """Evenly spaced held-out images (training images where none are held out), wrong ones first.
+
+        Below each stands its class, or the class it was taken for and its own.
+        """
+        rows = self.held_out_rows if len(self.held_out_rows) else np.arange(len(self.plan.dataset))
+        rows = rows[evenly_spaced(len(rows), PREVIEW_COLUMNS**2).numpy()]
+        scores, labels = self._scores(rows)
+        guesses, names, side = scores.argmax(1), self.plan.config.classes, self.plan.config.size
+        cells = []
+        for index in (guesses == labels).long().sort(stable=True).indices.tolist():
+            guess, label = names[guesses[index]], names[labels[index]]
+            image = np.asarray(self.plan.dataset.images[rows[index : index + 1]])[0]
+            text, group = (label, "") if guess == label else (f"{guess} ({label})", "wrong")
+            cells.append(Cell(resized(image, max(side, MIN_CELL_SIDE)), text, group))
+        sheet_rows = [cells[start : start + PREVIEW_COLUMNS] for start in range(0, len(cells), PREVIEW_COLUMNS)]
+        return draw_sheet(sheet_rows, max(side, MIN_CELL_SIDE))
+
+    def check(self, images_seen: int) -> dict[str, float]:
+        """Accuracy and loss (in nats) on held-out images, if there are any."""
+        if not len(self.held_out_rows):
+            return {}
+        scores, labels = self._scores(self.held_out_rows)
+        accuracy = float((scores.argmax(1) == labels).double().mean())
+        loss = float(torch.nn.functional.cross_entropy(scores, labels))
+        return {"held_out_accuracy": round(accuracy, 4), "held_out_loss": round(loss, 4)}
+
+    def yardstick(self) -> str:
+        """The data set's key. Raises DataError if no images are held out."""
+        if not len(self.held_out_rows):
+            raise DataError("there are too few images to hold some out and evaluate on", "leave --evaluate-every out")
+        return self.plan.dataset.key[:12]
+
+    def measure(self) -> Estimate:
+        """The fraction of held-out images with a wrong label."""
+        scores, labels = self._scores(self.held_out_rows)
+        return Estimator(self.yardstick()).mean("error", (scores.argmax(1) != labels).double())
+
+    def calibration_rows(self, train_rows: Rows) -> Rows:
+        """Held-out images only: of those it has learned, a classifier is nearly sure."""
+        return self.held_out_rows
+
+    @torch.inference_mode()
+    def _scores(self, rows: Rows) -> tuple[Tensor, Tensor]:
+        """Class scores (N, classes) and labels (N,) of some rows of the data set, on the CPU."""
+        scores, labels = [], []
+        for part in np.array_split(rows, -(-len(rows) // SCORED_AT_ONCE)):
+            levels, part_labels = self.plan.dataset.batch(part)
+            images = to_float(levels.to(self.plan.device)).contiguous(memory_format=torch.channels_last)
+            found = self.learner.saved_model.class_scores(images)
+            assert found is not None
+            scores.append(found.cpu())
+            labels.append(part_labels.cpu())
+        return torch.cat(scores), torch.cat(labels)
+
+
+INSPECTIONS: dict[Kind, type[Inspection]] = {GENERATOR: GeneratorInspection, CLASSIFIER: ClassifierInspection}
 
 
 def inspection_of(plan: TrainPlan, learner: Learner, held_out_rows: Rows, reporter: Reporter) -> Inspection:

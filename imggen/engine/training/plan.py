@@ -158,6 +158,7 @@ class TrainPlan:
             hard_alpha=source.hard_alpha,
             **options.overrides,
         )
+        config.check_classes()
         choices = list(source.choices)
         if not options.preset:
             default = f"the default on {'a CPU' if machine.on_cpu else 'a GPU'}"

@@ -40,6 +40,14 @@ def draw_sheet(rows: list[list[Cell]], side: int) -> ImageArray:
     return np.asarray(sheet)
 
 
+def resized(image: ImageArray, side: int) -> ImageArray:
+    """An image (S, S, C) as (side, side, C); where that is a whole multiple, pixels become squares."""
+    factor, rest = divmod(side, image.shape[0])
+    if not rest:
+        return image.repeat(factor, 0).repeat(factor, 1)
+    return np.asarray(Image.fromarray(composite_on_white(image)).resize((side, side), Image.Resampling.BICUBIC))
+
+
 def _color_of(group: str) -> tuple[int, int, int]:
     """A color that depends on the name alone, neither very dark nor very light."""
     digest = hashlib.sha256(group.encode("utf-8", "backslashreplace")).digest()

@@ -1,0 +1,73 @@
+"""The classifier's options and presets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from imggen.errors import DataError
+from imggen.models.config import ModelConfig, list_classes
+from imggen.option import option
+
+STEM_SIDE = 32  # larger images are halved until they are no larger, before the first residual block
+LAST_SIDE = 4  # of the last feature map
+MIN_IMAGES_OF_A_CLASS = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifierConfig(ModelConfig):
+    """Architecture and training of a classifier; `eyes` describes the model that sees for it, None for its own eyes."""
+
+    family: ClassVar[str] = "classify"
+
+    width: int = option(16, "Channels of the first layer", low=4, high=1024)
+    blocks: int = option(1, "Residual blocks per resolution", low=1, high=16)
+    learning_rate: float = option(2e-3, "Initial learning rate of AdamW", low=1e-8, high=1.0)
+    weight_decay: float = option(0.05, "Weight decay of AdamW", low=0.0, high=10.0)
+    geometry: float = option(1.0, "Strength of shifts, turns and scaling; 0: none", low=0.0, high=4.0)
+    color: float = option(1.0, "Strength of changes of color; 0: none", low=0.0, high=4.0)
+    cutout: float = option(0.2, "Probability of a square cut out", low=0.0, high=1.0)
+    mixup: float = option(0.0, "Mix pairs of images: alpha of mixup; 0: none", low=0.0, high=10.0)
+    smoothing: float = option(0.05, "Label smoothing", low=0.0, high=0.9)
+    ema_images: int = option(10_000, "EMA half-life in images; 0: none", low=0)
+    eyes: dict[str, Any] | None = None
+
+    objects: ClassVar[tuple[str, ...]] = ("eyes",)
+
+    def check_classes(self) -> None:
+        """Raise DataError unless there are two classes or more, each with two images or more."""
+        if len(self.classes) < 2:
+            found = f"one class, {self.classes[0]}" if self.classes else "no classes"
+            raise DataError(
+                f"a classifier needs two classes or more: the data has {found}", "one folder for each class"
+            )
+        counts = zip(self.classes, self.class_counts, strict=True)
+        few = [f"{name} ({count})" for name, count in counts if count < MIN_IMAGES_OF_A_CLASS]
+        if few:
+            raise DataError(
+                f"too few images of {list_classes(few)}: each class needs {MIN_IMAGES_OF_A_CLASS} or more",
+                "add images, or leave these folders out",
+            )
+
+    @property
+    def halvings(self) -> int:
+        """How often the image is halved before the first residual block."""
+        return max(0, (self.size - 1) // STEM_SIDE).bit_length()
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Channels after each halving by residual blocks: doubled each time, until the last side is reached."""
+        side, widths = self.size >> self.halvings, [self.width]
+        while side > LAST_SIDE:
+            side, widths = (side + 1) // 2, [*widths, 2 * widths[-1]]
+        return tuple(widths[1:] or widths)
+
+
+PRESETS = {
+    "tiny": ClassifierConfig(preset="tiny"),
+    "base": ClassifierConfig(preset="base", width=64, blocks=2, ema_images=100_000),
+}
+DESCRIPTIONS = {
+    "tiny": "residual network on augmented images: two CPU cores, minutes",
+    "base": "the same, wider and deeper: one GPU",
+}
