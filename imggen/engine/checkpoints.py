@@ -13,11 +13,11 @@ from imggen.documents import DocumentError, Kind, read_fields
 from imggen.engine.device import configure_device, find_device, find_precision
 from imggen.engine.distributed import ProcessGroup
 from imggen.engine.options import ModelOptions
-from imggen.errors import CheckpointError, UsageError, shortened
+from imggen.errors import CheckpointError, UsageError
 from imggen.io.checkpoint import read_header, read_tensors, weights_hash, write_checkpoint
 from imggen.io.model_paths import find_weights
 from imggen.metrics.calibration import MAX_TEMPERATURE, MIN_TEMPERATURE
-from imggen.models import TRAINED, build_model, family_config, kind_of
+from imggen.models import TRAINED, build_model, kind_of, read_model_config
 from imggen.models.base import Backend, Model
 from imggen.models.config import ModelConfig
 from imggen.reporting import Reporter
@@ -71,14 +71,8 @@ _RANDOM_FILLS = (torch.Tensor.normal_, torch.Tensor.uniform_)
 def read_config(document: dict[str, Any], path: Path) -> ModelConfig:
     """Read the configuration from a checkpoint's document. Raises CheckpointError."""
     config = document.get("config")
-    if not isinstance(config, dict) or config.get("family") not in TRAINED:
-        family = config.get("family") if isinstance(config, dict) else None
-        raise CheckpointError(
-            f"{path} holds a model of an unknown family: {shortened(family)}",
-            f"this version has {', '.join(TRAINED)}; a newer one may have more: pip install -U imggen",
-        )
     try:
-        return family_config(config["family"]).from_json(config)
+        return read_model_config(config if isinstance(config, dict) else {})
     except CheckpointError as error:
         hint = error.hint or "copy it again, or use another checkpoint"
         raise CheckpointError(f"{path}: {error.message}", hint) from error

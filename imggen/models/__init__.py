@@ -8,7 +8,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
-from imggen.errors import UsageError
+from imggen.errors import CheckpointError, UsageError, shortened
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -94,7 +94,7 @@ def describe_family(family: str) -> str:
 def build_model(config: ModelConfig) -> Model:
     """A model with fresh weights (on the current default device; "meta" allocates nothing)."""
     suffix = kind_of(config.family).suffix
-    return _import(config.family, suffix.lower(), suffix, prefixed=True)(config)
+    return _import(config.family, suffix.lower(), suffix, prefixed=True)(config, *_build_parts(config))
 
 
 def build_backend(config: ModelConfig) -> Backend:
@@ -104,7 +104,23 @@ def build_backend(config: ModelConfig) -> Backend:
 
 def build_learner(config: ModelConfig) -> Learner:
     """A learner with fresh weights and optimizers, on the CPU."""
-    return _import(config.family, "learner", "Learner", prefixed=True)(config)
+    return _import(config.family, "learner", "Learner", prefixed=True)(config, *_build_parts(config))
+
+
+def _build_parts(config: ModelConfig) -> list[Model]:
+    """The models that a model is made with, in eval mode. Raises CheckpointError for a damaged configuration."""
+    return [build_backend(read_model_config(document)).eval() for document in config.parts]
+
+
+def read_model_config(document: dict[str, Any]) -> ModelConfig:
+    """The configuration that `ModelConfig.to_json` wrote. Raises CheckpointError."""
+    family = document.get("family")
+    if family not in TRAINED:
+        raise CheckpointError(
+            f"a model of an unknown family: {shortened(family)}",
+            f"this version has {', '.join(TRAINED)}; a newer one may have more: pip install -U imggen",
+        )
+    return family_config(family).from_json(document)
 
 
 def _import(family: str, module: str, name: str, *, prefixed: bool = False) -> Any:

@@ -122,6 +122,11 @@ class ModelConfig:
         return tuple(index for index, count in enumerate(self.class_counts) if count)
 
     @property
+    def parts(self) -> tuple[dict[str, Any], ...]:
+        """The configurations, as JSON, of other models that the model is made with."""
+        return ()
+
+    @property
     def image_shape(self) -> tuple[int, int, int]:
         """(C, H, W) of one image."""
         return self.channels, self.size, self.size

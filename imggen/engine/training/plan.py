@@ -18,7 +18,8 @@ from imggen.engine.options import TrainOptions
 from imggen.engine.run_dir import RunDir
 from imggen.engine.training import initial_weights, run_data
 from imggen.engine.training.budget import Budget
-from imggen.engine.training.initial_weights import InitialWeights
+from imggen.engine.training.eyes import HEAD, open_eyes, with_eyes
+from imggen.engine.training.initial_weights import StartingPoint
 from imggen.engine.training.saved_state import SavedState
 from imggen.errors import DataError, UsageError
 from imggen.models import presets
@@ -29,7 +30,7 @@ from imggen.reporting import Reporter
 DEFAULT_CROP, DEFAULT_SPLIT = "center", "train"
 MIN_IMAGES_PER_PROCESS = 2  # in a batch
 # Fields of a configuration that are not options of a family.
-CONFIG_FROM_DATA = ("family", "preset", "size", "channels", "classes", "class_counts", "hard_alpha")
+CONFIG_FROM_DATA = ("family", "preset", "size", "channels", "classes", "class_counts", "hard_alpha", "eyes", "tune")
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ class TrainPlan:
     `state` is what to resume from, None for a new run. `source` is the decoded data set, or only
     the list of its images if the plan was made without decoding. `choices` are what was chosen for the user, and why.
     `credits` are author and license of the images, and the model that the run began from.
-    `initial` is the trained model that a new run begins from, None for random weights.
+    `initial` is what a new run begins from, None for random weights.
     """
 
     run_dir: RunDir
@@ -101,7 +102,7 @@ class TrainPlan:
     data_options: DataOptions
     source: Dataset | ScannedDataset
     choices: tuple[str, ...] = ()
-    initial: InitialWeights | None = None
+    initial: StartingPoint | None = None
     config: ModelConfig
     batch: int
     seed: int
@@ -132,15 +133,19 @@ class TrainPlan:
     @classmethod
     def fresh(cls, options: TrainOptions, machine: Machine, reporter: Reporter, *, decode: bool) -> TrainPlan:
         """The plan of a new run. Raises UsageError and DataError."""
-        initial = None if options.init_from is None else initial_weights.open_model(options.init_from, options.family)
+        begun = None if options.init_from is None else initial_weights.open_model(options.init_from, options.family)
+        initial: StartingPoint | None = begun
         preset = presets(options.family)[options.preset or machine.defaults.preset]
-        if initial is not None and options.preset is None:
-            preset = initial.config
+        if begun is not None and options.preset is None:
+            preset = begun.config
+        eyes = open_eyes(options)
+        if eyes is not None and options.preset is None:
+            preset = presets(options.family)[HEAD]
         if options.size is not None:
             preset.with_overrides(size=options.size)  # refuse an impossible size before decoding
         data_options = DataOptions(
-            size=options.size,
-            channels=options.channels,
+            size=options.size if eyes is None else eyes.size,
+            channels=options.channels if eyes is None else eyes.channels,
             crop=options.crop or DEFAULT_CROP,
             split=options.split or DEFAULT_SPLIT,
             use_classes=options.use_classes,
@@ -160,14 +165,16 @@ class TrainPlan:
         )
         config.check_classes()
         choices = list(source.choices)
-        if not options.preset:
-            default = f"the default on {'a CPU' if machine.on_cpu else 'a GPU'}"
-            choices.append(
-                f"preset {config.preset}: {default if initial is None else 'that of the model to begin from'}"
+        if eyes is not None:
+            config, initial = with_eyes(
+                config, eyes, source, machine.defaults.preset, machine.device, options, reporter
             )
+        elif not options.preset:
+            default = f"the default on {'a CPU' if machine.on_cpu else 'a GPU'}"
+            choices.append(f"preset {config.preset}: {default if begun is None else 'that of the model to begin from'}")
         return cls(
             **_run_settings(options),
-            credits={**_given_credits(options), **({} if initial is None else {"init_from": initial.name})},
+            credits={**_given_credits(options), **({} if begun is None else {"init_from": begun.name})},
             machine=machine,
             data_options=data_options,
             source=source,

@@ -5,13 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from imggen.errors import DataError
+from imggen.documents import COUNT, OBJECT, TEXT, DocumentError, optional, read_fields
+from imggen.errors import DataError, UsageError
 from imggen.models.config import ModelConfig, list_classes
 from imggen.option import option
 
 STEM_SIDE = 32  # larger images are halved until they are no larger, before the first residual block
 LAST_SIDE = 4  # of the last feature map
 MIN_IMAGES_OF_A_CLASS = 2
+MAX_DIMENSIONS = 1_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,6 +22,7 @@ class ClassifierConfig(ModelConfig):
 
     family: ClassVar[str] = "classify"
 
+    features: str = option("own", "Eyes: own, pretrained, or those of a MODEL", metavar="MODEL")
     width: int = option(16, "Channels of the first layer", low=4, high=1024)
     blocks: int = option(1, "Residual blocks per resolution", low=1, high=16)
     learning_rate: float = option(2e-3, "Initial learning rate of AdamW", low=1e-8, high=1.0)
@@ -30,9 +33,32 @@ class ClassifierConfig(ModelConfig):
     mixup: float = option(0.0, "Mix pairs of images: alpha of mixup; 0: none", low=0.0, high=10.0)
     smoothing: float = option(0.05, "Label smoothing", low=0.0, high=0.9)
     ema_images: int = option(10_000, "EMA half-life in images; 0: none", low=0)
+    # Of other eyes: name, hash, dimensions (of a vector), and model (a configuration, None for EfficientNet).
     eyes: dict[str, Any] | None = None
+    tune: bool = False  # train the eyes, too
 
     objects: ClassVar[tuple[str, ...]] = ("eyes",)
+
+    def __post_init__(self) -> None:
+        """Check the values, and the description of the eyes."""
+        super().__post_init__()
+        if self.eyes is not None:
+            try:
+                read_fields(self.eyes, {"name": TEXT, "hash": TEXT, "dimensions": COUNT, "model": optional(OBJECT)})
+            except DocumentError as error:
+                raise UsageError(f"its eyes cannot be used: it {error}") from error
+            self.check(1 <= self.eyes["dimensions"] <= MAX_DIMENSIONS, "its eyes see too much")
+
+    @property
+    def parts(self) -> tuple[dict[str, Any], ...]:
+        """The configuration of the model whose eyes it has, if it has those of a model."""
+        model = None if self.eyes is None else self.eyes["model"]
+        return () if model is None else (model,)
+
+    @property
+    def dimensions(self) -> int:
+        """The length of the vectors that the eyes see."""
+        return self.widths[-1] if self.eyes is None else self.eyes["dimensions"]
 
     def check_classes(self) -> None:
         """Raise DataError unless there are two classes or more, each with two images or more."""
@@ -65,9 +91,13 @@ class ClassifierConfig(ModelConfig):
 
 PRESETS = {
     "tiny": ClassifierConfig(preset="tiny"),
+    "head": ClassifierConfig(preset="head", weight_decay=0.5),
+    "tuned": ClassifierConfig(preset="tuned", tune=True, learning_rate=3e-4),
     "base": ClassifierConfig(preset="base", width=64, blocks=2, ema_images=100_000),
 }
 DESCRIPTIONS = {
     "tiny": "residual network on augmented images: two CPU cores, minutes",
+    "head": "logistic regression on what --features sees, which is not trained further",
+    "tuned": "the same, and --features pretrained is trained further: photographs, half an hour",
     "base": "the same, wider and deeper: one GPU",
 }
