@@ -5,18 +5,21 @@ from __future__ import annotations
 from typing import Any
 
 from imggen.cli.build import verb
-from imggen.cli.console import Console
+from imggen.cli.console import Console, printable
 from imggen.engine.options import EvaluateOptions
+
+MAX_TABLE_CLASSES, NAME_WIDTH, NUM_LEAST_SURE = 20, 14, 8
 
 
 @verb(EvaluateOptions)
 def evaluate(console: Console, **given: Any) -> None:
-    """Measure how close a model's images are to real ones.
+    """Measure how close a model's images are to real ones, or how often a classifier is right.
 
     Example: imggen evaluate gan --data ./imgs
     Example: imggen evaluate runs/cats --data ./imgs -n 2000 -o report.html
     Example: imggen evaluate vae --data ./imgs --iw 100
     Example: imggen evaluate ./generated --data ./imgs --json
+    Example: imggen evaluate runs/classify --data ./labeled -o report.html
     """
     from imggen.engine import evaluation
 
@@ -28,6 +31,8 @@ def result_lines(result: dict[str, Any]) -> list[str]:
     """The metrics, one a line, then the latent layers, then the report's path."""
     from imggen.engine.evaluation.report import number
 
+    if result.get("kind") == "classifier":
+        return _classifier_lines(result)
     held_out = f"{result['held_out_count']:,} held-out ones" if result["floor"] else "no held-out ones"
     features = f"features {result['features']['name']} {result['features']['hash']}"
     width = max(10, *map(len, result["metrics"]))
@@ -41,6 +46,27 @@ def result_lines(result: dict[str, Any]) -> list[str]:
         held_out_value = number(floor["value"]) if floor else "–"
         lines.append(f"{name:{width}} {number(metric['value']):>9}  {interval:>19}  {held_out_value:>9}")
     return [*lines, *_layer_lines(result.get("layers", [])), *([result["report"]] if "report" in result else [])]
+
+
+def _classifier_lines(result: dict[str, Any]) -> list[str]:
+    """Metrics and baselines, one a line, the confusion table, the least sure images, and the report's path."""
+    from imggen.engine.evaluation.report import number
+
+    lines = [
+        f"{result['count']:,} images, split {result['split']}; baselines from {result['baselines_from']}",
+        f"{'':18} {'value':>9}  {'95 % interval':>19}",
+    ]
+    for name, metric in {**result["metrics"], **result["baselines"]}.items():
+        lines.append(f"{name:18} {number(metric['value']):>9}  {number(metric['low'])} – {number(metric['high'])}")
+    names = result["classes"]
+    if len(names) <= MAX_TABLE_CLASSES:
+        lines += ["taken for:", " " * NAME_WIDTH + "".join(f"{name[:5]:>6}" for name in names)]
+        for name, row in zip(names, result["confusion"], strict=True):
+            lines.append(f"{name[: NAME_WIDTH - 1]:{NAME_WIDTH}}" + "".join(f"{count:>6}" for count in row))
+    lines.append("least sure:")
+    for image in result["least_sure"][:NUM_LEAST_SURE]:
+        lines.append(f"{image['probability']:.3f} {image['label']} ({image['class']})  {image['path']}")
+    return [*map(printable, lines), *([result["report"]] if "report" in result else [])]
 
 
 def _layer_lines(layers: list[dict[str, Any]]) -> list[str]:

@@ -39,7 +39,11 @@ def calibration_error(probabilities: Tensor, labels: Tensor, bins: int = BINS) -
     2015); the differences of mean probability and accuracy are averaged by the number of images.
     """
     sureness, guesses = probabilities.max(1)
-    correct = (guesses == labels).double()
+    return sureness_error(sureness.double(), (guesses == labels).double(), bins)
+
+
+def sureness_error(sureness: Tensor, correct: Tensor, bins: int = BINS) -> float:
+    """The same for the probabilities (N,) of the guesses, and whether (N,) they are correct (0 or 1), float64."""
     index = (sureness * bins).long().clamp(max=bins - 1)
-    total = sum(float((sureness.double() - correct)[index == number].sum().abs()) for number in range(bins))
-    return total / max(1, len(labels))
+    gaps = torch.bincount(index, sureness - correct, minlength=bins)
+    return float(gaps.abs().sum()) / max(1, len(correct))

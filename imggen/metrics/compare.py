@@ -104,14 +104,14 @@ class Estimator:
 
     def mean(self, name: str, contributions: Tensor) -> Estimate:
         """The mean of the images' contributions (N,)."""
-        return self._bootstrap(name, contributions, lambda rows: rows.mean(-1))
+        return self.bootstrap(name, contributions, lambda rows: rows.mean(-1))
 
     def median(self, name: str, contributions: Tensor) -> Estimate:
         """The median of the images' contributions (N,)."""
-        return self._bootstrap(name, contributions, lambda rows: rows.median(-1).values)
+        return self.bootstrap(name, contributions, lambda rows: rows.median(-1).values)
 
-    def _bootstrap(self, name: str, contributions: Tensor, statistic: Callable[[Tensor], Tensor]) -> Estimate:
-        """A statistic of contributions (N,), with the percentile interval of its bootstrap."""
+    def bootstrap(self, name: str, contributions: Tensor, statistic: Callable[[Tensor], Tensor]) -> Estimate:
+        """A statistic of the images' contributions (N, ...), with the percentile interval of its bootstrap."""
         generator = torch.Generator().manual_seed(self.seed)
         count = len(contributions)
         resampled = torch.stack(

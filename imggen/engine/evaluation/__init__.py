@@ -9,8 +9,9 @@ from imggen.data.scan import is_set_of_archives
 from imggen.engine.options import EvaluateOptions
 from imggen.engine.outputs import refuse_file
 from imggen.errors import UsageError
-from imggen.io.model_paths import holds_weights, shipped_weights
-from imggen.models import TRAINED
+from imggen.io.checkpoint import read_header
+from imggen.io.model_paths import find_weights, holds_weights, shipped_weights
+from imggen.models import CLASSIFIER, TRAINED, kind_of
 from imggen.reporting import Reporter
 
 MIN_IMAGES_TO_COMPARE = 10
@@ -54,6 +55,22 @@ def run(options: EvaluateOptions, reporter: Reporter) -> dict[str, Any]:
     Errors as in `imggen.errors`.
     """
     check(options)
+    if not is_image_source(options) and _is_classifier(options):
+        from imggen.engine.evaluation.classifier import evaluate_classifier
+
+        return evaluate_classifier(options, reporter)
     from imggen.engine.evaluation import evaluate
 
     return evaluate.evaluate(options, reporter)
+
+
+def _is_classifier(options: EvaluateOptions) -> bool:
+    """Whether MODEL is a classifier. Raises CheckpointError; UsageError for options that a classifier has not."""
+    path, _ = find_weights(options.model, weights=options.weights, families=TRAINED)
+    family = read_header(path, kind="weights").document.get("config", {}).get("family")
+    if family not in TRAINED or kind_of(family) != CLASSIFIER:
+        return False
+    given = [*options.sampling.changed(), *(name for name in ("iw", "features") if getattr(options, name) is not None)]
+    if given:
+        raise UsageError(f"{path} is a classifier: --{given[0].replace('_', '-')} does not apply", "leave it out")
+    return True

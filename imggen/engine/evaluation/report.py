@@ -61,7 +61,7 @@ figcaption{font-size:.85rem;color:#666}svg{max-width:100%;height:auto;border:1px
 """
 CURVE_COLORS = ("#1f6feb", "#d1242f", "#1a7f37", "#9a6700", "#8250df", "#bf3989")
 MAX_IMAGE_SIDE = 128
-MIN_GRID_WIDTH = 480
+MIN_GRID_WIDTH, MIN_IMAGE_WIDTH = 480, 96
 CURVE_WIDTH, CURVE_HEIGHT, CURVE_MARGIN = 640, 220, 40
 NOT_CURVES = {"steps", "images", "seconds", "progress", "images_per_second", "best", "count"}
 
@@ -90,29 +90,35 @@ def write_report(path: Path, document: dict[str, Any], images: ReportImages, met
         _metrics_table(document),
         *_layers_table(document.get("layers", [])),
         "<h2>Images</h2>",
-        _row(_figure(images.samples, None, "samples"), _figure(images.real, None, "real images")),
+        _row(figure(images.samples, None, "samples"), figure(images.real, None, "real images")),
         "<h2>Nearest training images</h2>",
         "<p>Top row: the samples nearest to a training image. Bottom row: those training images. "
         "If the two rows are the same, the model has memorized training images.</p>",
-        _figure(np.concatenate([images.closest, images.nearest]), len(images.closest), f"distances {distances}"),
+        figure(np.concatenate([images.closest, images.nearest]), len(images.closest), f"distances {distances}"),
     ]
     if images.by_class:
         parts += ["<h2>Samples by class</h2>"]
-        parts += [_row(*(_figure(samples, len(samples), name) for name, samples in images.by_class.items()))]
-    if curves := _curves(metrics):
+        parts += [_row(*(figure(samples, len(samples), name) for name, samples in images.by_class.items()))]
+    if metrics is not None and (curves := curves_of(metrics)):
         parts += ["<h2>Training</h2>", *curves]
-    parts += [f"<h2>As JSON</h2><details><summary>all metrics</summary><pre>{_json(document)}</pre></details>"]
-    title = escape(f"imggen evaluate {document['model']}")
+    write_page(path, document["model"], [*parts, json_section(document)])
+
+
+def write_page(path: Path, model: str, parts: list[str], *, style: str = "") -> None:
+    """Write a page of these parts on a model, with more `style`. Raises DataError."""
+    title = escape(f"imggen evaluate {model}")
     page = (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
-        f'<meta name="viewport" content="width=device-width"><style>{STYLE}</style></head>'
+        f'<meta name="viewport" content="width=device-width"><style>{STYLE}{style}</style></head>'
         f"<body>\n{chr(10).join(parts)}\n</body></html>\n"
     )
     atomic_write(path, readable(page).encode())
 
 
-def _json(document: dict[str, Any]) -> str:
-    return escape(json.dumps(document, indent=1, ensure_ascii=False))
+def json_section(document: dict[str, Any]) -> str:
+    """The result as JSON, folded."""
+    text = escape(json.dumps(document, indent=1, ensure_ascii=False))
+    return f"<h2>As JSON</h2><details><summary>all metrics</summary><pre>{text}</pre></details>"
 
 
 def _metrics_table(document: dict[str, Any]) -> str:
@@ -153,13 +159,13 @@ def number(value: float) -> str:
     return f"{value:.2e}"
 
 
-def _figure(images: ImageArray, columns: int | None, caption: str) -> str:
-    """A grid of images (N, H, W, C) as an HTML figure with the PNG inside."""
+def figure(images: ImageArray, columns: int | None, caption: str, *, enlarge: bool = True) -> str:
+    """A grid of images (N, H, W, C) as an HTML figure with the PNG inside, which small ones are enlarged to fill."""
     step = images.shape[1] // MAX_IMAGE_SIDE
     sheet = grid(images[:, ::step, ::step] if step > 1 else images, columns)
     data = base64.b64encode(encode(sheet, "png", None)).decode()
     # Show small images larger; whole multiples keep the pixels square.
-    factor = max(1, MIN_GRID_WIDTH // sheet.shape[1])
+    factor = max(1, (MIN_GRID_WIDTH if enlarge else MIN_IMAGE_WIDTH) // sheet.shape[1])
     size = f'width="{sheet.shape[1] * factor}" height="{sheet.shape[0] * factor}"'
     image = f'<img {size} alt="{escape(caption)}" src="data:image/png;base64,{data}">'
     return f"<figure>{image}<figcaption>{escape(caption)}</figcaption></figure>"
@@ -169,9 +175,9 @@ def _row(*figures: str) -> str:
     return f'<div class="row">{"".join(figures)}</div>'
 
 
-def _curves(metrics: Path | None) -> list[str]:
-    """A chart of every metric of a run over the images trained on."""
-    if metrics is None or not metrics.is_file():
+def curves_of(metrics: Path) -> list[str]:
+    """A chart of every metric of a run, in its metrics.jsonl, over the images trained on; none if there is no file."""
+    if not metrics.is_file():
         return []
     records = []
     for line in metrics.read_text(encoding="utf-8", errors="replace").splitlines():

@@ -1,0 +1,246 @@
+"""Evaluate a classifier on labeled images: how often it is right, how sure it may be, what it takes for what."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool2d
+
+from imggen.data.dataset import DataOptions, Dataset, scan_dataset
+from imggen.data.layout import NoSplitError
+from imggen.engine.checkpoints import LoadedModel, load_model, prepare
+from imggen.engine.evaluation.classifier_report import write_classifier_report
+from imggen.engine.options import EvaluateOptions
+from imggen.engine.run_dir import RunDir
+from imggen.errors import DataError
+from imggen.io.pixels import to_float
+from imggen.metrics.calibration import BINS
+from imggen.metrics.classification import best_neighbors, confusion_table, label_metrics, nearest_labels
+from imggen.metrics.compare import Estimate, Estimator, evenly_spaced
+from imggen.metrics.crossvalidation import folds_of, logistic_regression, with_ones
+from imggen.models import build_model
+from imggen.models.base import Model
+from imggen.models.config import list_classes
+from imggen.reporting import Reporter, Silent
+
+AT_ONCE = 64
+MAX_KNOWN, MAX_KNOWN_SEEN = 10_000, 1_000  # training images for the baselines: of pixels, and of untrained eyes
+PIXEL_SIDE = 32
+NUM_LEAST_SURE = 48
+MAX_SIDE = 256
+
+
+@dataclass(frozen=True)
+class Labeled:
+    """Images of a data set by their rows (N,), with labels (N,) as the model numbers its classes, and names."""
+
+    dataset: Dataset
+    rows: Tensor
+    labels: Tensor
+    names: list[str]
+
+    def images(self, indices: Tensor, device: torch.device) -> Tensor:
+        """Images (B, C, H, W) in [-1, 1] by their index."""
+        levels, _ = self.dataset.batch(self.rows[indices].numpy())
+        return to_float(levels.to(device)).contiguous(memory_format=torch.channels_last)
+
+    def part(self, count: int) -> Labeled:
+        """At most `count` evenly spaced ones."""
+        chosen = evenly_spaced(len(self.rows), count)
+        names = [self.names[index] for index in chosen.tolist()] if self.names else []
+        return Labeled(self.dataset, self.rows[chosen], self.labels[chosen], names)
+
+
+def evaluate_classifier(options: EvaluateOptions, reporter: Reporter) -> dict[str, Any]:
+    """Label the data and compare; returns metrics and baselines with intervals, the confusion table, the least sure."""
+    start = time.monotonic()
+    loaded = load_model(options.model, weights=options.weights, device=options.device)
+    prepare(loaded, reporter, full_precision=True)
+    if loaded.class_temperature is None:
+        reporter.warn("the probabilities of this model are not calibrated")
+    model, temperature = loaded.model, loaded.class_temperature or 1.0
+    test, split = _open_test(options, model, reporter)
+    try:
+        return _evaluate(options, loaded, temperature, test, split, reporter, start)
+    finally:
+        test.dataset.close()
+
+
+def _evaluate(
+    options: EvaluateOptions,
+    loaded: LoadedModel,
+    temperature: float,
+    test: Labeled,
+    split: str,
+    reporter: Reporter,
+    start: float,
+) -> dict[str, Any]:
+    model, measure = loaded.model, Estimator(loaded.hash, seed=options.seed)
+    probabilities = (_see(model, test, reporter, scores=True).double() / temperature).softmax(1)
+    sureness, guesses = probabilities.max(1)
+    known = _open_known(options, model, test, split, reporter)
+    baselines, basis = _baselines(model, test, known, measure, reporter)
+    least_sure = sureness.argsort(stable=True)[:NUM_LEAST_SURE].tolist()
+    document: dict[str, Any] = {
+        "kind": "classifier",
+        "model": options.model if options.weights is None else options.weights.name,
+        "hash": loaded.hash,
+        "data": test.dataset.name,
+        "split": split,
+        "count": len(test.rows),
+        "bins": BINS,
+        "temperature": loaded.class_temperature,
+        "metrics": _as_json(label_metrics(probabilities, test.labels, measure)),
+        "baselines": _as_json(baselines),
+        "baselines_from": basis,
+        "classes": list(model.classes),
+        "confusion": confusion_table(test.labels, guesses, len(model.classes)).tolist(),
+        "least_sure": [
+            {
+                "path": test.names[index],
+                "class": model.classes[int(test.labels[index])],
+                "label": model.classes[int(guesses[index])],
+                "probability": round(float(sureness[index]), 4),
+            }
+            for index in least_sure
+        ],
+    }
+    if options.output is not None:
+        metrics = RunDir(loaded.path.parent).metrics
+
+        def images(indices: list[int]) -> Any:
+            return np.asarray(test.dataset.images[test.rows[indices].numpy()])
+
+        write_classifier_report(options.output, document, test.labels, guesses, sureness, least_sure, images, metrics)
+        document["report"] = str(options.output)
+    document["seconds"] = round(time.monotonic() - start, 1)
+    return document
+
+
+def _as_json(estimates: dict[str, Estimate]) -> dict[str, Any]:
+    return {name: estimate.to_json() for name, estimate in estimates.items()}
+
+
+def _open_test(options: EvaluateOptions, model: Model, reporter: Reporter) -> tuple[Labeled, str]:
+    """The images to judge by: those of the test split, else of the validation split, else all. Raises DataError."""
+    for split in ("test", "val", "all"):
+        try:
+            found = _open_labeled(options, model, split, reporter)
+        except NoSplitError:
+            continue
+        return found.part(options.count), split
+    raise DataError(f"{options.data} has no images", "give a folder with a folder for each class")
+
+
+def _open_labeled(options: EvaluateOptions, model: Model, split: str, reporter: Reporter) -> Labeled:
+    """The images of a split whose classes the model has. Raises DataError if there are none, NoSplitError."""
+    config = model.config
+    data_options = DataOptions(
+        size=config.size,
+        channels=config.channels,
+        crop=options.crop,
+        split=split,
+        keep=options.cache,
+        exclude=(Path(options.model),),
+    )
+    scanned = scan_dataset(options.data, data_options, max_size=MAX_SIDE, reporter=reporter)
+    unknown = [name for name in scanned.classes if name not in model.classes]
+    if len(unknown) == len(scanned.classes):
+        raise DataError(
+            f"{scanned.name} has none of the model's classes: {list_classes(model.classes)}",
+            "one folder for each class, named as in training",
+        )
+    dataset = scanned.load(reporter)
+    numbers = torch.tensor([model.classes.index(name) if name in model.classes else -1 for name in dataset.classes])
+    labels = numbers[torch.from_numpy(np.asarray(dataset.labels).copy())]
+    rows = torch.nonzero(labels >= 0).flatten()
+    if unknown:
+        reporter.warn(
+            f"left out {len(labels) - len(rows):,} images of classes the model has not: {list_classes(unknown)}"
+        )
+    unreadable = {name for name, _ in dataset.skipped} if not dataset.on_the_fly else set()
+    names = [name for name in scanned.source.names if name not in unreadable]
+    return Labeled(dataset, rows, labels[rows], [names[row] for row in rows.tolist()])
+
+
+def _open_known(
+    options: EvaluateOptions, model: Model, test: Labeled, split: str, reporter: Reporter
+) -> Labeled | None:
+    """The training images of the same data, for the baselines; None if the data is not divided."""
+    if split == "all":
+        return None
+    try:
+        known = _open_labeled(options, model, "train", Silent())
+    except DataError:
+        return None
+    return known.part(MAX_KNOWN)
+
+
+@torch.inference_mode()
+def _see(model: Model, labeled: Labeled, reporter: Reporter, *, scores: bool) -> Tensor:
+    """Class scores (N, classes), or else the vectors (N, D) of what the model sees, on the CPU."""
+    parts = []
+    with reporter.task("labeling" if scores else "looking with untrained eyes", len(labeled.rows)) as task:
+        for indices in torch.split(torch.arange(len(labeled.rows)), AT_ONCE):
+            images = labeled.images(indices, model.device)
+            found = model.class_scores(images) if scores else model.features(images).vectors
+            assert found is not None
+            parts.append(found.float().cpu())
+            task.update(int(indices[-1]) + 1)
+    return torch.cat(parts)
+
+
+def _pixels(labeled: Labeled) -> Tensor:
+    """The pixels (N, D) of images of at most PIXEL_SIDE."""
+    parts = []
+    for indices in torch.split(torch.arange(len(labeled.rows)), AT_ONCE):
+        images = labeled.images(indices, torch.device("cpu"))
+        parts.append(adaptive_avg_pool2d(images, min(PIXEL_SIDE, images.shape[2])).flatten(1))
+    return torch.cat(parts)
+
+
+def _baselines(
+    model: Model, test: Labeled, known: Labeled | None, measure: Estimator, reporter: Reporter
+) -> tuple[dict[str, Estimate], str]:
+    """The accuracy of what takes no training of eyes, and from which images it was learned.
+
+    The most frequent class; the votes of the nearest images by their pixels; a logistic regression on what the same
+    eyes see with random weights.
+    """
+    counts = torch.tensor(model.config.class_counts)
+    torch.manual_seed(0)
+    untrained = build_model(model.config).to(model.device).eval()
+    pixels, vectors = _pixels(test), _see(untrained, test, reporter, scores=False)
+    classes = len(model.classes)
+    if known is None:
+        basis = "the other images of the data, in five folds"
+        folds = folds_of(len(test.rows))
+        near, seen = torch.zeros_like(test.labels), torch.zeros_like(test.labels)
+        for fold in range(int(folds.max()) + 1):
+            part, rest = folds == fold, folds != fold
+            near[part] = _by_pixels(pixels[rest], test.labels[rest], pixels[part])
+            seen[part] = _by_regression(vectors[rest], test.labels[rest], vectors[part], classes)
+    else:
+        some = known.part(MAX_KNOWN_SEEN)
+        basis = f"{len(known.rows):,} images of the train split, {len(some.rows):,} for the untrained eyes"
+        near = _by_pixels(_pixels(known), known.labels, pixels)
+        seen = _by_regression(_see(untrained, some, reporter, scores=False), some.labels, vectors, classes)
+        known.dataset.close()
+    guesses = {"majority": torch.full_like(test.labels, int(counts.argmax())), "pixels": near, "untrained": seen}
+    return {name: measure.mean(name, (found == test.labels).double()) for name, found in guesses.items()}, basis
+
+
+def _by_pixels(known: Tensor, labels: Tensor, pixels: Tensor) -> Tensor:
+    return nearest_labels(known, labels, pixels, neighbors=best_neighbors(known, labels))
+
+
+def _by_regression(known: Tensor, labels: Tensor, vectors: Tensor, classes: int) -> Tensor:
+    mean, scale = known.mean(0), 1 / known.std(0).clamp(min=1e-3)
+    weights = logistic_regression((known - mean) * scale, labels, classes)
+    return (with_ones((vectors - mean) * scale) @ weights).argmax(1)

@@ -1,0 +1,131 @@
+"""The evaluation of a classifier as one self-contained HTML file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from imggen.engine.evaluation.report import curves_of, figure, json_section, number, write_page
+from imggen.io.image import ImageArray
+
+METRICS = {
+    "accuracy": ("Accuracy", "fraction of images that got their own class"),
+    "balanced_accuracy": ("Balanced accuracy", "the mean over the classes: rare ones count as much as frequent ones"),
+    "calibration_error": (
+        "Calibration error",
+        "how far, on average, probability and accuracy are apart; 0 is best (ECE, 15 bins)",
+    ),
+}
+BASELINES = {
+    "majority": ("Always the most frequent class", "of the training images"),
+    "pixels": ("Nearest images by pixels", "votes of the nearest, of at most 32x32 pixels"),
+    "untrained": ("Untrained eyes", "logistic regression on what the same network sees with random weights"),
+}
+MAX_CELL_IMAGES, MAX_CLASSES_SHOWN, CELL_COLUMNS = 24, 60, 8
+STYLE = """
+table.confusion{width:auto}table.confusion td,table.confusion th{padding:.2rem .45rem;text-align:right}
+table.confusion thead th{writing-mode:vertical-rl;text-align:left;vertical-align:bottom}
+.scroll{overflow-x:auto}td.right{background:#dff3e4}td.wrong{background:#fbe3e4}
+section.cell{display:none}section.cell:target{display:block}a{color:inherit}
+"""
+
+
+def write_classifier_report(
+    path: Path,
+    document: dict[str, Any],
+    labels: Tensor,
+    guesses: Tensor,
+    sureness: Tensor,
+    least_sure: list[int],
+    images: Callable[[list[int]], ImageArray],
+    metrics: Path,
+) -> None:
+    """Write the file; `images` gives images (N, H, W, C) uint8 by their index. Raises DataError.
+
+    Labels and guesses (N,) are class numbers, `sureness` (N,) the probability of the guess, `least_sure` the indices of
+    the images to show, and `metrics` a run's metrics.jsonl, which may be missing.
+    """
+    names = document["classes"]
+    parts = [
+        f"<h1>{escape(document['model'])}</h1>",
+        f'<p class="dim">on {document["count"]:,} images of {escape(document["data"])}, split '
+        f"{escape(document['split'])}. Baselines learn from {escape(document['baselines_from'])}.</p>",
+        _table(document),
+        "<h2>What was taken for what</h2>",
+        "<p>Rows are the images' classes, columns the labels they got. Numbers open their images, surest first.</p>",
+        _confusion(document["confusion"], names),
+        *_cells(labels, guesses, sureness, names, images),
+        "<h2>Least sure</h2>",
+        '<div class="row">',
+        *(
+            figure(images([index]), 1, _caption(entry), enlarge=False)
+            for index, entry in zip(least_sure, document["least_sure"], strict=True)
+        ),
+        "</div>",
+    ]
+    if curves := curves_of(metrics):
+        parts += ["<h2>Training</h2>", *curves]
+    write_page(path, document["model"], [*parts, json_section(document)], style=STYLE)
+
+
+def _caption(entry: dict[str, Any]) -> str:
+    wrong = "" if entry["label"] == entry["class"] else f", is {entry['class']}"
+    return f"{entry['label']} {entry['probability']:.0%}{wrong}"
+
+
+def _table(document: dict[str, Any]) -> str:
+    rows = []
+    for group, described in (("metrics", METRICS), ("baselines", BASELINES)):
+        for name, estimate in document[group].items():
+            title, description = described[name]
+            rows.append(
+                f"<tr><td>{escape(title)}<br><small>{escape(description)}</small></td>"
+                f'<td class="n"><b>{number(estimate["value"])}</b></td>'
+                f'<td class="n dim">{number(estimate["low"])} to {number(estimate["high"])}</td></tr>'
+            )
+    head = '<tr><th>Metric</th><th class="n">value</th><th class="n">95 % interval</th></tr>'
+    return f"<table>{head}{''.join(rows)}</table>"
+
+
+def _confusion(table: list[list[int]], names: list[str]) -> str:
+    shown = range(min(len(names), MAX_CLASSES_SHOWN))
+    head = "".join(f"<th>{escape(names[column])}</th>" for column in shown)
+    rows = []
+    for row in shown:
+        cells = "".join(_cell(row, column, table[row][column]) for column in shown)
+        rows.append(f"<tr><th>{escape(names[row])}</th>{cells}</tr>")
+    note = "" if len(shown) == len(names) else f"<p>The first {len(shown)} of {len(names):,} classes.</p>"
+    return (
+        f'<div class="scroll"><table class="confusion"><thead><tr><td></td>{head}</tr></thead>'
+        f"<tbody>{''.join(rows)}</tbody></table></div>{note}"
+    )
+
+
+def _cell(row: int, column: int, count: int) -> str:
+    if not count:
+        return '<td class="dim">0</td>'
+    kind = "right" if row == column else "wrong"
+    return f'<td class="{kind}"><a href="#cell-{row}-{column}">{count:,}</a></td>'
+
+
+def _cells(
+    labels: Tensor, guesses: Tensor, sureness: Tensor, names: list[str], images: Callable[[list[int]], ImageArray]
+) -> list[str]:
+    """A section for each cell of the table, shown once its number is clicked."""
+    sections = []
+    pairs = torch.unique(torch.stack([labels, guesses], 1), dim=0).tolist()
+    for row, column in pairs:
+        if max(row, column) >= MAX_CLASSES_SHOWN:
+            continue
+        members = torch.nonzero((labels == row) & (guesses == column)).flatten()
+        chosen = members[sureness[members].argsort(descending=True, stable=True)][:MAX_CELL_IMAGES].tolist()
+        caption = f"{names[row]} taken for {names[column]}" if row != column else f"{names[row]}, found"
+        caption += f": {len(members):,} images" + ("" if len(members) <= MAX_CELL_IMAGES else f", {len(chosen)} shown")
+        sheet = figure(images(chosen), CELL_COLUMNS, caption)
+        sections.append(f'<section class="cell" id="cell-{row}-{column}">{sheet}</section>')
+    return sections
