@@ -133,12 +133,12 @@ class TrainPlan:
     @classmethod
     def fresh(cls, options: TrainOptions, machine: Machine, reporter: Reporter, *, decode: bool) -> TrainPlan:
         """The plan of a new run. Raises UsageError and DataError."""
+        eyes = open_eyes(options)
         begun = None if options.init_from is None else initial_weights.open_model(options.init_from, options.family)
         initial: StartingPoint | None = begun
         preset = presets(options.family)[options.preset or machine.defaults.preset]
         if begun is not None and options.preset is None:
             preset = begun.config
-        eyes = open_eyes(options)
         if eyes is not None and options.preset is None:
             preset = presets(options.family)[HEAD]
         if options.size is not None:
