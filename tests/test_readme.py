@@ -16,6 +16,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(?:sh|python)\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
 COMMANDS = [line for block in BLOCKS for line in block.splitlines() if line.startswith("imggen ")]
 SMALL = ["--images", "32", "--batch", "16", "--size", "16", "--width", "8", "--max-width", "16"]
+SMALL_CLASSIFIER = SMALL[: SMALL.index("--max-width")]
 
 
 def call(command: str) -> None:
@@ -33,7 +34,7 @@ def shortened(command: str) -> str:
     command = re.sub(r" --(minutes|size|images) \S+", "", command)
     if "--resume" in command:
         return command.replace("--resume", "--resume --images 48")
-    return shlex.join([*shlex.split(command), *SMALL])
+    return shlex.join([*shlex.split(command), *(SMALL if "classify" not in command else SMALL_CLASSIFIER)])
 
 
 def fewer(command: str) -> str:

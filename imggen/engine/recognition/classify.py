@@ -34,7 +34,7 @@ def classify(options: ClassifyOptions, reporter: Reporter) -> dict[str, Any]:
         raise UsageError(f"{options.model} has no classes", "use a model that was trained on folders of classes")
     prepare(loaded, reporter, full_precision=True)
     if loaded.class_temperature is None:
-        reporter.warn("the probabilities of this model are not calibrated: they are too sure")
+        reporter.warn("the probabilities of this model are not calibrated: they may be far off")
     channels, size, _ = model.config.image_shape
     batch = options.batch or default_batch_size(model)
     paths: list[str] = []

@@ -29,6 +29,7 @@ from imggen.reporting import Reporter
 HEAD, TUNED = "head", "tuned"  # presets
 OWN = "own"
 PRETRAINED, PRETRAINED_SIZE = "pretrained", 160
+MIN_IMAGES_TO_TUNE = 1_000
 MAX_ROWS = 1_000  # of the data, to standardize vectors and to choose by
 SEEN_AT_ONCE = 32
 # The network of its own that the eyes are compared with: trained on so many images in each fold.
@@ -135,7 +136,12 @@ def with_eyes(
         return seeing, None
     assert isinstance(own, ClassifierConfig)
     prepared, better = prepare_head(eyes, own, source, device, reporter, chosen=options.preset is not None)
-    return (seeing, prepared) if better else (own, None)
+    if not better:
+        return own, None
+    if options.preset is None and eyes.name == PRETRAINED and len(source) >= MIN_IMAGES_TO_TUNE:
+        reporter.info(f"chosen  preset {TUNED}: {len(source):,} images are enough to train pretrained eyes further")
+        return seeing.with_overrides(**_changes(TUNED, HEAD, options.overrides)), prepared
+    return seeing, prepared
 
 
 def _changes(preset: str, other: str, overrides: dict[str, Any]) -> dict[str, Any]:
