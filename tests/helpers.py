@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import av
@@ -64,6 +65,18 @@ def small_gan(*, class_counts: tuple[int, ...] = (), channels: int = 3, gain: fl
         for parameter in backend.parameters():
             parameter.mul_(gain)
     return backend.eval().requires_grad_(False)
+
+
+def browser_words() -> list[str]:
+    """The command line of a headless Chromium with a profile in the current folder; skips the test without one."""
+    browser = next((found for name in ("chromium", "google-chrome", "chrome") if (found := shutil.which(name))), None)
+    if browser is None:
+        pytest.skip("no Chromium here: .ci/run installs one")
+    return [
+        browser, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+        "--disable-background-networking", "--disable-component-update", "--disable-sync",
+        f"--user-data-dir={Path('profile').resolve()}", "--virtual-time-budget=3000",
+    ]  # fmt: skip
 
 
 def read_pixels(path: Path | str) -> ImageArray:

@@ -133,7 +133,7 @@ class Killer:
 def main() -> int:
     """Print the table."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--family", required=True, choices=("gan", "vae", "transformer"))
+    parser.add_argument("--family", required=True, choices=("gan", "vae", "transformer", "classify"))
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
@@ -141,7 +141,7 @@ def main() -> int:
     killer = Killer(given.family, given.seed)
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
-        make_images(Path("imgs"))
+        make_images(Path("imgs"), classes=2 if given.family == "classify" else 1)
         number = 0
         while killer.counts["kills"] < given.kills and not killer.wrong:
             killer.run_with_kills(min(KILLS_PER_RUN, given.kills - killer.counts["kills"]), number)

@@ -11,20 +11,22 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from imggen.engine.checkpoints import load_backend
+from imggen.engine.checkpoints import load_model
 from imggen.io.checkpoint import read_header, read_tensors
-from tests.test_contract import SMALL
+from tests.test_contract import SMALL as SMALL_FAMILIES
 
 BATCH = 16
+SMALL = {**SMALL_FAMILIES, "classify": {"width": 8, "mixup": 0.2}}
 
 
-def make_images(folder: Path, count: int = 64, size: int = 16) -> None:
-    """Images of random colors."""
+def make_images(folder: Path, count: int = 64, size: int = 16, *, classes: int = 1) -> None:
+    """Images of random colors; of several classes, each in a folder of its own."""
     random = np.random.default_rng(0)
-    folder.mkdir(parents=True)
     for index in range(count):
         coarse = Image.fromarray(random.integers(0, 256, (4, 4, 3), dtype=np.uint8))
-        coarse.resize((size, size), Image.Resampling.BICUBIC).save(folder / f"{index:04d}.png")
+        place = folder / str(index % classes) if classes > 1 else folder
+        place.mkdir(parents=True, exist_ok=True)
+        coarse.resize((size, size), Image.Resampling.BICUBIC).save(place / f"{index:04d}.png")
 
 
 def train_words(family: str, output: str, images: int, *, data: str = "imgs", seed: int = 3) -> list[str]:
@@ -47,13 +49,13 @@ def differences(one: Path, other: Path) -> list[str]:
     (tensors, document), (other_tensors, other_document) = read_state(one), read_state(other)
     names = [name for name, tensor in tensors.items() if not torch.equal(tensor, other_tensors[name])]
     names += [name for name in document if document[name] != other_document[name]]
-    hashes = [load_backend(str(run), device="cpu").hash for run in (one, other)]
+    hashes = [load_model(str(run), device="cpu").hash for run in (one, other)]
     return names + (["hash"] if hashes[0] != hashes[1] else [])
 
 
 def problems(run: Path) -> list[str]:
     """What is wrong with a run that has ended: its model, its metrics, and files that should not be there."""
-    load_backend(str(run), device="cpu")
+    load_model(str(run), device="cpu")
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     images = [line["images"] for line in lines]
     found = [] if images == sorted(set(images)) else [f"metrics at {images}"]

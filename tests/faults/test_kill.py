@@ -14,11 +14,12 @@ STEPS = 4
 
 
 @pytest.mark.usefixtures("few_pairs")
+@pytest.mark.parametrize("family", ["gan", "classify"])
 def test_a_run_that_was_killed_while_it_saved_ends_as_an_uninterrupted_one(
-    fork: Start, capsys: pytest.CaptureFixture[str]
+    family: str, fork: Start, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    make_images(Path("imgs"))
-    words = train_words("gan", "run", STEPS * BATCH)
+    make_images(Path("imgs"), classes=2 if family == "classify" else 1)
+    words = train_words(family, "run", STEPS * BATCH)
     # Saves come at the start and then before every step: of 0, 0, 1, 2 … steps. The state is written first.
     for name, count, steps in (("state.safetensors", 3, 0), ("weights.safetensors", 4, 2)):
         resume = ["--resume"] if Path("run").exists() else []
@@ -27,7 +28,7 @@ def test_a_run_that_was_killed_while_it_saved_ends_as_an_uninterrupted_one(
         assert list(Path("run").glob(".*.part"))
         assert read_state(Path("run"))[1]["steps"] == steps
     assert run_cli(capsys, *words, "--resume")[0] == 0
-    assert run_cli(capsys, *train_words("gan", "whole", STEPS * BATCH))[0] == 0
+    assert run_cli(capsys, *train_words(family, "whole", STEPS * BATCH))[0] == 0
     assert problems(Path("run")) == differences(Path("run"), Path("whole")) == []
 
 

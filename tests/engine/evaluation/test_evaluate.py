@@ -29,7 +29,7 @@ from imggen.metrics.features import load_extractor
 from imggen.models import build_backend, presets
 from imggen.models.gan.backend import GanBackend
 from imggen.reporting import Silent
-from tests.helpers import run_cli
+from tests.helpers import browser_words, run_cli
 
 Make = Callable[..., Path]
 
@@ -145,17 +145,10 @@ def test_a_model_against_its_data_with_a_test_split(make: Make, monkeypatch: pyt
 @pytest.mark.slow
 @pytest.mark.browser
 def test_the_report_in_a_real_browser(make: Make) -> None:
-    browser = next((found for name in ("chromium", "google-chrome", "chrome") if (found := shutil.which(name))), None)
-    if browser is None:
-        pytest.skip("no Chromium here: .ci/run installs one")
+    words = browser_words()
     data = make("data", 200, seed=0)
     given = EvaluateOptions(model=str(make("g", 40, seed=1)), data=str(data), device="cpu", output=Path("r.html"))
     evaluate(given, Silent())
-    words = [
-        browser, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-        "--disable-background-networking", "--disable-component-update", "--disable-sync",
-        f"--user-data-dir={Path('profile').resolve()}", "--virtual-time-budget=3000",
-    ]  # fmt: skip
     page = Path("r.html").resolve().as_uri()
     shot = subprocess.run(
         [*words, "--window-size=1000,1600", f"--screenshot={Path('r.png').resolve()}", page],
