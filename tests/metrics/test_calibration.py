@@ -27,3 +27,9 @@ def test_the_error_of_sure_and_wrong_guesses() -> None:
     probabilities = torch.tensor([[0.9, 0.1]] * 10)
     assert calibration_error(probabilities, torch.tensor([0] * 9 + [1])) == pytest.approx(0, abs=1e-6)
     assert calibration_error(probabilities, torch.tensor([1] * 10)) == pytest.approx(0.9)
+
+
+def test_a_few_right_images_do_not_make_all_others_certain() -> None:
+    scores = torch.eye(3)[torch.arange(30) % 3]
+    sureness = (scores / fit_temperature(scores, torch.arange(30) % 3)).softmax(1).max(1).values
+    assert 0.9 < float(sureness.mean()) < 0.99
