@@ -71,13 +71,20 @@ class Extractor(nn.Module):
         self.register_buffer("mean", torch.zeros(2 * WIDTH))
         self.register_buffer("scale", torch.ones(2 * WIDTH))
 
+    def maps(self, x: Tensor) -> tuple[Tensor, ...]:
+        """RGB images (B, 3, H, W) in [-1, 1] → activations of 1, 1/2, 1/4, 1/4 and 1/8 of the image's side."""
+        stem = self.stem(x)
+        second = self.second(max_pool2d(stem, 2))
+        x = max_pool2d(second, 2)
+        middle = x + self.half_way(x)
+        third = self.third(middle)
+        x = max_pool2d(third, 2)
+        return stem, second, middle, third, x + self.top(x)
+
     def raw(self, x: Tensor) -> Tensor:
         """RGB images (B, 3, 32, 32) in [-1, 1] → features (B, 256) before normalization."""
-        x = max_pool2d(self.stem(x), 2)
-        x = max_pool2d(self.second(x), 2)
-        middle = x + self.half_way(x)
-        x = max_pool2d(self.third(middle), 2)
-        return torch.cat([middle.mean((2, 3)), (x + self.top(x)).mean((2, 3))], 1)
+        _, _, middle, _, top = self.maps(x)
+        return torch.cat([middle.mean((2, 3)), top.mean((2, 3))], 1)
 
     def classify(self, x: Tensor) -> Tensor:
         """RGB images (B, 3, 32, 32) in [-1, 1] → logits (B, labels)."""

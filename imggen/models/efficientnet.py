@@ -131,11 +131,14 @@ class EfficientNetLite0(nn.Module):
 
     def maps(self, images: Tensor) -> tuple[Tensor, ...]:
         """Feature maps (B, MAP_WIDTHS[i], h, w) of 1/4, 1/8, 1/16 and 1/32 of the image's side."""
-        x, maps = self.stem(images), []
-        for index, stage in enumerate(self.stages):
-            x = stage(x)
-            if index in MAP_STAGES:
-                maps.append(x)
+        _, *maps = self.stage_maps(images, len(self.stages))
+        return tuple(maps[index] for index in MAP_STAGES)
+
+    def stage_maps(self, images: Tensor, count: int) -> tuple[Tensor, ...]:
+        """The stem's output, of 1/2 of the image's side, and those of the first `count` stages."""
+        maps = [self.stem(images)]
+        for stage in self.stages[:count]:
+            maps.append(stage(maps[-1]))
         return tuple(maps)
 
     def forward(self, images: Tensor) -> Tensor:
