@@ -27,6 +27,7 @@ from imggen.cli.inpaint import inpaint
 from imggen.cli.interpolate import interpolate
 from imggen.cli.sample import sample
 from imggen.cli.search import search
+from imggen.cli.stylize import stylize
 from imggen.errors import DataError, DeviceError, ImggenError, InterruptedRun, UsageError, first_line
 from imggen.models import TRAINED
 
@@ -41,6 +42,7 @@ class Verbs(Group):
         "sample",
         "interpolate",
         "inpaint",
+        "stylize",
         "embed",
         "search",
         "classify",
@@ -61,7 +63,7 @@ app = typer.Typer(
     epilog="Example: imggen train gan --data ./imgs\nExample: imggen sample gan -n 64 -o grid.png",
 )
 app.add_typer(train.app, name="train")
-for _verb in (sample, interpolate, inpaint, embed, search, classify, evaluate, info, models, cache):
+for _verb in (sample, interpolate, inpaint, stylize, embed, search, classify, evaluate, info, models, cache):
     app.command(cls=Command)(_verb)
 
 

@@ -11,13 +11,13 @@ from typing import Any
 import imggen
 from imggen.engine.checkpoints import LoadedModel
 from imggen.engine.device import precision_name
-from imggen.engine.options import ModelOptions
+from imggen.engine.options import ModelOptions, VerbOptions
 from imggen.option import Option, flag_of, options_of
 
 Recorded = tuple["Field[Any]", Option, Any]
 
 
-def command(verb: str, options: ModelOptions, **resolved: Any) -> str:
+def command(verb: str, options: VerbOptions, **resolved: Any) -> str:
     """The command line, quoted for a shell, whose result is that of `options`.
 
     It has every option that influences the result and differs from its default. `resolved` replaces values by what was
@@ -35,7 +35,7 @@ def command(verb: str, options: ModelOptions, **resolved: Any) -> str:
     return shlex.join(words)
 
 
-def settings(verb: str, options: ModelOptions, loaded: LoadedModel | None, **resolved: Any) -> dict[str, Any]:
+def settings(verb: str, options: VerbOptions, loaded: LoadedModel | None, **resolved: Any) -> dict[str, Any]:
     """What a file records, ready for JSON: the version, the model, the options, and the command that makes it again.
 
     Options are recorded as in the command, `resolved` among them, by the names of their flags with underscores;
@@ -49,12 +49,13 @@ def settings(verb: str, options: ModelOptions, loaded: LoadedModel | None, **res
     for item, option, value in _recorded(options, {**resolved, "output": None, "model": None}):
         document[flag_of(item)[2:].replace("-", "_")] = _json_value(item, option, value)
     if loaded is not None:
+        assert isinstance(options, ModelOptions)
         document |= {"temperature": options.temperature, "precision": precision_name(loaded.dtype)}
     return {**document, "command": command(verb, options, **resolved)}
 
 
 def settings_of_files(
-    verb: str, options: ModelOptions, loaded: LoadedModel | None, *varying: str, **resolved: Any
+    verb: str, options: VerbOptions, loaded: LoadedModel | None, *varying: str, **resolved: Any
 ) -> Callable[..., dict[str, Any]]:
     """A function that returns the `settings` of one of many files; its arguments are the options `varying`, as texts.
 
@@ -75,7 +76,7 @@ def settings_of_files(
     return settings_of_file
 
 
-def _recorded(options: ModelOptions, resolved: dict[str, Any]) -> Iterator[Recorded]:
+def _recorded(options: VerbOptions, resolved: dict[str, Any]) -> Iterator[Recorded]:
     """The options that a file records, and their values.
 
     These are `resolved`, except for None, and of the others what influences the result and differs from the default.

@@ -20,6 +20,7 @@ OPTIONS: dict[str, list[Any]] = {
     "sample": [options.SampleOptions],
     "interpolate": [options.InterpolateOptions],
     "inpaint": [options.InpaintOptions],
+    "stylize": [options.StylizeOptions],
     "embed": [options.EmbedOptions],
     "search": [options.SearchOptions],
     "classify": [options.ClassifyOptions],

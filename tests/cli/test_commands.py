@@ -31,7 +31,7 @@ def train(data: Path, output: str = "run", *more: object) -> list[object]:
 
 
 HELP = ["--help", "-h", "train -h", "train gan -h", "train transformer -h", "train vae -h", "sample -h"]
-HELP += ["interpolate -h", "inpaint -h", "evaluate -h", "info -h", "models -h", "cache -h"]
+HELP += ["interpolate -h", "inpaint -h", "stylize -h", "evaluate -h", "info -h", "models -h", "cache -h"]
 
 
 @pytest.mark.parametrize("command", HELP)
@@ -51,7 +51,7 @@ def test_help(call: Call, command: str, monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_commands_are_listed_in_the_order_of_use(call: Call) -> None:
     _, out, _ = call("--help")
-    verbs = ["train", "sample", "interpolate", "inpaint", "embed", "search", "classify", "evaluate"]
+    verbs = ["train", "sample", "interpolate", "inpaint", "stylize", "embed", "search", "classify", "evaluate"]
     verbs += ["info", "models", "cache"]
     assert [line.split()[1] for line in out.partition("Commands")[2].splitlines() if line.startswith("│")] == verbs
     _, out, _ = call("train", "--help")

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-VERBS = ("sampling", "interpolation", "inpainting")
+VERBS = ("sampling", "interpolation", "inpainting", "mapping")
 
 
 @pytest.mark.process

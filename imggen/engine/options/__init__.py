@@ -6,10 +6,11 @@ one line in one of these files, and its use. None means: chosen when it is not g
 """
 
 from imggen.engine.options.inpainting import InpaintOptions
+from imggen.engine.options.mapping import StylizeOptions
 from imggen.engine.options.others import CacheOptions, EvaluateOptions, InfoOptions
 from imggen.engine.options.recognition import ClassifyOptions, EmbedOptions, SearchOptions, SeeingOptions
 from imggen.engine.options.sampling import InterpolateOptions, SampleOptions
-from imggen.engine.options.shared import GENERAL, MAX_SEED, PRETRAINED, MachineOptions, ModelOptions
+from imggen.engine.options.shared import GENERAL, MAX_SEED, PRETRAINED, MachineOptions, ModelOptions, VerbOptions
 from imggen.engine.options.training import TrainOptions
 
 __all__ = [
@@ -28,5 +29,7 @@ __all__ = [
     "SampleOptions",
     "SearchOptions",
     "SeeingOptions",
+    "StylizeOptions",
     "TrainOptions",
+    "VerbOptions",
 ]

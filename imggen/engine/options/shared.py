@@ -24,12 +24,9 @@ MODEL = "Family, shipped model, run folder or checkpoint"
 
 
 @dataclass(frozen=True, kw_only=True)
-class MachineOptions:
+class VerbOptions:
     """The options of every verb. Raises UsageError for values out of range."""
 
-    batch: int | None = option(
-        None, "Batch size", panel=MACHINE, low=1, chosen="chosen from the device", recorded=False
-    )
     device: str = option(
         "auto", "Device: cpu, cuda, cuda:1, mps or auto", panel=MACHINE, metavar="NAME", recorded=False
     )
@@ -38,6 +35,15 @@ class MachineOptions:
     def __post_init__(self) -> None:
         """Check the values."""
         check_values(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MachineOptions(VerbOptions):
+    """The options of every verb that works on batches of images."""
+
+    batch: int | None = option(
+        None, "Batch size", panel=MACHINE, low=1, chosen="chosen from the device", recorded=False
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

