@@ -53,7 +53,7 @@ def make_readers_files() -> None:
     mask.paste(255, (6, 6, 8, 14))
     Path("photos").mkdir()
     Path("masks").mkdir()
-    for name in ("a.png", "b.png", "x.png", "query.png", "scan.tif", "photos/1.png"):
+    for name in ("a.png", "b.png", "x.png", "query.png", "scan.tif", "photos/1.png", "photo.jpg", "painting.jpg"):
         image.save(name)
     for name in ("m.png", "scratches.png", "masks/1.png"):
         mask.save(name)
@@ -72,6 +72,8 @@ def test_every_command_runs(image_folder: Path, capfdbinary: pytest.CaptureFixtu
             command, trained = shortened(command), True
         elif command.startswith("imggen evaluate"):
             command = re.sub(r" -n \d+", "", fewer(command)) + " -n 20 --force"
+        elif command.startswith("imggen stylize"):
+            command += " --steps 2 --features imggen --force"
         elif command.startswith(("imggen embed", "imggen search", "imggen classify")):
             command += " --force"
         elif command.startswith(("imggen sample", "imggen interpolate", "imggen inpaint")):

@@ -66,11 +66,11 @@ class StylizeOptions(VerbOptions):
     )
     features: str | None = option(
         None,
-        "Network: pretrained (an extra) or imggen",
+        "Of network: pretrained or imggen",
         panel=METHOD,
         choices=(PRETRAINED, SHIPPED),
         metavar="NAME",
-        chosen="pretrained if it is installed",
+        chosen="pretrained if installed",
     )
     size: int = option(640, "Longest side at which strokes are made", panel=METHOD, low=16, high=4096)
     style_scale: float = option(1.0, "Size of strokes", panel=METHOD, low=0.1, high=10)
