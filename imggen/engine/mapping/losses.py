@@ -24,6 +24,7 @@ DIRECTIONS = 32
 DIRECTIONS_BESIDE_NETWORK = 8
 MAX_PATCHES = 1 << 15  # of which quantiles are taken, at random places
 STYLE_WEIGHT = 5.0
+BORDER = 8  # pixels
 
 
 class StyleLoss(Protocol):
@@ -69,16 +70,16 @@ class NetworkLoss:
     ) -> None:
         self.network, self.content_weight = network, content_weight
         with torch.no_grad():
-            grams = [[_gram(each) for each in network.maps(style)] for style in styles]
+            grams = [[_gram(each) for each in _maps_of(network, style)] for style in styles]
             self.targets = [
                 sum((w * gram for w, gram in zip(weights, of_map, strict=True)), torch.zeros_like(of_map[0]))
                 for of_map in zip(*grams, strict=True)
             ]
-            self.content = network.maps(start)[network.content_map]
+            self.content = _maps_of(network, start)[network.content_map]
 
     def __call__(self, image: Tensor) -> Tensor:
         """The mean relative error of the Gram matrices, and that of the content's map."""
-        maps = self.network.maps(image)
+        maps = _maps_of(self.network, image)
         errors = [
             (_gram(each) - target).square().sum() / target.square().sum().clamp_min(1e-8)
             for each, target in zip(maps, self.targets, strict=True)
@@ -86,6 +87,16 @@ class NetworkLoss:
         content = (maps[self.network.content_map] - self.content).square().mean()
         content = content / self.content.square().mean().clamp_min(1e-8)
         return STYLE_WEIGHT * torch.stack(errors).mean() + self.content_weight * content
+
+
+def _maps_of(network: Network, image: Tensor) -> list[Tensor]:
+    """The maps of an image, mirrored at its border: zeros beyond it would be seen, and answered with bright dots."""
+    maps = network.maps(pad(image, (BORDER,) * 4, mode="reflect"))
+    cut = []
+    for each in maps:
+        down, across = (round(BORDER * each.shape[axis] / (image.shape[axis] + 2 * BORDER)) for axis in (2, 3))
+        cut.append(each[:, :, down : each.shape[2] - down, across : each.shape[3] - across])
+    return cut
 
 
 def _gram(features: Tensor) -> Tensor:
