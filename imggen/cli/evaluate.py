@@ -13,7 +13,7 @@ MAX_TABLE_CLASSES, NAME_WIDTH, NUM_LEAST_SURE = 20, 14, 8
 
 @verb(EvaluateOptions)
 def evaluate(console: Console, **given: Any) -> None:
-    """Compare a model's images, or labels, with real ones.
+    """Compare images with real ones, or labels with the truth.
 
     Example: imggen evaluate gan --data ./imgs
     Example: imggen evaluate runs/cats --data ./imgs -n 2000 -o report.html

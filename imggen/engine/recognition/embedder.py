@@ -92,8 +92,8 @@ def open_embedder(model: str, weights: Path | None, device: str, batch: int | No
 def open_pretrained(device: str, batch: int | None, reporter: Reporter) -> Embedder:
     """EfficientNet-Lite0, which sees photographs. Raises UsageError without its package, and DeviceError.
 
-    Its 1,280 numbers are kept: projected to 512 they find one photograph of clothes in fifty less. They are compared
-    from zero, as ReLU leaves them: subtracting a mean changes no more than chance does.
+    Its 1,280 numbers are kept: projected to 512, the nearest photograph of clothes is of the same class up to 4 points
+    less often. They are compared from zero, as ReLU leaves them, so that scores do not depend on the other images.
     """
     found = find_device(device)
     network, digest = load_efficientnet()

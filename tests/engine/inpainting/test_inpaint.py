@@ -43,7 +43,7 @@ def test_a_shipped_model_fills() -> None:
     radius = np.hypot(*(np.mgrid[:32, :32] - 15.5))
     Image.fromarray(np.where(abs(radius - 8) < 2, 255, 0).astype(np.uint8)).save("x.png")
     options = InpaintOptions(
-        model="transformer",
+        model="transformer-digits",
         image=Path("x.png"),
         output="y.png",
         boxes=((16, 10, 8, 8),),

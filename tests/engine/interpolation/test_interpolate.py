@@ -62,7 +62,7 @@ def test_easing_is_slow_at_the_keyframes(model: str) -> None:
 @pytest.mark.parametrize("path", ["slerp", "spline", "circle"])
 @pytest.mark.parametrize(
     ("name", "label", "frames"),
-    [("gan", "3", 32), ("gan-emoji", None, 32), ("vae", None, 32), ("transformer", "3", 12)],
+    [("gan", "3", 32), ("gan-emoji", None, 32), ("vae", None, 32), ("transformer-digits", "3", 12)],
 )
 def test_loops_of_shipped_models_close_with_no_longer_step(
     name: str, label: str | None, frames: int, path: str
