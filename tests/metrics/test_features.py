@@ -28,4 +28,4 @@ def test_features_of_arrays(side: int, width: int) -> None:
     assert vectors.shape == (3, width) and vectors.dtype == torch.float32
     assert torch.allclose(vectors, features.extract(images.repeat(3, 3)))
     assert torch.allclose(vectors[1:2], features.extract(images[1:2]), atol=1e-4)
-    assert (features.name, features.inception, len(features.hash)) == ("imggen", False, 12)
+    assert (features.name, features.distances, len(features.hash)) == ("imggen", ("fd", "kd"), 12)

@@ -29,7 +29,7 @@ class TransformerConfig(ModelConfig):
     # Doubled until an image has at most MAX_TOKENS_PER_SIDE tokens along a side.
     factor: int = option(4, "Minimum patch size of a token in pixels", low=2, high=32)
     # By image size and channels if 0: see `levels`.
-    codes: int = option(0, f"Codes: {', '.join(map(str, LEVELS))}; 0: automatic", low=0)
+    codes: int = option(0, "Codes of a token, such as 15360; 0: automatic", low=0)
     # At half resolution; up to 4 times as many below.
     tokenizer_width: int = option(32, "Base channels of the tokenizer", low=4, high=1024)
     # The rest of the budget trains the prior.
