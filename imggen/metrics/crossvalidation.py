@@ -1,4 +1,4 @@
-"""How well classes can be told apart by vectors: logistic regression, judged by cross-validation."""
+"""How well vectors separate classes: logistic regression, judged by cross-validation."""
 
 from __future__ import annotations
 

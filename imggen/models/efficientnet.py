@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0 with Google's ImageNet weights: eyes for photographs, from a package (the extra `pretrained`)."""
+"""EfficientNet-Lite0 with Google's ImageNet weights: features of photographs (the extra `pretrained`)."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from torch.nn.functional import hardtanh, pad
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from imggen.errors import CheckpointError, UsageError, first_line
+from imggen.models.pretrained import INSTALL_HINT
 
 NORM_EPSILON = 1e-3
 VECTOR_SIZE = 1280
 # The side of the images it was trained with. Photographs of clothes (128 px, 14 classes, 620 test images) have 53 % of
 # their own class among the ten nearest at 128 px, 54 % at 160, 56 % at 224.
 SIDE = 224
-INSTALL_HINT = "pip install 'imggen[pretrained]'"
 
 
 class Stage(NamedTuple):
@@ -142,7 +142,7 @@ class EfficientNetLite0(nn.Module):
         return tuple(maps)
 
     def forward(self, images: Tensor) -> Tensor:
-        """The features (B, 1280) that ImageNet's classes are told apart by."""
+        """The features (B, 1280) that ImageNet's classes are decided by."""
         return self.head(self.maps(images)[-1]).mean((2, 3))
 
 

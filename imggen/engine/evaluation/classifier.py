@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,10 +11,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
-from imggen.data.dataset import DataOptions, Dataset, scan_dataset
+from imggen.data.dataset import Dataset
 from imggen.data.layout import NoSplitError
 from imggen.engine.checkpoints import LoadedModel, load_model, prepare
 from imggen.engine.evaluation.classifier_report import write_classifier_report
+from imggen.engine.evaluation.samples import scan_split
 from imggen.engine.options import EvaluateOptions
 from imggen.engine.run_dir import RunDir
 from imggen.errors import DataError
@@ -30,10 +30,9 @@ from imggen.models.config import list_classes
 from imggen.reporting import Reporter, Silent
 
 AT_ONCE = 64
-MAX_KNOWN, MAX_KNOWN_SEEN = 10_000, 1_000  # training images for the baselines: of pixels, and of untrained eyes
+MAX_KNOWN, MAX_KNOWN_SEEN = 10_000, 1_000  # training images for the baselines: of pixels, and of the untrained network
 PIXEL_SIDE = 32
 NUM_LEAST_SURE = 48
-MAX_SIDE = 256
 
 
 @dataclass(frozen=True)
@@ -141,15 +140,7 @@ def _open_test(options: EvaluateOptions, model: Model, reporter: Reporter) -> tu
 def _open_labeled(options: EvaluateOptions, model: Model, split: str, reporter: Reporter) -> Labeled:
     """The images of a split whose classes the model has. Raises DataError if there are none, NoSplitError."""
     config = model.config
-    data_options = DataOptions(
-        size=config.size,
-        channels=config.channels,
-        crop=options.crop,
-        split=split,
-        keep=options.cache,
-        exclude=(Path(options.model),),
-    )
-    scanned = scan_dataset(options.data, data_options, max_size=MAX_SIDE, reporter=reporter)
+    scanned = scan_split(options, config.size, config.channels, split, reporter)
     unknown = [name for name in scanned.classes if name not in model.classes]
     if len(unknown) == len(scanned.classes):
         raise DataError(
@@ -186,7 +177,7 @@ def _open_known(
 def _see(model: Model, labeled: Labeled, reporter: Reporter, *, scores: bool) -> Tensor:
     """Class scores (N, classes), or else the vectors (N, D) of what the model sees, on the CPU."""
     parts = []
-    with reporter.task("labeling" if scores else "looking with untrained eyes", len(labeled.rows)) as task:
+    with reporter.task("labeling" if scores else "extracting untrained features", len(labeled.rows)) as task:
         for indices in torch.split(torch.arange(len(labeled.rows)), AT_ONCE):
             images = labeled.images(indices, model.device)
             found = model.class_scores(images) if scores else model.features(images).vectors
@@ -208,10 +199,10 @@ def _pixels(labeled: Labeled) -> Tensor:
 def _baselines(
     model: Model, test: Labeled, known: Labeled | None, measure: Estimator, reporter: Reporter
 ) -> tuple[dict[str, Estimate], str]:
-    """The accuracy of what takes no training of eyes, and from which images it was learned.
+    """The accuracy of methods that train no network, and from which images they learn.
 
     The most frequent class; the votes of the nearest images by their pixels; a logistic regression on what the same
-    eyes see with random weights.
+    backbone computes with random weights.
     """
     counts = torch.tensor(model.config.class_counts)
     torch.manual_seed(0)
@@ -228,7 +219,7 @@ def _baselines(
             seen[part] = _by_regression(vectors[rest], test.labels[rest], vectors[part], classes)
     else:
         some = known.part(MAX_KNOWN_SEEN)
-        basis = f"{len(known.rows):,} images of the train split, {len(some.rows):,} for the untrained eyes"
+        basis = f"{len(known.rows):,} images of the train split, {len(some.rows):,} for the untrained network"
         near = _by_pixels(_pixels(known), known.labels, pixels)
         seen = _by_regression(_see(untrained, some, reporter, scores=False), some.labels, vectors, classes)
         known.dataset.close()

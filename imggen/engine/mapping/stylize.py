@@ -1,4 +1,4 @@
-"""Images drawn in the style of others: by color alone, by the distribution of patches, or by a network's statistics."""
+"""Images changed to the style of others: by color alone, by patches, or by a network's statistics."""
 
 from __future__ import annotations
 
@@ -111,11 +111,11 @@ class Stylist:
         own = color_moments(content.colors, content.alpha)
         target = blend_moments(self.style_moments, options.weights)
         if options.keep_colors:
-            # The styles' light is made like the content's (Gatys et al. 2016, arXiv 1606.05897).
-            own = target = luminance_moments(own)
+            own = luminance_moments(own)
+            if options.method != "color":
+                # The styles' light is made like the content's (Gatys et al. 2016, arXiv 1606.05897).
+                target = own
         color_map = transport(own, target)
-        if options.method == "color" and options.keep_colors:
-            color_map = transport(own, blend_moments(self.style_moments, options.weights))
         if options.method == "color" or options.strength == 0:
             return compose(content, recolored(color_map), options.strength, options.keep_colors)
         painted = self._paint(content, target, color_map, advance, images_left)

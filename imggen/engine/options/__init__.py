@@ -10,13 +10,12 @@ from imggen.engine.options.mapping import StylizeOptions
 from imggen.engine.options.others import CacheOptions, EvaluateOptions, InfoOptions
 from imggen.engine.options.recognition import ClassifyOptions, EmbedOptions, SearchOptions, SeeingOptions
 from imggen.engine.options.sampling import InterpolateOptions, SampleOptions
-from imggen.engine.options.shared import GENERAL, MAX_SEED, PRETRAINED, MachineOptions, ModelOptions, VerbOptions
+from imggen.engine.options.shared import GENERAL, MAX_SEED, MachineOptions, ModelOptions, VerbOptions
 from imggen.engine.options.training import TrainOptions
 
 __all__ = [
     "GENERAL",
     "MAX_SEED",
-    "PRETRAINED",
     "CacheOptions",
     "ClassifyOptions",
     "EmbedOptions",

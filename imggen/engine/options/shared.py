@@ -19,7 +19,6 @@ MAX_SEED = 2**63 - 1
 NEAR_TEMPERATURE = 0.5  # the default of --near
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 CACHE_ACTIONS = ("list", "prune", "clear")
-PRETRAINED = "pretrained"  # the name of EfficientNet-Lite0 as eyes, see models/efficientnet.py
 MODEL = "Family, shipped model, run folder or checkpoint"
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from imggen.data.scan import open_images
 from imggen.engine.options import EmbedOptions
-from imggen.engine.recognition.embedder import open_eyes
+from imggen.engine.recognition.embedder import open_named_embedder
 from imggen.engine.recognition.vectors import Vectors, embed_source, write_vectors
 from imggen.io.atomic import atomic_write
 from imggen.reporting import Reporter
@@ -22,7 +22,7 @@ def embed(options: EmbedOptions, reporter: Reporter) -> dict[str, Any]:
     """Write the vectors; see `imggen.engine.recognition.run_embed`."""
     began = time.monotonic()
     source = open_images(options.image, reporter)
-    embedder = open_eyes(options, reporter)
+    embedder = open_named_embedder(options, reporter)
     vectors = embed_source(source, embedder, reporter)
     path = Path(options.output)
     if path.suffix.lower() == ".safetensors":

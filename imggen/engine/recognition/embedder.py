@@ -20,13 +20,14 @@ from imggen.data.workers import DecodeJob, decode_images, max_workers
 from imggen.engine.checkpoints import load_backend, prepare
 from imggen.engine.device import configure_device, find_device
 from imggen.engine.noise import SampleSpec
-from imggen.engine.options import PRETRAINED, SeeingOptions
+from imggen.engine.options import SeeingOptions
 from imggen.engine.render import default_batch_size, sample_batches
 from imggen.errors import CheckpointError, UsageError
 from imggen.io.image import ImageArray
 from imggen.io.pixels import float_images
 from imggen.models.base import Backend
 from imggen.models.efficientnet import SIDE, VECTOR_SIZE, load_efficientnet
+from imggen.models.pretrained import PRETRAINED
 from imggen.reporting import Reporter
 
 CENTER_SAMPLES = 64
@@ -61,7 +62,7 @@ class Embedder:
     center: Callable[[], Tensor]
 
 
-def open_eyes(options: SeeingOptions, reporter: Reporter) -> Embedder:
+def open_named_embedder(options: SeeingOptions, reporter: Reporter) -> Embedder:
     """What embeds images with the model or the network that the options name. Errors as of the two functions below."""
     if options.model is None:
         return open_pretrained(options.device, options.batch, reporter)

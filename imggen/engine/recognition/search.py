@@ -17,7 +17,7 @@ from imggen.data.decode import UnreadableError, fit_image, load_image
 from imggen.data.readers import FolderReader, Source
 from imggen.data.scan import open_images
 from imggen.engine.options import SearchOptions
-from imggen.engine.recognition.embedder import bytes_of, open_eyes, path_of
+from imggen.engine.recognition.embedder import bytes_of, open_named_embedder, path_of
 from imggen.engine.recognition.vectors import Vectors, embed_source, index_source, unit
 from imggen.engine.sheet import MAX_COLUMNS, Cell, draw_sheet
 from imggen.io.atomic import atomic_write
@@ -46,7 +46,7 @@ def search(options: SearchOptions, reporter: Reporter) -> dict[str, Any]:
     # The queries first: a name that does not exist must not be noticed after hours of indexing.
     queries = None if options.image is None else open_images(options.image, reporter, exclude=exclude)
     source = open_images(options.data, reporter, exclude=exclude)
-    embedder = open_eyes(options, reporter)
+    embedder = open_named_embedder(options, reporter)
     index = index_source(source, embedder, reporter)
     searched = _Searched(options.data, source, index)
     if queries is None:

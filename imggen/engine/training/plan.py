@@ -17,8 +17,8 @@ from imggen.engine.distributed import ProcessGroup
 from imggen.engine.options import TrainOptions
 from imggen.engine.run_dir import RunDir
 from imggen.engine.training import initial_weights, run_data
+from imggen.engine.training.backbone import HEAD, open_backbone, with_backbone
 from imggen.engine.training.budget import Budget
-from imggen.engine.training.eyes import HEAD, open_eyes, with_eyes
 from imggen.engine.training.initial_weights import StartingPoint
 from imggen.engine.training.saved_state import SavedState
 from imggen.errors import DataError, UsageError
@@ -30,7 +30,7 @@ from imggen.reporting import Reporter
 DEFAULT_CROP, DEFAULT_SPLIT = "center", "train"
 MIN_IMAGES_PER_PROCESS = 2  # in a batch
 # Fields of a configuration that are not options of a family.
-CONFIG_FROM_DATA = ("family", "preset", "size", "channels", "classes", "class_counts", "hard_alpha", "eyes", "tune")
+CONFIG_FROM_DATA = ("family", "preset", "size", "channels", "classes", "class_counts", "hard_alpha", "backbone", "tune")
 
 
 @dataclass(frozen=True)
@@ -133,19 +133,19 @@ class TrainPlan:
     @classmethod
     def fresh(cls, options: TrainOptions, machine: Machine, reporter: Reporter, *, decode: bool) -> TrainPlan:
         """The plan of a new run. Raises UsageError and DataError."""
-        eyes = open_eyes(options)
+        backbone = open_backbone(options)
         begun = None if options.init_from is None else initial_weights.open_model(options.init_from, options.family)
         initial: StartingPoint | None = begun
         preset = presets(options.family)[options.preset or machine.defaults.preset]
         if begun is not None and options.preset is None:
             preset = begun.config
-        if eyes is not None and options.preset is None:
+        if backbone is not None and options.preset is None:
             preset = presets(options.family)[HEAD]
         if options.size is not None:
             preset.with_overrides(size=options.size)  # refuse an impossible size before decoding
         data_options = DataOptions(
-            size=options.size if eyes is None else eyes.size,
-            channels=options.channels if eyes is None else eyes.channels,
+            size=options.size if backbone is None else backbone.size,
+            channels=options.channels if backbone is None else backbone.channels,
             crop=options.crop or DEFAULT_CROP,
             split=options.split or DEFAULT_SPLIT,
             use_classes=options.use_classes,
@@ -165,9 +165,9 @@ class TrainPlan:
         )
         config.check_classes()
         choices = list(source.choices)
-        if eyes is not None:
-            config, initial = with_eyes(
-                config, eyes, source, machine.defaults.preset, machine.device, options, reporter
+        if backbone is not None:
+            config, initial = with_backbone(
+                config, backbone, source, machine.defaults.preset, machine.device, options, reporter
             )
         elif not options.preset:
             default = f"the default on {'a CPU' if machine.on_cpu else 'a GPU'}"

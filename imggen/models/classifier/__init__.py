@@ -1,1 +1,1 @@
-"""Classifiers: images to classes, by a network of their own or by the eyes of another model."""
+"""Classifiers: images to classes, by a network of their own or by the backbone of another model."""

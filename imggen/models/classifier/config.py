@@ -18,11 +18,11 @@ MAX_DIMENSIONS = 1_000_000
 
 @dataclass(frozen=True, kw_only=True)
 class ClassifierConfig(ModelConfig):
-    """Architecture and training of a classifier; `eyes` describes the model that sees for it, None for its own eyes."""
+    """Architecture and training of a classifier; `backbone` describes that of another model, None is its own."""
 
     family: ClassVar[str] = "classify"
 
-    features: str = option("own", "Eyes: own, pretrained, or those of a MODEL", metavar="MODEL")
+    features: str = option("own", "Backbone: own, pretrained, or a MODEL's", metavar="MODEL")
     width: int = option(16, "Channels of the first layer", low=4, high=1024)
     blocks: int = option(1, "Residual blocks per resolution", low=1, high=16)
     learning_rate: float = option(2e-3, "Initial learning rate of AdamW", low=1e-8, high=1.0)
@@ -33,32 +33,32 @@ class ClassifierConfig(ModelConfig):
     mixup: float = option(0.0, "Mix pairs of images: alpha of mixup; 0: none", low=0.0, high=10.0)
     smoothing: float = option(0.05, "Label smoothing", low=0.0, high=0.9)
     ema_images: int = option(10_000, "EMA half-life in images; 0: none", low=0)
-    # Of other eyes: name, hash, dimensions (of a vector), and model (a configuration, None for EfficientNet).
-    eyes: dict[str, Any] | None = None
-    tune: bool = False  # train the eyes, too
+    # Of another backbone: name, hash, dimensions (of a vector), and model (a configuration, None for EfficientNet).
+    backbone: dict[str, Any] | None = None
+    tune: bool = False  # train the backbone, too
 
-    objects: ClassVar[tuple[str, ...]] = ("eyes",)
+    objects: ClassVar[tuple[str, ...]] = ("backbone",)
 
     def __post_init__(self) -> None:
-        """Check the values, and the description of the eyes."""
+        """Check the values, and the description of the backbone."""
         super().__post_init__()
-        if self.eyes is not None:
+        if self.backbone is not None:
             try:
-                read_fields(self.eyes, {"name": TEXT, "hash": TEXT, "dimensions": COUNT, "model": optional(OBJECT)})
+                read_fields(self.backbone, {"name": TEXT, "hash": TEXT, "dimensions": COUNT, "model": optional(OBJECT)})
             except DocumentError as error:
-                raise UsageError(f"its eyes cannot be used: it {error}") from error
-            self.check(1 <= self.eyes["dimensions"] <= MAX_DIMENSIONS, "its eyes see too much")
+                raise UsageError(f"its backbone cannot be used: it {error}") from error
+            self.check(1 <= self.backbone["dimensions"] <= MAX_DIMENSIONS, "its backbone has too many dimensions")
 
     @property
     def parts(self) -> tuple[dict[str, Any], ...]:
-        """The configuration of the model whose eyes it has, if it has those of a model."""
-        model = None if self.eyes is None else self.eyes["model"]
+        """The configuration of the model whose backbone it has, if it has that of a model."""
+        model = None if self.backbone is None else self.backbone["model"]
         return () if model is None else (model,)
 
     @property
     def dimensions(self) -> int:
-        """The length of the vectors that the eyes see."""
-        return self.widths[-1] if self.eyes is None else self.eyes["dimensions"]
+        """The length of the vectors of the backbone."""
+        return self.widths[-1] if self.backbone is None else self.backbone["dimensions"]
 
     def check_classes(self) -> None:
         """Raise DataError unless there are two classes or more, each with two images or more."""

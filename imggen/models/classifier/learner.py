@@ -9,8 +9,8 @@ from torch.nn.functional import cross_entropy, one_hot
 from imggen.models import global_batch
 from imggen.models.augment import mild_augmentation
 from imggen.models.base import Model
+from imggen.models.classifier.backbone import Head, Memory
 from imggen.models.classifier.config import ClassifierConfig
-from imggen.models.classifier.eyes import Head, Memory
 from imggen.models.classifier.model import ClassifierModel
 from imggen.models.learner import Learner
 from imggen.models.muon import adam_and_muon
@@ -19,13 +19,13 @@ from imggen.models.training import EMA, cosine_decay, micro_batches, set_learnin
 WARM_UP = 0.02  # fraction of the training in which the learning rate rises
 LAST_RATE = 0.01  # of the initial learning rate
 BETAS = (0.9, 0.99)
-# A head on frozen eyes also learns from what they saw before: so many updates a step, each on so many vectors.
+# A head on a frozen backbone also learns from earlier vectors: so many updates a step, each on so many vectors.
 UPDATES, VECTORS = 8, 256
 MAX_MEMORY, MAX_MEMORY_NUMBERS = 8192, 1 << 22
 
 
 class ClassifierLearner(Learner):
-    """The classifier with its EMA. Eyes of another model stay as they are, but for `config.tune`."""
+    """The classifier with its EMA. The backbone of another model stays as it is, but for `config.tune`."""
 
     config: ClassifierConfig
     held_out_fraction = 1 / 20
@@ -33,15 +33,15 @@ class ClassifierLearner(Learner):
     def __init__(self, config: ClassifierConfig, *parts: Model) -> None:
         super().__init__(config)
         self.model, self.averaged_model = ClassifierModel(config, *parts), ClassifierModel(config, *parts)
-        self.frozen = config.eyes is not None and not config.tune
+        self.frozen = config.backbone is not None and not config.tune
         learning = self.model.head if self.frozen else self.model
         self.average = EMA(learning, config.ema_images)
         size = min(MAX_MEMORY, max(1, MAX_MEMORY_NUMBERS // config.dimensions))
         self.memory = Memory(config.dimensions, size if self.frozen else 1)
         if self.frozen:
             self.model.eval()
-            self.model.eyes.requires_grad_(False)
-            self.averaged_model.eyes, self.averaged_model.head = self.model.eyes, self._averaged_head
+            self.model.backbone.requires_grad_(False)
+            self.averaged_model.backbone, self.averaged_model.head = self.model.backbone, self._averaged_head
         else:
             self.averaged_model.load_state_dict(self.model.state_dict())
         self.adam = adam_and_muon(learning, {}, config.learning_rate, betas=BETAS, weight_decay=config.weight_decay)
@@ -54,7 +54,7 @@ class ClassifierLearner(Learner):
 
     @property
     def saved_model(self) -> ClassifierModel:
-        """The EMA of the classifier, with the eyes that it has."""
+        """The EMA of the classifier, with its backbone."""
         if self.frozen:
             return self.averaged_model
         average = self.average.network
@@ -63,10 +63,10 @@ class ClassifierLearner(Learner):
 
     @property
     def networks(self) -> dict[str, nn.Module]:
-        """Keys: model, average (its EMA); on frozen eyes: eyes, head, average (of the head) and memory."""
+        """Keys: model, average (its EMA); on a frozen backbone: backbone, head, average (of the head) and memory."""
         if not self.frozen:
             return {"model": self.model, "average": self.average.network}
-        own = {"eyes": self.model.eyes, "head": self.model.head}
+        own = {"backbone": self.model.backbone, "head": self.model.head}
         return {**own, "average": self.average.network, "memory": self.memory}
 
     @property
@@ -116,7 +116,7 @@ class ClassifierLearner(Learner):
         return {"loss": loss, "train_accuracy": correct}
 
     def _update_head(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """Look at the images, remember what was seen, and update the head on random memories."""
+        """Extract and keep the vectors of the images, and update the head on random kept ones."""
         with torch.no_grad(), self.autocast(images.device):
             parts = micro_batches(images, self.micro_batch)
             vectors = torch.cat([self.model.features(part).vectors.float() for part in parts])

@@ -1,4 +1,4 @@
-"""The classifier: eyes, and a head that tells the classes apart by what they see."""
+"""The classifier: a backbone, and a head that decides the class from its vectors."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from imggen.models.base import Features, Model
+from imggen.models.classifier.backbone import Head, build_backbone
 from imggen.models.classifier.config import ClassifierConfig
-from imggen.models.classifier.eyes import Head, build_eyes
 
 
 class ClassifierModel(Model):
@@ -20,7 +20,7 @@ class ClassifierModel(Model):
 
     def __init__(self, config: ClassifierConfig, *parts: Model) -> None:
         super().__init__(config)
-        self.eyes = build_eyes(config, parts)
+        self.backbone = build_backbone(config, parts)
         self.head = Head(config.dimensions, len(config.classes))
 
     def forward(self, images: Tensor) -> Tensor:
@@ -28,8 +28,8 @@ class ClassifierModel(Model):
         return self.head(self.features(images).vectors)
 
     def features(self, images: Tensor) -> Features:
-        """What the eyes see; the classes are told apart by its vectors."""
-        return self.eyes.features(images)
+        """The features of the backbone; its vectors decide the class."""
+        return self.backbone.features(images)
 
     def class_scores(self, images: Tensor, mask: Tensor | None = None) -> Tensor:
         """Log-probability (B, classes) of each class. Raises ValueError for a mask, which it knows nothing of."""

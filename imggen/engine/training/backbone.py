@@ -1,4 +1,4 @@
-"""`--features`: the model whose eyes a classifier has, and whether it should have them."""
+"""`--features`: the model whose backbone a classifier has, and whether it should have it."""
 
 from __future__ import annotations
 
@@ -19,91 +19,96 @@ from imggen.io.pixels import to_float
 from imggen.metrics.crossvalidation import cross_validate, folds_of
 from imggen.models import build_learner, presets
 from imggen.models.base import Model
+from imggen.models.classifier.backbone import ModelBackbone, PretrainedBackbone
 from imggen.models.classifier.config import ClassifierConfig
-from imggen.models.classifier.eyes import ModelEyes, PretrainedEyes
 from imggen.models.config import ModelConfig
 from imggen.models.efficientnet import load_efficientnet
 from imggen.models.learner import Learner
+from imggen.models.pretrained import PRETRAINED
 from imggen.reporting import Reporter
 
 HEAD, TUNED = "head", "tuned"  # presets
 OWN = "own"
-PRETRAINED, PRETRAINED_SIZE = "pretrained", 160
+PRETRAINED_SIZE = 160
 MIN_IMAGES_TO_TUNE = 1_000
 MAX_ROWS = 1_000  # of the data, to standardize vectors and to choose by
 SEEN_AT_ONCE = 32
-# The network of its own that the eyes are compared with: trained on so many images in each fold.
+# The network of its own that the backbone is compared with: trained on so many images in each fold.
 OWN_IMAGES, OWN_BATCH = 12_800, 32
 CLEAR = 3.0  # standard errors of the difference, after which no further fold is needed
 
 
 @dataclass(frozen=True)
-class LoadedEyes:
-    """Eyes to train a head on: the name of their model, its hash, the shape of images for it, and itself."""
+class LoadedBackbone:
+    """A backbone to train a head on: the name of its model, its hash, the shape of images for it, and itself."""
 
     name: str
     hash: str
     size: int
     channels: int
-    eyes: ModelEyes | PretrainedEyes
+    backbone: ModelBackbone | PretrainedBackbone
 
     @property
     def document(self) -> dict[str, Any]:
         """The description that a classifier's configuration has."""
         # As it is read back: lists in place of tuples.
-        model = json.loads(json.dumps(self.eyes.model.config.to_json())) if isinstance(self.eyes, ModelEyes) else None
-        return {"name": self.name, "hash": self.hash, "dimensions": self.eyes.dimensions, "model": model}
+        model = (
+            json.loads(json.dumps(self.backbone.model.config.to_json()))
+            if isinstance(self.backbone, ModelBackbone)
+            else None
+        )
+        return {"name": self.name, "hash": self.hash, "dimensions": self.backbone.dimensions, "model": model}
 
     @torch.inference_mode()
-    def see(self, dataset: Dataset, rows: np.ndarray[Any, Any], device: torch.device, reporter: Reporter) -> Tensor:
+    def extract(self, dataset: Dataset, rows: np.ndarray[Any, Any], device: torch.device, reporter: Reporter) -> Tensor:
         """The vectors (N, D) of some rows of a data set, on the CPU."""
-        vectors = []
-        with reporter.task("looking", len(rows)) as task:
+        vectors, backbone = [], self.backbone.to(device)
+        with reporter.task("extracting features", len(rows)) as task:
             for start in range(0, len(rows), SEEN_AT_ONCE):
                 levels, _ = dataset.batch(rows[start : start + SEEN_AT_ONCE])
                 images = to_float(levels.to(device)).contiguous(memory_format=torch.channels_last)
-                vectors.append(self.eyes.to(device).features(images).vectors.cpu())
+                vectors.append(backbone.features(images).vectors.cpu())
                 task.update(start)
         return torch.cat(vectors)
 
 
 @dataclass(frozen=True)
 class PreparedHead:
-    """Eyes, and what standardizes the vectors that they see: their mean (D,), and one over their deviation (D,)."""
+    """A backbone, and what standardizes its vectors: their mean (D,), and one over their deviation (D,)."""
 
-    eyes: LoadedEyes
+    backbone: LoadedBackbone
     mean: Tensor
     scale: Tensor
 
     def copy_into(self, learner: Learner, reporter: Reporter) -> None:
-        """Give the learner of a new run these eyes."""
+        """Give the learner of a new run this backbone."""
         weights = dict(learner.saved_model.state_dict())
-        weights |= {f"eyes.{name}": value for name, value in self.eyes.eyes.state_dict().items()}
+        weights |= {f"backbone.{name}": value for name, value in self.backbone.backbone.state_dict().items()}
         learner.begin_from({**weights, "head.mean": self.mean, "head.scale": self.scale})
 
 
-def open_eyes(options: TrainOptions) -> LoadedEyes | None:
-    """The eyes that the options name, with the shape of images for them; None if they name none.
+def open_backbone(options: TrainOptions) -> LoadedBackbone | None:
+    """The backbone that the options name, with the shape of images for them; None for its own.
 
     Raises UsageError for a model that cannot see, for another size or other channels than the model's, and for a preset
-    that does not go with them.
+    that does not go with it.
     """
     name, preset = options.overrides.get("features", OWN), options.preset
     if name == OWN:
         if preset in (HEAD, TUNED):
-            raise UsageError(f"--preset {preset} needs the eyes of another model", "--features MODEL, or pretrained")
+            raise UsageError(f"--preset {preset} needs another backbone", "--features MODEL, or pretrained")
         return None
     if options.init_from is not None:
         raise UsageError("--init-from and --features exclude each other", "leave one of them out")
     if preset not in (None, HEAD, TUNED):
-        raise UsageError(f"--preset {preset} has eyes of its own", "leave --preset or --features out")
+        raise UsageError(f"--preset {preset} has a backbone of its own", "leave --preset or --features out")
     if name == PRETRAINED:
         if options.channels not in (None, 3):
             raise UsageError("pretrained features see color images", "leave --channels out")
         network, digest = load_efficientnet()
-        eyes = PretrainedEyes()
-        eyes.network = network
-        return LoadedEyes(name, digest, options.size or PRETRAINED_SIZE, 3, eyes)
+        backbone = PretrainedBackbone()
+        backbone.network = network
+        return LoadedBackbone(name, digest, options.size or PRETRAINED_SIZE, 3, backbone)
     if preset == TUNED:
         raise UsageError("only pretrained features can be trained further", f"--preset {HEAD}")
     loaded = load_backend(name, device="cpu")
@@ -114,32 +119,36 @@ def open_eyes(options: TrainOptions) -> LoadedEyes | None:
         given, own = getattr(options, flag), getattr(model.config, flag)
         if given not in (None, own):
             raise UsageError(f"{name} sees images of --{flag} {own}, not {given}", f"leave --{flag} out")
-    return LoadedEyes(name, loaded.hash, model.config.size, model.config.channels, ModelEyes(model, _dimensions(model)))
+    return LoadedBackbone(
+        name, loaded.hash, model.config.size, model.config.channels, ModelBackbone(model, _dimensions(model))
+    )
 
 
-def with_eyes(
+def with_backbone(
     config: ModelConfig,
-    eyes: LoadedEyes,
+    backbone: LoadedBackbone,
     source: Dataset | ScannedDataset,
     own_preset: str,
     device: torch.device,
     options: TrainOptions,
     reporter: Reporter,
 ) -> tuple[ModelConfig, PreparedHead | None]:
-    """The configuration with these eyes, and what a run with them begins from.
+    """The configuration with this backbone, and what a run with it begins from.
 
     Without `--preset` it may be that of a network of its own, if that is better. Not decoded data decides nothing.
     """
-    seeing = config.with_overrides(eyes=eyes.document)
+    seeing = config.with_overrides(backbone=backbone.document)
     own = config.with_overrides(**_changes(own_preset, config.preset, options.overrides))
     if isinstance(source, ScannedDataset):
         return seeing, None
     assert isinstance(own, ClassifierConfig)
-    prepared, better = prepare_head(eyes, own, source, device, reporter, chosen=options.preset is not None)
+    prepared, better = prepare_head(backbone, own, source, device, reporter, chosen=options.preset is not None)
     if not better:
         return own, None
-    if options.preset is None and eyes.name == PRETRAINED and len(source) >= MIN_IMAGES_TO_TUNE:
-        reporter.info(f"chosen  preset {TUNED}: {len(source):,} images are enough to train pretrained eyes further")
+    if options.preset is None and backbone.name == PRETRAINED and len(source) >= MIN_IMAGES_TO_TUNE:
+        reporter.info(
+            f"chosen  preset {TUNED}: {len(source):,} images are enough to train the pretrained backbone further"
+        )
         return seeing.with_overrides(**_changes(TUNED, HEAD, options.overrides)), prepared
     return seeing, prepared
 
@@ -156,17 +165,23 @@ def _dimensions(model: Model) -> int:
 
 
 def prepare_head(
-    eyes: LoadedEyes, own: ClassifierConfig, dataset: Dataset, device: torch.device, reporter: Reporter, *, chosen: bool
+    backbone: LoadedBackbone,
+    own: ClassifierConfig,
+    dataset: Dataset,
+    device: torch.device,
+    reporter: Reporter,
+    *,
+    chosen: bool,
 ) -> tuple[PreparedHead, bool]:
-    """Standardize what the eyes see; and whether a head on them is better, unless that is already `chosen`.
+    """Standardize the vectors of the backbone; and whether a head on them is better, unless that is already `chosen`.
 
     By cross-validation in five folds of at most MAX_ROWS images: a logistic regression on the vectors, and the network
     `own`, on as many folds as a clear difference takes. Deterministic.
     """
     rows = np.linspace(0, len(dataset) - 1, min(len(dataset), MAX_ROWS)).round().astype(int)
-    vectors = eyes.see(dataset, rows, device, reporter)
+    vectors = backbone.extract(dataset, rows, device, reporter)
     mean, scale = vectors.mean(0), 1 / vectors.std(0).clamp(min=1e-3)
-    prepared = PreparedHead(eyes, mean, scale)
+    prepared = PreparedHead(backbone, mean, scale)
     if chosen:
         return prepared, True
     labels = torch.from_numpy(np.asarray(dataset.labels)[rows].copy())
@@ -185,7 +200,7 @@ def prepare_head(
                 break
     shares = f"{float(head[compared].double().mean()):.1%} of {int(compared.sum()):,} images right"
     shares += f", a network of its own {float(right[compared].double().mean()):.1%}"
-    reporter.info(f"chosen  by cross-validation: a head on {eyes.name} has {shares}")
+    reporter.info(f"chosen  by cross-validation: a head on {backbone.name} has {shares}")
     return prepared, float(difference.mean()) <= 0
 
 

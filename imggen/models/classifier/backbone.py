@@ -1,6 +1,6 @@
-"""The eyes of a classifier (a network of its own, another model, or EfficientNet), and the head on them.
+"""The backbone of a classifier (a network of its own, another model, or EfficientNet), and the head on it.
 
-Eyes map images (B, C, H, W) in [-1, 1] to `Features`, whose vectors have `dimensions` numbers; row i from image i.
+A backbone maps images (B, C, H, W) in [-1, 1] to `Features`, whose vectors have `dimensions` numbers.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Block(nn.Module):
         return ((x if self.shortcut is None else self.shortcut(x)) + y).relu()
 
 
-class ResidualEyes(nn.Module):
+class ResidualBackbone(nn.Module):
     """A residual network; its vectors are the means of its last map over all places."""
 
     def __init__(self, config: ClassifierConfig) -> None:
@@ -63,7 +63,7 @@ class ResidualEyes(nn.Module):
         return Features(features.mean((2, 3)), (features,))
 
 
-class PretrainedEyes(nn.Module):
+class PretrainedBackbone(nn.Module):
     """EfficientNet-Lite0 with ImageNet's weights, its BatchNorms folded."""
 
     dimensions = VECTOR_SIZE
@@ -80,7 +80,7 @@ class PretrainedEyes(nn.Module):
         return Features(self.network.head(maps[-1]).mean((2, 3)).float(), tuple(reversed(maps)))
 
 
-class ModelEyes(nn.Module):
+class ModelBackbone(nn.Module):
     """Another model of imggen, which sees."""
 
     def __init__(self, model: Model, dimensions: int) -> None:
@@ -93,11 +93,13 @@ class ModelEyes(nn.Module):
         return self.model.features(images)
 
 
-def build_eyes(config: ClassifierConfig, parts: Sequence[Model]) -> ResidualEyes | ModelEyes | PretrainedEyes:
-    """The eyes that a configuration describes; `parts` has the model whose eyes they are, if there is one."""
-    if config.eyes is None:
-        return ResidualEyes(config)
-    return ModelEyes(parts[0], config.dimensions) if parts else PretrainedEyes()
+def build_backbone(
+    config: ClassifierConfig, parts: Sequence[Model]
+) -> ResidualBackbone | ModelBackbone | PretrainedBackbone:
+    """The backbone that a configuration describes; `parts` has the model whose backbone it is, if there is one."""
+    if config.backbone is None:
+        return ResidualBackbone(config)
+    return ModelBackbone(parts[0], config.dimensions) if parts else PretrainedBackbone()
 
 
 class Head(nn.Module):
@@ -117,7 +119,7 @@ class Head(nn.Module):
 
 
 class Memory(nn.Module):
-    """The vectors of the last images that were seen, with their labels: seeing takes longer than learning from it."""
+    """The vectors of the last images, with their labels: extracting them takes longer than learning from them."""
 
     def __init__(self, dimensions: int, size: int) -> None:
         super().__init__()
