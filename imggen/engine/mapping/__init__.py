@@ -1,15 +1,18 @@
-"""imggen stylize: images to images.
+"""imggen stylize and imggen segment: images to images, and images to the classes of their pixels.
 
 Each function checks its options and finds the files before torch is imported, so that a refusal comes at once.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from imggen.engine.mapping.inputs import ContentFile, check_output, find_contents, read_colors
-from imggen.engine.options import StylizeOptions
+from imggen.engine.options import SegmentOptions, StylizeOptions
+from imggen.engine.outputs import refuse_file, refuse_folder
 from imggen.errors import UsageError
+from imggen.io.image import format_of
 from imggen.models.pretrained import INSTALL_HINT, PRETRAINED, is_installed
 from imggen.reporting import Reporter
 
@@ -51,3 +54,17 @@ def check_stylize(options: StylizeOptions, reporter: Reporter) -> list[ContentFi
     if uses_pretrained and not is_installed():
         raise UsageError("--features pretrained needs EfficientNet-Lite0", INSTALL_HINT)
     return find_contents(options, reporter)
+
+
+def run_segment(options: SegmentOptions, reporter: Reporter) -> dict[str, Any]:
+    """Write a mask for each image: `images`, with the share and the box of each class in it, `paths` and `seconds`.
+
+    Raises UsageError, DataError, CheckpointError and DeviceError.
+    """
+    refuse_folder(Path(options.output), options.force)
+    if options.sheet is not None:
+        format_of(options.sheet)
+        refuse_file(options.sheet, options.force)
+    from imggen.engine.mapping.segment import segment
+
+    return segment(options, reporter)

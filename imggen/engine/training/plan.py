@@ -21,6 +21,7 @@ from imggen.engine.training.backbone import HEAD, open_backbone, with_backbone
 from imggen.engine.training.budget import Budget
 from imggen.engine.training.initial_weights import StartingPoint
 from imggen.engine.training.saved_state import SavedState
+from imggen.engine.training.targets import target_settings, target_values, targets_of
 from imggen.errors import DataError, UsageError
 from imggen.models import presets
 from imggen.models.config import ModelConfig
@@ -30,7 +31,19 @@ from imggen.reporting import Reporter
 DEFAULT_CROP, DEFAULT_SPLIT = "center", "train"
 MIN_IMAGES_PER_PROCESS = 2  # in a batch
 # Fields of a configuration that are not options of a family.
-CONFIG_FROM_DATA = ("family", "preset", "size", "channels", "classes", "class_counts", "hard_alpha", "backbone", "tune")
+CONFIG_FROM_DATA = (
+    "family",
+    "preset",
+    "size",
+    "channels",
+    "classes",
+    "class_counts",
+    "hard_alpha",
+    "backbone",
+    "tune",
+    "table",
+    "scale",
+)
 
 
 @dataclass(frozen=True)
@@ -141,6 +154,7 @@ class TrainPlan:
             preset = begun.config
         if backbone is not None and options.preset is None:
             preset = presets(options.family)[HEAD]
+        targets = targets_of(options)
         if options.size is not None:
             preset.with_overrides(size=options.size)  # refuse an impossible size before decoding
         data_options = DataOptions(
@@ -148,10 +162,11 @@ class TrainPlan:
             channels=options.channels if backbone is None else backbone.channels,
             crop=options.crop or DEFAULT_CROP,
             split=options.split or DEFAULT_SPLIT,
-            use_classes=options.use_classes,
+            use_classes=options.use_classes and targets is None,
             strict=options.strict,
             keep=options.cache,
             exclude=(options.run,),
+            targets=targets,
         )
         source = _open_data(options.data, data_options, machine, reporter, decode=decode)
         run_data.warn_of_empty_classes(source, reporter)
@@ -161,6 +176,7 @@ class TrainPlan:
             classes=source.classes,
             class_counts=source.class_counts,
             hard_alpha=source.hard_alpha,
+            **target_values(source),
             **options.overrides,
         )
         config.check_classes()
@@ -204,6 +220,7 @@ class TrainPlan:
             strict=options.strict,
             keep=options.cache,
             exclude=(options.run,),
+            targets=targets_of(options, saved.config),
         )
         had_classes = bool(saved.config.classes)
         source = _open_data(options.data, data_options, machine, reporter, decode=decode, had_classes=had_classes)
@@ -252,6 +269,7 @@ class TrainPlan:
             "data": self.data,
             **{name: value for name, value in self.fixed_settings().items() if name != "use_classes"},
             "no_classes": not self.data_options.use_classes,
+            **target_settings(self.data_options.targets),
             "images": self.budget.images,
             "minutes": None if seconds is None else seconds / 60,
             "precision": precision_name(self.precision),
@@ -371,7 +389,7 @@ def resolved_settings(options: TrainOptions, reporter: Reporter) -> dict[str, An
 def describe_plan(plan: TrainPlan, learner: Learner, reporter: Reporter) -> None:
     """Report data, model, device and budget, one line each."""
     config, processes = plan.config, plan.processes.size
-    classes = run_data.describe_classes(config.classes)
+    classes = run_data.describe_classes(config.classes) if plan.dataset.targets is None else "with targets"
     kind = {1: "gray", 3: "color", 4: "color with alpha"}[config.channels]
     size = f"{config.size}x{config.size}"
     reporter.info(f"data    {plan.dataset.name}: {len(plan.dataset):,} images, {size} {kind}, {classes}")
