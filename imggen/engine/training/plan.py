@@ -29,6 +29,7 @@ from imggen.models.learner import Learner
 from imggen.reporting import Reporter
 
 DEFAULT_CROP, DEFAULT_SPLIT = "center", "train"
+KINDS = {1: "gray", 3: "color", 4: "color with alpha"}
 MIN_IMAGES_PER_PROCESS = 2  # in a batch
 # Fields of a configuration that are not options of a family.
 CONFIG_FROM_DATA = (
@@ -190,7 +191,7 @@ class TrainPlan:
             choices.append(f"preset {config.preset}: {default if begun is None else 'that of the model to begin from'}")
         return cls(
             **_run_settings(options),
-            credits={**_given_credits(options), **({} if begun is None else {"init_from": begun.name})},
+            credits={**run_data.given_credits(options), **({} if begun is None else {"init_from": begun.name})},
             machine=machine,
             data_options=data_options,
             source=source,
@@ -227,7 +228,7 @@ class TrainPlan:
         given_budget = any(value is not None for value in (options.images, options.epochs, options.minutes))
         return cls(
             **_run_settings(options),
-            credits={**saved.credits, **_given_credits(options)},
+            credits={**saved.credits, **run_data.given_credits(options)},
             machine=machine,
             data_options=data_options,
             source=source,
@@ -323,12 +324,6 @@ def _run_settings(options: TrainOptions) -> dict[str, Any]:
     }
 
 
-def _given_credits(options: TrainOptions) -> dict[str, str]:
-    """Author and license of the images, as far as they are given."""
-    given = {"author": options.author, "license": options.license}
-    return {name: value for name, value in given.items() if value is not None}
-
-
 def _given_budget(options: TrainOptions, dataset_size: int, machine: Machine) -> Budget:
     return Budget.of(options.images, options.epochs, options.minutes, dataset_size, machine.defaults.minutes)
 
@@ -388,16 +383,15 @@ def resolved_settings(options: TrainOptions, reporter: Reporter) -> dict[str, An
 
 def describe_plan(plan: TrainPlan, learner: Learner, reporter: Reporter) -> None:
     """Report data, model, device and budget, one line each."""
-    config, processes = plan.config, plan.processes.size
+    config = plan.config
     classes = run_data.describe_classes(config.classes) if plan.dataset.targets is None else "with targets"
-    kind = {1: "gray", 3: "color", 4: "color with alpha"}[config.channels]
-    size = f"{config.size}x{config.size}"
-    reporter.info(f"data    {plan.dataset.name}: {len(plan.dataset):,} images, {size} {kind}, {classes}")
+    form = f"{config.size}x{config.size} {KINDS[config.channels]}, {classes}"
+    reporter.info(f"data    {plan.dataset.name}: {len(plan.dataset):,} images, {form}")
     for choice in plan.choices:
         reporter.info(f"chosen  {choice}")
-    parameters = {name: sum(p.numel() for p in network.parameters()) for name, network in learner.networks.items()}
-    counts = ", ".join(f"{name} {count / 1e6:.2f} M" for name, count in parameters.items())
-    reporter.info(f"model   {config.family}/{config.preset}: {counts}")
-    group = f" on {processes} processes" if processes > 1 else ""
+    counts = {name: sum(p.numel() for p in network.parameters()) for name, network in learner.networks.items()}
+    listed = ", ".join(f"{name} {count / 1e6:.2f} M" for name, count in counts.items())
+    reporter.info(f"model   {config.family}/{config.preset}: {listed}")
+    group = f" on {plan.processes.size} processes" if plan.processes.size > 1 else ""
     reporter.info(f"device  {plan.device}, {precision_name(plan.precision)}, batch {plan.batch}{group}")
     reporter.info(f"budget  {plan.budget}, seed {plan.seed}, into {plan.run_dir.path}")
