@@ -68,18 +68,27 @@ def decode_pair(source: Source, index: int, size: int, channels: int, crop: str)
     name, own = source.names[index], channels - reader.channels
     with loaded_image(source, index) as image:
         pixels, whole = fit_image(image, size, own, crop, name), image.size
-    target = reader.target_source()
     if reader.table is None:
-        with loaded_image(target, index) as partner:
+        with loaded_image(reader.target_source(), index) as partner:
             check_ratio(partner.size, whole)
             partner = partner if partner.size == whole else partner.resize(whole, Image.Resampling.LANCZOS)
             fitted = fit_image(simple_mode(partner), size, reader.channels, crop, name)
         return np.concatenate([pixels, fitted], 2)
-    mask, _ = open_mask(target, index, PIXEL_BUDGET)
-    if mask.size != whole:
-        check_size(mask.size, whole, resize=reader.resize_masks)
-        mask = mask.resize(whole, Image.Resampling.NEAREST)
-    return np.concatenate([pixels, fit_classes(classes_of(mask, reader.table), size, crop, name)[..., None]], 2)
+    classes = load_mask(source, index, whole)
+    return np.concatenate([pixels, fit_classes(classes, size, crop, name)[..., None]], 2)
+
+
+def load_mask(source: Source, index: int, size: tuple[int, int]) -> Classes:
+    """The class numbers (H, W) of the mask of image `index`, whose size (width, height) is given.
+
+    `source` is one of images with masks. Raises UnreadableError, also for a mask of another size.
+    """
+    reader: Any = source.reader
+    mask, _ = open_mask(reader.target_source(), index, PIXEL_BUDGET)
+    if mask.size != size:
+        check_size(mask.size, size, resize=reader.resize_masks)
+        mask = mask.resize(size, Image.Resampling.NEAREST)
+    return classes_of(mask, reader.table)
 
 
 def fit_classes(classes: Classes, size: int, crop: str, key: str) -> Classes:

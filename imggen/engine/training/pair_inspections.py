@@ -15,7 +15,7 @@ from imggen.errors import DataError
 from imggen.io.image import ImageArray
 from imggen.io.pixels import to_float
 from imggen.metrics.compare import Estimate, Estimator, evenly_spaced
-from imggen.metrics.segmentation import ious, mean_iou, pixel_counts
+from imggen.metrics.segmentation import confusions, ious, mean_iou, pixel_counts
 from imggen.models.mapper.pairs import classes_in, split_pairs
 from imggen.models.mapper.segment.model import SegmentModel
 
@@ -40,7 +40,7 @@ class SegmentInspection(Inspection):
         colors[VOID] = 255
         cells = []
         for pixels, ours, theirs in zip(pairs[..., :channels], found.numpy(), truth.numpy(), strict=True):
-            one = pixel_counts(torch.from_numpy(ours)[None], torch.from_numpy(theirs)[None], len(colors))
+            one = self._count(torch.from_numpy(ours)[None], torch.from_numpy(theirs)[None])
             cells.append(
                 [
                     Cell(resized(pixels, side), f"IoU {mean_iou(one):.2f}"),
@@ -64,7 +64,7 @@ class SegmentInspection(Inspection):
     def measure(self) -> Estimate:
         """One minus the mean IoU of the held-out images."""
         counts = self._counts(self.held_out_rows)
-        return Estimator(self.yardstick()).bootstrap("error", counts, lambda rows: 1 - ious(rows.sum(0)).nanmean())
+        return Estimator(self.yardstick()).of_sums("error", counts, lambda sums: 1 - ious(sums).nanmean(-1))
 
     def _table(self) -> MaskTable:
         targets = self.plan.dataset.targets
@@ -73,7 +73,10 @@ class SegmentInspection(Inspection):
 
     def _counts(self, rows: Rows) -> Tensor:
         """Pixel counts (N, classes, 3) of some rows of the data set."""
-        return pixel_counts(*self._classes(rows), len(self._table().values))
+        return self._count(*self._classes(rows))
+
+    def _count(self, found: Tensor, truth: Tensor) -> Tensor:
+        return pixel_counts(confusions(found, truth, len(self._table().values)))
 
     @torch.inference_mode()
     def _classes(self, rows: Rows) -> tuple[Tensor, Tensor]:
