@@ -27,7 +27,7 @@ METRICS = {
     ),
     "accuracy": ("Pixel accuracy", "fraction of pixels that got their own class"),
 }
-BASELINES = {"majority": "most frequent class", "position": "most frequent class at each position"}
+BASELINES = {"majority": "most frequent class", "position": "… at each position"}
 CLASS_METRICS = {"iou": "IoU", "dice": "Dice", "boundary_f": "boundary F"}
 STYLE = f"""{CONFUSION_STYLE}
 span.color{{display:inline-block;width:.9em;height:.9em;margin-right:.5em;border:1px solid #999}}
