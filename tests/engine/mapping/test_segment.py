@@ -13,10 +13,10 @@ from imggen.engine.tiling import map_in_tiles, spans
 from imggen.models import build_model, presets
 from tests.helpers import read_pixels, run_cli
 
-SMALL = ["--images", "400", "--batch", "8", "--width", "8", "--halvings", "1", "--learning-rate", "0.02", "--seed", "1"]
+SMALL = ["--images", "240", "--batch", "8", "--width", "8", "--halvings", "1", "--learning-rate", "0.02", "--seed", "1"]
 
 
-def write_data(root: Path, count: int = 12) -> None:
+def write_data(root: Path, count: int = 8) -> None:
     """Bright rectangles on dark ground, with exact masks."""
     random = np.random.default_rng(0)
     for folder in ("photos", "masks"):
@@ -44,19 +44,19 @@ def test_train_then_segment(
     code, out, err = run_cli(capsys, "segment", "--image", "photos", "-o", "found", *extra)
     assert code == 0, err
     result = json.loads(out)
-    assert result["count"] == 12 and len(result["paths"]) == 12 * 4 + 1 and Path("sheet.png").exists()
+    assert result["count"] == 8 and len(result["paths"]) == 8 * 4 + 1 and Path("sheet.png").exists()
     hits = 0.0
-    for number in range(12):
+    for number in range(8):
         with Image.open(f"found/a/{number}.png") as image:
             assert image.mode == "P" and image.getpalette()[3:6] == voc_palette()[1].tolist()  # type: ignore[index]
             found = np.asarray(image)
-        hits += float((found == read_pixels(f"masks/a/{number}.png") // 255).mean()) / 12
+        hits += float((found == read_pixels(f"masks/a/{number}.png") // 255).mean()) / 8
         region = result["images"][0]["classes"][-1]
     assert hits > 0.95
     assert region["name"] == "object" and 0 < region["share"] < 1 and len(region["box"]) == 4
     code, _, err = run_cli(capsys, "segment", "--image", "photos", "-o", "found")
     assert code == 2 and "--force" in err
-    code, _, err = run_cli(capsys, "train", "segment", *data, "--resume", "--images", "408")
+    code, _, err = run_cli(capsys, "train", "segment", *data, "--resume", "--images", "248")
     assert code == 0, err
     for words in (["sample", "segment"], ["classify", "segment", "--image", "photos"]):
         code, _, err = run_cli(capsys, *words)
