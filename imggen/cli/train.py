@@ -14,7 +14,8 @@ from imggen.models import TRAINED, describe, describe_family, family_config, pre
 from imggen.option import options_of
 
 LONGEST_DEFAULT = 24  # characters in the help
-TARGETS = {"segment": " --masks ./masks"}  # what examples name beside the data
+# How examples name the data: a folder, and what is the same of every example.
+SOURCES = {"segment": ("--data ./imgs", " --masks ./masks"), "translate": ("--from ./a", " --to ./b")}
 
 
 def run(family: str, console: Console, *, dry_run: bool, **given: Any) -> None:
@@ -36,11 +37,12 @@ def _command(family: str) -> Callable[..., None]:
     def train(console: Console, *, dry_run: bool, **given: Any) -> None:
         run(family, console, dry_run=dry_run, **given)
 
-    more = TARGETS.get(family, "")
+    data, more = SOURCES.get(family, ("--data ./imgs", ""))
+    archive = f"{data.split()[0]} images.zip"
     examples = [
-        f"Example: imggen train {family} --data ./imgs{more}",
-        f"Example: imggen train {family} --data images.zip{more} --minutes 30 --size 64 -o runs/cats",
-        f"Example: imggen train {family} --data ./imgs{more} --resume",
+        f"Example: imggen train {family} {data}{more}",
+        f"Example: imggen train {family} {archive}{more} --minutes 30 --size 64 -o runs/cats",
+        f"Example: imggen train {family} {data}{more} --resume",
     ]
     lines = [f"Preset {name}: {describe(family, name)}" for name in presets(family)]
     train.__doc__ = "\n\n".join([describe_family(family), "\n".join(examples), "\n".join(lines)])

@@ -97,6 +97,13 @@ def read_image_file(path: Path) -> ImageFile:
         return decode_or_explain(_decode_file, _regular_file(path))
 
 
+def decode_with_metadata(data: bytes | Image.Image) -> ImageFile:
+    """An image in its own mode, with its metadata; see `read_image_file`. Raises UnreadableError."""
+    if isinstance(data, Image.Image):
+        return ImageFile(data, "", 1, has_deep_color=False, metadata=Metadata())
+    return decode_or_explain(_decode_file, data)
+
+
 def _regular_file(path: Path) -> Path:
     """The path of a regular file that is not too large. Raises OSError, UnreadableError and UsageError."""
     refuse_pipe(path)

@@ -39,8 +39,9 @@ T = TypeVar("T")
 class TargetOptions:
     """Where the targets of images are, a source as in `open_source`, and how they are read.
 
-    With `masks` they are masks, else images of `channels` (None: chosen to suit them). `table` is that of a model,
-    None to make one of the masks by `void`, `lossy` and `names` (names of classes, or a file of them).
+    With `masks` they are masks, else images of `channels` (None: chosen to suit them), which without `matched` belong
+    to no image. `table` is that of a model, None to make one of the masks by `void`, `lossy` and `names` (names of
+    classes, or a file of them).
     """
 
     spec: str
@@ -51,6 +52,7 @@ class TargetOptions:
     lossy: bool = False
     resize: bool = False
     names: str | None = None
+    matched: bool = True
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,13 @@ def pair_sources(
     spec = options.spec
     if expand_user(spec).resolve() == Path(source.origin.path) and source.origin.path:
         raise UsageError(f"the images in {spec} would be their own targets", "give another folder")
-    targets = open_source(spec, split="all", use_classes=False, cache_dir=cache_dir, exclude=exclude)
+    split = "all" if options.matched else source.origin.split
+    targets = open_source(spec, split=split, use_classes=False, cache_dir=cache_dir, exclude=exclude)
+    if not options.matched:
+        targets.report(reporter)
+        count = max(len(source), len(targets))
+        rows, partners = ([row % len(each) for row in range(count)] for each in (source, targets))
+        return _joined(source, targets, rows, partners, _survey_images(targets, options), options)
     rows, partners = match_names(source.names, targets.names)
     noun = "mask" if options.masks else "partner"
     if not rows:
@@ -82,15 +90,24 @@ def pair_sources(
         )
     _report_unmatched(source, targets, rows, partners, noun, reporter)
     images, chosen = _subset(source, rows), _subset(targets, partners)
-    if options.masks:
-        found = _survey_masks(images, chosen, options, spec, reporter)
-    else:
-        survey = survey_source(chosen)
-        found = Targets(options.channels or survey.channels)
-    reader = PairReader(images.reader, chosen.reader, chosen.names, found.channels, found.table, options.resize)
+    survey = _survey_masks(images, chosen, options, spec, reporter) if options.masks else None
+    return _joined(source, targets, rows, partners, survey or _survey_images(chosen, options), options)
+
+
+def _survey_images(targets: Source, options: TargetOptions) -> Targets:
+    return Targets(options.channels or survey_source(targets).channels)
+
+
+def _joined(
+    source: Source, targets: Source, rows: list[int], partners: list[int], found: Targets, options: TargetOptions
+) -> tuple[Source, Targets]:
+    """The pairs of some rows of two sources as one source."""
+    images, chosen = _subset(source, rows), _subset(targets, partners)
+    table, resize, matched = found.table, options.resize, options.matched
+    reader = PairReader(images.reader, chosen.reader, chosen.names, found.channels, table, resize, matched)
     has_marks = images.fingerprints and chosen.fingerprints
     pairs = zip(images.fingerprints, chosen.fingerprints, strict=True) if has_marks else ()
-    salt = digest([found.channels, found.table, options.resize])
+    salt = digest([found.channels, table, resize, *(() if matched else ("unmatched",))])
     return replace(
         images,
         key=digest([source.key, targets.key, salt]),

@@ -33,7 +33,8 @@ MAX_RATIO = 1.02  # of the ratios of the sides of two images of a pair
 class PairReader:
     """The images of a source, with a target for each: a mask by `table`, or an image of `channels`.
 
-    `resize_masks` takes masks of another size than their image's.
+    `resize_masks` takes masks of another size than their image's. Images that are not `matched` have nothing to do with
+    each other, so their shapes may differ.
     """
 
     inputs: ImageReader
@@ -42,6 +43,7 @@ class PairReader:
     channels: int
     table: MaskTable | None = None
     resize_masks: bool = False
+    matched: bool = True
 
     def __post_init__(self) -> None:
         """Make objects of lists and dictionaries, as which JSON brings them back."""
@@ -70,8 +72,9 @@ def decode_pair(source: Source, index: int, size: int, channels: int, crop: str)
         pixels, whole = fit_image(image, size, own, crop, name), image.size
     if reader.table is None:
         with loaded_image(reader.target_source(), index) as partner:
-            check_ratio(partner.size, whole)
-            partner = partner if partner.size == whole else partner.resize(whole, Image.Resampling.LANCZOS)
+            if reader.matched:
+                check_ratio(partner.size, whole)
+                partner = partner if partner.size == whole else partner.resize(whole, Image.Resampling.LANCZOS)
             fitted = fit_image(simple_mode(partner), size, reader.channels, crop, name)
         return np.concatenate([pixels, fitted], 2)
     classes = load_mask(source, index, whole)

@@ -32,6 +32,7 @@ class Kind(NamedTuple):
 GENERATOR = Kind("generator", "Backend", "imggen sample MODEL makes images")
 CLASSIFIER = Kind("classifier", "Model", "imggen classify MODEL --image SOURCE labels images")
 SEGMENTER = Kind("segmentation model", "Model", "imggen segment MODEL --image SOURCE labels pixels")
+TRANSLATOR = Kind("translator", "Model", "imggen translate MODEL --image SOURCE translates images")
 
 
 class Family(NamedTuple):
@@ -67,6 +68,12 @@ REGISTRY = {
         "Segment",
         "Labels every pixel of an image, learned from images with masks",
         SEGMENTER,
+    ),
+    "translate": Family(
+        "imggen.models.mapper.translate",
+        "Translate",
+        "Turns images of one kind into another, learned from two sets of images",
+        TRANSLATOR,
     ),
 }
 TRAINED = tuple(REGISTRY)

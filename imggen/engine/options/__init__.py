@@ -13,6 +13,7 @@ from imggen.engine.options.sampling import InterpolateOptions, SampleOptions
 from imggen.engine.options.segmentation import SegmentOptions, TrainSegmentOptions
 from imggen.engine.options.shared import GENERAL, MAX_SEED, MachineOptions, ModelOptions, VerbOptions
 from imggen.engine.options.training import TrainOptions
+from imggen.engine.options.translation import TrainTranslateOptions, TranslateOptions
 
 __all__ = [
     "GENERAL",
@@ -33,11 +34,13 @@ __all__ = [
     "StylizeOptions",
     "TrainOptions",
     "TrainSegmentOptions",
+    "TrainTranslateOptions",
+    "TranslateOptions",
     "VerbOptions",
     "train_options",
 ]
 
-_TRAIN_OPTIONS = {"segment": TrainSegmentOptions}
+_TRAIN_OPTIONS = {"segment": TrainSegmentOptions, "translate": TrainTranslateOptions}
 
 
 def train_options(family: str) -> type[TrainOptions]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from imggen.engine.training.inspections import ClassifierInspection, GeneratorInspection, Inspection, Rows
 from imggen.engine.training.pair_inspections import SegmentInspection
 from imggen.engine.training.plan import TrainPlan
-from imggen.models import CLASSIFIER, GENERATOR, SEGMENTER, Kind, kind_of
+from imggen.engine.training.translation_inspection import TranslateInspection
+from imggen.models import CLASSIFIER, GENERATOR, SEGMENTER, TRANSLATOR, Kind, kind_of
 from imggen.models.learner import Learner
 from imggen.reporting import Reporter
 
@@ -13,6 +14,7 @@ INSPECTIONS: dict[Kind, type[Inspection]] = {
     GENERATOR: GeneratorInspection,
     CLASSIFIER: ClassifierInspection,
     SEGMENTER: SegmentInspection,
+    TRANSLATOR: TranslateInspection,
 }
 
 

@@ -33,7 +33,7 @@ class CollapseMonitor:
     def __init__(self, dataset: Dataset, features: Features) -> None:
         self.features = features
         rows, self.labels = _pair_rows(dataset)
-        self.pair_distance = _mean_pair_distance(features.extract(np.asarray(dataset.images[rows])))
+        self.pair_distance = mean_pair_distance(features.extract(np.asarray(dataset.images[rows])))
         # A good model of a small data set generates some images twice: measure fewer than there are.
         self.num_nearest = max(2, min(MAX_NEAREST_SAMPLES, len(dataset) // 3))
         distinct_rows = sorted(list(dict.fromkeys(rows))[: self.num_nearest])
@@ -45,7 +45,7 @@ class CollapseMonitor:
         specs = [SampleSpec(seed, self.labels[seed // 2] if backend.classes else None) for seed in range(2 * NUM_PAIRS)]
         samples = np.concatenate(list(sample_batches(backend, specs)))
         features = self.features.extract(samples)
-        pair_ratio = _mean_pair_distance(features) / max(self.pair_distance, 1e-6)
+        pair_ratio = mean_pair_distance(features) / max(self.pair_distance, 1e-6)
         nearest = _median_nearest_distance(features[: self.num_nearest])
         return min(pair_ratio, nearest / max(self.nearest_distance, 1e-6))
 
@@ -62,7 +62,7 @@ class CollapseMonitor:
         return {"diversity": round(diversity, 4)}
 
 
-def _mean_pair_distance(features: Tensor) -> float:
+def mean_pair_distance(features: Tensor) -> float:
     """The mean distance between rows 0 and 1, 2 and 3, and so on."""
     return float(torch.linalg.vector_norm(features[0::2] - features[1::2], dim=1).mean())
 

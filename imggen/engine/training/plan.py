@@ -44,6 +44,7 @@ CONFIG_FROM_DATA = (
     "tune",
     "table",
     "scale",
+    "target_channels",
 )
 
 

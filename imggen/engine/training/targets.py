@@ -8,11 +8,12 @@ from imggen.data.dataset import Dataset, ScannedDataset
 from imggen.data.masks import MaskTable
 from imggen.data.pair_scan import TargetOptions, Targets
 from imggen.documents import DocumentError
-from imggen.engine.options import TrainOptions, TrainSegmentOptions
+from imggen.engine.options import TrainOptions, TrainSegmentOptions, TrainTranslateOptions
 from imggen.engine.training.run_data import describe_classes
 from imggen.errors import CheckpointError, UsageError
 from imggen.models.config import ModelConfig
 from imggen.models.mapper.segment.config import SegmentConfig
+from imggen.models.mapper.translate.config import TranslateConfig
 
 
 def targets_of(options: TrainOptions, config: ModelConfig | None = None) -> TargetOptions | None:
@@ -30,6 +31,13 @@ def targets_of(options: TrainOptions, config: ModelConfig | None = None) -> Targ
             resize=options.resize_masks,
             names=options.mask_classes,
         )
+    if isinstance(options, TrainTranslateOptions):
+        saved = config if isinstance(config, TranslateConfig) else None
+        channels = options.to_channels if saved is None else saved.target_channels
+        matched = options.overrides.get("paired", False) if saved is None else saved.paired
+        return TargetOptions(options.to, masks=False, channels=channels, matched=matched)
+    if options.family == TranslateConfig.family:
+        raise UsageError("translation is learned from two sets of images", "--from A --to B names them")
     if options.family == SegmentConfig.family:
         raise UsageError("segmentation is learned from masks", "--masks names their folder")
     return None
@@ -48,20 +56,25 @@ def target_values(source: Dataset | ScannedDataset) -> dict[str, Any]:
     """The fields of the model's configuration that the targets of its data decide."""
     if source.targets is None:
         return {}
-    table = source.targets.table
-    return {"scale": source.scale, **({} if table is None else {"table": table.to_json()})}
+    if source.targets.table is None:
+        return {"scale": source.scale, "target_channels": source.targets.channels}
+    return {"scale": source.scale, "table": source.targets.table.to_json()}
 
 
 def describe_targets(targets: Targets | None) -> str:
     """What the targets are, in words; empty for a data set without."""
     if targets is None:
         return ""
-    return "with partners" if targets.table is None else f"masks of {describe_classes(targets.table.names)}"
+    if targets.table is None:
+        return f"into images of {targets.channels} {'channel' if targets.channels == 1 else 'channels'}"
+    return f"masks of {describe_classes(targets.table.names)}"
 
 
 def target_settings(targets: TargetOptions | None) -> dict[str, Any]:
     """The options of the targets, under the names that --config reads."""
     if targets is None:
         return {}
+    if not targets.masks:
+        return {"to": targets.spec, "to_channels": targets.channels}
     given = {"masks": targets.spec, "void": targets.void, "classes": targets.names}
     return {**given, "lossy_masks": targets.lossy, "resize_masks": targets.resize}

@@ -1,0 +1,30 @@
+"""The translator: a U-Net whose maps are added to the image."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from imggen.models.base import Features, Model
+from imggen.models.mapper.translate.channels import to_channels
+from imggen.models.mapper.translate.config import TranslateConfig
+from imggen.models.mapper.unet import UNet
+
+
+class TranslateModel(Model):
+    """Images to images. Row i of every result depends on image i alone."""
+
+    config: TranslateConfig
+
+    def __init__(self, config: TranslateConfig) -> None:
+        super().__init__(config)
+        self.network = UNet(config.channels, config.target_channels, config.widths, config.blocks)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images (B, C, H, W) in [-1, 1], of any size → images (B, target_channels, H, W), not clipped to [-1, 1]."""
+        changes: Tensor = self.network(images)
+        return to_channels(images, self.config.target_channels) + changes
+
+    def features(self, images: Tensor) -> Features:
+        """The encoder's maps; the vectors are the means of the coarsest one."""
+        maps = [features.float() for features in reversed(self.network.maps(images))]
+        return Features(maps[0].mean((2, 3)), tuple(maps))

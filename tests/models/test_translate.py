@@ -1,0 +1,160 @@
+"""What a translator must do: rows, any size and channels, exact resume, learning with and without pairs."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from imggen.errors import UsageError
+from imggen.metrics.images import psnrs, ssims
+from imggen.models import build_learner, build_model, presets
+from imggen.models.learner import Learner, NonFiniteError
+from imggen.models.mapper.translate.channels import to_channels
+from imggen.models.mapper.translate.config import TranslateConfig
+from imggen.models.mapper.translate.contrast import PatchContrast
+from imggen.models.mapper.translate.model import TranslateModel
+from tests.test_contract import copied
+
+
+def config(**more: object) -> TranslateConfig:
+    given = {"size": 16, "width": 8, "halvings": 1, "critic_width": 8, "ema_images": 0, "target_channels": 3, **more}
+    found = presets("translate")["tiny"].with_overrides(**given)
+    assert isinstance(found, TranslateConfig)
+    return found
+
+
+def pairs_of(count: int, channels: int = 1) -> Tensor:
+    """Gray squares, and the same in two colors, of which none is the input's."""
+    generator = torch.Generator().manual_seed(count)
+    gray = torch.rand(count, 1, 4, 4, generator=generator).repeat_interleave(4, 2).repeat_interleave(4, 3) * 2 - 1
+    colors = torch.cat([-gray, gray / 2, torch.full_like(gray, 0.5)], 1)
+    return torch.cat([gray.expand(-1, channels, -1, -1), colors], 1).contiguous(memory_format=torch.channels_last)
+
+
+def run_steps(learner: Learner, first: int, last: int, pairs: Tensor) -> dict[str, Tensor]:
+    metrics: dict[str, Tensor] = {}
+    for index in range(first, last):
+        torch.manual_seed(index)
+        metrics = learner.step(pairs[(index * 8 + torch.arange(8)) % len(pairs)], None, index / 60, index * 8)
+    return metrics
+
+
+@pytest.mark.parametrize(("channels", "target", "height", "width"), [(1, 3, 16, 16), (3, 1, 13, 22), (4, 4, 5, 40)])
+def test_any_size_and_channels_and_rows(channels: int, target: int, height: int, width: int) -> None:
+    model = build_model(config(channels=channels, target_channels=target)).eval()
+    images = torch.rand(3, channels, height, width) * 2 - 1
+    with torch.no_grad():
+        made, alone = model(images), model(images[1:2])
+        features = model.features(images)
+    assert made.shape == (3, target, height, width)
+    assert torch.allclose(made[1:2], alone, atol=1e-5)
+    assert features.vectors.shape == (3, 16) and features.maps[-1].shape[1] == 8
+
+
+@pytest.mark.parametrize(
+    "more",
+    [{"paired": True}, {"paired": True, "l1_only": True}, {}],
+    ids=["paired", "l1 only", "unpaired"],
+)
+def test_it_resumes_exactly(more: dict[str, object]) -> None:
+    pairs = pairs_of(24)
+    torch.manual_seed(3)
+    learner = build_learner(config(channels=1, **more))
+    run_steps(learner, 0, 3, pairs)
+    tensors, document = copied(learner.state()[0]), copy.deepcopy(learner.state()[1])
+    metrics = run_steps(learner, 3, 6, pairs)
+    assert all(value.isfinite() for value in metrics.values())
+    torch.manual_seed(99)
+    resumed = build_learner(learner.config)
+    resumed.load_state(tensors, document)
+    run_steps(resumed, 3, 6, pairs)
+    for name, value in learner.state()[0].items():
+        assert torch.equal(value, resumed.state()[0][name]), name
+    with pytest.raises(ValueError, match="missing"):
+        resumed.load_state({}, document)
+
+
+def test_micro_batches_give_the_same_step() -> None:
+    pairs = pairs_of(8)
+    weights = []
+    for micro_batch in (None, 4):
+        torch.manual_seed(0)
+        learner = build_learner(config(channels=1, paired=True, l1_only=True))
+        learner.micro_batch = micro_batch
+        run_steps(learner, 0, 2, pairs)
+        weights.append(copied(dict(learner.networks["model"].named_parameters())))
+    for name, value in weights[0].items():
+        assert torch.allclose(value, weights[1][name], atol=1e-5), name
+
+
+def test_it_learns_pairs() -> None:
+    torch.manual_seed(0)
+    learner = build_learner(config(channels=1, paired=True, learning_rate=1e-2))
+    pairs, new = pairs_of(48), pairs_of(16)
+    before = torch.nn.functional.l1_loss(learner.saved_model(new[:, :1]), new[:, 1:])
+    run_steps(learner, 0, 60, pairs)
+    with torch.no_grad():
+        after = torch.nn.functional.l1_loss(learner.saved_model(new[:, :1]), new[:, 1:])
+    assert after < 0.2 and after < before / 4
+
+
+def test_it_learns_the_colors_of_the_other_images_without_pairs() -> None:
+    torch.manual_seed(0)
+    learner = build_learner(config(channels=1, learning_rate=4e-3))
+    pairs = pairs_of(64)
+    pairs[:, 1:] = pairs[:, 1:].flip(0)
+    run_steps(learner, 0, 60, pairs)
+    new = pairs_of(16)
+    with torch.no_grad():
+        made = learner.saved_model(new[:, :1])
+    means = (made.mean((0, 2, 3)) - new[:, 1:].mean((0, 2, 3))).abs()
+    assert means.max() < 0.25
+    assert (made[:, 2] - 0.5).abs().mean() < 0.6 * (new[:, 0] - 0.5).abs().mean()
+
+
+def test_non_finite_images_never_reach_a_weight() -> None:
+    learner = build_learner(config(channels=1))
+    pairs = pairs_of(8)
+    pairs[0, 0] = torch.nan
+    before = copied(dict(learner.networks["model"].named_parameters()))
+    with pytest.raises(NonFiniteError):
+        learner.step(pairs, None, 0.5, 0)
+    for name, value in learner.networks["model"].named_parameters():
+        assert torch.equal(value, before[name]), name
+
+
+def test_contrast_is_lowest_where_places_agree() -> None:
+    torch.manual_seed(0)
+    contrast = PatchContrast([8])
+    maps = torch.randn(2, 8, 8, 8)
+    same = contrast([maps], [maps])
+    other = contrast([maps], [maps.flip(3)])
+    assert same < other / 2
+
+
+def test_channels_are_those_of_pillow() -> None:
+    color = torch.tensor([1.0, -1.0, -1.0])[None, :, None, None]
+    assert to_channels(color, 1).item() == pytest.approx(0.299 * 2 - 1, abs=1e-6)
+    assert to_channels(color, 4).flatten().tolist() == [1, -1, -1, 1]
+    transparent = torch.cat([color, -torch.ones(1, 1, 1, 1)], 1)
+    assert to_channels(transparent, 3).flatten().tolist() == [1, 1, 1]
+    assert to_channels(transparent, 1).item() == pytest.approx(1)
+
+
+def test_l1_alone_needs_pairs() -> None:
+    with pytest.raises(UsageError, match="--paired"):
+        config(l1_only=True)
+
+
+def test_similarity_of_images() -> None:
+    random = np.random.default_rng(0)
+    truth = random.integers(0, 256, (3, 16, 12, 3)).astype(np.uint8)
+    noisy = np.clip(truth + random.normal(0, 20, truth.shape), 0, 255).astype(np.uint8)
+    assert ssims(truth, truth).tolist() == pytest.approx([1, 1, 1])
+    assert psnrs(truth, truth).tolist() == [99, 99, 99]
+    shifted = psnrs(np.full((1, 4, 4, 1), 100, np.uint8), np.full((1, 4, 4, 1), 110, np.uint8))
+    assert shifted.item() == pytest.approx(20 * np.log10(25.5))
+    assert (ssims(noisy, truth) < 0.99).all() and (ssims(noisy, truth) > 0.5).all()
+    assert isinstance(build_model(config()), TranslateModel)
