@@ -29,6 +29,7 @@ from imggen.cli.sample import sample
 from imggen.cli.search import search
 from imggen.cli.segment import segment
 from imggen.cli.stylize import stylize
+from imggen.cli.translate import translate
 from imggen.errors import DataError, DeviceError, ImggenError, InterruptedRun, UsageError, first_line
 from imggen.models import TRAINED
 
@@ -44,6 +45,7 @@ class Verbs(Group):
         "interpolate",
         "inpaint",
         "stylize",
+        "translate",
         "embed",
         "search",
         "classify",
@@ -65,7 +67,8 @@ app = typer.Typer(
     epilog="Example: imggen train gan --data ./imgs\nExample: imggen sample gan -n 64 -o grid.png",
 )
 app.add_typer(train.app, name="train")
-for _verb in (sample, interpolate, inpaint, stylize, embed, search, classify, segment, evaluate, info, models, cache):
+_VERBS = (sample, interpolate, inpaint, stylize, translate, embed, search, classify, segment, evaluate, info, models)
+for _verb in (*_VERBS, cache):
     app.command(cls=Command)(_verb)
 
 

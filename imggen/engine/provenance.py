@@ -48,8 +48,7 @@ def settings(verb: str, options: VerbOptions, loaded: LoadedModel | None, **reso
         document |= {"model": _model_of(options), "hash": loaded.hash}
     for item, option, value in _recorded(options, {**resolved, "output": None, "model": None}):
         document[flag_of(item)[2:].replace("-", "_")] = _json_value(item, option, value)
-    if loaded is not None:
-        assert isinstance(options, ModelOptions)
+    if loaded is not None and isinstance(options, ModelOptions):
         document |= {"temperature": options.temperature, "precision": precision_name(loaded.dtype)}
     return {**document, "command": command(verb, options, **resolved)}
 

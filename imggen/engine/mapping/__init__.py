@@ -1,4 +1,4 @@
-"""imggen stylize and imggen segment: images to images, and images to the classes of their pixels.
+"""imggen stylize and imggen translate: images to images; imggen segment: images to the classes of their pixels.
 
 Each function checks its options and finds the files before torch is imported, so that a refusal comes at once.
 """
@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from imggen.engine.mapping.inputs import ContentFile, check_output, find_contents, read_colors
-from imggen.engine.options import SegmentOptions, StylizeOptions
-from imggen.engine.outputs import refuse_file, refuse_folder
+from imggen.engine.options import SegmentOptions, StylizeOptions, TranslateOptions
+from imggen.engine.outputs import output_kind, refuse_file, refuse_folder
 from imggen.errors import UsageError
 from imggen.io.image import format_of
 from imggen.models.pretrained import INSTALL_HINT, PRETRAINED, is_installed
@@ -68,3 +68,30 @@ def run_segment(options: SegmentOptions, reporter: Reporter) -> dict[str, Any]:
     from imggen.engine.mapping.segment import segment
 
     return segment(options, reporter)
+
+
+def run_translate(options: TranslateOptions, reporter: Reporter) -> dict[str, Any]:
+    """Write a translation of each image: `images`, for each its path and that of the result, `paths` and `seconds`.
+
+    Raises UsageError, DataError, CheckpointError and DeviceError.
+    """
+    check_translate(options)
+    from imggen.engine.mapping.translate import translate
+
+    return translate(options, reporter)
+
+
+def check_translate(options: TranslateOptions) -> None:
+    """Raise UsageError or DataError for an output that cannot be written or would overwrite a file."""
+    kind, path = output_kind(options.output), Path(options.output)
+    if kind in ("stdout", "pattern"):
+        raise UsageError("translations are written to files", "-o translated.png, or -o translated/")
+    if kind == "folder":
+        refuse_folder(path, options.force)
+        return
+    if options.takes_several:
+        raise UsageError("several images go into a folder", "-o translated/")
+    format_of(path)
+    if options.format != "png":
+        raise UsageError("the name's ending is the format", "--format is for folders")
+    refuse_file(path, options.force)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from imggen.data.deep_gray import strips
-from imggen.engine.mapping.color import ColorMap, luminance, to_colors, to_pixels
+from imggen.engine.color import ColorMap, luminance, to_colors, to_pixels
 from imggen.engine.mapping.inputs import ColorImage
 from imggen.io.image import ImageArray
 

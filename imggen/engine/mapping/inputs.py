@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 from PIL import Image
 
-from imggen.data.decode import read_image_file, refuse_pipe, simple_mode
+from imggen.data.decode import ImageFile, read_image_file, refuse_pipe, simple_mode
 from imggen.data.files import images_below
 from imggen.engine.options import StylizeOptions
 from imggen.engine.outputs import output_kind, refuse_file, refuse_folder
@@ -78,6 +79,17 @@ def find_contents(options: StylizeOptions, reporter: Reporter) -> list[ContentFi
     return contents
 
 
+def result_names(names: Sequence[str], ending: str) -> list[str]:
+    """Relative paths of the results of images: theirs, with another ending; behind their own, where stems collide."""
+    stems = Counter(str(PurePosixPath(name).with_suffix("")) for name in names)
+    results = []
+    for name in names:
+        stem = str(PurePosixPath(name).with_suffix(""))
+        parts = [part for part in PurePosixPath(stem if stems[stem] == 1 else name).parts if part not in ("..", "/")]
+        results.append(f"{PurePosixPath(*parts)}{ending}")
+    return results
+
+
 def check_output(options: StylizeOptions) -> None:
     """Raise UsageError or DataError for an output that cannot be written or would overwrite a file."""
     kind, path = output_kind(options.output), Path(options.output)
@@ -99,16 +111,21 @@ def read_colors(path: Path) -> ColorImage:
     file = read_image_file(path)
     if file.has_deep_color:
         raise DataError(f"{path} has 16 bits per color channel, which is not supported", "convert it to 8 bits first")
-    metadata = file.metadata
-    if file.image.mode not in COLOR_MODES and metadata.profile:
-        lost = (*metadata.lost, f"a color profile for mode {file.image.mode}")
-        metadata = replace(metadata, profile=None, lost=lost)
+    metadata = metadata_of_color(file)
     with SilencedPillow():
         plain = simple_mode(file.image)
         alpha = np.array(plain.getchannel("A")) if plain.mode in ("LA", "RGBA") else None
         colors = plain.convert("RGBA").convert("RGB") if plain.mode == "LA" else plain.convert("RGB")
     flat = colors if alpha is None or alpha.min() == 255 else _flatten(colors, Image.fromarray(alpha))
     return ColorImage(path, colors, flat, alpha, metadata, file.frames)
+
+
+def metadata_of_color(file: ImageFile) -> Metadata:
+    """The metadata of an image whose result is RGB or RGBA: without a color profile of gray, or of inks."""
+    metadata, mode = file.metadata, file.image.mode
+    if mode in COLOR_MODES or not metadata.profile:
+        return metadata
+    return replace(metadata, profile=None, lost=(*metadata.lost, f"a color profile for mode {mode}"))
 
 
 def _flatten(colors: Image.Image, alpha: Image.Image) -> Image.Image:

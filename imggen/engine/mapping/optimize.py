@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, interpolate
 
-from imggen.engine.mapping.color import LUMINANCE, ColorMap, Moments, color_axes, luminance, to_colors, to_pixels
+from imggen.engine.color import LUMINANCE, ColorMap, Moments, color_axes, luminance, to_colors, to_pixels
 from imggen.engine.mapping.losses import StyleLoss
 from imggen.io.image import ImageArray
 

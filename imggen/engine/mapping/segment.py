@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import io
 import time
-from collections import Counter
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from imggen.data.decode import UnreadableError, load_image
 from imggen.data.masks import MaskTable
 from imggen.data.scan import open_images
 from imggen.engine.checkpoints import load_model, prepare
+from imggen.engine.mapping.inputs import result_names
 from imggen.engine.options import SegmentOptions
 from imggen.engine.segmenter import Found, Plane, colors_of, find_classes, in_square, open_segmenter, overlay
 from imggen.engine.sheet import Cell, draw_sheet, in_rows
@@ -36,7 +36,7 @@ def segment(options: SegmentOptions, reporter: Reporter) -> dict[str, Any]:
     scale = options.scale or model.config.scale
     images, paths, cells, skipped = [], list[str](), list[list[Cell]](), list[tuple[str, str]]()
     with reporter.task("segmenting", len(source)) as task:
-        for index, name in enumerate(_result_names(source.names)):
+        for index, name in enumerate(result_names(source.names, ".png")):
 
             def advance(fraction: float, index: int = index) -> None:
                 task.update(index + fraction)
@@ -60,17 +60,6 @@ def segment(options: SegmentOptions, reporter: Reporter) -> dict[str, Any]:
         paths.append(_write_sheet(options.sheet, cells))
     seconds = round(time.monotonic() - began, 3)
     return {"images": images, "count": len(images), "hash": loaded.hash, "paths": paths, "seconds": seconds}
-
-
-def _result_names(names: list[str]) -> list[str]:
-    """Relative paths of the masks: those of the images, with the ending .png; after theirs, where stems collide."""
-    stems = Counter(str(PurePosixPath(name).with_suffix("")) for name in names)
-    results = []
-    for name in names:
-        stem = str(PurePosixPath(name).with_suffix(""))
-        parts = [part for part in PurePosixPath(stem if stems[stem] == 1 else name).parts if part not in ("..", "/")]
-        results.append(f"{PurePosixPath(*parts)}.png")
-    return results
 
 
 def _write(path: Path, found: Found, table: MaskTable, options: SegmentOptions) -> list[str]:

@@ -12,8 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from imggen.engine.device import configure_device, find_device
-from imggen.engine.mapping.color import (
+from imggen.engine.color import (
     ColorMap,
     Moments,
     blend_moments,
@@ -21,6 +20,7 @@ from imggen.engine.mapping.color import (
     luminance_moments,
     transport,
 )
+from imggen.engine.device import configure_device, find_device
 from imggen.engine.mapping.full_size import compose, enlarged, recolored
 from imggen.engine.mapping.inputs import ColorImage, ContentFile, check_sizes, read_colors
 from imggen.engine.mapping.losses import (

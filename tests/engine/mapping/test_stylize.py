@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from imggen.engine import mapping
-from imggen.engine.mapping.color import luminance, to_colors
+from imggen.engine.color import luminance, to_colors
 from imggen.engine.mapping.losses import PatchLoss
 from imggen.engine.mapping.optimize import plan_scales
 from imggen.engine.options import StylizeOptions

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from imggen.engine.mapping.color import Moments, blend_moments, color_axes, color_moments, to_colors, transport
+from imggen.engine.color import Moments, blend_moments, color_axes, color_moments, to_colors, transport
 
 
 def random_moments(seed: int) -> Moments:

@@ -67,6 +67,13 @@ def color_moments(image: Image.Image, alpha: ImageArray | None = None) -> Moment
     return Moments(mean, products / total - np.outer(mean, mean))
 
 
+def moments_of_images(images: ImageArray) -> Moments:
+    """The moments of all pixels of images (N, H, W, 3) together."""
+    colors = images.reshape(-1, 3) / 127.5 - 1
+    mean = colors.mean(0)
+    return Moments(mean, colors.T @ colors / len(colors) - np.outer(mean, mean))
+
+
 def blend_moments(moments: Sequence[Moments], weights: Sequence[float]) -> Moments:
     """The Wasserstein barycenter of Gaussians, by the fixed-point iteration of Álvarez-Esteban et al. 2016."""
     mean = sum((w * m.mean for w, m in zip(weights, moments, strict=True)), np.zeros(3))

@@ -1,0 +1,168 @@
+"""Images to images by a translator: of any size, and with the metadata of the originals."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from imggen.data.cache import check_skipped
+from imggen.data.decode import (
+    ImageFile,
+    UnreadableError,
+    decode_with_metadata,
+    read_source,
+    simple_mode,
+    to_array,
+    with_channels,
+)
+from imggen.data.readers import Source
+from imggen.data.scan import open_images
+from imggen.engine.checkpoints import LoadedModel, load_model, prepare
+from imggen.engine.mapping.inputs import ENDINGS, metadata_of_color, result_names
+from imggen.engine.options import TranslateOptions
+from imggen.engine.outputs import output_kind
+from imggen.engine.provenance import settings
+from imggen.engine.tiling import map_in_tiles
+from imggen.errors import UsageError
+from imggen.io.atomic import atomic_write
+from imggen.io.formats import check_side
+from imggen.io.image import ImageArray, as_image, drop_alpha, format_of
+from imggen.io.metadata import SilencedPillow, encode_with_metadata, fitting
+from imggen.io.pixels import to_levels
+from imggen.models import kind_of
+from imggen.models.mapper.translate.model import TranslateModel
+from imggen.reporting import Reporter
+
+
+def translate(options: TranslateOptions, reporter: Reporter) -> dict[str, Any]:
+    """Write the translations; see `imggen.engine.mapping.run_translate`."""
+    began = time.monotonic()
+    source = open_images(options.image, reporter, exclude=(Path(options.output),))
+    loaded = load_model(options.model, weights=options.weights, device=options.device)
+    model = _open(loaded)
+    prepare(loaded, reporter, full_precision=True)
+    outputs = _outputs(options, source)
+    images, skipped = [], list[tuple[str, str]]()
+    with reporter.task("translating", len(source)) as task:
+        for index, output in enumerate(outputs):
+
+            def advance(fraction: float, index: int = index) -> None:
+                task.update(index + fraction)
+
+            try:
+                file = _read(source, index)
+            except UnreadableError as error:
+                skipped.append((source.names[index], str(error)))
+                continue
+            made = _translate(model, file, options, advance)
+            _write(options, loaded, file, made, source.names[index], output, reporter)
+            images.append({"image": source.names[index], "path": str(output), "size": list(made.size)})
+    check_skipped(tuple(skipped), len(source), strict=False)
+    for name, reason in skipped:
+        reporter.warn(f"left out {name}: {reason}")
+    seconds = round(time.monotonic() - began, 3)
+    paths = [image["path"] for image in images]
+    return {"images": images, "count": len(images), "hash": loaded.hash, "paths": paths, "seconds": seconds}
+
+
+def _open(loaded: LoadedModel) -> TranslateModel:
+    """The model. Raises UsageError for one of another kind."""
+    if not isinstance(loaded.model, TranslateModel):
+        noun, _, use = kind_of(loaded.model.config.family)
+        raise UsageError(f"{loaded.path} is a {noun}: it translates no images", use)
+    return loaded.model
+
+
+def _outputs(options: TranslateOptions, source: Source) -> list[Path]:
+    """The file of each result."""
+    if output_kind(options.output) != "folder":
+        return [Path(options.output)]
+    return [Path(options.output) / name for name in result_names(source.names, ENDINGS[options.format])]
+
+
+def _read(source: Source, index: int) -> ImageFile:
+    """Raises UnreadableError, also for an image of more than 8 bits a color channel."""
+    file = decode_with_metadata(read_source(source, index))
+    if file.has_deep_color:
+        raise UnreadableError("it has 16 bits per color channel: convert it to 8 bits first")
+    return file
+
+
+@torch.inference_mode()
+def _translate(
+    model: TranslateModel, file: ImageFile, options: TranslateOptions, advance: Callable[[float], None]
+) -> Image.Image:
+    """The translation, of the size of the image; with the image's alpha, if the model has none on either side."""
+    with SilencedPillow():
+        image = simple_mode(file.image)
+    config, network = model.config, model.network
+    seen = with_channels(image, config.channels)
+    scale = options.scale or config.scale
+    size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
+    if size != image.size:
+        seen = seen.resize(size, Image.Resampling.LANCZOS)
+
+    def apply(tile: Tensor) -> Tensor:
+        return to_levels(model(tile))
+
+    made = map_in_tiles(
+        to_array(seen, config.channels),
+        apply,
+        config.target_channels,
+        reach=network.reach,
+        multiple=network.multiple,
+        device=model.device,
+        advance=advance,
+    )
+    result = as_image(made)
+    if size != image.size:
+        result = result.resize(image.size, Image.Resampling.LANCZOS)
+    if options.strength < 1:
+        result = _blended(with_channels(image, config.target_channels), result, options.strength)
+    if 4 not in (config.channels, config.target_channels) and image.mode in ("LA", "RGBA"):
+        result.putalpha(image.getchannel("A"))
+    return result
+
+
+def _blended(before: Image.Image, after: Image.Image, strength: float) -> Image.Image:
+    """Between two images of one mode, rounded; strength 0 gives the first one, 1 the second."""
+    own: ImageArray = np.asarray(before).reshape(before.height, before.width, -1)
+    made = np.asarray(after).reshape(own.shape)
+    mixed = np.rint(own + (made.astype(np.float32) - own) * np.float32(strength)).astype(np.uint8)
+    return as_image(mixed)
+
+
+def _write(
+    options: TranslateOptions,
+    loaded: LoadedModel,
+    file: ImageFile,
+    made: Image.Image,
+    name: str,
+    output: Path,
+    reporter: Reporter,
+) -> None:
+    """Write one result, with the image's metadata and the settings. Raises UsageError for a side too long."""
+    format = format_of(output)
+    check_side(Path(name), made.size, format)
+    own = str(Path(options.image) / name) if Path(options.image).is_dir() else options.image
+    text = json.dumps(settings("translate", options, loaded, image=own, output=output.name))
+    gray = made.mode in ("L", "LA") and file.image.mode in ("L", "LA")
+    metadata = fitting(file.metadata if gray else metadata_of_color(file), format, len(text))
+    if made.mode in ("L", "LA") and not gray and metadata.profile:
+        metadata = replace(metadata, profile=None, lost=(*metadata.lost, "a color profile: the result is gray"))
+    if metadata.lost:
+        reporter.warn(f"{name}: not kept: {'; '.join(metadata.lost)}")
+    image = drop_alpha(made) if format == "jpeg" else made
+    if format == "webp":
+        image = image.convert("RGBA" if image.mode in ("LA", "RGBA") else "RGB")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    atomic_write(output, encode_with_metadata(image, format, metadata, text))

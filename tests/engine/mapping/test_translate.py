@@ -1,0 +1,165 @@
+"""imggen train translate, translate and evaluate, from folders to images; and what is kept of the originals."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageCms
+
+from imggen.engine.tiling import map_in_tiles
+from imggen.io.image import read_info
+from imggen.io.pixels import to_levels
+from imggen.models import build_model, presets
+from tests.helpers import read_pixels, run_cli
+
+SMALL = ["--batch", "8", "--width", "8", "--halvings", "1", "--critic-width", "8", "--seed", "1", "--device", "cpu"]
+PAIRS = ["train", "translate", "--from", "a", "--to", "b", "--paired", *SMALL]
+
+
+def write_data(root: Path, count: int = 16) -> None:
+    """Gray squares in PNGs, and their negatives in red, as WebP, in a folder of classes."""
+    random = np.random.default_rng(0)
+    for folder in ("a/x", "b/x"):
+        (root / folder).mkdir(parents=True)
+    for number in range(count):
+        gray = random.integers(0, 256, (4, 4)).astype(np.uint8).repeat(4, 0).repeat(4, 1)
+        color = np.stack([255 - gray, gray // 4, gray // 4], 2)
+        Image.fromarray(gray).save(root / f"a/x/{number}.png")
+        Image.fromarray(color).save(root / f"b/x/{number}.webp", lossless=True)
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    write_data(tmp_path)
+    return tmp_path
+
+
+def test_learn_pairs_then_translate_then_evaluate(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = run_cli(capsys, *PAIRS, "--images", "400", "--l1-only", "--learning-rate", "0.01")
+    assert code == 0, err
+    assert "into images of 3 channels" in err and list(Path("runs/translate/samples").iterdir())
+    code, _, err = run_cli(capsys, *PAIRS[:-2], "--resume", "--images", "408")
+    assert code == 0, err
+    code, out, err = run_cli(capsys, "translate", "--image", "a", "-o", "made/", "--json")
+    assert code == 0, err
+    result = json.loads(out)
+    assert result["count"] == 16 and result["paths"][0].startswith("made/x/")
+    error = np.mean(
+        [np.abs(read_pixels(f"made/x/{n}.png").astype(int) - read_pixels(f"b/x/{n}.webp")) for n in range(9)]
+    )
+    assert error < 45
+    code, out, err = run_cli(
+        capsys, "evaluate", "translate", "--from", "a", "--data", "b", "-n", "16", "-o", "r.html", "--json"
+    )
+    assert code == 0, err
+    found = json.loads(out)
+    assert found["matched"] == 16 and len(found["worst"]) == 12 and Path("r.html").stat().st_size > 5000
+    psnr = found["metrics"]["psnr"]["value"]
+    assert psnr > max(found["baselines"][name]["psnr"]["value"] for name in ("identity", "mean")) + 2
+    assert found["metrics"]["ssim"]["value"] <= 1
+    for words in (["sample", "translate"], ["segment", "translate", "--image", "a"]):
+        code, _, err = run_cli(capsys, *words)
+        assert code == 2 and "translator" in err, words
+
+
+def test_learn_without_pairs(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for number in range(10, 16):
+        Path(f"b/x/{number}.webp").rename(f"b/x/other{number}.webp")
+    code, out, err = run_cli(
+        capsys, "train", "translate", "--from", "a", "--to", "b", *SMALL, "--images", "32", "--json"
+    )
+    assert code == 0, err
+    last = Path("runs/translate/metrics.jsonl").read_text().splitlines()[-1]
+    assert {"critic", "adversarial", "contrast", "identity", "diversity"} <= json.loads(last).keys()
+    config = Path("runs/translate/config.toml")
+    code, again, err = run_cli(
+        capsys, "train", "translate", "--config", config, "--seed", "1", "--force", "--json", "--device", "cpu"
+    )
+    assert code == 0, err
+    assert json.loads(out)["hash"] == json.loads(again)["hash"]
+    code, out, err = run_cli(capsys, "evaluate", "translate", "--from", "a", "--data", "b", "-n", "16", "--json")
+    assert (code == 3 and "few" in err) or json.loads(out)["matched"] == 10
+
+
+def test_size_alpha_profile_and_settings_are_kept(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = run_cli(capsys, *PAIRS, "--images", "8", "--l1-only")
+    assert code == 0, err
+    random = np.random.default_rng(1)
+    pixels = random.integers(0, 256, (13, 29, 4)).astype(np.uint8)
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    Path("in/deep").mkdir(parents=True)
+    Image.fromarray(pixels).save("in/deep/alpha.png", icc_profile=profile, dpi=(200, 200))
+    Image.fromarray(pixels[..., :3]).save("in/plain.jpg")
+    Image.fromarray(pixels[..., 0]).save("in/plain.png")
+    Path("in/broken.png").write_bytes(b"no image")
+    code, _, err = run_cli(capsys, "translate", "--image", "in", "-o", "out/")
+    assert code == 3 and "broken.png" in err
+    Path("in/broken.png").unlink()
+    code, _, err = run_cli(capsys, "translate", "--image", "in", "-o", "out/", "--force")
+    assert code == 0, err
+    assert {str(path.relative_to("out")) for path in Path("out").rglob("*.png")} >= {"deep/alpha.png", "plain.jpg.png"}
+    with Image.open("out/deep/alpha.png") as image:
+        assert image.size == (29, 13) and image.mode == "RGBA" and image.info["icc_profile"] == profile
+        assert np.array_equal(np.asarray(image)[..., 3], pixels[..., 3])
+    info = read_info(Path("out/deep/alpha.png"))
+    assert info is not None and info["command"] == "imggen translate --image in/deep/alpha.png -o alpha.png"
+    code, _, err = run_cli(capsys, "translate", "--image", "in/plain.png", "-o", "same.png", "--strength", "0")
+    assert code == 0, err
+    assert np.array_equal(read_pixels("same.png"), np.repeat(pixels[..., :1], 3, 2))
+    for words in (["-o", "out/x.jpg", "--format", "webp"], ["-o", "-"], ["-o", "same.png"]):
+        code, _, err = run_cli(capsys, "translate", "--image", "in/plain.png", *words)
+        assert code == 2, words
+    code, _, err = run_cli(capsys, "translate", "--image", "in", "-o", "one.png")
+    assert code == 2 and "folder" in err and not Path("one.png").exists()
+
+
+def test_what_does_not_fit(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    start = ["train", "translate", *SMALL, "--images", "8"]
+    Path("c").mkdir()
+    Image.new("L", (16, 16)).save("c/other.png")
+    cases: list[tuple[list[str], int, str]] = [
+        (["--from", "a", "--to", "a"], 2, "own targets"),
+        (["--from", "a", "--to", "c", "--paired"], 3, "has a partner"),
+        (["--from", "a", "--to", "none"], 3, "there is no none"),
+        (["--from", "a", "--to", "b", "--l1-only"], 2, "--paired"),
+        (["--from", "a"], 2, "--to"),
+    ]
+    for words, expected, text in cases:
+        code, _, err = run_cli(capsys, *start, *words)
+        assert code == expected and text in err, words
+        assert not Path("runs").exists()
+    Image.new("RGB", (16, 32)).save("b/x/0.webp")
+    Image.new("RGB", (16, 32)).save("b/x/1.webp")
+    code, _, err = run_cli(capsys, *start, "--from", "a", "--to", "b", "--paired")
+    assert code == 3 and "cannot be read" in err
+    code, _, err = run_cli(capsys, "translate", "vae", "--image", "a", "-o", "out/")
+    assert code == 2 and "translates no images" in err and not Path("out").exists()
+    code, _, err = run_cli(capsys, "evaluate", "vae", "--from", "a", "--data", "b")
+    assert code == 2 and "--from does not apply" in err
+
+
+@pytest.mark.parametrize(("channels", "target"), [(3, 3), (4, 1)])
+def test_tiles_give_the_whole_image(channels: int, target: int) -> None:
+    torch.manual_seed(0)
+    config: Any = presets("translate")["tiny"].with_overrides(
+        width=8, halvings=1, channels=channels, target_channels=target
+    )
+    model: Any = build_model(config).eval()
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.add_(0.05 * torch.randn_like(weight))
+    image = np.random.default_rng(0).integers(0, 256, (61, 90, channels)).astype(np.uint8)
+
+    def apply(tile: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            return to_levels(model(tile))
+
+    network = model.network
+    args = {"reach": network.reach, "multiple": network.multiple, "device": torch.device("cpu")}
+    whole, tiled = (map_in_tiles(image, apply, target, side=side, **args) for side in (512, 32))
+    assert whole.std() > 10
+    assert np.abs(whole.astype(int) - tiled).max() <= 1
