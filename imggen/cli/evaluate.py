@@ -21,6 +21,7 @@ def evaluate(console: Console, **given: Any) -> None:
     Example: imggen evaluate ./generated --data ./imgs --json
     Example: imggen evaluate runs/classify --data ./labeled -o report.html
     Example: imggen evaluate runs/segment --data ./photos --masks ./masks -o report.html
+    Example: imggen evaluate runs/translate --from ./a --data ./b -o report.html
     """
     from imggen.engine import evaluation
 
@@ -36,6 +37,8 @@ def result_lines(result: dict[str, Any]) -> list[str]:
         return _classifier_lines(result)
     if result.get("kind") == "segmentation model":
         return _segmentation_lines(result)
+    if result.get("kind") == "translator":
+        return _translation_lines(result)
     held_out = f"{result['held_out_count']:,} held-out ones" if result["floor"] else "no held-out ones"
     features = f"features {result['features']['name']} {result['features']['hash']}"
     width = max(10, *map(len, result["metrics"]))
@@ -93,6 +96,26 @@ def _segmentation_lines(result: dict[str, Any]) -> list[str]:
         lines.append(f"{row}  {entry['share']:>7.2%}")
     lines.append("worst:")
     lines += [f"{image['iou']:.3f}  {image['path']}" for image in result["worst"][:NUM_WORST]]
+    return [*map(printable, lines), *([result["report"]] if "report" in result else [])]
+
+
+def _translation_lines(result: dict[str, Any]) -> list[str]:
+    """Metrics beside those of the baselines and the floor, the worst images, and the report's path."""
+    from imggen.engine.evaluation.report import number
+
+    features = f"features {result['features']['name']} {result['features']['hash']}"
+    others = {**result["baselines"], "floor": result["floor"]}
+    lines = [
+        f"{result['count']:,} images, split {result['split']}, {result['matched']:,} names match; {features}",
+        f"{'':14} {'value':>9}  {'95 % interval':>17}" + "".join(f"  {name:>9}" for name in others),
+    ]
+    for name, metric in result["metrics"].items():
+        values = (number(found[name]["value"]) if name in found else "–" for found in others.values())
+        row = f"{name:14} {number(metric['value']):>9}  {_interval(metric):>17}"
+        lines.append(row + "".join(f"  {value:>9}" for value in values))
+    if result["worst"]:
+        lines.append("worst:")
+        lines += [f"{image['psnr']:.2f} dB  {image['path']}" for image in result["worst"][:NUM_WORST]]
     return [*map(printable, lines), *([result["report"]] if "report" in result else [])]
 
 

@@ -11,7 +11,7 @@ from imggen.engine.outputs import refuse_file
 from imggen.errors import UsageError
 from imggen.io.checkpoint import read_header
 from imggen.io.model_paths import find_weights, holds_weights, shipped_weights
-from imggen.models import CLASSIFIER, SEGMENTER, TRAINED, Kind, kind_of
+from imggen.models import CLASSIFIER, GENERATOR, SEGMENTER, TRAINED, TRANSLATOR, Kind, kind_of
 from imggen.reporting import Reporter
 
 MIN_IMAGES_TO_COMPARE = 10
@@ -27,8 +27,9 @@ def check(options: EvaluateOptions) -> None:
     if not is_image_source(options):
         if options.size is not None:
             raise UsageError("--size does not apply to a model, which has its own size", "leave --size out")
-    elif options.masks is not None:
-        raise UsageError(f"{options.model} is a folder of images: --masks does not apply", "leave it out")
+    elif options.masks is not None or options.source is not None:
+        flag = "--from" if options.masks is None else "--masks"
+        raise UsageError(f"{options.model} is a folder of images: {flag} does not apply", "leave it out")
     elif options.sampling.changed():
         raise UsageError(f"{options.model} is a folder of images: sampling options do not apply", "leave them out")
     elif options.iw is not None:
@@ -66,6 +67,10 @@ def run(options: EvaluateOptions, reporter: Reporter) -> dict[str, Any]:
         from imggen.engine.evaluation.segmentation import evaluate_segmentation
 
         return evaluate_segmentation(options, reporter)
+    if kind == TRANSLATOR:
+        from imggen.engine.evaluation.translation import evaluate_translation
+
+        return evaluate_translation(options, reporter)
     from imggen.engine.evaluation import evaluate
 
     return evaluate.evaluate(options, reporter)
@@ -78,12 +83,17 @@ def _kind_of_model(options: EvaluateOptions) -> Kind | None:
     if family not in TRAINED:
         return None
     kind = kind_of(family)
-    if kind == SEGMENTER and options.masks is None:
-        raise UsageError("a segmentation model is compared with masks", "--masks names their folder")
-    if kind != SEGMENTER and options.masks is not None:
-        raise UsageError(f"{path} is a {kind.noun}: --masks does not apply", "leave it out")
-    if kind in (CLASSIFIER, SEGMENTER):
+    for its_kind, flag, value, what in (
+        (SEGMENTER, "--masks", options.masks, "the true classes of the pixels"),
+        (TRANSLATOR, "--from", options.source, "the images to translate"),
+    ):
+        if kind == its_kind and value is None:
+            raise UsageError(f"{path} is a {kind.noun}: it needs {flag}", f"{flag} names {what}")
+        if kind != its_kind and value is not None:
+            raise UsageError(f"{path} is a {kind.noun}: {flag} does not apply", "leave it out")
+    if kind != GENERATOR:
         others = (name for name in ("iw", "features") if getattr(options, name) is not None)
-        if given := [*options.sampling.changed(), *others]:
+        given = [name for name in (*options.sampling.changed(), *others) if (kind, name) != (TRANSLATOR, "features")]
+        if given:
             raise UsageError(f"{path} is a {kind.noun}: --{given[0].replace('_', '-')} does not apply", "leave it out")
     return kind
