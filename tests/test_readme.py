@@ -34,7 +34,7 @@ def shortened(command: str) -> str:
     command = re.sub(r" --(minutes|size|images) \S+", "", command)
     if "--resume" in command:
         return command.replace("--resume", "--resume --images 48")
-    if command.startswith("imggen train segment"):
+    if command.startswith(("imggen train segment", "imggen train translate")):
         return shlex.join([*shlex.split(command), *SMALL[:-2]])  # the last one is a GAN's
     return shlex.join([*shlex.split(command), *(SMALL if "classify" not in command else SMALL_CLASSIFIER)])
 
@@ -53,8 +53,8 @@ def make_readers_files() -> None:
     image, mask = Image.new("RGB", (16, 16), "navy"), Image.new("L", (16, 16))
     image.paste("white", (3, 3, 12, 12))
     mask.paste(255, (6, 6, 8, 14))
-    Path("photos").mkdir()
-    Path("masks").mkdir()
+    for folder in ("photos", "masks", "drawings", "colored"):
+        Path(folder).mkdir()
     for name in (
         "a.png",
         "b.png",
@@ -69,6 +69,9 @@ def make_readers_files() -> None:
         image.save(name)
     for name in ("m.png", "scratches.png", "masks/1.png", "masks/2.png"):
         mask.save(name)
+    for number in range(24):
+        mask.save(f"drawings/{number}.png")
+        image.save(f"colored/{number}.png")
 
 
 @pytest.mark.slow
@@ -86,7 +89,9 @@ def test_every_command_runs(image_folder: Path, capfdbinary: pytest.CaptureFixtu
             command = re.sub(r" -n \d+", "", fewer(command)) + " -n 20 --force"
         elif command.startswith("imggen stylize"):
             command += " --steps 2 --features imggen --force"
-        elif command.startswith(("imggen embed", "imggen search", "imggen classify", "imggen segment")):
+        elif command.startswith(
+            ("imggen embed", "imggen search", "imggen classify", "imggen segment", "imggen translate")
+        ):
             command += " --force"
         elif command.startswith(("imggen sample", "imggen interpolate", "imggen inpaint")):
             # Several commands of the README write the same file: each is meant for an empty folder.

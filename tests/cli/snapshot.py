@@ -24,6 +24,7 @@ OPTIONS: dict[str, list[Any]] = {
     "embed": [options.EmbedOptions],
     "search": [options.SearchOptions],
     "classify": [options.ClassifyOptions],
+    "translate": [options.TranslateOptions],
     "segment": [options.SegmentOptions],
     "evaluate": [options.EvaluateOptions],
     "info": [options.InfoOptions],
