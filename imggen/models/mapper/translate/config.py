@@ -28,7 +28,7 @@ class TranslateConfig(MapperConfig):
     critic_width: int = option(48, "Channels of the critic's first layer", low=4, high=1024)
     critic_weight: float = option(0.03, "With pairs: weight of the critic beside L1", low=0.0, high=10.0)
     contrast: float = option(1.0, "Without pairs: weight of contrast", low=0.0, high=100.0)
-    identity: float = option(1.0, "Without pairs: weight of keeping outputs as they are", low=0.0, high=100.0)
+    identity: float = option(1.0, "Without pairs: weight of keeping B's images as they are", low=0.0, high=100.0)
     augment: float = option(0.1, "Without pairs: strength of the critic's augmentation", low=0.0, high=1.0)
     gamma: float = option(0.3, "Weight of the critic's gradient penalty", low=0.0, high=1000.0)
     # Of the data.
