@@ -27,6 +27,7 @@ from imggen.cli.inpaint import inpaint
 from imggen.cli.interpolate import interpolate
 from imggen.cli.sample import sample
 from imggen.cli.search import search
+from imggen.cli.segment import segment
 from imggen.cli.stylize import stylize
 from imggen.errors import DataError, DeviceError, ImggenError, InterruptedRun, UsageError, first_line
 from imggen.models import TRAINED
@@ -46,6 +47,7 @@ class Verbs(Group):
         "embed",
         "search",
         "classify",
+        "segment",
         "evaluate",
         "info",
         "models",
@@ -63,7 +65,7 @@ app = typer.Typer(
     epilog="Example: imggen train gan --data ./imgs\nExample: imggen sample gan -n 64 -o grid.png",
 )
 app.add_typer(train.app, name="train")
-for _verb in (sample, interpolate, inpaint, stylize, embed, search, classify, evaluate, info, models, cache):
+for _verb in (sample, interpolate, inpaint, stylize, embed, search, classify, segment, evaluate, info, models, cache):
     app.command(cls=Command)(_verb)
 
 

@@ -8,7 +8,7 @@ from imggen.cli.build import verb
 from imggen.cli.console import Console, printable
 from imggen.engine.options import EvaluateOptions
 
-MAX_TABLE_CLASSES, NAME_WIDTH, NUM_LEAST_SURE = 20, 14, 8
+MAX_TABLE_CLASSES, NAME_WIDTH, NUM_LEAST_SURE, NUM_WORST = 20, 14, 8, 8
 
 
 @verb(EvaluateOptions)
@@ -20,6 +20,7 @@ def evaluate(console: Console, **given: Any) -> None:
     Example: imggen evaluate vae --data ./imgs --iw 100
     Example: imggen evaluate ./generated --data ./imgs --json
     Example: imggen evaluate runs/classify --data ./labeled -o report.html
+    Example: imggen evaluate runs/segment --data ./photos --masks ./masks -o report.html
     """
     from imggen.engine import evaluation
 
@@ -33,6 +34,8 @@ def result_lines(result: dict[str, Any]) -> list[str]:
 
     if result.get("kind") == "classifier":
         return _classifier_lines(result)
+    if result.get("kind") == "segmentation model":
+        return _segmentation_lines(result)
     held_out = f"{result['held_out_count']:,} held-out ones" if result["floor"] else "no held-out ones"
     features = f"features {result['features']['name']} {result['features']['hash']}"
     width = max(10, *map(len, result["metrics"]))
@@ -42,9 +45,8 @@ def result_lines(result: dict[str, Any]) -> list[str]:
     ]
     for name, metric in result["metrics"].items():
         floor = result["floor"].get(name)
-        interval = f"{number(metric['low'])} – {number(metric['high'])}"
         held_out_value = number(floor["value"]) if floor else "–"
-        lines.append(f"{name:{width}} {number(metric['value']):>9}  {interval:>19}  {held_out_value:>9}")
+        lines.append(f"{name:{width}} {number(metric['value']):>9}  {_interval(metric):>19}  {held_out_value:>9}")
     return [*lines, *_layer_lines(result.get("layers", [])), *([result["report"]] if "report" in result else [])]
 
 
@@ -57,7 +59,7 @@ def _classifier_lines(result: dict[str, Any]) -> list[str]:
         f"{'':18} {'value':>9}  {'95 % interval':>19}",
     ]
     for name, metric in {**result["metrics"], **result["baselines"]}.items():
-        lines.append(f"{name:18} {number(metric['value']):>9}  {number(metric['low'])} – {number(metric['high'])}")
+        lines.append(f"{name:18} {number(metric['value']):>9}  {_interval(metric)}")
     names = result["classes"]
     if len(names) <= MAX_TABLE_CLASSES:
         lines += ["taken for:", " " * NAME_WIDTH + "".join(f"{name[:5]:>6}" for name in names)]
@@ -67,6 +69,37 @@ def _classifier_lines(result: dict[str, Any]) -> list[str]:
     for image in result["least_sure"][:NUM_LEAST_SURE]:
         lines.append(f"{image['probability']:.3f} {image['label']} ({image['class']})  {image['path']}")
     return [*map(printable, lines), *([result["report"]] if "report" in result else [])]
+
+
+def _segmentation_lines(result: dict[str, Any]) -> list[str]:
+    """Metrics beside those of the baselines, then each class, the worst images, and the report's path."""
+    from imggen.engine.evaluation.report import number
+
+    baselines = result["baselines"]
+    lines = [
+        f"{result['count']:,} images, split {result['split']}; baselines from {result['baselines_from']}",
+        f"{'':18} {'value':>9}  {'95 % interval':>15}" + "".join(f"  {name:>9}" for name in baselines),
+    ]
+    for name, metric in result["metrics"].items():
+        others = (number(found[name]["value"]) if name in found else "–" for found in baselines.values())
+        row = f"{name:18} {number(metric['value']):>9}  {_interval(metric):>15}"
+        lines.append(row + "".join(f"  {other:>9}" for other in others))
+    lines.append(f"{'class':18} {'iou':>9}  {'95 % interval':>15}  {'dice':>9}  {'boundary':>9}  {'pixels':>7}")
+    for entry in result["classes"]:
+        own, name = entry["metrics"], f"{entry['class']} {entry['name']}"[:18]
+        values = [number(own[key]["value"]) if key in own else "–" for key in ("iou", "dice", "boundary_f")]
+        interval = _interval(own["iou"]) if "iou" in own else ""
+        row = f"{name:18} {values[0]:>9}  {interval:>15}  {values[1]:>9}  {values[2]:>9}"
+        lines.append(f"{row}  {entry['share']:>7.2%}")
+    lines.append("worst:")
+    lines += [f"{image['iou']:.3f}  {image['path']}" for image in result["worst"][:NUM_WORST]]
+    return [*map(printable, lines), *([result["report"]] if "report" in result else [])]
+
+
+def _interval(estimate: dict[str, Any]) -> str:
+    from imggen.engine.evaluation.report import number
+
+    return f"{number(estimate['low'])} – {number(estimate['high'])}"
 
 
 def _layer_lines(layers: list[dict[str, Any]]) -> list[str]:

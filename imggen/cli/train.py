@@ -9,11 +9,12 @@ import typer
 
 from imggen.cli.build import Command, Group, Invocation, value_text, verb
 from imggen.cli.console import Console
-from imggen.engine.options import TrainOptions
+from imggen.engine.options import train_options
 from imggen.models import TRAINED, describe, describe_family, family_config, presets
 from imggen.option import options_of
 
 LONGEST_DEFAULT = 24  # characters in the help
+TARGETS = {"segment": " --masks ./masks"}  # what examples name beside the data
 
 
 def run(family: str, console: Console, *, dry_run: bool, **given: Any) -> None:
@@ -22,7 +23,7 @@ def run(family: str, console: Console, *, dry_run: bool, **given: Any) -> None:
 
     own = {item.name for item in options_of(family_config(family))}
     overrides = {name: given.pop(name) for name in own & given.keys()}
-    options = TrainOptions(family=family, overrides=overrides, command=Invocation.command(), **given)
+    options = train_options(family)(family=family, overrides=overrides, command=Invocation.command(), **given)
     if dry_run:
         console.settings(training.dry_run(options, console))
         return
@@ -31,14 +32,15 @@ def run(family: str, console: Console, *, dry_run: bool, **given: Any) -> None:
 
 
 def _command(family: str) -> Callable[..., None]:
-    @verb(TrainOptions, family_config(family), _family_defaults(family))
+    @verb(train_options(family), family_config(family), _family_defaults(family))
     def train(console: Console, *, dry_run: bool, **given: Any) -> None:
         run(family, console, dry_run=dry_run, **given)
 
+    more = TARGETS.get(family, "")
     examples = [
-        f"Example: imggen train {family} --data ./imgs",
-        f"Example: imggen train {family} --data images.zip --minutes 30 --size 64 -o runs/cats",
-        f"Example: imggen train {family} --data ./imgs --resume",
+        f"Example: imggen train {family} --data ./imgs{more}",
+        f"Example: imggen train {family} --data images.zip{more} --minutes 30 --size 64 -o runs/cats",
+        f"Example: imggen train {family} --data ./imgs{more} --resume",
     ]
     lines = [f"Preset {name}: {describe(family, name)}" for name in presets(family)]
     train.__doc__ = "\n\n".join([describe_family(family), "\n".join(examples), "\n".join(lines)])

@@ -27,6 +27,7 @@ from imggen.data.cache_entry import CacheEntry, Form, Skipped, entry_key
 from imggen.data.cache_files import load_array
 from imggen.data.choices import CROPS, KEEP
 from imggen.data.on_the_fly import OnTheFlyImages
+from imggen.data.pair_scan import TargetOptions, Targets, pair_sources
 from imggen.data.readers import Source
 from imggen.data.scan import open_source
 from imggen.data.survey import Survey
@@ -50,7 +51,7 @@ class DataOptions:
     `size` and `channels` None are chosen to suit the images; `crop` is one of `choices.CROPS`, `split` one of
     `scan.SPLIT_CHOICES`; `strict` fails on the first unreadable image; `cache_dir` None is the default cache; `keep` is
     one of KEEP: whether decoded images are kept on the disk, which auto does where there is room. What lies in or at
-    the paths of `exclude` is not read.
+    the paths of `exclude` is not read. `targets` makes a data set of pairs: images with their masks, or two images.
     """
 
     size: int | None = None
@@ -62,6 +63,7 @@ class DataOptions:
     cache_dir: Path | None = None
     keep: str = "auto"
     exclude: tuple[Path, ...] = ()
+    targets: TargetOptions | None = None
 
 
 class Dataset:
@@ -69,7 +71,8 @@ class Dataset:
 
     In the cache, `images` is memory-mapped, so a data set may be larger than the memory, and only the readable images
     are in it; on the fly, it is an `OnTheFlyImages`. `class_counts` is empty if there are no classes.
-    `hard_alpha` and `choices` are those of the `ScannedDataset`.
+    `hard_alpha`, `choices` and `targets` are those of the `ScannedDataset`; with targets, an image's channels are
+    followed by its target's, which `channels` does not count.
     """
 
     def __init__(
@@ -94,6 +97,8 @@ class Dataset:
         self.channels = int(images.shape[3])
         self.hard_alpha = False
         self.choices: tuple[str, ...] = ()
+        self.targets: Targets | None = None
+        self.scale = 1.0
         self._on_device: tuple[Tensor, Tensor] | None = None
 
     @classmethod
@@ -226,6 +231,13 @@ class ScannedDataset:
     channels: int
     options: DataOptions
     choices: tuple[str, ...] = ()
+    targets: Targets | None = None
+
+    @property
+    def scale(self) -> float:
+        """By how much the images are resized, that of the median of their shorter sides."""
+        side = self.survey.short_median
+        return self.size / side if side and not (self.survey.same_size and side == self.size) else 1.0
 
     @property
     def hard_alpha(self) -> bool:
@@ -260,7 +272,8 @@ class ScannedDataset:
     @property
     def form(self) -> Form:
         """What images are decoded to."""
-        return Form(self.size, self.channels, self.options.crop)
+        targets = 0 if self.targets is None else self.targets.channels
+        return Form(self.size, self.channels + targets, self.options.crop)
 
     def load(self, reporter: Reporter, *, keep: str | None = None) -> Dataset:
         """Open the data set, decoded into the cache first if it is not there, or on the fly.
@@ -289,6 +302,7 @@ class ScannedDataset:
 
     def _describe(self, dataset: Dataset) -> Dataset:
         dataset.hard_alpha, dataset.choices = self.hard_alpha, self.choices
+        dataset.targets, dataset.channels, dataset.scale = self.targets, self.channels, self.scale
         return dataset
 
     def _on_the_fly(self, reason: str, reporter: Reporter) -> Dataset:
@@ -337,6 +351,9 @@ def scan_dataset(spec: str, options: DataOptions, *, max_size: int, reporter: Re
         spec, split=options.split, use_classes=options.use_classes, cache_dir=cache_dir, exclude=options.exclude
     )
     source.report(reporter)
+    targets = None
+    if options.targets is not None:
+        source, targets = pair_sources(source, options.targets, cache_dir, options.exclude, reporter)
     survey = load_survey(source, cache_dir)
     if (warning := survey.warning()) is not None:
         reporter.warn(f"{source.name}: {warning}")
@@ -345,7 +362,7 @@ def scan_dataset(spec: str, options: DataOptions, *, max_size: int, reporter: Re
     channels = options.channels or survey.channels
     if not options.channels:
         choices.append(f"channels {channels}: {CHANNEL_REASONS[channels]}")
-    scanned = ScannedDataset(source, survey, size, channels, options)
+    scanned = ScannedDataset(source, survey, size, channels, options, targets=targets)
     if scanned.hard_alpha:
         choices.append("hard edges: alpha is only 0 or 255 in the images, and will be in samples")
     elif survey.hard_alpha and channels == 4:

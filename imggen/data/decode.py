@@ -178,6 +178,16 @@ def decode_upright(data: Encoded, hold: Callable[[int], None] | None = None) -> 
         return _turned(image, _orientation(image))
 
 
+def image_size(data: Encoded) -> tuple[int, int]:
+    """The size (width, height) of the upright image, of which no pixel is decoded."""
+    image = _open(data)
+    is_turned = _orientation(image) >= 5 and image.format != "TIFF"  # Pillow itself turns a TIFF, when it is decoded
+    size = image.size[::-1] if is_turned else image.size
+    if image is not data:
+        image.close()
+    return size
+
+
 def _decode_file(data: Encoded) -> ImageFile:
     assert not isinstance(data, Image.Image)
     with _open(data) as image:
@@ -251,18 +261,20 @@ def fit_image(image: Image.Image, size: int, channels: int, crop: str, key: str)
     already keeps its exact bytes.
     """
     image = with_channels(image, channels)
-    width, height = image.size
-    if crop == "pad":
-        image = _padded(image, size)
-    else:
-        side = min(width, height)
-        left, top = (width - side) // 2, (height - side) // 2
-        if crop == "random":
-            number = int.from_bytes(hashlib.sha256(key.encode("utf-8", "backslashreplace")).digest()[:8], "big")
-            # One of the two ranges is always a single position.
-            left, top = number % (width - side + 1), number % (height - side + 1)
-        image = _resized(image, (size, size), (left, top, left + side, top + side))
+    image = _padded(image, size) if crop == "pad" else _resized(image, (size, size), crop_box(image.size, crop, key))
     return to_array(image, channels)
+
+
+def crop_box(size: tuple[int, int], crop: str, key: str) -> PixelBox:
+    """The square that the crops "center" and "random" take of an image of `size` (width, height)."""
+    width, height = size
+    side = min(width, height)
+    left, top = (width - side) // 2, (height - side) // 2
+    if crop == "random":
+        number = int.from_bytes(hashlib.sha256(key.encode("utf-8", "backslashreplace")).digest()[:8], "big")
+        # One of the two ranges is always a single position.
+        left, top = number % (width - side + 1), number % (height - side + 1)
+    return left, top, left + side, top + side
 
 
 def to_array(image: Image.Image, channels: int) -> npt.NDArray[np.uint8]:
@@ -291,12 +303,16 @@ def _resized(image: Image.Image, target: tuple[int, int], box: PixelBox) -> Imag
     return image.resize(target, Image.Resampling.LANCZOS, box=box, reducing_gap=3.0)
 
 
+def padded_size(size: tuple[int, int], side: int) -> tuple[int, int]:
+    """The size (width, height) of an image once its longer side is `side`."""
+    longest = max(size)
+    return max(1, round(size[0] * side / longest)), max(1, round(size[1] * side / longest))
+
+
 def _padded(image: Image.Image, size: int) -> Image.Image:
     """The whole image, resized so that its longer side is `size`, in the center of a square."""
-    width, height = image.size
-    longest = max(width, height)
-    target = (max(1, round(width * size / longest)), max(1, round(height * size / longest)))
-    small = _resized(image, target, (0, 0, width, height))
+    target = padded_size(image.size, size)
+    small = _resized(image, target, (0, 0, *image.size))
     if target == (size, size):
         return small
     if image.mode == "RGBA":

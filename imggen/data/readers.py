@@ -10,9 +10,9 @@ import bz2
 import lzma
 import zipfile
 import zlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import IO, NamedTuple, Protocol
+from typing import IO, Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -201,7 +201,21 @@ def _lzma_expander(header: bytes, size: int) -> lzma.LZMADecompressor:
     return lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=filters)
 
 
-FILE_READERS = {"folder": FolderReader, "archive": ArchiveReader}
+FILE_READERS: dict[str, Any] = {"folder": FolderReader, "archive": ArchiveReader}
+
+
+def reader_document(reader: Any) -> dict[str, Any]:
+    """A reader of files as its kind and its fields, of which some may be readers."""
+    kind = next(name for name, reader_class in FILE_READERS.items() if type(reader) is reader_class)
+    return {"kind": kind, **{item.name: getattr(reader, item.name) for item in fields(reader) if item.init}}
+
+
+def reader_from(document: Any) -> Any:
+    """The inverse of `reader_document`; a reader is returned as it is."""
+    if not isinstance(document, dict):
+        return document
+    own = dict(document)
+    return FILE_READERS[own.pop("kind")](**own)
 
 
 @dataclass

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import multiprocessing
 import os
@@ -21,7 +20,8 @@ import numpy.typing as npt
 
 from imggen.data import decode
 from imggen.data.decode import UnreadableError
-from imggen.data.readers import FILE_READERS, Source
+from imggen.data.pairs import PairReader, decode_pair
+from imggen.data.readers import Source, reader_document, reader_from
 from imggen.reporting import Reporter
 
 MAX_IMAGES_FOR_THREADS = 3_000  # beyond this many, starting processes pays off
@@ -51,17 +51,15 @@ class DecodeJob:
 
     def to_json(self) -> str:
         """Everything that decoding needs, as JSON; the reader as its kind and its fields."""
-        reader = self.source.reader
-        kind, reader_class = next(item for item in FILE_READERS.items() if isinstance(reader, item[1]))
-        fields = {field.name: getattr(reader, field.name) for field in dataclasses.fields(reader_class) if field.init}
         form = {name: getattr(self, name) for name in ("size", "channels", "crop", "target", "offset")}
-        return json.dumps({"reader": kind, "fields": fields, "names": self.source.names, "form": form})
+        document = {"reader": self.source.reader, "names": self.source.names, "form": form}
+        return json.dumps(document, default=reader_document)
 
     @classmethod
     def from_json(cls, text: str) -> Self:
         """The job written by `to_json`. Of its source, labels, classes and key are left empty: decoding needs none."""
         document = json.loads(text)
-        reader, names = FILE_READERS[document["reader"]](**document["fields"]), document["names"]
+        reader, names = reader_from(document["reader"]), document["names"]
         source = Source("", (), names, np.zeros(len(names), np.int64), "", 0, reader)
         return cls(source, **document["form"])
 
@@ -190,11 +188,18 @@ def decode_images(job: DecodeJob, indices: list[int]) -> tuple[npt.NDArray[np.ui
     unreadable: dict[int, str] = {}
     for position, index in enumerate(indices):
         try:
-            with decode.loaded_image(job.source, index) as image:
-                rows[position] = decode.fit_image(image, job.size, job.channels, job.crop, job.source.names[index])
+            rows[position] = decode_row(job, index)
         except (UnreadableError, MemoryError) as error:
             unreadable[index] = str(error) or "too large for the memory"
     return rows, unreadable
+
+
+def decode_row(job: DecodeJob, index: int) -> npt.NDArray[np.uint8]:
+    """Image `index`, or with its target, (size, size, channels). Raises UnreadableError."""
+    if isinstance(job.source.reader, PairReader):
+        return decode_pair(job.source, index, job.size, job.channels, job.crop)
+    with decode.loaded_image(job.source, index) as image:
+        return decode.fit_image(image, job.size, job.channels, job.crop, job.source.names[index])
 
 
 def decode_images_in_worker(indices: list[int]) -> tuple[npt.NDArray[np.uint8], dict[int, str]]:

@@ -40,6 +40,12 @@ def draw_sheet(rows: list[list[Cell]], side: int) -> ImageArray:
     return np.asarray(sheet)
 
 
+def in_rows(groups: list[list[Cell]], count: int) -> list[list[Cell]]:
+    """Rows of `count` groups of cells each, side by side."""
+    rows = [groups[start : start + count] for start in range(0, len(groups), count)]
+    return [[cell for group in row for cell in group] for row in rows]
+
+
 def resized(image: ImageArray, side: int) -> ImageArray:
     """An image (S, S, C) as (side, side, C); where that is a whole multiple, pixels become squares."""
     factor, rest = divmod(side, image.shape[0])

@@ -120,8 +120,25 @@ class Estimator:
                 for _ in range(BOOTSTRAP_RESAMPLES)
             ]
         )
-        low, high = torch.quantile(resampled.double(), torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
-        return self._estimate(name, float(statistic(contributions)), low, high, count)
+        return self._estimate(name, float(statistic(contributions)), *_interval(resampled), count)
+
+    def of_sums(self, name: str, contributions: Tensor, statistic: Callable[[Tensor], Tensor]) -> Estimate:
+        """`bootstrap` of a statistic of the sum of the images' contributions (N, ...): it maps (..., ...) to (...).
+
+        Faster than `bootstrap`. Resamples whose value is NaN, because they lack what it is of, are left out.
+        """
+        generator = torch.Generator().manual_seed(self.seed)
+        count, contributions = len(contributions), contributions.double()
+        draws = torch.randint(count, (BOOTSTRAP_RESAMPLES, count), generator=generator)
+        repeats = torch.stack([torch.bincount(rows, minlength=count) for rows in draws]).double()
+        resampled = statistic(torch.tensordot(repeats, contributions, 1))
+        return self._estimate(name, float(statistic(contributions.sum(0))), *_interval(resampled), count)
+
+
+def _interval(resampled: Tensor) -> tuple[float, float]:
+    """The bounds between which 95 % of the values lie; those that are NaN are left out."""
+    low, high = torch.nanquantile(resampled.double(), torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    return low, high
 
 
 def evenly_spaced(total: int, count: int) -> Tensor:

@@ -31,6 +31,7 @@ class Kind(NamedTuple):
 
 GENERATOR = Kind("generator", "Backend", "imggen sample MODEL makes images")
 CLASSIFIER = Kind("classifier", "Model", "imggen classify MODEL --image SOURCE labels images")
+SEGMENTER = Kind("segmentation model", "Model", "imggen segment MODEL --image SOURCE labels pixels")
 
 
 class Family(NamedTuple):
@@ -60,6 +61,12 @@ REGISTRY = {
         "Classifier",
         "Tells classes of images apart, learned from labeled images",
         CLASSIFIER,
+    ),
+    "segment": Family(
+        "imggen.models.mapper.segment",
+        "Segment",
+        "Labels every pixel of an image, learned from images with masks",
+        SEGMENTER,
     ),
 }
 TRAINED = tuple(REGISTRY)

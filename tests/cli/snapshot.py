@@ -24,11 +24,12 @@ OPTIONS: dict[str, list[Any]] = {
     "embed": [options.EmbedOptions],
     "search": [options.SearchOptions],
     "classify": [options.ClassifyOptions],
+    "segment": [options.SegmentOptions],
     "evaluate": [options.EvaluateOptions],
     "info": [options.InfoOptions],
     "models": [],
     "cache": [options.CacheOptions],
-    **{f"train {family}": [options.TrainOptions, family_config(family)] for family in TRAINED},
+    **{f"train {family}": [options.train_options(family), family_config(family)] for family in TRAINED},
 }
 
 

@@ -51,8 +51,8 @@ def test_help(call: Call, command: str, monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_commands_are_listed_in_the_order_of_use(call: Call) -> None:
     _, out, _ = call("--help")
-    verbs = ["train", "sample", "interpolate", "inpaint", "stylize", "embed", "search", "classify", "evaluate"]
-    verbs += ["info", "models", "cache"]
+    verbs = ["train", "sample", "interpolate", "inpaint", "stylize", "embed", "search", "classify", "segment"]
+    verbs += ["evaluate", "info", "models", "cache"]
     assert [line.split()[1] for line in out.partition("Commands")[2].splitlines() if line.startswith("│")] == verbs
     _, out, _ = call("train", "--help")
     assert "Sharpest images" in out and "Varied images" in out and "Best likelihood" in out

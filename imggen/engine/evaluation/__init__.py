@@ -11,7 +11,7 @@ from imggen.engine.outputs import refuse_file
 from imggen.errors import UsageError
 from imggen.io.checkpoint import read_header
 from imggen.io.model_paths import find_weights, holds_weights, shipped_weights
-from imggen.models import CLASSIFIER, TRAINED, kind_of
+from imggen.models import CLASSIFIER, SEGMENTER, TRAINED, Kind, kind_of
 from imggen.reporting import Reporter
 
 MIN_IMAGES_TO_COMPARE = 10
@@ -27,6 +27,8 @@ def check(options: EvaluateOptions) -> None:
     if not is_image_source(options):
         if options.size is not None:
             raise UsageError("--size does not apply to a model, which has its own size", "leave --size out")
+    elif options.masks is not None:
+        raise UsageError(f"{options.model} is a folder of images: --masks does not apply", "leave it out")
     elif options.sampling.changed():
         raise UsageError(f"{options.model} is a folder of images: sampling options do not apply", "leave them out")
     elif options.iw is not None:
@@ -55,22 +57,33 @@ def run(options: EvaluateOptions, reporter: Reporter) -> dict[str, Any]:
     Errors as in `imggen.errors`.
     """
     check(options)
-    if not is_image_source(options) and _is_classifier(options):
+    kind = None if is_image_source(options) else _kind_of_model(options)
+    if kind == CLASSIFIER:
         from imggen.engine.evaluation.classifier import evaluate_classifier
 
         return evaluate_classifier(options, reporter)
+    if kind == SEGMENTER:
+        from imggen.engine.evaluation.segmentation import evaluate_segmentation
+
+        return evaluate_segmentation(options, reporter)
     from imggen.engine.evaluation import evaluate
 
     return evaluate.evaluate(options, reporter)
 
 
-def _is_classifier(options: EvaluateOptions) -> bool:
-    """Whether MODEL is a classifier. Raises CheckpointError; UsageError for options that a classifier has not."""
+def _kind_of_model(options: EvaluateOptions) -> Kind | None:
+    """What MODEL does, None for an unknown family. Raises CheckpointError; UsageError for options it has not."""
     path, _ = find_weights(options.model, weights=options.weights, families=TRAINED)
     family = read_header(path, kind="weights").document.get("config", {}).get("family")
-    if family not in TRAINED or kind_of(family) != CLASSIFIER:
-        return False
-    given = [*options.sampling.changed(), *(name for name in ("iw", "features") if getattr(options, name) is not None)]
-    if given:
-        raise UsageError(f"{path} is a classifier: --{given[0].replace('_', '-')} does not apply", "leave it out")
-    return True
+    if family not in TRAINED:
+        return None
+    kind = kind_of(family)
+    if kind == SEGMENTER and options.masks is None:
+        raise UsageError("a segmentation model is compared with masks", "--masks names their folder")
+    if kind != SEGMENTER and options.masks is not None:
+        raise UsageError(f"{path} is a {kind.noun}: --masks does not apply", "leave it out")
+    if kind in (CLASSIFIER, SEGMENTER):
+        others = (name for name in ("iw", "features") if getattr(options, name) is not None)
+        if given := [*options.sampling.changed(), *others]:
+            raise UsageError(f"{path} is a {kind.noun}: --{given[0].replace('_', '-')} does not apply", "leave it out")
+    return kind

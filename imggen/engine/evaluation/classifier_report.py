@@ -10,7 +10,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from imggen.engine.evaluation.report import curves_of, figure, json_section, number, write_page
+from imggen.engine.evaluation.report import (
+    CONFUSION_STYLE,
+    MAX_CLASSES_SHOWN,
+    confusion_section,
+    curves_of,
+    figure,
+    json_section,
+    number,
+    write_page,
+)
 from imggen.io.image import ImageArray
 
 METRICS = {
@@ -26,12 +35,9 @@ BASELINES = {
     "pixels": ("Nearest images by pixels", "votes of the nearest, of at most 32x32 pixels"),
     "untrained": ("Untrained network", "logistic regression on the features of the same network with random weights"),
 }
-MAX_CELL_IMAGES, MAX_CLASSES_SHOWN, CELL_COLUMNS = 24, 60, 8
-STYLE = """
-table.confusion{width:auto}table.confusion td,table.confusion th{padding:.2rem .45rem;text-align:right}
-table.confusion thead th{writing-mode:vertical-rl;text-align:left;vertical-align:bottom}
-.scroll{overflow-x:auto}td.right{background:#dff3e4}td.wrong{background:#fbe3e4}
-section.cell{display:none}section.cell:target{display:block}a{color:inherit}
+MAX_CELL_IMAGES, CELL_COLUMNS = 24, 8
+STYLE = f"""{CONFUSION_STYLE}
+section.cell{{display:none}}section.cell:target{{display:block}}a{{color:inherit}}
 """
 
 
@@ -58,7 +64,7 @@ def write_classifier_report(
         _table(document),
         "<h2>What was taken for what</h2>",
         "<p>Rows are the images' classes, columns the labels they got. Numbers open their images, surest first.</p>",
-        _confusion(document["confusion"], names),
+        confusion_section(names, lambda row, column: _link(document["confusion"], row, column)),
         *_cells(labels, guesses, sureness, names, images),
         "<h2>Least sure</h2>",
         '<div class="row">',
@@ -92,25 +98,9 @@ def _table(document: dict[str, Any]) -> str:
     return f"<table>{head}{''.join(rows)}</table>"
 
 
-def _confusion(table: list[list[int]], names: list[str]) -> str:
-    shown = range(min(len(names), MAX_CLASSES_SHOWN))
-    head = "".join(f"<th>{escape(names[column])}</th>" for column in shown)
-    rows = []
-    for row in shown:
-        cells = "".join(_cell(row, column, table[row][column]) for column in shown)
-        rows.append(f"<tr><th>{escape(names[row])}</th>{cells}</tr>")
-    note = "" if len(shown) == len(names) else f"<p>The first {len(shown)} of {len(names):,} classes.</p>"
-    return (
-        f'<div class="scroll"><table class="confusion"><thead><tr><td></td>{head}</tr></thead>'
-        f"<tbody>{''.join(rows)}</tbody></table></div>{note}"
-    )
-
-
-def _cell(row: int, column: int, count: int) -> str:
-    if not count:
-        return '<td class="dim">0</td>'
-    kind = "right" if row == column else "wrong"
-    return f'<td class="{kind}"><a href="#cell-{row}-{column}">{count:,}</a></td>'
+def _link(table: list[list[int]], row: int, column: int) -> str:
+    count = table[row][column]
+    return f'<a href="#cell-{row}-{column}">{count:,}</a>' if count else ""
 
 
 def _cells(

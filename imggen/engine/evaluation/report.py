@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -59,6 +60,12 @@ img{image-rendering:pixelated;max-width:100%;height:auto;border:1px solid #ddd}
 figure{margin:0}.row{display:flex;flex-wrap:wrap;gap:1rem}
 figcaption{font-size:.85rem;color:#666}svg{max-width:100%;height:auto;border:1px solid #ddd}
 """
+CONFUSION_STYLE = """
+table.confusion{width:auto}table.confusion td,table.confusion th{padding:.2rem .45rem;text-align:right}
+table.confusion thead th{writing-mode:vertical-rl;text-align:left;vertical-align:bottom}
+.scroll{overflow-x:auto}td.right{background:#dff3e4}td.wrong{background:#fbe3e4}
+"""
+MAX_CLASSES_SHOWN = 60
 CURVE_COLORS = ("#1f6feb", "#d1242f", "#1a7f37", "#9a6700", "#8250df", "#bf3989")
 MAX_IMAGE_SIDE = 128
 MIN_GRID_WIDTH, MIN_IMAGE_WIDTH = 480, 96
@@ -227,3 +234,27 @@ def _curve(name: str, points: list[tuple[float, float]], color: str) -> str:
         f'<svg viewBox="0 0 {CURVE_WIDTH} {CURVE_HEIGHT}" width="{CURVE_WIDTH}" role="img" aria-label="{escape(name)}">'
         f'<polyline fill="none" stroke="{color}" stroke-width="1.5" points="{line}"/>{labels}</svg>'
     )
+
+
+def confusion_section(names: list[str], text: Callable[[int, int], str]) -> str:
+    """A table of the true class (row) by the found one (column), with CONFUSION_STYLE.
+
+    `text` is what a cell of row and column shows, empty for nothing.
+    """
+    shown = range(min(len(names), MAX_CLASSES_SHOWN))
+    head = "".join(f"<th>{escape(names[column])}</th>" for column in shown)
+    rows = []
+    for row in shown:
+        cells = "".join(_confusion_cell(row, column, text(row, column)) for column in shown)
+        rows.append(f"<tr><th>{escape(names[row])}</th>{cells}</tr>")
+    note = "" if len(shown) == len(names) else f"<p>The first {len(shown)} of {len(names):,} classes.</p>"
+    return (
+        f'<div class="scroll"><table class="confusion"><thead><tr><td></td>{head}</tr></thead>'
+        f"<tbody>{''.join(rows)}</tbody></table></div>{note}"
+    )
+
+
+def _confusion_cell(row: int, column: int, text: str) -> str:
+    if not text:
+        return '<td class="dim">0</td>'
+    return f'<td class="{"right" if row == column else "wrong"}">{text}</td>'

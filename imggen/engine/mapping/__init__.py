@@ -1,4 +1,4 @@
-"""imggen stylize: images to images.
+"""imggen stylize and imggen segment: images to images, and images to the classes of their pixels.
 
 Each function checks its options and finds the files before torch is imported, so that a refusal comes at once.
 """
@@ -6,12 +6,15 @@ Each function checks its options and finds the files before torch is imported, s
 from __future__ import annotations
 
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from imggen.engine.mapping.inputs import ContentFile, check_output, find_contents, read_colors
-from imggen.engine.options import StylizeOptions
+from imggen.engine.options import SegmentOptions, StylizeOptions
 from imggen.engine.options.mapping import FAST_PACKAGES
+from imggen.engine.outputs import refuse_file, refuse_folder
 from imggen.errors import UsageError
+from imggen.io.image import format_of
 from imggen.models.pretrained import INSTALL_HINT, PRETRAINED, is_installed
 from imggen.reporting import Reporter
 
@@ -55,3 +58,17 @@ def check_stylize(options: StylizeOptions, reporter: Reporter) -> list[ContentFi
     if options.method == "fast" and any(find_spec(name) is None for name in FAST_PACKAGES):
         raise UsageError("--method fast needs Magenta's networks and onnxruntime", "pip install 'imggen[style]'")
     return find_contents(options, reporter)
+
+
+def run_segment(options: SegmentOptions, reporter: Reporter) -> dict[str, Any]:
+    """Write a mask for each image: `images`, with the share and the box of each class in it, `paths` and `seconds`.
+
+    Raises UsageError, DataError, CheckpointError and DeviceError.
+    """
+    refuse_folder(Path(options.output), options.force)
+    if options.sheet is not None:
+        format_of(options.sheet)
+        refuse_file(options.sheet, options.force)
+    from imggen.engine.mapping.segment import segment
+
+    return segment(options, reporter)

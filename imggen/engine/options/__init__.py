@@ -10,6 +10,7 @@ from imggen.engine.options.mapping import StylizeOptions
 from imggen.engine.options.others import CacheOptions, EvaluateOptions, InfoOptions
 from imggen.engine.options.recognition import ClassifyOptions, EmbedOptions, SearchOptions, SeeingOptions
 from imggen.engine.options.sampling import InterpolateOptions, SampleOptions
+from imggen.engine.options.segmentation import SegmentOptions, TrainSegmentOptions
 from imggen.engine.options.shared import GENERAL, MAX_SEED, MachineOptions, ModelOptions, VerbOptions
 from imggen.engine.options.training import TrainOptions
 
@@ -28,7 +29,17 @@ __all__ = [
     "SampleOptions",
     "SearchOptions",
     "SeeingOptions",
+    "SegmentOptions",
     "StylizeOptions",
     "TrainOptions",
+    "TrainSegmentOptions",
     "VerbOptions",
+    "train_options",
 ]
+
+_TRAIN_OPTIONS = {"segment": TrainSegmentOptions}
+
+
+def train_options(family: str) -> type[TrainOptions]:
+    """The options of `imggen train FAMILY`, beside those of its configuration."""
+    return _TRAIN_OPTIONS.get(family, TrainOptions)

@@ -24,10 +24,11 @@ from imggen.option import (
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateOptions(ModelOptions):
-    """One comparison of a model, or of a folder of images, with data."""
+    """One comparison of a model, or of a folder of images, with data; `masks` are the true classes of its pixels."""
 
     model: str = argument(REQUIRED, "Model as for sample, or folder of images", metavar="MODEL")
     data: str = option(REQUIRED, "Data to compare with, as for train", panel=COMPARISON, metavar="DATA")
+    masks: str | None = option(None, "Masks of DATA, for a segmentation model", panel=COMPARISON, metavar="MASKS")
     count: int = option(10_000, "Images to generate", panel=COMPARISON, flags=("--count", "-n"), low=1)
     features: str | None = option(
         None,

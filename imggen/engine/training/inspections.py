@@ -22,7 +22,6 @@ from imggen.io.pixels import to_float
 from imggen.metrics.compare import Estimate, Estimator, evenly_spaced
 from imggen.metrics.distances import Moments, moments_of
 from imggen.metrics.features import Features, load_features
-from imggen.models import CLASSIFIER, GENERATOR, Kind, kind_of
 from imggen.models.learner import GeneratorLearner, Learner
 from imggen.reporting import Reporter, Silent
 
@@ -178,11 +177,3 @@ class ClassifierInspection(Inspection):
             scores.append(found.cpu())
             labels.append(part_labels.cpu())
         return torch.cat(scores), torch.cat(labels)
-
-
-INSPECTIONS: dict[Kind, type[Inspection]] = {GENERATOR: GeneratorInspection, CLASSIFIER: ClassifierInspection}
-
-
-def inspection_of(plan: TrainPlan, learner: Learner, held_out_rows: Rows, reporter: Reporter) -> Inspection:
-    """The inspection for the kind of model that a run trains."""
-    return INSPECTIONS[kind_of(plan.config.family)](plan, learner, held_out_rows, reporter)

@@ -21,6 +21,7 @@ from imggen.engine.training.backbone import HEAD, open_backbone, with_backbone
 from imggen.engine.training.budget import Budget
 from imggen.engine.training.initial_weights import StartingPoint
 from imggen.engine.training.saved_state import SavedState
+from imggen.engine.training.targets import target_settings, target_values, targets_of
 from imggen.errors import DataError, UsageError
 from imggen.models import presets
 from imggen.models.config import ModelConfig
@@ -28,9 +29,22 @@ from imggen.models.learner import Learner
 from imggen.reporting import Reporter
 
 DEFAULT_CROP, DEFAULT_SPLIT = "center", "train"
+KINDS = {1: "gray", 3: "color", 4: "color with alpha"}
 MIN_IMAGES_PER_PROCESS = 2  # in a batch
 # Fields of a configuration that are not options of a family.
-CONFIG_FROM_DATA = ("family", "preset", "size", "channels", "classes", "class_counts", "hard_alpha", "backbone", "tune")
+CONFIG_FROM_DATA = (
+    "family",
+    "preset",
+    "size",
+    "channels",
+    "classes",
+    "class_counts",
+    "hard_alpha",
+    "backbone",
+    "tune",
+    "table",
+    "scale",
+)
 
 
 @dataclass(frozen=True)
@@ -141,6 +155,7 @@ class TrainPlan:
             preset = begun.config
         if backbone is not None and options.preset is None:
             preset = presets(options.family)[HEAD]
+        targets = targets_of(options)
         if options.size is not None:
             preset.with_overrides(size=options.size)  # refuse an impossible size before decoding
         data_options = DataOptions(
@@ -148,10 +163,11 @@ class TrainPlan:
             channels=options.channels if backbone is None else backbone.channels,
             crop=options.crop or DEFAULT_CROP,
             split=options.split or DEFAULT_SPLIT,
-            use_classes=options.use_classes,
+            use_classes=options.use_classes and targets is None,
             strict=options.strict,
             keep=options.cache,
             exclude=(options.run,),
+            targets=targets,
         )
         source = _open_data(options.data, data_options, machine, reporter, decode=decode)
         run_data.warn_of_empty_classes(source, reporter)
@@ -161,6 +177,7 @@ class TrainPlan:
             classes=source.classes,
             class_counts=source.class_counts,
             hard_alpha=source.hard_alpha,
+            **target_values(source),
             **options.overrides,
         )
         config.check_classes()
@@ -174,7 +191,7 @@ class TrainPlan:
             choices.append(f"preset {config.preset}: {default if begun is None else 'that of the model to begin from'}")
         return cls(
             **_run_settings(options),
-            credits={**_given_credits(options), **({} if begun is None else {"init_from": begun.name})},
+            credits={**run_data.given_credits(options), **({} if begun is None else {"init_from": begun.name})},
             machine=machine,
             data_options=data_options,
             source=source,
@@ -204,13 +221,14 @@ class TrainPlan:
             strict=options.strict,
             keep=options.cache,
             exclude=(options.run,),
+            targets=targets_of(options, saved.config),
         )
         had_classes = bool(saved.config.classes)
         source = _open_data(options.data, data_options, machine, reporter, decode=decode, had_classes=had_classes)
         given_budget = any(value is not None for value in (options.images, options.epochs, options.minutes))
         return cls(
             **_run_settings(options),
-            credits={**saved.credits, **_given_credits(options)},
+            credits={**saved.credits, **run_data.given_credits(options)},
             machine=machine,
             data_options=data_options,
             source=source,
@@ -252,6 +270,7 @@ class TrainPlan:
             "data": self.data,
             **{name: value for name, value in self.fixed_settings().items() if name != "use_classes"},
             "no_classes": not self.data_options.use_classes,
+            **target_settings(self.data_options.targets),
             "images": self.budget.images,
             "minutes": None if seconds is None else seconds / 60,
             "precision": precision_name(self.precision),
@@ -303,12 +322,6 @@ def _run_settings(options: TrainOptions) -> dict[str, Any]:
         "force": options.force,
         "command": options.command,
     }
-
-
-def _given_credits(options: TrainOptions) -> dict[str, str]:
-    """Author and license of the images, as far as they are given."""
-    given = {"author": options.author, "license": options.license}
-    return {name: value for name, value in given.items() if value is not None}
 
 
 def _given_budget(options: TrainOptions, dataset_size: int, machine: Machine) -> Budget:
@@ -370,16 +383,15 @@ def resolved_settings(options: TrainOptions, reporter: Reporter) -> dict[str, An
 
 def describe_plan(plan: TrainPlan, learner: Learner, reporter: Reporter) -> None:
     """Report data, model, device and budget, one line each."""
-    config, processes = plan.config, plan.processes.size
-    classes = run_data.describe_classes(config.classes)
-    kind = {1: "gray", 3: "color", 4: "color with alpha"}[config.channels]
-    size = f"{config.size}x{config.size}"
-    reporter.info(f"data    {plan.dataset.name}: {len(plan.dataset):,} images, {size} {kind}, {classes}")
+    config = plan.config
+    classes = run_data.describe_classes(config.classes) if plan.dataset.targets is None else "with targets"
+    form = f"{config.size}x{config.size} {KINDS[config.channels]}, {classes}"
+    reporter.info(f"data    {plan.dataset.name}: {len(plan.dataset):,} images, {form}")
     for choice in plan.choices:
         reporter.info(f"chosen  {choice}")
-    parameters = {name: sum(p.numel() for p in network.parameters()) for name, network in learner.networks.items()}
-    counts = ", ".join(f"{name} {count / 1e6:.2f} M" for name, count in parameters.items())
-    reporter.info(f"model   {config.family}/{config.preset}: {counts}")
-    group = f" on {processes} processes" if processes > 1 else ""
+    counts = {name: sum(p.numel() for p in network.parameters()) for name, network in learner.networks.items()}
+    listed = ", ".join(f"{name} {count / 1e6:.2f} M" for name, count in counts.items())
+    reporter.info(f"model   {config.family}/{config.preset}: {listed}")
+    group = f" on {plan.processes.size} processes" if plan.processes.size > 1 else ""
     reporter.info(f"device  {plan.device}, {precision_name(plan.precision)}, batch {plan.batch}{group}")
     reporter.info(f"budget  {plan.budget}, seed {plan.seed}, into {plan.run_dir.path}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from imggen.data.dataset import DataOptions, Dataset, ScannedDataset, scan_dataset
+from imggen.engine.options import TrainOptions
 from imggen.errors import CheckpointError
 from imggen.models.config import ModelConfig, list_classes
 from imggen.reporting import Reporter, Silent
@@ -42,3 +43,9 @@ def refuse_other_data(config: ModelConfig, source: Dataset | ScannedDataset) -> 
     if source.classes != config.classes:
         before, now = describe_classes(config.classes), describe_classes(source.classes)
         raise CheckpointError(f"this run was started with {before}; the data now has {now}", hint)
+
+
+def given_credits(options: TrainOptions) -> dict[str, str]:
+    """Author and license of the images, as far as they are given."""
+    given = {"author": options.author, "license": options.license}
+    return {name: value for name, value in given.items() if value is not None}

@@ -18,7 +18,7 @@ from imggen.engine.distributed import launch_name
 from imggen.engine.noise import mix_seed
 from imggen.engine.training.best_checkpoint import BestCheckpoint
 from imggen.engine.training.calibration import measure_temperature
-from imggen.engine.training.inspections import inspection_of
+from imggen.engine.training.inspection_kinds import inspection_of
 from imggen.engine.training.plan import TrainPlan
 from imggen.engine.training.saved_state import SavedState
 from imggen.engine.training.timers import Clock

@@ -1,0 +1,249 @@
+"""Find the target of each image of a source: a mask, or another image, by its name; and survey the targets."""
+
+from __future__ import annotations
+
+import unicodedata
+import zipfile
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
+from typing import Any, TypeVar
+
+import numpy as np
+
+from imggen.data.cache_dir import expand_user
+from imggen.data.decode import (
+    PIXEL_BUDGET,
+    UnreadableError,
+    decode_or_explain,
+    image_size,
+    read_source,
+)
+from imggen.data.masks import MaskStatistics, MaskTable, Shares, make_table, open_mask, statistics_of
+from imggen.data.pairs import PairReader, check_size
+from imggen.data.readers import ArchiveReader, ArrayReader, FolderReader, Origin, Source
+from imggen.data.scan import digest, open_source
+from imggen.data.survey import SURVEY_THREADS, survey_source
+from imggen.errors import DataError, UsageError
+from imggen.reporting import Reporter
+
+CLASSES_FILE, MAX_CLASSES_BYTES = "classes.txt", 1 << 16
+MAX_NAMED = 3  # files in a message
+MAX_SHOWN_CLASSES = 30
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class TargetOptions:
+    """Where the targets of images are, a source as in `open_source`, and how they are read.
+
+    With `masks` they are masks, else images of `channels` (None: chosen to suit them). `table` is that of a model,
+    None to make one of the masks by `void`, `lossy` and `names` (names of classes, or a file of them).
+    """
+
+    spec: str
+    masks: bool
+    channels: int | None = None
+    table: MaskTable | None = None
+    void: str = "auto"
+    lossy: bool = False
+    resize: bool = False
+    names: str | None = None
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What the targets of a data set have in common: their `channels`, and the table of masks."""
+
+    channels: int
+    table: MaskTable | None = None
+    shares: Shares | None = field(default=None, compare=False)
+
+
+def pair_sources(
+    source: Source, options: TargetOptions, cache_dir: Any, exclude: Sequence[Path], reporter: Reporter
+) -> tuple[Source, Targets]:
+    """The images of `source` that have a target, with it, and what the targets have in common.
+
+    Raises UsageError, and DataError if no names match, or a target cannot be read or is of another size.
+    """
+    spec = options.spec
+    if expand_user(spec).resolve() == Path(source.origin.path) and source.origin.path:
+        raise UsageError(f"the images in {spec} would be their own targets", "give another folder")
+    targets = open_source(spec, split="all", use_classes=False, cache_dir=cache_dir, exclude=exclude)
+    rows, partners = match_names(source.names, targets.names)
+    noun = "mask" if options.masks else "partner"
+    if not rows:
+        raise DataError(
+            f"no image of {source.name} has a {noun} in {targets.name}",
+            f"{source.names[0]} needs {PurePosixPath(source.names[0]).with_suffix('.png')} there, of any ending",
+        )
+    _report_unmatched(source, targets, rows, partners, noun, reporter)
+    images, chosen = _subset(source, rows), _subset(targets, partners)
+    if options.masks:
+        found = _survey_masks(images, chosen, options, spec, reporter)
+    else:
+        survey = survey_source(chosen)
+        found = Targets(options.channels or survey.channels)
+    reader = PairReader(images.reader, chosen.reader, chosen.names, found.channels, found.table, options.resize)
+    has_marks = images.fingerprints and chosen.fingerprints
+    pairs = zip(images.fingerprints, chosen.fingerprints, strict=True) if has_marks else ()
+    salt = digest([found.channels, found.table, options.resize])
+    return replace(
+        images,
+        key=digest([source.key, targets.key, salt]),
+        reader=reader,
+        origin=Origin(f"{source.origin.path} + {targets.origin.path}", source.origin.split, use_classes=False),
+        fingerprints=[f"{one}\0{other}\0{salt}" for one, other in pairs],
+        locks=(*images.locks, *chosen.locks),
+    ), found
+
+
+def match_names(names: Sequence[str], targets: Sequence[str]) -> tuple[list[int], list[int]]:
+    """Indices of the names that have a target of the same path but for the ending, and of those targets.
+
+    Names are equal that differ only in how Unicode composes their letters. Where none match, they are compared without
+    the first folder of each. Raises DataError for a name with two targets.
+    """
+    for strip in (False, True):
+        by_stem: dict[str, int] = {}
+        twice: dict[str, str] = {}
+        for index, name in enumerate(targets):
+            stem = _stem(name, strip=strip)
+            if stem in by_stem:
+                twice[stem] = name
+            by_stem.setdefault(stem, index)
+        found = [
+            (row, by_stem[stem]) for row, name in enumerate(names) if (stem := _stem(name, strip=strip)) in by_stem
+        ]
+        if found:
+            for row, partner in found:
+                if other := twice.get(_stem(names[row], strip=strip)):
+                    raise DataError(f"{names[row]} has two targets: {targets[partner]} and {other}", "keep one of them")
+            return [row for row, _ in found], [partner for _, partner in found]
+    return [], []
+
+
+def _stem(name: str, *, strip: bool) -> str:
+    path = PurePosixPath(unicodedata.normalize("NFC", name)).with_suffix("")
+    return str(PurePosixPath(*path.parts[1:])) if strip and len(path.parts) > 1 else str(path)
+
+
+def _report_unmatched(
+    source: Source, targets: Source, rows: list[int], partners: list[int], noun: str, reporter: Reporter
+) -> None:
+    """Say which images have no target; name targets without an image, unless they belong to another split."""
+    without = sorted(set(range(len(source))) - set(rows))
+    if without:
+        reporter.info(f"left out {len(without):,} images without a {noun}: {_some(source.names, without)}")
+    unused = sorted(set(range(len(targets))) - set(partners))
+    is_whole = source.origin.split == "all" or not _has_splits(source)
+    if unused and is_whole:
+        reporter.warn(f"{len(unused):,} {noun}s belong to no image: {_some(targets.names, unused)}")
+
+
+def _has_splits(source: Source) -> bool:
+    """Whether the source is one split of several."""
+    with suppress(DataError, UsageError):
+        whole = open_source(source.origin.path, split="all", use_classes=False, cache_dir=Path())
+        return len(whole) != len(source)
+    return True
+
+
+def _some(names: Sequence[str], indices: list[int]) -> str:
+    more = ", …" if len(indices) > MAX_NAMED else ""
+    return ", ".join(names[index] for index in indices[:MAX_NAMED]) + more
+
+
+def _subset(source: Source, rows: list[int]) -> Source:
+    """Some images of a source, without classes. Raises DataError for a reader that cannot be divided."""
+    reader: Any = source.reader
+    if isinstance(reader, FolderReader):
+        reader = FolderReader(reader.root, [reader.names[row] for row in rows])
+    elif isinstance(reader, ArchiveReader):
+        reader = ArchiveReader(reader.paths, [reader.members[row] for row in rows])
+    elif isinstance(reader, ArrayReader):
+        reader = ArrayReader(reader.pixels[rows])
+    return replace(
+        source,
+        classes=(),
+        names=[source.names[row] for row in rows],
+        labels=np.zeros(len(rows), np.int64),
+        reader=reader,
+        fingerprints=[source.fingerprints[row] for row in rows] if source.fingerprints else [],
+    )
+
+
+def _survey_masks(images: Source, masks: Source, options: TargetOptions, spec: str, reporter: Reporter) -> Targets:
+    """Read all masks, and the sizes of their images. Raises DataError for what does not fit or cannot be read."""
+    if options.table is not None:
+        return Targets(1, options.table)
+
+    def examine(index: int) -> MaskStatistics | UnreadableError:
+        try:
+            mask, is_lossy = open_mask(masks, index, PIXEL_BUDGET)
+            check_size(mask.size, decode_or_explain(image_size, read_source(images, index)), resize=options.resize)
+            return statistics_of(mask, lossy=is_lossy)
+        except UnreadableError as error:
+            return error
+
+    statistics = []
+    with reporter.task("reading masks", len(masks)) as task:
+        for index, found in enumerate(_in_threads(examine, len(masks))):
+            if isinstance(found, UnreadableError):
+                hint = "--resize-masks takes the nearest pixels" if "mask is" in str(found) else "repair or remove it"
+                raise DataError(f"{masks.names[index]} cannot be a mask: {found}", hint)
+            statistics.append(found)
+            task.update(index + 1)
+    table, shares = make_table(statistics, void=options.void, lossy=options.lossy, names=_names(options.names, spec))
+    _show(table, shares, reporter)
+    return Targets(1, table, shares)
+
+
+def _in_threads(function: Callable[[int], T], count: int) -> Any:
+    with ThreadPoolExecutor(SURVEY_THREADS) as threads:
+        yield from threads.map(function, range(count))
+
+
+def _show(table: MaskTable, shares: Shares, reporter: Reporter) -> None:
+    """The table of classes, one a line: number, value, name, share of the pixels, masks that have it."""
+    lines = zip(table.values, table.names, shares.pixels, shares.masks, strict=True)
+    reporter.info(f"classes  {'':>3} {'value':>7}  {'name':16} {'pixels':>7}  masks")
+    for number, (value, name, share, masks) in enumerate(lines):
+        if number == MAX_SHOWN_CLASSES:
+            reporter.info(f"class    … and {len(table.values) - number:,} more")
+            break
+        reporter.info(f"class    {number:>3} {table.shown(value):>7}  {name:16} {share:>7.2%}  {masks:,}")
+    if table.void >= 0:
+        reporter.info(f"void         {table.shown(table.void):>7}  {'(ignored)':16} {shares.void:>7.2%}")
+
+
+def _names(given: str | None, spec: str) -> list[str] | None:
+    """The names of the classes: given, or in a file that is given, or in classes.txt among the masks; else None."""
+    if given is not None:
+        path = expand_user(given)
+        return _lines(_read(path)) if path.is_file() else [name.strip() for name in given.split(",")]
+    root = expand_user(spec)
+    with suppress(OSError, KeyError, zipfile.BadZipFile):
+        if root.is_dir() and (root / CLASSES_FILE).is_file():
+            return _lines(_read(root / CLASSES_FILE))
+        if root.suffix.lower() == ".zip":
+            with zipfile.ZipFile(root) as archive, archive.open(CLASSES_FILE) as file:
+                return _lines(file.read(MAX_CLASSES_BYTES))
+    return None
+
+
+def _read(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(MAX_CLASSES_BYTES)
+
+
+def _lines(data: bytes) -> list[str]:
+    """A name a line; "3 eyes" and "3: eyes" are the name of class 3 where every line begins with its number."""
+    lines = [line.strip() for line in data.decode("utf-8", "replace").splitlines() if line.strip()]
+    parts = [line.replace(":", " ").split(None, 1) for line in lines]
+    if parts and all(len(part) == 2 and part[0] == str(number) for number, part in enumerate(parts)):
+        return [part[1] for part in parts]
+    return lines

@@ -1,0 +1,114 @@
+"""Images to masks: the class of every pixel, as a palette PNG of the image's own size."""
+
+from __future__ import annotations
+
+import io
+import time
+from collections import Counter
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from imggen.data.cache import check_skipped
+from imggen.data.decode import UnreadableError, load_image
+from imggen.data.masks import MaskTable
+from imggen.data.scan import open_images
+from imggen.engine.checkpoints import load_model, prepare
+from imggen.engine.options import SegmentOptions
+from imggen.engine.segmenter import Found, Plane, colors_of, find_classes, in_square, open_segmenter, overlay
+from imggen.engine.sheet import Cell, draw_sheet, in_rows
+from imggen.io.atomic import atomic_write
+from imggen.io.image import encode, format_of
+from imggen.reporting import Reporter
+
+MAX_SHEET_IMAGES, SHEET_SIDE, SHEET_COLUMNS = 48, 128, 4
+
+
+def segment(options: SegmentOptions, reporter: Reporter) -> dict[str, Any]:
+    """Write the masks; see `imggen.engine.mapping.run_segment`."""
+    began = time.monotonic()
+    source = open_images(options.image, reporter, exclude=(Path(options.output),))
+    loaded = load_model(options.model, weights=options.weights, device=options.device)
+    model, table = open_segmenter(loaded)
+    prepare(loaded, reporter, full_precision=True)
+    names = _result_names(source.names)
+    images, paths, cells, skipped = [], list[str](), list[list[Cell]](), list[tuple[str, str]]()
+    with reporter.task("segmenting", len(source)) as task:
+        for index, name in enumerate(names):
+            try:
+                image = load_image(source, index)
+            except UnreadableError as error:
+                skipped.append((source.names[index], str(error)))
+                continue
+            scale = options.scale or model.config.scale
+            found = find_classes(model, image, scale, probabilities=options.probabilities)
+            written = _write(Path(options.output) / name, found, table, options)
+            images.append({"path": source.names[index], "mask": written[0], "classes": _regions(found.classes, table)})
+            paths += written
+            if options.sheet is not None and len(cells) < MAX_SHEET_IMAGES:
+                cells.append(_cells(found, table, source.names[index]))
+            task.update(index + 1)
+    check_skipped(tuple(skipped), len(source), strict=False)
+    for name, reason in skipped:
+        reporter.warn(f"left out {name}: {reason}")
+    if options.sheet is not None:
+        paths.append(_write_sheet(options.sheet, cells))
+    seconds = round(time.monotonic() - began, 3)
+    return {"images": images, "count": len(images), "hash": loaded.hash, "paths": paths, "seconds": seconds}
+
+
+def _result_names(names: list[str]) -> list[str]:
+    """Relative paths of the masks: those of the images, with the ending .png; after theirs, where stems collide."""
+    stems = Counter(str(PurePosixPath(name).with_suffix("")) for name in names)
+    results = []
+    for name in names:
+        stem = str(PurePosixPath(name).with_suffix(""))
+        parts = [part for part in PurePosixPath(stem if stems[stem] == 1 else name).parts if part not in ("..", "/")]
+        results.append(f"{PurePosixPath(*parts)}.png")
+    return results
+
+
+def _write(path: Path, found: Found, table: MaskTable, options: SegmentOptions) -> list[str]:
+    """Write the mask and what else is wanted; returns the paths, the mask's first."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    mask = Image.fromarray(found.classes)
+    mask.putpalette(table.palette().tobytes())
+    file = io.BytesIO()
+    mask.save(file, "PNG", optimize=False)
+    atomic_write(path, file.getvalue())
+    paths = [path]
+    if options.overlay:
+        paths.append(path.with_name(f"{path.stem}-overlay.png"))
+        atomic_write(paths[-1], encode(overlay(found, table), "png", None))
+    if options.probabilities:
+        for number in range(len(table.names)):
+            paths.append(path.with_name(f"{path.stem}-class-{number}.png"))
+            atomic_write(paths[-1], encode(found.probability(number)[..., None], "png", None))
+    return [str(name) for name in paths]
+
+
+def _regions(classes: Plane, table: MaskTable) -> list[dict[str, Any]]:
+    """Of each class that occurs: its number, its name, its share of the pixels, and its box (x, y, width, height)."""
+    regions = []
+    for number in np.unique(classes).tolist():
+        inside = classes == number
+        rows, columns = np.flatnonzero(inside.any(1)), np.flatnonzero(inside.any(0))
+        left, top, right, bottom = (int(each) for each in (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1))
+        share = round(float(inside.mean()), 6)
+        box = [left, top, right - left, bottom - top]
+        regions.append({"class": number, "name": table.names[number], "share": share, "box": box})
+    return regions
+
+
+def _cells(found: Found, table: MaskTable, name: str) -> list[Cell]:
+    """The image, its overlay and its mask in three squares."""
+    shown = (found.pixels, overlay(found, table), colors_of(found.classes, table))
+    texts = (name, "overlay", "mask")
+    return [Cell(in_square(each, SHEET_SIDE), text) for each, text in zip(shown, texts, strict=True)]
+
+
+def _write_sheet(path: Path, cells: list[list[Cell]]) -> str:
+    atomic_write(path, encode(draw_sheet(in_rows(cells, SHEET_COLUMNS), SHEET_SIDE), format_of(path), None))
+    return str(path)

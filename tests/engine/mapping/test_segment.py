@@ -1,0 +1,103 @@
+"""imggen train segment and imggen segment, from folders to palette PNGs; and tiles."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from imggen.data.masks import voc_palette
+from imggen.engine.tiling import map_in_tiles, spans
+from imggen.models import build_model, presets
+from tests.helpers import read_pixels, run_cli
+
+SMALL = ["--images", "400", "--batch", "8", "--width", "8", "--halvings", "1", "--learning-rate", "0.02", "--seed", "1"]
+
+
+def write_data(root: Path, count: int = 12) -> None:
+    """Bright rectangles on dark ground, with exact masks."""
+    random = np.random.default_rng(0)
+    for folder in ("photos", "masks"):
+        (root / folder / "a").mkdir(parents=True)
+    for number in range(count):
+        truth = np.zeros((16, 16), np.uint8)
+        top, left = random.integers(0, 9, 2)
+        truth[top : top + 7, left : left + 7] = 1
+        pixels = (truth[..., None] * 150 + random.integers(0, 60, (16, 16, 3))).astype(np.uint8)
+        Image.fromarray(pixels).save(root / f"photos/a/{number}.png")
+        Image.fromarray(truth * 255).save(root / f"masks/a/{number}.png")
+
+
+def test_train_then_segment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_data(tmp_path)
+    data = ["--data", "photos", "--masks", "masks", "--device", "cpu"]
+    code, _, err = run_cli(capsys, "train", "segment", *data, *SMALL)
+    assert code == 0, err
+    assert "background" in err and "object" in err
+    assert list(Path("runs/segment/samples").iterdir())
+    extra = ["--overlay", "--probabilities", "--sheet", "sheet.png", "--json"]
+    code, out, err = run_cli(capsys, "segment", "--image", "photos", "-o", "found", *extra)
+    assert code == 0, err
+    result = json.loads(out)
+    assert result["count"] == 12 and len(result["paths"]) == 12 * 4 + 1 and Path("sheet.png").exists()
+    hits = 0.0
+    for number in range(12):
+        with Image.open(f"found/a/{number}.png") as image:
+            assert image.mode == "P" and image.getpalette()[3:6] == voc_palette()[1].tolist()  # type: ignore[index]
+            found = np.asarray(image)
+        hits += float((found == read_pixels(f"masks/a/{number}.png") // 255).mean()) / 12
+        region = result["images"][0]["classes"][-1]
+    assert hits > 0.95
+    assert region["name"] == "object" and 0 < region["share"] < 1 and len(region["box"]) == 4
+    code, _, err = run_cli(capsys, "segment", "--image", "photos", "-o", "found")
+    assert code == 2 and "--force" in err
+    code, _, err = run_cli(capsys, "train", "segment", *data, "--resume", "--images", "408")
+    assert code == 0, err
+    for words in (["sample", "segment"], ["classify", "segment", "--image", "photos"]):
+        code, _, err = run_cli(capsys, *words)
+        assert code == 2 and ("segmentation model" in err or "has no classes" in err), words
+
+
+def test_masks_and_kinds_that_do_not_fit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_data(tmp_path, 2)
+    code, _, err = run_cli(capsys, "train", "segment", "--data", "photos")
+    assert code == 2 and "--masks" in err
+    code, _, err = run_cli(capsys, "train", "segment", "--data", "photos", "--masks", "none")
+    assert code == 3 and "there is no none" in err
+    code, _, err = run_cli(capsys, "segment", "--image", "photos")
+    assert code == 3 and "imggen train segment" in err
+    code, _, err = run_cli(capsys, "segment", "vae", "--image", "photos")
+    assert code == 2 and "labels no pixels" in err and not Path("masks/a/0.png.part").exists()
+
+
+def test_tiles_give_the_whole_image() -> None:
+    torch.manual_seed(0)
+    config = presets("segment")["tiny"].with_overrides(width=8, halvings=2, table={"names": ["a", "b", "c"]})
+    network = build_model(config).network
+    with torch.no_grad():
+        for weight in network.parameters():
+            weight.add_(0.1 * torch.randn_like(weight))
+    image = np.random.default_rng(0).integers(0, 256, (90, 131, 3)).astype(np.uint8)
+
+    def apply(tile: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            return network(tile).softmax(1).mul(255).round().byte()
+
+    args = {"reach": network.reach, "multiple": network.multiple, "device": torch.device("cpu")}
+    whole, tiled = (map_in_tiles(image, apply, 3, side=side, **args) for side in (512, 40))
+    assert whole.std() > 10
+    assert np.abs(whole.astype(int) - tiled).max() <= 1
+
+
+def test_spans_cover_a_side_once() -> None:
+    found = list(spans(100, 30, 10, 8))
+    assert [(span.start, span.stop) for span in found] == [(0, 32), (32, 64), (64, 96), (96, 100)]
+    assert all(span.first % 8 == 0 and span.start - span.first in (0, 16) for span in found)
