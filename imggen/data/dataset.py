@@ -364,7 +364,8 @@ def scan_dataset(spec: str, options: DataOptions, *, max_size: int, reporter: Re
         choices.append(f"channels {channels}: {CHANNEL_REASONS[channels]}")
     scanned = ScannedDataset(source, survey, size, channels, options, targets=targets)
     if scanned.hard_alpha:
-        choices.append("hard edges: alpha is only 0 or 255 in the images, and will be in samples")
+        result = ", and will be in samples" if targets is None else ""
+        choices.append(f"hard edges: alpha is only 0 or 255 in the images{result}")
     elif survey.hard_alpha and channels == 4:
         choices.append("soft edges: alpha is only 0 or 255 in the images, but they are resized, which blurs it")
     return replace(scanned, choices=tuple(choices))

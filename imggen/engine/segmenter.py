@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -53,10 +54,18 @@ def open_segmenter(loaded: LoadedModel) -> tuple[SegmentModel, MaskTable]:
 
 
 @torch.inference_mode()
-def find_classes(model: SegmentModel, image: Image.Image, scale: float, *, probabilities: bool = False) -> Found:
+def find_classes(
+    model: SegmentModel,
+    image: Image.Image,
+    scale: float,
+    *,
+    probabilities: bool = False,
+    advance: Callable[[float], None] | None = None,
+) -> Found:
     """The classes of an image, which the model sees resized by `scale`, tile by tile.
 
-    Without `probabilities`, and at scale 1, memory hardly depends on the number of classes.
+    Without `probabilities`, and at scale 1, memory hardly depends on the number of classes. `advance` is called with
+    the fraction that is done.
     """
     whole = with_channels(image, model.config.channels)
     pixels = to_array(whole, model.config.channels)
@@ -78,6 +87,7 @@ def find_classes(model: SegmentModel, image: Image.Image, scale: float, *, proba
         reach=network.reach,
         multiple=network.multiple,
         device=model.device,
+        advance=advance,
     )
     planes = found[..., 1:]
     classes = found[..., 0].copy() if is_whole else _most_probable(planes, pixels.shape[:2])

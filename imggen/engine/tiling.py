@@ -43,11 +43,13 @@ def map_in_tiles(
     multiple: int,
     device: torch.device,
     side: int = TILE_SIDE,
+    advance: Callable[[float], None] | None = None,
 ) -> npt.NDArray[np.uint8]:
     """`apply` of an image (H, W, C) uint8: (H, W, channels) uint8.
 
     `apply` takes (1, C, h, w) in [-1, 1] to (1, channels, h, w) uint8. A result must depend on no pixel further away
-    than `reach`, and be the same for a tile whose first pixels are divisible by `multiple`.
+    than `reach`, and be the same for a tile whose first pixels are divisible by `multiple`. `advance` gets the
+    fraction of the image that is done.
     """
     height, width = image.shape[:2]
     result = np.empty((height, width, channels), np.uint8)
@@ -58,4 +60,6 @@ def map_in_tiles(
             own = found[row.start - row.first :, column.start - column.first :]
             own = own[: row.stop - row.start, : column.stop - column.start]
             result[row.start : row.stop, column.start : column.stop] = own
+            if advance is not None:
+                advance((row.start * width + (row.stop - row.start) * column.stop) / (height * width))
     return result

@@ -33,17 +33,20 @@ def segment(options: SegmentOptions, reporter: Reporter) -> dict[str, Any]:
     loaded = load_model(options.model, weights=options.weights, device=options.device)
     model, table = open_segmenter(loaded)
     prepare(loaded, reporter, full_precision=True)
-    names = _result_names(source.names)
+    scale = options.scale or model.config.scale
     images, paths, cells, skipped = [], list[str](), list[list[Cell]](), list[tuple[str, str]]()
     with reporter.task("segmenting", len(source)) as task:
-        for index, name in enumerate(names):
+        for index, name in enumerate(_result_names(source.names)):
+
+            def advance(fraction: float, index: int = index) -> None:
+                task.update(index + fraction)
+
             try:
                 image = load_image(source, index)
             except UnreadableError as error:
                 skipped.append((source.names[index], str(error)))
                 continue
-            scale = options.scale or model.config.scale
-            found = find_classes(model, image, scale, probabilities=options.probabilities)
+            found = find_classes(model, image, scale, probabilities=options.probabilities, advance=advance)
             written = _write(Path(options.output) / name, found, table, options)
             images.append({"path": source.names[index], "mask": written[0], "classes": _regions(found.classes, table)})
             paths += written

@@ -29,7 +29,7 @@ class EvaluateOptions(ModelOptions):
     model: str = argument(REQUIRED, "Model as for sample, or folder of images", metavar="MODEL")
     data: str = option(REQUIRED, "Data to compare with, as for train", panel=COMPARISON, metavar="DATA")
     masks: str | None = option(None, "Masks of DATA, for a segmentation model", panel=COMPARISON, metavar="MASKS")
-    count: int = option(10_000, "Images to generate", panel=COMPARISON, flags=("--count", "-n"), low=1)
+    count: int = option(10_000, "Images to generate, or to label", panel=COMPARISON, flags=("--count", "-n"), low=1)
     features: str | None = option(
         None,
         "pretrained, inception, inception:FILE or a file",

@@ -19,7 +19,7 @@ class TrainSegmentOptions(TrainOptions):
     masks: str = option(REQUIRED, "Masks of the same names: folder, .zip or .tar", panel=DATA, metavar="MASKS")
     mask_classes: str | None = option(
         None,
-        "Names of the masks' classes: a,b,c or a file",
+        "Names of classes: a,b,c or a file",
         panel=DATA,
         flags=("classes", "--classes"),
         metavar="NAMES",

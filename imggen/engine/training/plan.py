@@ -21,7 +21,7 @@ from imggen.engine.training.backbone import HEAD, open_backbone, with_backbone
 from imggen.engine.training.budget import Budget
 from imggen.engine.training.initial_weights import StartingPoint
 from imggen.engine.training.saved_state import SavedState
-from imggen.engine.training.targets import target_settings, target_values, targets_of
+from imggen.engine.training.targets import describe_targets, target_settings, target_values, targets_of
 from imggen.errors import DataError, UsageError
 from imggen.models import presets
 from imggen.models.config import ModelConfig
@@ -384,7 +384,7 @@ def resolved_settings(options: TrainOptions, reporter: Reporter) -> dict[str, An
 def describe_plan(plan: TrainPlan, learner: Learner, reporter: Reporter) -> None:
     """Report data, model, device and budget, one line each."""
     config = plan.config
-    classes = run_data.describe_classes(config.classes) if plan.dataset.targets is None else "with targets"
+    classes = describe_targets(plan.dataset.targets) or run_data.describe_classes(config.classes)
     form = f"{config.size}x{config.size} {KINDS[config.channels]}, {classes}"
     reporter.info(f"data    {plan.dataset.name}: {len(plan.dataset):,} images, {form}")
     for choice in plan.choices:

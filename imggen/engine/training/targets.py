@@ -6,9 +6,10 @@ from typing import Any
 
 from imggen.data.dataset import Dataset, ScannedDataset
 from imggen.data.masks import MaskTable
-from imggen.data.pair_scan import TargetOptions
+from imggen.data.pair_scan import TargetOptions, Targets
 from imggen.documents import DocumentError
 from imggen.engine.options import TrainOptions, TrainSegmentOptions
+from imggen.engine.training.run_data import describe_classes
 from imggen.errors import CheckpointError, UsageError
 from imggen.models.config import ModelConfig
 from imggen.models.mapper.segment.config import SegmentConfig
@@ -49,6 +50,13 @@ def target_values(source: Dataset | ScannedDataset) -> dict[str, Any]:
         return {}
     table = source.targets.table
     return {"scale": source.scale, **({} if table is None else {"table": table.to_json()})}
+
+
+def describe_targets(targets: Targets | None) -> str:
+    """What the targets are, in words; empty for a data set without."""
+    if targets is None:
+        return ""
+    return "with partners" if targets.table is None else f"masks of {describe_classes(targets.table.names)}"
 
 
 def target_settings(targets: TargetOptions | None) -> dict[str, Any]:

@@ -9,14 +9,16 @@ import torch
 from PIL import Image
 
 from imggen.data.masks import voc_palette
+from imggen.engine.segmenter import find_classes
 from imggen.engine.tiling import map_in_tiles, spans
 from imggen.models import build_model, presets
+from imggen.models.mapper.segment.model import SegmentModel
 from tests.helpers import read_pixels, run_cli
 
-SMALL = ["--images", "400", "--batch", "8", "--width", "8", "--halvings", "1", "--learning-rate", "0.02", "--seed", "1"]
+SMALL = ["--images", "240", "--batch", "8", "--width", "8", "--halvings", "1", "--learning-rate", "0.02", "--seed", "1"]
 
 
-def write_data(root: Path, count: int = 12) -> None:
+def write_data(root: Path, count: int = 8) -> None:
     """Bright rectangles on dark ground, with exact masks."""
     random = np.random.default_rng(0)
     for folder in ("photos", "masks"):
@@ -44,19 +46,19 @@ def test_train_then_segment(
     code, out, err = run_cli(capsys, "segment", "--image", "photos", "-o", "found", *extra)
     assert code == 0, err
     result = json.loads(out)
-    assert result["count"] == 12 and len(result["paths"]) == 12 * 4 + 1 and Path("sheet.png").exists()
+    assert result["count"] == 8 and len(result["paths"]) == 8 * 4 + 1 and Path("sheet.png").exists()
     hits = 0.0
-    for number in range(12):
+    for number in range(8):
         with Image.open(f"found/a/{number}.png") as image:
             assert image.mode == "P" and image.getpalette()[3:6] == voc_palette()[1].tolist()  # type: ignore[index]
             found = np.asarray(image)
-        hits += float((found == read_pixels(f"masks/a/{number}.png") // 255).mean()) / 12
+        hits += float((found == read_pixels(f"masks/a/{number}.png") // 255).mean()) / 8
         region = result["images"][0]["classes"][-1]
     assert hits > 0.95
     assert region["name"] == "object" and 0 < region["share"] < 1 and len(region["box"]) == 4
     code, _, err = run_cli(capsys, "segment", "--image", "photos", "-o", "found")
     assert code == 2 and "--force" in err
-    code, _, err = run_cli(capsys, "train", "segment", *data, "--resume", "--images", "408")
+    code, _, err = run_cli(capsys, "train", "segment", *data, "--resume", "--images", "248")
     assert code == 0, err
     for words in (["sample", "segment"], ["classify", "segment", "--image", "photos"]):
         code, _, err = run_cli(capsys, *words)
@@ -78,13 +80,20 @@ def test_masks_and_kinds_that_do_not_fit(
     assert code == 2 and "labels no pixels" in err and not Path("masks/a/0.png.part").exists()
 
 
-def test_tiles_give_the_whole_image() -> None:
+def awake_model() -> SegmentModel:
+    """A model of three classes with random weights, also where blocks begin at zero."""
     torch.manual_seed(0)
     config = presets("segment")["tiny"].with_overrides(width=8, halvings=2, table={"names": ["a", "b", "c"]})
-    network = build_model(config).network
+    model = build_model(config)
+    assert isinstance(model, SegmentModel)
     with torch.no_grad():
-        for weight in network.parameters():
+        for weight in model.parameters():
             weight.add_(0.1 * torch.randn_like(weight))
+    return model.eval()
+
+
+def test_tiles_give_the_whole_image() -> None:
+    network = awake_model().network
     image = np.random.default_rng(0).integers(0, 256, (90, 131, 3)).astype(np.uint8)
 
     def apply(tile: torch.Tensor) -> torch.Tensor:
@@ -95,6 +104,26 @@ def test_tiles_give_the_whole_image() -> None:
     whole, tiled = (map_in_tiles(image, apply, 3, side=side, **args) for side in (512, 40))
     assert whole.std() > 10
     assert np.abs(whole.astype(int) - tiled).max() <= 1
+
+
+def test_progress_of_one_image_ends_at_all_of_it() -> None:
+    seen: list[float] = []
+    image = np.zeros((70, 50, 1), np.uint8)
+    kept = {"reach": 4, "multiple": 2, "device": torch.device("cpu"), "side": 32}
+    result = map_in_tiles(image, lambda tile: tile.byte(), 1, advance=seen.append, **kept)
+    assert result.shape == image.shape and seen == sorted(seen) and len(seen) == 6 and seen[-1] == 1
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.5, 1.7])
+def test_classes_have_the_size_of_the_image_at_any_scale(scale: float) -> None:
+    model = awake_model()
+    image = Image.fromarray(np.random.default_rng(1).integers(0, 256, (30, 41, 3)).astype(np.uint8))
+    plain, full = (find_classes(model, image, scale, probabilities=wanted) for wanted in (False, True))
+    assert plain.classes.shape == (30, 41) and len(np.unique(plain.classes)) > 1
+    assert np.array_equal(plain.classes, full.classes)
+    planes = np.stack([full.probability(number) for number in range(3)], 2).astype(int)
+    chosen = np.take_along_axis(planes, full.classes[..., None].astype(int), 2)[..., 0]
+    assert np.array_equal(chosen, planes.max(2)) and abs(planes.sum(2) - 255).max() <= 3
 
 
 def test_spans_cover_a_side_once() -> None:
