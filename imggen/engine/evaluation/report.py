@@ -52,7 +52,7 @@ DESCRIPTIONS = {
 }
 RECOGNITION = {
     "own_classes": ("By the model's own classes", "as imggen classify labels images"),
-    "neighbors": ("By the nearest images", "k-NN on what the model sees, as imggen search compares images"),
+    "neighbors": ("By the nearest images", "k-NN by what the model sees"),
     "pixels": ("By the nearest images in pixels", "of at most 32x32 pixels"),
     "untrained": ("By the nearest images of an untrained model", "the same networks with random weights"),
     "majority": ("Always the most frequent class", ""),

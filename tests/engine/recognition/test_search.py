@@ -17,7 +17,7 @@ from imggen.engine.info import describe_file
 from imggen.engine.options import EmbedOptions, SearchOptions
 from imggen.engine.recognition import vectors as vectors_module
 from imggen.engine.recognition.search import group_duplicates, nearest
-from imggen.engine.recognition.vectors import read_vectors, unit
+from imggen.engine.recognition.vectors import Vectors, read_vectors, unit
 from imggen.errors import CheckpointError, DataError, UsageError
 from imggen.reporting import Silent
 from tests.engine.recognition.conftest import write_photos
@@ -143,9 +143,21 @@ def test_groups_do_not_depend_on_the_order() -> None:
 
 def test_equal_scores_keep_their_order() -> None:
     directions = unit(torch.ones(200, 4))
-    found = nearest(directions, directions[0], np.array([1]), 5, None)
+    found = nearest(directions @ directions[0], np.array([1]), 5, None)
     assert [match.index for match in found] == [0, 2, 3, 4, 5]
-    assert nearest(directions, -directions[0], np.empty(0, int), 3, 0.5) == []
+    assert nearest(directions @ -directions[0], np.empty(0, int), 3, 0.5) == []
+
+
+def test_similarities_are_cosines_from_the_center() -> None:
+    generator = torch.Generator().manual_seed(0)
+    vectors, center = torch.randn(2500, 6, generator=generator).half(), torch.randn(6, generator=generator)
+    vectors[7] = center = center.half().float()
+    ids = np.arange(2500)
+    index = Vectors([str(number) for number in ids], vectors, ids, ids, center, {})
+    wanted = unit(torch.randn(3, 6, generator=generator))
+    expected = torch.cosine_similarity(wanted[:, None].double(), (vectors.double() - center.double())[None], dim=2)
+    assert torch.allclose(index.similarities(wanted).double(), expected, atol=1e-6)
+    assert torch.allclose(index.directions() @ wanted.T, expected.T.float(), atol=1e-6)
 
 
 def test_embed_writes_every_format(photos: Path, model_files: dict[str, str]) -> None:
