@@ -51,10 +51,9 @@ def measure_recognition(
     if min(len(known.rows), len(judged.rows)) < MIN_JUDGED or backend.limitation("features"):
         return None
     guesses: dict[str, Tensor] = {}
-    if backend.classes == judged.dataset.classes:
-        scores = scores_of(backend, judged, reporter)
-        if scores is not None:
-            guesses["own_classes"] = scores.argmax(1)
+    first = judged.images(torch.arange(1), backend.device)
+    if backend.classes == judged.dataset.classes and backend.class_scores(first) is not None:
+        guesses["own_classes"] = scores_of(backend, judged, reporter).argmax(1)
     random = untrained(backend)
     guesses["neighbors"] = _by_neighbors(parts, lambda part: vectors_of(backend, part, reporter))
     guesses["pixels"] = _by_neighbors(parts, pixel_vectors)
