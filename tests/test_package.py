@@ -59,7 +59,7 @@ def test_the_wheel_requires_the_dependencies_of_pyproject(wheel: Path) -> None:
 
 def test_shipped_weights_are_small() -> None:
     sizes = {name: path.stat().st_size for name, path in shipped_weights().items()}
-    assert sizes["gan"] <= 8_000_000 and sizes["features"] <= 2_000_000
+    assert sizes["gan"] <= 11_000_000 and sizes["features"] <= 2_000_000
     assert sum(sizes.values()) < 40_000_000
 
 

@@ -107,7 +107,7 @@ def test_the_python_in_it_runs() -> None:
     result = re.findall(r"^(\w+) = ", "\n".join(lines), re.MULTILINE)[-1]
     code = "\n".join([*lines, f"print(tuple({result}.shape))"])
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "(4, 1, 32, 32)"
+    assert done.stdout.strip() == "(4, 4, 64, 64)"
 
 
 def test_ci_runs_the_test_command_of_readme() -> None:

@@ -50,7 +50,22 @@ def result_lines(result: dict[str, Any]) -> list[str]:
         floor = result["floor"].get(name)
         held_out_value = number(floor["value"]) if floor else "–"
         lines.append(f"{name:{width}} {number(metric['value']):>9}  {_interval(metric):>19}  {held_out_value:>9}")
-    return [*lines, *_layer_lines(result.get("layers", [])), *([result["report"]] if "report" in result else [])]
+    lines += [*_recognition_line(result.get("recognition")), *_layer_lines(result.get("layers", []))]
+    return [*lines, *([result["report"]] if "report" in result else [])]
+
+
+def _recognition_line(recognition: dict[str, Any] | None) -> list[str]:
+    """The fraction of images that get their class by the model, and by what costs nothing."""
+    if recognition is None:
+        return []
+
+    def shares(names: dict[str, str]) -> str:
+        found = {title: recognition[name]["value"] for name, title in names.items() if name in recognition}
+        return ", ".join(f"{title} {100 * value:.1f} %" for title, value in found.items())
+
+    model = shares({"own_classes": "own classes", "neighbors": "k-NN"})
+    others = shares({"pixels": "k-NN of pixels", "untrained": "untrained", "majority": "majority"})
+    return [f"recognition: {model} ({others}; {recognition['count']:,} images)"]
 
 
 def _classifier_lines(result: dict[str, Any]) -> list[str]:

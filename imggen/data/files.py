@@ -9,7 +9,9 @@ import os
 import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from operator import itemgetter
 from pathlib import Path
+from typing import NamedTuple
 
 from imggen.data.layout import is_hidden, is_image_file
 from imggen.data.left_out import LeftOut
@@ -20,8 +22,7 @@ TRAINING_RUN_FILES = ("metrics.jsonl", "config.toml")
 TRAINING_RUN_PREVIEWS = "samples"
 
 
-@dataclass(frozen=True)
-class FileEntry:
+class FileEntry(NamedTuple):
     """An image file below a folder: its name relative to that, with slashes, its size in bytes, and its time."""
 
     name: str
@@ -52,15 +53,16 @@ def list_folder(root: Path, exclude: Iterable[Path] = ()) -> FolderListing:
         except OSError:
             listing.left_out.broken_links.append(name)  # or it has just been removed
             continue
-        if is_image_file(name):
-            if stat.S_ISREG(status.st_mode):
+        is_regular = stat.S_ISREG(status.st_mode)
+        if is_image_file(entry.name):
+            if is_regular:
                 listing.images.append(FileEntry(name, status.st_size, status.st_mtime_ns))
             else:
                 listing.left_out.special.append(name)
-        elif stat.S_ISREG(status.st_mode):
+        elif is_regular:
             listing.left_out.add(name)
             listing.others.append(name)
-    listing.images.sort(key=lambda file: file.name)
+    listing.images.sort(key=itemgetter(0))
     return listing
 
 
@@ -108,7 +110,7 @@ def _files_below(root: Path, exclude: Iterable[Path], left_out: LeftOut) -> Iter
         for entry in entries:
             if is_hidden(entry.name) or (is_run and entry.name == TRAINING_RUN_PREVIEWS):
                 continue
-            if f"{real.rstrip(os.sep)}{os.sep}{entry.name}" in excluded:
+            if excluded and f"{real.rstrip(os.sep)}{os.sep}{entry.name}" in excluded:
                 continue
             name = prefix + entry.name
             if _is_folder(entry):

@@ -46,16 +46,17 @@ class Layout:
 
 def is_hidden(path: str) -> bool:
     """Whether a part of the path is a dot file or made by an operating system: `__MACOSX`, Thumbs.db, desktop.ini."""
-    if "/" in path:
-        return any(map(is_hidden, path.split("/")))
-    return path.startswith(".") or path.lower() in _SYSTEM_FILES
+    if path.startswith(".") or "/." in path:
+        return True
+    lowered = path.lower()
+    return lowered in _SYSTEM_FILES if "/" not in path else not _SYSTEM_FILES.isdisjoint(lowered.split("/"))
 
 
 def is_image_file(path: str) -> bool:
     """Whether the extension is that of an image format that imggen reads."""
     # Without pathlib, which would take most of the time of listing a large folder.
-    stem, _, ending = path.rpartition("/")[2].rpartition(".")
-    return bool(stem) and f".{ending.lower()}" in EXTENSIONS
+    dot = path.rfind(".")
+    return dot > 0 and path[dot - 1] != "/" and path[dot:].lower() in EXTENSIONS
 
 
 def relative_name(name: str) -> str:
@@ -149,6 +150,8 @@ def arrange(names: list[str], split: str, use_classes: bool, source: str) -> Lay
     The classes are those of all splits together, so that the labels of train and test agree. Names that differ only
     in how Unicode composes their letters are one class. Raises NoSplitError.
     """
+    if split == "all" and not use_classes:
+        return Layout(list(range(len(names))), [0] * len(names), ())
     paths = _drop_wrapping_folders([tuple(unicodedata.normalize("NFC", name).split("/")) for name in names])
     folders = {p[0] for p in paths if len(p) > 1}
     split_names = _split_names(folders) if folders and all(len(p) > 1 for p in paths) else None

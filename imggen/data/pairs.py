@@ -81,14 +81,14 @@ def decode_pair(source: Source, index: int, size: int, channels: int, crop: str)
     return np.concatenate([pixels, fit_classes(classes, size, crop, name)[..., None]], 2)
 
 
-def load_mask(source: Source, index: int, size: tuple[int, int]) -> Classes:
-    """The class numbers (H, W) of the mask of image `index`, whose size (width, height) is given.
+def load_mask(source: Source, index: int, size: tuple[int, int] | None = None) -> Classes:
+    """The class numbers (H, W) of the mask of image `index`, whose size (width, height) may be given.
 
-    `source` is one of images with masks. Raises UnreadableError, also for a mask of another size.
+    `source` is one of images with masks. Raises UnreadableError, also for a mask of another size than the given one.
     """
     reader: Any = source.reader
     mask, _ = open_mask(reader.target_source(), index, PIXEL_BUDGET)
-    if mask.size != size:
+    if size is not None and mask.size != size:
         check_size(mask.size, size, resize=reader.resize_masks)
         mask = mask.resize(size, Image.Resampling.NEAREST)
     return classes_of(mask, reader.table)

@@ -146,7 +146,7 @@ def list_archives(paths: Sequence[Path], cache_dir: Path, root: Path | None = No
             listing.names.append(shown + image.name)
             listing.folders.append(prefixes[number] + folder)
             listing.fingerprints.append(image.fingerprint)
-            listing.members.append(image.member._replace(archive=number))
+            listing.members.append(image.member._replace(archive=number) if number else image.member)
     return listing
 
 

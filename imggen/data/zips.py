@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import zipfile
 from contextlib import suppress
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import IO
+from typing import IO, NamedTuple
 
 from imggen.data.layout import relative_name
 from imggen.data.readers import LABEL_ENDING, LOCAL_HEADER_BYTES, MAX_LABEL_BYTES, Member, expand_zip_member
@@ -17,8 +16,7 @@ from imggen.errors import DataError, in_one_line
 _ENCRYPTED = 1
 
 
-@dataclass(frozen=True)
-class ZipFileEntry:
+class ZipFileEntry(NamedTuple):
     """A file in a zip: its name with slashes, as a relative path, and where the archive number 0 has it.
 
     `label` are the contents of a small file whose name ends in .cls.

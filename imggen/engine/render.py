@@ -8,7 +8,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import ExitStack
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -26,7 +26,7 @@ from imggen.models.config import SamplingOptions
 CPU_BATCH_PIXELS = 128 * 32 * 32  # the activations of a larger batch do not fit into a CPU's caches
 GPU_BATCH_PIXELS = 512 * 64 * 64
 GPU_BATCH_NOISE = 1 << 26  # a VAE with many layers has more noise than pixels: 256 MiB on the host
-MAX_GPU_THREADS = 8  # each prepares the noise of one batch, or encodes its images, while the GPU renders another batch
+MAX_GPU_THREADS = 8  # each prepares the noise of one batch while the GPU renders another one
 T = TypeVar("T")
 Item = TypeVar("Item")
 Render = Callable[[list[Item]], Tensor]
@@ -88,8 +88,8 @@ def render_batches(
     `render` maps items to images (B, C, H, W) in [-1, 1] on the backend's device, each from its own item alone.
     It gets what `prepare` makes of the items, which runs in a worker thread while the GPU renders another batch.
 
-    `finish` maps items and their images to what is yielded instead. It runs in a worker thread while the next batches
-    are rendered: the place to encode and write files.
+    `finish` maps items and their images to what is yielded instead. It runs in one worker thread at a time while the
+    next batches are rendered: the place to encode and write files.
 
     A batch that does not fit into memory is halved, and `on_smaller` is called with the new size. Raises DeviceError
     if one image does not fit.
@@ -98,15 +98,11 @@ def render_batches(
     on_cpu = device.type == "cpu"
     size = batch or default_batch_size(backend)
     renderer = _BatchRenderer(render, device, size, precision, on_smaller)
-    # A GPU renders one batch at a time; on a CPU each core renders its own.
-    render_lock, finish_lock = nullcontext() if on_cpu else threading.Lock(), threading.Lock()
+    # One thread at a time: encoding holds Python's global lock, so two threads would only wait for each other.
+    finish_lock = threading.Lock()
 
     def work(part: list[Item]) -> Any:
-        prepared = prepare(part)
-        with render_lock:
-            images = renderer.render_batch(prepared)
-        del prepared
-        # One thread at a time: encoding holds Python's global lock, so two threads would only wait for each other.
+        images = renderer.render_batch(prepare(part))
         with finish_lock:
             return finish(part, images)
 
@@ -119,7 +115,9 @@ def render_batches(
     batches = iter(lambda: list(islice(all_items, length)), [])
     if len(first_items) < cores:
         return map(work, batches)
-    return _in_parallel(work, batches, cores if on_cpu else min(cores, MAX_GPU_THREADS))
+    if on_cpu:
+        return _in_parallel(work, batches, cores)
+    return _in_stages(prepare, renderer.render_batch, finish, batches, min(cores, MAX_GPU_THREADS))
 
 
 class _BatchRenderer:
@@ -161,15 +159,46 @@ def _in_parallel(work: Callable[[list[Item]], T], batches: Iterable[list[Item]],
     2 * `threads` results wait to be yielded, so that memory stays bounded.
     """
     cores = torch.get_num_threads()
-    pending: deque[Future[T]] = deque()
     pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
     try:
-        for part in batches:
-            pending.append(pool.submit(work, part))
-            if len(pending) > 2 * threads:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
+        yield from _in_order((pool.submit(work, part) for part in batches), 2 * threads)
     finally:
         pool.shutdown(cancel_futures=True)
         torch.set_num_threads(cores)  # set_num_threads(1) of the pool would apply to threads made later
+
+
+def _in_stages(
+    prepare: Callable[[list[Item]], list[Any]],
+    render: Callable[[list[Any]], ImageArray],
+    finish: Callable[[list[Item], ImageArray], T],
+    batches: Iterable[list[Item]],
+    threads: int,
+) -> Iterator[T]:
+    """Prepare in `threads` threads, render in one, finish in one; yields the results in order.
+
+    A GPU renders one batch at a time, and always from the same thread: cuDNN and cuBLAS keep what they have prepared
+    for the shapes of a model for each thread anew.
+    """
+
+    def work(part: list[Item]) -> Future[T]:
+        prepared = preparers.submit(prepare, part)
+        images = renderer.submit(lambda: render(prepared.result()))
+        return finisher.submit(lambda: finish(part, images.result()))
+
+    with ExitStack() as stack:
+        pools = [ThreadPoolExecutor(count) for count in (threads, 1, 1)]
+        for pool in pools:
+            stack.callback(pool.shutdown, cancel_futures=True)
+        preparers, renderer, finisher = pools
+        yield from _in_order(map(work, batches), threads)
+
+
+def _in_order(futures: Iterable[Future[T]], limit: int) -> Iterator[T]:
+    """The results in order; of the futures, which are made as they are asked for, at most `limit` are ahead."""
+    pending: deque[Future[T]] = deque()
+    for future in futures:
+        pending.append(future)
+        if len(pending) > limit:
+            yield pending.popleft().result()
+    while pending:
+        yield pending.popleft().result()

@@ -212,12 +212,10 @@ def read_tensors(path: Path, header: Header, expected: Mapping[str, Tensor] | No
     """Read all tensors, which must match their hash, and be finite.
 
     Their names and shapes must be those of `expected`, if given; so must their dtypes, but for floating-point numbers
-    of another width. Weights and features are converted to float32; a state is returned as stored. Raises
+    of another width. Weights and features are converted to float32; a state and vectors are returned as stored. Raises
     CheckpointError.
     """
-    import torch
-
-    from imggen.io.tensor_file import hash_tensors, read_tensor_file
+    from imggen.io.tensor_file import all_finite, hash_tensors, read_tensor_file
 
     if expected is not None:
         _check_fit(path, header, expected)
@@ -231,9 +229,9 @@ def read_tensors(path: Path, header: Header, expected: Mapping[str, Tensor] | No
         raise _damaged(path, "does not match its own hash: it was damaged or changed")
     for name, tensor in tensors.items():
         if tensor.is_floating_point():
-            if header.kind != "state":
+            if header.kind not in ("state", "vectors"):
                 tensors[name] = tensor.float()
-            if not torch.isfinite(tensors[name]).all():
+            if not all_finite(tensors[name]):
                 raise _damaged(
                     path, f"holds values that are not finite ('{shortened(name)}')", "use an earlier checkpoint"
                 )

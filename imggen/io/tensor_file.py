@@ -22,6 +22,8 @@ DTYPE_NAMES = {
     torch.int64: "I64", torch.uint64: "U64", torch.float64: "F64",
 }  # fmt: skip
 
+_BLOCK = 1 << 18  # values looked at together, which fit into a CPU's cache
+
 
 def on_cpu(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors as contiguous ones on the CPU; no two share memory, which safetensors refuses."""
@@ -38,6 +40,15 @@ def hash_tensors(tensors: Mapping[str, Tensor]) -> str:
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode("utf-8", "surrogatepass"))
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def all_finite(tensor: Tensor) -> bool:
+    """Whether all values of a floating-point tensor are finite."""
+    for part in torch.split(tensor.flatten(), _BLOCK):
+        # A sum is much faster, and finite only if all values are; a sum of large ones may overflow.
+        if not torch.isfinite(part.float().sum()) and not torch.isfinite(part).all():
+            return False
+    return True
 
 
 def to_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:

@@ -170,7 +170,7 @@ def test_png_on_stdout_and_json_in_a_pipe(fork: Start) -> None:
     assert process.wait() == 0 and "model" in process.err
     Path("x.png").write_bytes(process.files[0].read_bytes())
     with Image.open("x.png") as image:
-        assert image.size == (2 * 34 + 2, 2 * 34 + 2)
+        assert image.size == (2 * 66 + 2, 2 * 66 + 2)
     process = fork("info", "x.png", "--json")
     assert process.wait() == 0 and json.loads(process.out)["kind"] == "image"
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from imggen.engine import render
-from imggen.engine.noise import SampleSpec, noise_for
+from imggen.engine.noise import SampleSpec
 from imggen.engine.render import sample_batches
 from imggen.errors import DeviceError
 from imggen.io.image import ImageArray
@@ -101,24 +101,39 @@ def test_rendering_is_lazy_and_bounded() -> None:
     assert taken <= 4 * (6 + 3 * torch.get_num_threads())
 
 
-def test_noise_is_made_while_another_batch_is_rendered(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a GPU, which renders one batch at a time, the noise of a large VAE takes longer to make than its images."""
-    expected = sample(small_gan(), 16, batch=4)
-    two_at_once = threading.Barrier(2)
+def test_a_gpu_renders_in_one_thread_while_others_make_noise() -> None:
+    """The noise of a large VAE takes longer to make than its images."""
+    two_at_once, threads, taken = threading.Barrier(2), set[int](), 0
 
-    def waiting_noise(specs: list[SampleSpec], backend: Backend) -> tuple[Tensor, Tensor | None]:
+    def prepare(part: list[int]) -> list[int]:
         two_at_once.wait(20)
-        return noise_for(specs, backend)
+        return [10 * item for item in part]
 
-    monkeypatch.setattr(render, "nullcontext", threading.Lock)  # render one batch at a time, as on a GPU
-    monkeypatch.setattr(render, "noise_for", waiting_noise)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(2)
-    try:
-        images = sample(small_gan(), 16, batch=4)
-    finally:
-        torch.set_num_threads(threads)
-    assert np.array_equal(images, expected)
+    def render_part(part: list[int]) -> ImageArray:
+        threads.add(threading.get_ident())
+        return np.array(part, dtype=np.uint8)
+
+    def batches() -> Iterator[list[int]]:
+        nonlocal taken
+        for taken in range(1, 9):
+            yield [taken]
+
+    results = render._in_stages(prepare, render_part, lambda part, images: (part[0], int(images[0])), batches(), 2)
+    assert next(results) == (1, 10)
+    assert taken == 3  # no more batches are begun than threads prepare
+    assert list(results) == [(item, 10 * item) for item in range(2, 9)]
+    assert len(threads) == 1 and threads != {threading.get_ident()}
+
+
+def test_an_error_in_any_stage_of_a_gpu_is_raised() -> None:
+    def fail(*_: Any) -> Any:
+        raise ValueError("broken")
+
+    stages = [list, lambda part: np.array(part), lambda part, images: part]
+    for index in range(3):
+        broken: list[Any] = [fail if stage == index else work for stage, work in enumerate(stages)]
+        with pytest.raises(ValueError, match="broken"):
+            list(render._in_stages(broken[0], broken[1], broken[2], iter([[1], [2]]), 2))
 
 
 def test_a_gpu_batch_is_small_where_noise_is_large(monkeypatch: pytest.MonkeyPatch) -> None:

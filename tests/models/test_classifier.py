@@ -77,7 +77,7 @@ def test_a_classifier_learns_and_resumes_exactly() -> None:
 
 
 def test_shuffled_labels_teach_nothing() -> None:
-    """Labels that have nothing to do with the images are at chance on others, though they are learned by heart."""
+    """Labels that have nothing to do with the images are at chance on others, though the model memorizes them."""
     generator = torch.Generator().manual_seed(1)
     images = torch.rand(348, 3, 4, 4, generator=generator).mul(2).sub(1).repeat_interleave(4, 2).repeat_interleave(4, 3)
     labels = torch.randint(3, (348,), generator=generator)

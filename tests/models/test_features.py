@@ -1,8 +1,11 @@
 """What every family sees in images, and how it keeps hard edges: parts of the contract."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
+from imggen.engine.checkpoints import load_backend, save_backend
 from imggen.models import build_backend
 from imggen.models.base import Features
 from imggen.models.gan.inversion import SearchBudget
@@ -46,6 +49,9 @@ def test_features(family: str, preset: str, classes: bool) -> None:
         assert torch.allclose(whole[2:5], part, atol=1e-4)
         assert not torch.equal(whole[2], whole[3])
     assert torch.equal(features.vectors, backend.features(images).vectors)
+    save_backend(Path("model.safetensors"), backend, {})
+    loaded = load_backend("model.safetensors", device="cpu").backend
+    assert torch.equal(features.vectors, loaded.features(images).vectors)
 
 
 def _flat(features: Features) -> tuple[torch.Tensor, ...]:
@@ -64,6 +70,8 @@ def test_class_scores(family: str, preset: str) -> None:
         return
     assert scores is not None and scores.shape == (8, 3) and torch.isfinite(scores).all()
     assert torch.equal(backend.invert(images).labels, scores.argmax(1))
+    alone = backend.class_scores(images[2:5])
+    assert alone is not None and torch.allclose(scores[2:5], alone, atol=1e-3)
     if preset == "dense":
         return
     mask = torch.zeros(8, 1, 16, 16)
@@ -71,6 +79,12 @@ def test_class_scores(family: str, preset: str) -> None:
     masked = backend.class_scores(images, mask)
     other = torch.where(mask > 0, torch.randn_like(images), images)
     assert masked is not None and torch.allclose(backend.class_scores(other, mask), masked, atol=1e-3)
+    if family == "vae":  # whose untrained partial encoder guesses
+        return
+    # Where nothing is known of an image, the classes are as likely as they were frequent.
+    unknown = backend.class_scores(images[:1], torch.ones(1, 1, 16, 16))
+    assert unknown is not None
+    assert torch.allclose(unknown.softmax(1), torch.tensor([[0.5, 0.3, 0.2]]), atol=1e-4)
 
 
 def test_hardened_alpha_has_a_gradient() -> None:

@@ -3,57 +3,37 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import adaptive_avg_pool2d
 
-from imggen.data.dataset import Dataset
 from imggen.data.layout import NoSplitError
 from imggen.engine.checkpoints import LoadedModel, load_model, prepare
 from imggen.engine.evaluation.classifier_report import write_classifier_report
+from imggen.engine.evaluation.labeled import (
+    Labeled,
+    labels_by_neighbors,
+    pixel_vectors,
+    scores_of,
+    untrained,
+    vectors_of,
+)
 from imggen.engine.evaluation.samples import scan_split
 from imggen.engine.options import EvaluateOptions
 from imggen.engine.run_dir import RunDir
 from imggen.errors import DataError
-from imggen.io.pixels import to_float
 from imggen.metrics.calibration import BINS
-from imggen.metrics.classification import best_neighbors, confusion_table, label_metrics, nearest_labels
-from imggen.metrics.compare import Estimate, Estimator, evenly_spaced
+from imggen.metrics.classification import confusion_table, label_metrics
+from imggen.metrics.compare import Estimate, Estimator
 from imggen.metrics.crossvalidation import folds_of, logistic_regression, with_ones
-from imggen.models import build_model
 from imggen.models.base import Model
 from imggen.models.config import list_classes
 from imggen.reporting import Reporter, Silent
 
-AT_ONCE = 64
 MAX_KNOWN, MAX_KNOWN_SEEN = 10_000, 1_000  # training images for the baselines: of pixels, and of the untrained network
-PIXEL_SIDE = 32
 NUM_LEAST_SURE = 48
-
-
-@dataclass(frozen=True)
-class Labeled:
-    """Images of a data set by their rows (N,), with labels (N,) as the model numbers its classes, and names."""
-
-    dataset: Dataset
-    rows: Tensor
-    labels: Tensor
-    names: list[str]
-
-    def images(self, indices: Tensor, device: torch.device) -> Tensor:
-        """Images (B, C, H, W) in [-1, 1] by their index."""
-        levels, _ = self.dataset.batch(self.rows[indices].numpy())
-        return to_float(levels.to(device)).contiguous(memory_format=torch.channels_last)
-
-    def part(self, count: int) -> Labeled:
-        """At most `count` evenly spaced ones."""
-        chosen = evenly_spaced(len(self.rows), count)
-        names = [self.names[index] for index in chosen.tolist()] if self.names else []
-        return Labeled(self.dataset, self.rows[chosen], self.labels[chosen], names)
 
 
 def evaluate_classifier(options: EvaluateOptions, reporter: Reporter) -> dict[str, Any]:
@@ -81,7 +61,7 @@ def _evaluate(
     start: float,
 ) -> dict[str, Any]:
     model, measure = loaded.model, Estimator(loaded.hash, seed=options.seed)
-    probabilities = (_see(model, test, reporter, scores=True).double() / temperature).softmax(1)
+    probabilities = (scores_of(model, test, reporter).double() / temperature).softmax(1)
     sureness, guesses = probabilities.max(1)
     known = _open_known(options, model, test, split, reporter)
     baselines, basis = _baselines(model, test, known, measure, reporter)
@@ -173,29 +153,6 @@ def _open_known(
     return known.part(MAX_KNOWN)
 
 
-@torch.inference_mode()
-def _see(model: Model, labeled: Labeled, reporter: Reporter, *, scores: bool) -> Tensor:
-    """Class scores (N, classes), or else the vectors (N, D) of what the model sees, on the CPU."""
-    parts = []
-    with reporter.task("labeling" if scores else "extracting untrained features", len(labeled.rows)) as task:
-        for indices in torch.split(torch.arange(len(labeled.rows)), AT_ONCE):
-            images = labeled.images(indices, model.device)
-            found = model.class_scores(images) if scores else model.features(images).vectors
-            assert found is not None
-            parts.append(found.float().cpu())
-            task.update(int(indices[-1]) + 1)
-    return torch.cat(parts)
-
-
-def _pixels(labeled: Labeled) -> Tensor:
-    """The pixels (N, D) of images of at most PIXEL_SIDE."""
-    parts = []
-    for indices in torch.split(torch.arange(len(labeled.rows)), AT_ONCE):
-        images = labeled.images(indices, torch.device("cpu"))
-        parts.append(adaptive_avg_pool2d(images, min(PIXEL_SIDE, images.shape[2])).flatten(1))
-    return torch.cat(parts)
-
-
 def _baselines(
     model: Model, test: Labeled, known: Labeled | None, measure: Estimator, reporter: Reporter
 ) -> tuple[dict[str, Estimate], str]:
@@ -205,9 +162,8 @@ def _baselines(
     backbone computes with random weights.
     """
     counts = torch.tensor(model.config.class_counts)
-    torch.manual_seed(0)
-    untrained = build_model(model.config).to(model.device).eval()
-    pixels, vectors = _pixels(test), _see(untrained, test, reporter, scores=False)
+    random = untrained(model)
+    pixels, vectors = pixel_vectors(test), vectors_of(random, test, reporter)
     classes = len(model.classes)
     if known is None:
         basis = "the other images of the data, in five folds"
@@ -215,20 +171,16 @@ def _baselines(
         near, seen = torch.zeros_like(test.labels), torch.zeros_like(test.labels)
         for fold in range(int(folds.max()) + 1):
             part, rest = folds == fold, folds != fold
-            near[part] = _by_pixels(pixels[rest], test.labels[rest], pixels[part])
+            near[part] = labels_by_neighbors(pixels[rest], test.labels[rest], pixels[part])
             seen[part] = _by_regression(vectors[rest], test.labels[rest], vectors[part], classes)
     else:
         some = known.part(MAX_KNOWN_SEEN)
         basis = f"{len(known.rows):,} images of the train split, {len(some.rows):,} for the untrained network"
-        near = _by_pixels(_pixels(known), known.labels, pixels)
-        seen = _by_regression(_see(untrained, some, reporter, scores=False), some.labels, vectors, classes)
+        near = labels_by_neighbors(pixel_vectors(known), known.labels, pixels)
+        seen = _by_regression(vectors_of(random, some, reporter), some.labels, vectors, classes)
         known.dataset.close()
     guesses = {"majority": torch.full_like(test.labels, int(counts.argmax())), "pixels": near, "untrained": seen}
     return {name: measure.mean(name, (found == test.labels).double()) for name, found in guesses.items()}, basis
-
-
-def _by_pixels(known: Tensor, labels: Tensor, pixels: Tensor) -> Tensor:
-    return nearest_labels(known, labels, pixels, neighbors=best_neighbors(known, labels))
 
 
 def _by_regression(known: Tensor, labels: Tensor, vectors: Tensor, classes: int) -> Tensor:

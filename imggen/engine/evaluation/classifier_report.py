@@ -15,9 +15,9 @@ from imggen.engine.evaluation.report import (
     MAX_CLASSES_SHOWN,
     confusion_section,
     curves_of,
+    estimates_table,
     figure,
     json_section,
-    number,
     write_page,
 )
 from imggen.io.image import ImageArray
@@ -85,17 +85,9 @@ def _caption(entry: dict[str, Any]) -> str:
 
 
 def _table(document: dict[str, Any]) -> str:
-    rows = []
-    for group, described in (("metrics", METRICS), ("baselines", BASELINES)):
-        for name, estimate in document[group].items():
-            title, description = described[name]
-            rows.append(
-                f"<tr><td>{escape(title)}<br><small>{escape(description)}</small></td>"
-                f'<td class="n"><b>{number(estimate["value"])}</b></td>'
-                f'<td class="n dim">{number(estimate["low"])} to {number(estimate["high"])}</td></tr>'
-            )
-    head = '<tr><th>Metric</th><th class="n">value</th><th class="n">95 % interval</th></tr>'
-    return f"<table>{head}{''.join(rows)}</table>"
+    described = {"metrics": METRICS, "baselines": BASELINES}
+    rows = [(described[group][name], each) for group in described for name, each in document[group].items()]
+    return estimates_table("Metric", rows)
 
 
 def _link(table: list[list[int]], row: int, column: int) -> str:

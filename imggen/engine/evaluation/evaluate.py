@@ -41,6 +41,7 @@ class _Evaluation:
     references: References
     comparison: Comparison
     model_metrics: ModelMetrics
+    recognition: dict[str, Any] | None
     closest: list[dict[str, Any]]
 
 
@@ -73,10 +74,13 @@ def _evaluate(options: EvaluateOptions, reporter: Reporter, stack: ExitStack) ->
     floor_sample = None if held_out is None else held_out.features
     comparison = compare(reference.features, floor_sample, searched.features.features, sample, measure, num_classes)
     model_metrics = samples.model_metrics(held_out, measure)
+    recognition = samples.recognition(references)
     closest = _closest(comparison, samples.first_seed)
 
     # Report
-    evaluation = _Evaluation(options, features, samples, sample, references, comparison, model_metrics, closest)
+    evaluation = _Evaluation(
+        options, features, samples, sample, references, comparison, model_metrics, recognition, closest
+    )
     document = _document(evaluation)
     if options.output is not None:
         write_report(options.output, document, _report_images(evaluation, searched), samples.training_metrics)
@@ -120,6 +124,8 @@ def _document(evaluation: _Evaluation) -> dict[str, Any]:
     }
     if model_metrics.layers:
         document["layers"] = model_metrics.layers
+    if evaluation.recognition is not None:
+        document["recognition"] = evaluation.recognition
     if options.iw is not None:
         document["iw"] = options.iw
     return document

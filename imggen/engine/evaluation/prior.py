@@ -30,7 +30,7 @@ class Prior:
         fold = self.folds[index] if self.folds else 0
         if baseline == "majority":
             return np.full(shape, self.majority[fold], np.uint8)
-        return np.array(_nearest(self.position[fold], shape))
+        return np.array(resized_classes(self.position[fold], shape))
 
 
 def prior_of(masks: Sequence[Classes | None], classes: int, folds: Sequence[int] = ()) -> Prior:
@@ -40,7 +40,7 @@ def prior_of(masks: Sequence[Classes | None], classes: int, folds: Sequence[int]
     for mask, fold in zip(masks, parts, strict=True):
         if mask is None:
             continue
-        numbers = _nearest(mask, (POSITION_SIDE, POSITION_SIDE))
+        numbers = resized_classes(mask, (POSITION_SIDE, POSITION_SIDE))
         rows, columns = np.nonzero(numbers != VOID)
         counts[fold, numbers[rows, columns], rows, columns] += 1
     known = counts.sum(0, keepdims=True) - (counts if folds else 0)
@@ -48,5 +48,6 @@ def prior_of(masks: Sequence[Classes | None], classes: int, folds: Sequence[int]
     return Prior(position.astype(np.uint8), majority.astype(np.uint8), folds)
 
 
-def _nearest(classes: Classes, shape: tuple[int, int]) -> Classes:
+def resized_classes(classes: Classes, shape: tuple[int, int]) -> Classes:
+    """Class numbers (H, W) at another shape (h, w): those of the nearest pixels."""
     return np.asarray(Image.fromarray(classes).resize((shape[1], shape[0]), Image.Resampling.NEAREST))

@@ -51,6 +51,13 @@ DESCRIPTIONS = {
     ),
     "accuracy": ("Class accuracy", "fraction of samples classified as their class, by a linear discriminant"),
 }
+RECOGNITION = {
+    "own_classes": ("By the model's own classes", "as imggen classify labels images"),
+    "neighbors": ("By the nearest images", "k-NN by what the model sees"),
+    "pixels": ("By the nearest images in pixels", "of at most 32x32 pixels"),
+    "untrained": ("By the nearest images of an untrained model", "the same networks with random weights"),
+    "majority": ("Always the most frequent class", ""),
+}
 STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem;color:#1b1b1b;background:#fff}
 h1{font-size:1.6rem;margin-bottom:.2rem}h2{font-size:1.15rem;margin-top:2rem}
@@ -96,6 +103,7 @@ def write_report(path: Path, document: dict[str, Any], images: ReportImages, met
         f"Held-out images: {escape(document['held_out'])}.</p>",
         _metrics_table(document),
         *_layers_table(document.get("layers", [])),
+        *_recognition_table(document.get("recognition")),
         "<h2>Images</h2>",
         _row(figure(images.samples, None, "samples"), figure(images.real, None, "real images")),
         "<h2>Nearest training images</h2>",
@@ -156,6 +164,27 @@ def _layers_table(layers: list[dict[str, Any]]) -> list[str]:
     )
     head = '<tr><th>Layer of latents</th><th class="n">nats per image</th><th></th></tr>'
     return ["<h2>Latent layers</h2>", f"<table>{head}{rows}</table>"]
+
+
+def _recognition_table(recognition: dict[str, Any] | None) -> list[str]:
+    if recognition is None:
+        return []
+    rows = [(described, recognition[name]) for name, described in RECOGNITION.items() if name in recognition]
+    about = f"{recognition['count']:,} images; the nearest are looked for among {recognition['known_count']:,} others"
+    text = f"<p>Fraction of images that get their class. {about}.</p>"
+    return ["<h2>Recognition</h2>", text, estimates_table("Label", rows)]
+
+
+def estimates_table(head: str, rows: list[tuple[tuple[str, str], dict[str, Any]]]) -> str:
+    """A table of estimates with intervals, each with a title and a description."""
+    lines = [
+        f"<tr><td>{escape(title)}<br><small>{escape(description)}</small></td>"
+        f'<td class="n"><b>{number(estimate["value"])}</b></td>'
+        f'<td class="n dim">{number(estimate["low"])} to {number(estimate["high"])}</td></tr>'
+        for (title, description), estimate in rows
+    ]
+    columns = f'<tr><th>{escape(head)}</th><th class="n">value</th><th class="n">95 % interval</th></tr>'
+    return f"<table>{columns}{''.join(lines)}</table>"
 
 
 def number(value: float) -> str:

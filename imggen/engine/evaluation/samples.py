@@ -20,7 +20,9 @@ from imggen.data.dataset import DataOptions, Dataset, ScannedDataset, load_datas
 from imggen.data.layout import NoSplitError
 from imggen.engine.checkpoints import open_model
 from imggen.engine.evaluation import MIN_IMAGES_TO_COMPARE, is_image_source
+from imggen.engine.evaluation.labeled import Labeled
 from imggen.engine.evaluation.likelihood import bits_per_dimension, diagnostic_metrics, latent_layers
+from imggen.engine.evaluation.recognition import LabeledParts, measure_recognition
 from imggen.engine.noise import SampleSpec, noise_for
 from imggen.engine.options import EvaluateOptions
 from imggen.engine.render import sample_batches
@@ -80,6 +82,21 @@ class References:
         if self.held_out is not None and self.held_out.dataset is self.reference.dataset:
             return self.reference.joined(self.held_out)
         return self.reference
+
+    def labeled_parts(self) -> LabeledParts | None:
+        """Reference images as known ones, and held-out ones to judge, or each other image; None without classes."""
+        rows, labels, dataset = self.reference.rows, self.reference.features.labels, self.reference.dataset
+        if labels is None:
+            return None
+        if self.held_out is None:
+            known, judged = slice(0, None, 2), slice(1, None, 2)
+            return LabeledParts(
+                Labeled(dataset, rows[known], labels[known]), Labeled(dataset, rows[judged], labels[judged])
+            )
+        held_out_labels = self.held_out.features.labels
+        assert held_out_labels is not None  # the classes are the same
+        held_out = Labeled(self.held_out.dataset, self.held_out.rows, held_out_labels)
+        return LabeledParts(Labeled(dataset, rows, labels), held_out)
 
 
 def load_references(
@@ -236,6 +253,10 @@ class Samples(ABC):
         """Likelihood and diagnostics of held-out images, as far as the model gives them; none without a model."""
         return ModelMetrics()
 
+    def recognition(self, references: References) -> dict[str, Any] | None:
+        """How well a model tells the classes of the data apart; None without a model, and without classes."""
+        return None
+
     def close(self) -> None:  # noqa: B027
         """End the processes that decode on the fly, if there are any."""
 
@@ -321,6 +342,14 @@ class ModelSamples(Samples):
         diagnostics, descriptions = diagnostic_metrics(backend, dataset, rows, options.sampling, measure, reporter)
         layers = latent_layers(backend, dataset, rows, options.seed)
         return ModelMetrics({**metrics, **diagnostics}, descriptions, layers)
+
+    def recognition(self, references: References) -> dict[str, Any] | None:
+        """On at most `--count` images; None for data without classes too."""
+        parts = references.labeled_parts()
+        if parts is None:
+            return None
+        measure = Estimator(self.model.hash, seed=self.options.seed)
+        return measure_recognition(self.model.backend, parts.bounded(self.options.count), measure, self.reporter)
 
 
 def open_samples(options: EvaluateOptions, reporter: Reporter) -> Samples:

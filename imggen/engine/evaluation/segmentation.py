@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from imggen.data.cache import check_skipped
@@ -22,7 +21,7 @@ from imggen.data.pairs import load_mask
 from imggen.data.readers import Source
 from imggen.data.scan import open_source
 from imggen.engine.checkpoints import LoadedModel, load_model, prepare
-from imggen.engine.evaluation.prior import POSITION_SIDE, Prior, prior_of
+from imggen.engine.evaluation.prior import POSITION_SIDE, Prior, prior_of, resized_classes
 from imggen.engine.evaluation.segmentation_report import write_segmentation_report
 from imggen.engine.options import EvaluateOptions
 from imggen.engine.run_dir import RunDir
@@ -122,11 +121,10 @@ def _open_prior(
 def _true_classes(source: Source, row: int) -> Classes | None:
     """The class numbers of a mask, reduced to at most POSITION_SIDE; None if it cannot be read."""
     try:
-        classes = load_mask(source, row, load_image(source, row).size)
+        classes = load_mask(source, row)
     except UnreadableError:
         return None
-    size = min(POSITION_SIDE, classes.shape[1]), min(POSITION_SIDE, classes.shape[0])
-    return np.asarray(Image.fromarray(classes).resize(size, Image.Resampling.NEAREST))
+    return resized_classes(classes, (min(POSITION_SIDE, classes.shape[0]), min(POSITION_SIDE, classes.shape[1])))
 
 
 def _compare(

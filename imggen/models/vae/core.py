@@ -146,11 +146,10 @@ def top_down_pass(
     return TopDownPass(core.output(x), posteriors, noise)
 
 
-def posterior_means(core: Core, images: Tensor, labels: Tensor | None, count: int) -> list[Tensor]:
-    """The posterior's means (B, *shape) of the first `count` layers, each given those above."""
-    encoded = core.encode(images)
+def posterior_means(core: Core, encoded: tuple[Tensor, ...], labels: Tensor | None, count: int) -> list[Tensor]:
+    """The posterior's means (B, *shape) of the first `count` layers, each given those above and encoded images."""
     means: list[Tensor] = []
-    x = core.initial_state(len(images), labels)
+    x = core.initial_state(len(encoded[0]), labels)
     for index, layer in enumerate(core.layers[:count]):
         x = core.upsample(index, x, labels)
         hidden = layer.condition(x)

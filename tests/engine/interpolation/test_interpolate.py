@@ -62,7 +62,7 @@ def test_easing_is_slow_at_the_keyframes(model: str) -> None:
 @pytest.mark.parametrize("path", ["slerp", "spline", "circle"])
 @pytest.mark.parametrize(
     ("name", "label", "frames"),
-    [("gan", "3", 32), ("gan-emoji", None, 32), ("vae", None, 32), ("transformer-digits", "3", 12)],
+    [("gan-digits", "3", 32), ("gan-emoji", None, 32), ("vae", None, 32), ("transformer-digits", "3", 12)],
 )
 def test_loops_of_shipped_models_close_with_no_longer_step(
     name: str, label: str | None, frames: int, path: str
@@ -83,8 +83,8 @@ def test_a_loop_in_a_grid_closes_as_a_whole(model: str) -> None:
 
 @pytest.mark.slow
 def test_interpolation_between_shipped_digits() -> None:
-    assert load_backend("gan", device="cpu").origin == "shipped"
-    steps = interpolate("gan", "w.gif", seeds="3,14,15", label="3", frames=45, loop=True)["steps"]
+    assert load_backend("gan-digits", device="cpu").origin == "shipped"
+    steps = interpolate("gan-digits", "w.gif", seeds="3,14,15", label="3", frames=45, loop=True)["steps"]
     assert steps["largest"] <= 5 * steps["median"]
     assert steps["closing"] <= steps["median"]
 

@@ -1,4 +1,4 @@
-"""Stylizing: what is known to be true of results, files, and refusals."""
+"""Stylizing: properties that every result has, files, and refusals."""
 
 import json
 from pathlib import Path

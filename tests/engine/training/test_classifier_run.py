@@ -96,8 +96,6 @@ def test_a_run_and_the_verbs_on_it(capsys: pytest.CaptureFixture[str]) -> None:
         ("sample", run, "-o", "y.png"),
         ("interpolate", run, "--seeds", "1,2", "-o", "y.gif"),
         ("inpaint", run, "--image", "x.png", "--box", "2,2,4,4", "-o", "y.png"),
-        ("embed", run, "--image", "x.png", "-o", "y.npz"),
-        ("search", run, "--data", "data", "--image", "x.png"),
     ):
         code, _, err = run_cli(capsys, *words, "--device", "cpu", "-q")
         assert code == 2 and "is a classifier" in err and "imggen classify" in err and len(err.splitlines()) == 2

@@ -88,7 +88,7 @@ def test_few_images_get_more_augmentation_and_sooner() -> None:
         learner.set_dataset_size(count)
         assert learner.augmentation.strength == 0
         limits.append((learner.augmentation.limit, learner.augmentation.ramp_images))
-    assert limits == [(0.5, 30_000), (0.25, 300_000), (0.0, 500_000), (0.0, 500_000)]
+    assert limits == [(0.5, 30_000), (0.5, 300_000), (0.25, 500_000), (0.0, 500_000)]
 
 
 def test_augmentation_strength_is_part_of_the_state() -> None:
@@ -104,7 +104,7 @@ def test_augmentation_is_limited_anew_when_the_data_set_has_grown() -> None:
     learner.set_dataset_size(300)
     learner.augmentation.strength = 0.4
     grown = learner_of(config(augment=0.5))
-    grown.set_dataset_size(100_000)
+    grown.set_dataset_size(300_000)
     grown.load_state(*learner.state())
     assert grown.augmentation.strength == 0.0
 
