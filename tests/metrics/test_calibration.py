@@ -29,7 +29,7 @@ def test_temperatures_stay_within_their_limits() -> None:
     wrong, timid = torch.eye(4)[(labels + 1) % 4], torch.eye(4)[labels] * 1e-6
     assert fit_temperature(wrong, labels) == pytest.approx(MAX_TEMPERATURE)
     assert fit_temperature(timid, labels) == pytest.approx(MIN_TEMPERATURE)
-    assert MIN_TEMPERATURE <= fit_temperature(timid, labels) and fit_temperature(wrong, labels) <= MAX_TEMPERATURE
+    assert fit_temperature(timid, labels) >= MIN_TEMPERATURE and fit_temperature(wrong, labels) <= MAX_TEMPERATURE
 
 
 def test_the_error_of_sure_and_wrong_guesses() -> None:
