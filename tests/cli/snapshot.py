@@ -27,6 +27,7 @@ OPTIONS: dict[str, list[Any]] = {
     "translate": [options.TranslateOptions],
     "segment": [options.SegmentOptions],
     "evaluate": [options.EvaluateOptions],
+    "export": [options.ExportOptions],
     "info": [options.InfoOptions],
     "models": [],
     "cache": [options.CacheOptions],

@@ -5,6 +5,7 @@ is checked when the dataclass is made, and is part of the command recorded in fi
 one line in one of these files, and its use. None means: chosen when it is not given.
 """
 
+from imggen.engine.options.export import ExportOptions
 from imggen.engine.options.inpainting import InpaintOptions
 from imggen.engine.options.mapping import StylizeOptions
 from imggen.engine.options.others import CacheOptions, EvaluateOptions, InfoOptions
@@ -22,6 +23,7 @@ __all__ = [
     "ClassifyOptions",
     "EmbedOptions",
     "EvaluateOptions",
+    "ExportOptions",
     "InfoOptions",
     "InpaintOptions",
     "InterpolateOptions",

@@ -51,7 +51,7 @@ class GanBackend(Backend):
         self, noise: Tensor, labels: Tensor | None = None, options: SamplingOptions = DEFAULT_SAMPLING
     ) -> Tensor:
         """Generate images from z scaled by the temperature (truncation towards the mean of z)."""
-        labels = self._check_labels(labels, len(noise))
+        labels = self._check_labels(labels, noise.shape[0])
         return self.generator(noise * options.temperature, labels).clamp(-1, 1)
 
     def limitation(self, task: Task) -> str:

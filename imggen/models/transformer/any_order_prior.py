@@ -148,7 +148,7 @@ class AnyOrderPrior(Prior):
         embedding = self.class_embedding(labels).unsqueeze(1)
         head_width = embedding.shape[-1] // self.heads
         like = self.shared_kv(embedding[:1])  # has the dtype of the projections, under autocast too
-        shape = (len(labels), self.heads, self.length + 1, head_width)
+        shape = (labels.shape[0], self.heads, self.length + 1, head_width)
         cache = KVCache(len(self.content_layers) + 1, shape, like, order)
         cache.class_embedding = embedding
         self._append(cache, embedding, cos_sin(torch.zeros(1, head_width // 2, device=labels.device)))

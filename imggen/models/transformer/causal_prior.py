@@ -130,7 +130,7 @@ class CausalPrior(Prior):
         """A cache that holds the class."""
         start = self.class_embedding(labels)[:, None]
         block = modules_of(self.blocks, Block)[0]
-        shape = (len(labels), block.heads, self.length + 1, self.width // block.heads)
+        shape = (labels.shape[0], block.heads, self.length + 1, self.width // block.heads)
         cache = KVCache(len(self.blocks), shape, block.out(start[:1]), order)
         self._append(cache, start)
         return cache

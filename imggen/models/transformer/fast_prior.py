@@ -54,7 +54,7 @@ class FastPrior(Prior):
         embedding = self.prior.class_embedding(labels).unsqueeze(1)
         heads, head_width = self.prior.heads, embedding.shape[-1] // self.prior.heads
         like = embedding[:1] @ self.shared_kv  # has the dtype of the projections, under autocast too
-        shape = (len(labels), heads, self.length + 1, head_width)
+        shape = (labels.shape[0], heads, self.length + 1, head_width)
         cache = FastCache(len(self.content_layers) + 1, shape, like, order)
         cache.class_embedding = embedding
         cache.content_positions = self.prior.content_positions(order)

@@ -101,7 +101,7 @@ class VaeBackend(Backend):
         self, noise: Tensor, labels: Tensor | None = None, options: SamplingOptions = DEFAULT_SAMPLING
     ) -> Tensor:
         """What `to_images` makes of the decoded noise. The temperature scales the priors' standard deviations."""
-        labels = self._check_labels(labels, len(noise))
+        labels = self._check_labels(labels, noise.shape[0])
         return self.to_images(self._decode(noise * options.temperature, labels))
 
     def invert(
@@ -160,7 +160,7 @@ class VaeBackend(Backend):
         images, layers = self._binarize(images), self.core.layers
         labels = None
         if self.classes:
-            labels = class_log_frequencies(self.config, images.device).softmax(0).expand(len(images), -1)
+            labels = class_log_frequencies(self.config, images.device).softmax(0).expand(images.shape[0], -1)
         detail = [self._is_detail(layer.shape) for layer in layers]
         encoded = self.core.encode(images)
         means = posterior_means(self.core, encoded, labels, detail.index(True) if True in detail[1:] else len(layers))

@@ -149,7 +149,7 @@ def top_down_pass(
 def posterior_means(core: Core, encoded: tuple[Tensor, ...], labels: Tensor | None, count: int) -> list[Tensor]:
     """The posterior's means (B, *shape) of the first `count` layers, each given those above and encoded images."""
     means: list[Tensor] = []
-    x = core.initial_state(len(encoded[0]), labels)
+    x = core.initial_state(encoded[0].shape[0], labels)
     for index, layer in enumerate(core.layers[:count]):
         x = core.upsample(index, x, labels)
         hidden = layer.condition(x)
@@ -170,7 +170,7 @@ def decode(core: Core, noise: Sequence[Tensor], labels: Tensor | None) -> Tensor
     def prior(index: int, hidden: Tensor) -> Normal:
         return STANDARD
 
-    return top_down_pass(core, len(noise[0]), labels, prior, lambda index, _: noise[index]).output
+    return top_down_pass(core, noise[0].shape[0], labels, prior, lambda index, _: noise[index]).output
 
 
 def sum_except_batch(values: Tensor) -> Tensor:

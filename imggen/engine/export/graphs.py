@@ -1,0 +1,194 @@
+"""What is exported of each kind of model: uint8 pixels in and out, so that other programs need not know its ranges."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from imggen.engine.checkpoints import LoadedModel
+from imggen.engine.noise import SampleSpec, noise_for
+from imggen.errors import UsageError
+from imggen.io.pixels import to_float, to_levels
+from imggen.models.base import Backend, Model
+from imggen.models.classifier.model import ClassifierModel
+from imggen.models.mapper.segment.model import SegmentModel
+from imggen.models.mapper.translate.model import TranslateModel
+from imggen.models.mapper.unet import UNet
+from imggen.models.transformer.backend import TransformerBackend
+
+PIXELS_OF_NOISE = 8  # side of the squares of one color in the images that exported networks are checked with
+
+
+@dataclass(frozen=True)
+class Array:
+    """An input or output: its name, its shape in words, and which of its axes may have any length, by their names."""
+
+    name: str
+    meaning: str
+    dynamic: dict[int, str]
+
+
+IMAGE_MEANING = "uint8 (images, height, width, channels)"
+BATCH = {0: "images"}
+
+
+class Graph(nn.Module, ABC):
+    """A network to export, with its `inputs` and `outputs`; `forward` takes and returns them in their order."""
+
+    inputs: tuple[Array, ...]
+    outputs: tuple[Array, ...]
+    multiple = 1  # of pixels, by which the sides of images of any size are divisible
+
+    @abstractmethod
+    def examples(self, seeds: range) -> tuple[Tensor, ...]:
+        """Inputs to try it with: row i depends on seed i alone."""
+
+
+class GeneratorGraph(Graph):
+    """Noise, and a label if there are classes → an image."""
+
+    def __init__(self, backend: Backend) -> None:
+        super().__init__()
+        self.backend = backend
+        shape = ", ".join(map(str, backend.noise_shape))
+        self.inputs = (Array("noise", f"float32 (images, {shape}), standard normal", BATCH),)
+        if backend.classes:
+            self.inputs += (Array("label", "int64 (images), the number of the class", BATCH),)
+        self.outputs = (Array("image", IMAGE_MEANING, BATCH),)
+
+    def examples(self, seeds: range) -> tuple[Tensor, ...]:
+        """The noise and the classes of seeds, as `imggen sample` has them."""
+        noise, labels = noise_for([SampleSpec(seed) for seed in seeds], self.backend)
+        return (noise,) if labels is None else (noise, labels)
+
+    def forward(self, noise: Tensor, label: Tensor | None = None) -> Tensor:
+        """(N, *noise_shape), (N,) → (N, H, W, C) uint8."""
+        return to_levels(self.backend.generate(noise, label)).permute(0, 2, 3, 1)
+
+
+class ImageGraph(Graph):
+    """An image, uint8 → what `see` makes of it; with a U-Net of images of any size."""
+
+    def __init__(self, model: Model, outputs: tuple[Array, ...], network: UNet | None = None) -> None:
+        super().__init__()
+        self.model, self.outputs = model, outputs
+        self.inputs = (Array("image", IMAGE_MEANING, BATCH),)
+        if network is not None:
+            self.multiple = network.multiple
+            sides = f"{IMAGE_MEANING}; height and width are divisible by {self.multiple}"
+            self.inputs = (Array("image", sides, SPATIAL),)
+
+    def examples(self, seeds: range) -> tuple[Tensor, ...]:
+        """Images of squares in random colors."""
+        channels, height, width = self.model.config.image_shape
+        rows, columns = -(-height // PIXELS_OF_NOISE), -(-width // PIXELS_OF_NOISE)
+        images = []
+        for seed in seeds:
+            generator = torch.Generator().manual_seed(seed)
+            squares = torch.randint(256, (rows, columns, channels), generator=generator, dtype=torch.uint8)
+            whole = squares.repeat_interleave(PIXELS_OF_NOISE, 0).repeat_interleave(PIXELS_OF_NOISE, 1)
+            images.append(whole[:height, :width])
+        return (torch.stack(images),)
+
+    def forward(self, image: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """(N, H, W, C) uint8 → the outputs."""
+        return self.see(to_float(image.permute(0, 3, 1, 2)))
+
+    @abstractmethod
+    def see(self, images: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """The outputs for images (N, C, H, W) in [-1, 1]."""
+
+
+SPATIAL = {0: "images", 1: "height", 2: "width"}
+
+
+class FeatureGraph(ImageGraph):
+    """The vectors of a model that sees, as `imggen embed` has them before it projects long ones."""
+
+    def __init__(self, model: Model) -> None:
+        super().__init__(model, (Array("vector", "float32 (images, dimensions)", BATCH),))
+
+    def see(self, images: Tensor) -> Tensor:
+        """(N, D)."""
+        return self.model.features(images).vectors
+
+
+class ClassifierGraph(ImageGraph):
+    """The calibrated probabilities of a classifier."""
+
+    def __init__(self, model: ClassifierModel, temperature: float) -> None:
+        super().__init__(model, (Array("probability", "float32 (images, classes)", BATCH),))
+        self.classifier, self.temperature = model, temperature
+
+    def see(self, images: Tensor) -> Tensor:
+        """(N, classes)."""
+        return (self.classifier(images).float() / self.temperature).softmax(1)
+
+
+class SegmentGraph(ImageGraph):
+    """The class of every pixel, and the probability of each class."""
+
+    def __init__(self, model: SegmentModel) -> None:
+        probability = Array(
+            "probability", "float32 (images, classes, height, width)", {0: "images", 2: "height", 3: "width"}
+        )
+        mask = Array("mask", "uint8 (images, height, width), the number of the class", SPATIAL)
+        super().__init__(model, (mask, probability), model.network)
+        self.segmenter = model
+
+    def see(self, images: Tensor) -> tuple[Tensor, ...]:
+        """(N, H, W) and (N, classes, H, W)."""
+        probability = self.segmenter(images).float().softmax(1)
+        return probability.argmax(1).to(torch.uint8), probability
+
+
+class TranslateGraph(ImageGraph):
+    """The translation of an image."""
+
+    def __init__(self, model: TranslateModel) -> None:
+        super().__init__(model, (Array("translation", IMAGE_MEANING, SPATIAL),), model.network)
+        self.translator = model
+
+    def see(self, images: Tensor) -> Tensor:
+        """(N, H, W, C) uint8."""
+        return to_levels(self.translator(images)).permute(0, 2, 3, 1)
+
+
+def build_graph(loaded: LoadedModel, part: str | None) -> Graph:
+    """The graph of a part of a model, of its main one by default. Raises UsageError for one that it does not have."""
+    model = loaded.model
+    if isinstance(model, TransformerBackend):
+        raise UsageError(
+            "a transformer cannot be exported: it samples its tokens in steps", "export a GAN or a VAE, such as vae"
+        )
+    own = _main_part(model)
+    part = part or own
+    if part == "features" and not (reason := _blind(model)):
+        return FeatureGraph(model)
+    if part != own:
+        why = reason if part == "features" else f"a {model.config.family} gives {own}"
+        raise UsageError(f"{loaded.path} has no {part} to export: {why}", f"--part {own}")
+    if isinstance(model, ClassifierModel):
+        return ClassifierGraph(model, loaded.class_temperature or 1.0)
+    if isinstance(model, SegmentModel):
+        if model.network.backbone is not None:
+            raise UsageError(
+                "a pretrained backbone cannot be exported for images of any size", "train without --features"
+            )
+        return SegmentGraph(model)
+    return TranslateGraph(model) if isinstance(model, TranslateModel) else GeneratorGraph(loaded.backend)
+
+
+def _main_part(model: Model) -> str:
+    """What a model is for."""
+    if isinstance(model, ClassifierModel):
+        return "classes"
+    return "masks" if isinstance(model, SegmentModel) else "images"
+
+
+def _blind(model: Model) -> str:
+    """Why the vectors of a model cannot be exported; empty if they can."""
+    return model.limitation("features")

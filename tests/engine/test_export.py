@@ -1,0 +1,154 @@
+"""imggen export: the file alone, in another program, gives what imggen gives."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+
+from imggen.engine.checkpoints import LoadedModel, load_model, save_backend
+from imggen.engine.export import export as engine
+from imggen.engine.export import run
+from imggen.engine.export.graphs import build_graph
+from imggen.engine.noise import SampleSpec
+from imggen.engine.options import ExportOptions
+from imggen.engine.render import sample_batches
+from imggen.errors import CheckpointError, UsageError
+from imggen.io.pixels import float_images, to_levels
+from imggen.models import build_backend, build_model, presets
+from imggen.models.base import Backend, Model
+from imggen.reporting import Silent
+from tests.helpers import run_cli, small_gan
+from tests.test_contract import small
+
+NAMES = ("ants", "bees")
+SMALL: dict[str, dict[str, Any]] = {
+    "vae": {"width": 8, "max_width": 8, "z": 3, "depth": 0.01, "mixtures": 2, "channels": 4, "hard_alpha": True},
+    "classify": {"width": 4, "classes": NAMES, "class_counts": (2, 2)},
+    "segment": {"width": 4, "halvings": 1, "table": {"names": ["ground", "object"]}},
+    "translate": {"width": 4, "halvings": 1, "target_channels": 1},
+}
+
+
+def saved(family: str, **more: Any) -> Model:
+    """A small model with random weights, saved as FAMILY.safetensors."""
+    torch.manual_seed(3)
+    model = build_model(presets(family)["tiny"].with_overrides(size=16, **SMALL[family], **more))
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.add_(0.2 * torch.randn_like(weight))
+    save_backend(Path(f"{family}.safetensors"), model.eval(), {"author": "Ada"}, class_temperature=2.0)
+    return model
+
+
+def exported(family: str, ending: str, part: str | None = None) -> Callable[..., Any]:
+    """What the exported file alone makes of its inputs: a list of arrays."""
+    path = Path(f"{family}.{ending}")
+    run(ExportOptions(model=f"{family}.safetensors", part=part, output=str(path)), Silent())
+    return opened(path)
+
+
+def opened(path: Path) -> Callable[..., Any]:
+    if path.suffix == ".onnx":
+        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        names = [each.name for each in session.get_inputs()]
+        return lambda *inputs: session.run(None, dict(zip(names, inputs, strict=True)))
+    module = torch.export.load(path).module()
+    return lambda *inputs: [module(*map(torch.from_numpy, inputs)).numpy()]
+
+
+def images(count: int, height: int, width: int, channels: int = 3) -> np.ndarray[Any, Any]:
+    return np.random.default_rng(0).integers(0, 256, (count, height, width, channels), dtype=np.uint8)
+
+
+def sampled(backend: Backend, seeds: Sequence[int]) -> np.ndarray[Any, Any]:
+    return np.concatenate(list(sample_batches(backend, [SampleSpec(seed) for seed in seeds])))
+
+
+def test_a_generator_draws_the_samples_of_its_seeds(tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    gan = small_gan(class_counts=(3, 1))
+    save_backend(Path("gan.safetensors"), gan, {"license": "CC0"})
+    code, out, err = run_cli(capsys, "export", "gan.safetensors", "-o", "gan.pt2", "--json")
+    assert code == 0, err
+    result = json.loads(out)
+    assert result["paths"] == ["gan.pt2"] and list(result["inputs"]) == ["noise", "label"]
+    graph = build_graph(load_model("gan.safetensors", device="cpu"), None)
+    noise, labels = (each.numpy() for each in graph.examples(range(5)))
+    (found,) = opened(Path("gan.pt2"))(noise, labels)
+    about = dict.fromkeys(("classes", "license"), "")
+    torch.export.load("gan.pt2", extra_files=about)
+    assert np.abs(found.astype(int) - sampled(gan, range(5))).max() <= 1 and found.std() > 10
+    assert json.loads(about["classes"])[:1] == [gan.classes[0]] and about["license"] == "CC0"
+    code, _, err = run_cli(capsys, "export", "gan.safetensors", "-o", "gan.pt2")
+    assert code == 2 and "--force" in err
+
+
+def test_networks_that_see_take_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    classifier = saved("classify")
+    pixels = images(3, 16, 16)
+    (found,) = exported("classify", "pt2")(pixels)
+    with torch.no_grad():
+        expected = (classifier.class_scores(float_images(pixels, torch.device("cpu"))) / 2.0).softmax(1)  # type: ignore[operator]
+    assert found == pytest.approx(expected.numpy(), abs=1e-4)
+
+    model = saved("vae")
+    pixels = images(2, 16, 16, 4)
+    (found,) = exported("vae", "onnx", "features")(pixels)
+    about = {entry.key: entry.value for entry in onnx.load("vae.onnx").metadata_props}
+    assert about["author"] == "Ada" and about["model"].startswith("vae/tiny")
+    assert found == pytest.approx(model.features(float_images(pixels, torch.device("cpu"))).vectors.numpy(), abs=1e-3)
+
+
+def test_maps_of_images_take_any_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    segmenter, translator = saved("segment"), saved("translate")
+    segment, translate = exported("segment", "onnx"), exported("translate", "pt2")
+    for height, width in ((16, 16), (12, 32)):
+        pixels = images(2, height, width)
+        with torch.no_grad():
+            scores = segmenter(float_images(pixels, torch.device("cpu")))
+            expected = to_levels(translator(float_images(pixels, torch.device("cpu"))))
+        mask, probability = segment(pixels)
+        assert probability == pytest.approx(scores.softmax(1).numpy(), abs=1e-4)
+        assert (mask == scores.argmax(1).numpy()).mean() > 0.99
+        (found,) = translate(pixels)
+        assert np.abs(found[..., 0].astype(int) - expected[:, 0].numpy()).max() <= 1
+
+
+def test_a_network_that_differs_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    graph = build_graph(LoadedModel(saved("translate"), Path("t"), "run", "0", {}), None)
+    right = graph(*graph.examples(range(engine.SEEDS)))
+    with torch.no_grad():
+        assert engine.compare(graph, lambda inputs: [graph(torch.from_numpy(inputs[0])).numpy()])
+        with pytest.raises(CheckpointError, match="differs from the model"):
+            engine.compare(graph, lambda inputs: [255 - graph(torch.from_numpy(inputs[0])).numpy()])
+        with pytest.raises(CheckpointError, match="in place of"):
+            engine.compare(graph, lambda inputs: [right.numpy().astype(np.float32)])
+
+
+def test_what_cannot_be_exported_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    saved("segment")
+    for words, message in (
+        ({"output": "m.tflite"}, "neither .onnx nor .pt2"),
+        ({"output": "none/m.onnx"}, "there is no folder"),
+        ({"part": "images"}, "gives masks"),
+        ({"part": "everything"}, "--part must be"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            run(ExportOptions(**{"model": "segment.safetensors", **words}), Silent())
+    save_backend(Path("transformer.safetensors"), build_backend(small("transformer", "tiny")), {})
+    with pytest.raises(UsageError, match="it samples its tokens in steps"):
+        run(ExportOptions(model="transformer.safetensors"), Silent())
+    monkeypatch.setattr("imggen.engine.export.find_spec", lambda name: None)
+    with pytest.raises(UsageError, match="ONNX needs") as caught:
+        run(ExportOptions(model="segment.safetensors"), Silent())
+    assert "imggen[export]" in str(caught.value.hint) and not list(tmp_path.glob("*.onnx"))
