@@ -41,6 +41,11 @@ class TranslateConfig(MapperConfig):
         self.check(self.paired or not self.l1_only, "L1 compares pairs: --l1-only needs --paired")
 
     @property
+    def made_channels(self) -> int:
+        """Channels of the results."""
+        return self.target_channels
+
+    @property
     def has_critic(self) -> bool:
         """Whether a critic takes part in the training."""
         return not self.paired or (not self.l1_only and self.critic_weight > 0)

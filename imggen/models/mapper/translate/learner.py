@@ -13,6 +13,7 @@ from imggen.models.adversarial import (
     augment_alike,
     bce_discriminator_loss,
     bce_generator_loss,
+    composite_on_white,
     zero_centered_gradient_penalty,
 )
 from imggen.models.learner import Learner
@@ -161,7 +162,7 @@ class TranslateLearner(Learner):
     def _judged(self, part: Part, *outputs: Tensor) -> tuple[Tensor, ...]:
         """What the critic sees of outputs: with their inputs if there are pairs, else augmented alike."""
         if self.config.paired:
-            return tuple(_ordered(torch.cat([part.images, each], 1)) for each in outputs)
+            return tuple(_ordered(torch.cat([part.images, _visible(each)], 1)) for each in outputs)
         return augment_alike(*outputs, strength=self.config.augment, on_white=True)
 
     def _adversarial_loss(self, part: Part, made: Tensor) -> Tensor:
@@ -171,7 +172,7 @@ class TranslateLearner(Learner):
 
     def _paired_losses(self, part: Part, made: Tensor) -> dict[str, tuple[float, Tensor]]:
         """The weight and the value of each loss of a part of the batch, times its fraction."""
-        losses = {"l1": (1.0, (made - part.targets).abs().mean() * part.fraction)}
+        losses = {"l1": (1.0, _distance(made, part.targets) * part.fraction)}
         if self.critic is not None:
             losses["adversarial"] = self.config.critic_weight, self._adversarial_loss(part, made) * part.fraction
         return losses
@@ -187,7 +188,7 @@ class TranslateLearner(Learner):
         with self.autocast(made.device):
             maps = self.model.network.maps(torch.cat([to_channels(made, config.channels), part.images]))
             contrast = self.contrast(*zip(*(each.chunk(2) for each in maps), strict=True))
-        identity = (self._translate(known) - part.targets).abs().mean()
+        identity = _distance(self._translate(known), part.targets)
         weight = config.identity * (1 - (1 - LAST_IDENTITY) * progress)
         return {
             "adversarial": (1.0, self._adversarial_loss(part, made) * part.fraction),
@@ -209,6 +210,16 @@ def _build_critic(config: TranslateConfig) -> PatchDiscriminator:
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
     return critic
+
+
+def _visible(images: Tensor) -> Tensor:
+    """Images with the colors of transparent pixels, which nobody sees, made white: no loss may depend on them."""
+    return composite_on_white(images) if images.shape[1] == 4 else images
+
+
+def _distance(images: Tensor, targets: Tensor) -> Tensor:
+    """The mean absolute difference of what is visible."""
+    return (_visible(images) - _visible(targets)).abs().mean()
 
 
 def _ordered(images: Tensor) -> Tensor:

@@ -20,9 +20,12 @@ class TranslateModel(Model):
         self.network = UNet(config.channels, config.target_channels, config.widths, config.blocks)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images (B, C, H, W) in [-1, 1], of any size → images (B, target_channels, H, W), not clipped to [-1, 1]."""
+        """Images (B, C, H, W) in [-1, 1], of any size → images (B, target_channels, H, W), not clipped to [-1, 1].
+
+        With `config.hard_alpha`, alpha is -1 or 1.
+        """
         changes: Tensor = self.network(images)
-        return to_channels(images, self.config.target_channels) + changes
+        return self.harden(to_channels(images, self.config.target_channels) + changes)
 
     def features(self, images: Tensor) -> Features:
         """The encoder's maps; the vectors are the means of the coarsest one."""
