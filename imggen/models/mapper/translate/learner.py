@@ -40,6 +40,13 @@ class Part(NamedTuple):
     targets: Tensor
 
 
+class Made(NamedTuple):
+    """Results (B, T, H, W) for images, whose alpha is not hardened, and the encoder's maps of these images."""
+
+    images: Tensor
+    maps: list[Tensor]
+
+
 class TranslateLearner(Learner):
     """The translator with its EMA, the critic, and the heads of the contrast.
 
@@ -118,7 +125,10 @@ class TranslateLearner(Learner):
             self._learn_critic(self.critic, self.adam_critic, parts, outputs, metrics)
         for part in parts:
             made = self._translate(part.images) if outputs is None else outputs
-            losses = self._paired_losses(part, made) if config.paired else self._unpaired_losses(part, made, progress)
+            if config.paired:
+                losses = self._paired_losses(part, made.images)
+            else:
+                losses = self._unpaired_losses(part, made, progress)
             torch.autograd.backward(torch.stack([weight * loss for weight, loss in losses.values()]).sum())
             _add(metrics, {name: loss for name, (_, loss) in losses.items()})
         self.apply_gradients(self.adam, *metrics.values())
@@ -126,23 +136,24 @@ class TranslateLearner(Learner):
         self.average.update(self.model, len(images) * global_batch.num_parts(), images_seen)
         return metrics
 
-    def _translate(self, images: Tensor) -> Tensor:
+    def _translate(self, images: Tensor) -> Made:
         with self.autocast(images.device):
-            return self.model(images).float()
+            made, maps = self.model.with_maps(images)
+        return Made(made.float(), maps)
 
     def _learn_critic(
         self,
         critic: PatchDiscriminator,
         adam: torch.optim.Optimizer,
         parts: list[Part],
-        outputs: Tensor | None,
+        outputs: Made | None,
         metrics: dict[str, Tensor],
     ) -> None:
         """Update the critic by the logistic loss, and R1 (arXiv 1801.04406) in a step of PENALTY_EVERY; freeze it."""
         critic.requires_grad_(True)
         for part in parts:
             made = self._translate(part.images) if outputs is None else outputs
-            real, fake = self._judged(part, part.targets, made.detach())
+            real, fake = self._judged(part, part.targets, made.images.detach())
             loss = bce_discriminator_loss(self._logits(critic, real), self._logits(critic, fake)) * part.fraction
             torch.autograd.backward(loss)
             _add(metrics, {"critic": loss})
@@ -160,7 +171,12 @@ class TranslateLearner(Learner):
         return logits.float()
 
     def _judged(self, part: Part, *outputs: Tensor) -> tuple[Tensor, ...]:
-        """What the critic sees of outputs: with their inputs if there are pairs, else augmented alike."""
+        """What the critic sees of outputs: with their inputs if there are pairs, else augmented alike.
+
+        It sees hard edges. L1 does not: at a pixel whose alpha is already right it would teach nothing, so that results
+        stay near the threshold; with one seed, 6 % of the pixels were wrong in place of 1 %.
+        """
+        outputs = tuple(self.model.harden(each) for each in outputs)
         if self.config.paired:
             return tuple(_ordered(torch.cat([part.images, _visible(each)], 1)) for each in outputs)
         return augment_alike(*outputs, strength=self.config.augment, on_white=True)
@@ -177,7 +193,7 @@ class TranslateLearner(Learner):
             losses["adversarial"] = self.config.critic_weight, self._adversarial_loss(part, made) * part.fraction
         return losses
 
-    def _unpaired_losses(self, part: Part, made: Tensor, progress: float) -> dict[str, tuple[float, Tensor]]:
+    def _unpaired_losses(self, part: Part, made: Made, progress: float) -> dict[str, tuple[float, Tensor]]:
         """The same without pairs: the critic, contrast, and identity, whose weight falls.
 
         An image of the other kind, with the channels of the inputs, should stay as it is (arXiv 1703.10593).
@@ -185,13 +201,13 @@ class TranslateLearner(Learner):
         config = self.config
         assert self.contrast is not None
         known = to_channels(part.targets, config.channels)
-        with self.autocast(made.device):
-            maps = self.model.network.maps(torch.cat([to_channels(made, config.channels), part.images]))
-            contrast = self.contrast(*zip(*(each.chunk(2) for each in maps), strict=True))
-        identity = _distance(self._translate(known), part.targets)
+        with self.autocast(part.images.device):
+            found = self.model.network.maps(to_channels(made.images, config.channels))
+            contrast = self.contrast(found, made.maps)
+        identity = _distance(self._translate(known).images, part.targets)
         weight = config.identity * (1 - (1 - LAST_IDENTITY) * progress)
         return {
-            "adversarial": (1.0, self._adversarial_loss(part, made) * part.fraction),
+            "adversarial": (1.0, self._adversarial_loss(part, made.images) * part.fraction),
             "contrast": (config.contrast, contrast * part.fraction),
             "identity": (weight, identity * part.fraction),
         }
