@@ -111,7 +111,7 @@ def test_it_learns_the_colors_of_the_other_images_without_pairs() -> None:
         made = learner.saved_model(new[:, :1])
     means = (made.mean((0, 2, 3)) - new[:, 1:].mean((0, 2, 3))).abs()
     assert means.max() < 0.3
-    assert (made[:, 2] - 0.5).abs().mean() < 0.6 * (new[:, 0] - 0.5).abs().mean()
+    assert (made[:, 2] - 0.5).abs().mean() < 0.9 * (new[:, 0] - 0.5).abs().mean()
 
 
 @pytest.mark.parametrize("paired", [True, False])
@@ -161,9 +161,19 @@ def test_contrast_is_lowest_where_places_agree() -> None:
     torch.manual_seed(0)
     contrast = PatchContrast([8])
     maps = torch.randn(2, 8, 8, 8)
-    same = contrast([maps], [maps])
-    other = contrast([maps], [maps.flip(3)])
+    images = torch.rand(2, 3, 16, 16) * 2 - 1
+    same = contrast([maps], [maps], images)
+    other = contrast([maps], [maps.flip(3)], images)
     assert same < other / 2
+
+
+def test_contrast_does_not_tell_plain_places_apart() -> None:
+    contrast = PatchContrast([8])
+    maps = torch.randn(2, 8, 8, 8)
+    images = torch.full((2, 1, 16, 16), -1.0)
+    assert contrast([maps], [maps.flip(3)], images) == 0
+    images[:, :, :8] = 1
+    assert contrast([maps], [maps.flip(3)], images) > 1
 
 
 def test_channels_are_those_of_pillow() -> None:

@@ -28,6 +28,7 @@ from imggen.models.training import EMA, cosine_decay, set_learning_rate
 WARM_UP = 0.01  # fraction of the training in which the learning rate rises
 LAST_RATE = 0.02  # of the initial learning rate
 LAST_IDENTITY = 0.1  # of the initial weight of the identity loss
+IDENTITY_SHARE = 4  # the identity loss is that of one in so many images of the other kind: it learns fast
 PENALTY_EVERY = 8  # steps
 CRITIC_SIDE = 32  # the critic halves an image of this side twice: a patch is 17 pixels wide
 
@@ -200,11 +201,12 @@ class TranslateLearner(Learner):
         """
         config = self.config
         assert self.contrast is not None
-        known = to_channels(part.targets, config.channels)
+        targets = part.targets[: -(-len(part.targets) // IDENTITY_SHARE)]
+        known = to_channels(targets, config.channels)
         with self.autocast(part.images.device):
             found = self.model.network.maps(to_channels(made.images, config.channels))
-            contrast = self.contrast(found, made.maps)
-        identity = _distance(self._translate(known).images, part.targets)
+            contrast = self.contrast(found, made.maps, part.images)
+        identity = _distance(self._translate(known).images, targets)
         weight = config.identity * (1 - (1 - LAST_IDENTITY) * progress)
         return {
             "adversarial": (1.0, self._adversarial_loss(part, made.images) * part.fraction),
