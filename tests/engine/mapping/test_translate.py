@@ -9,6 +9,8 @@ import pytest
 import torch
 from PIL import Image, ImageCms
 
+from imggen.engine.color import moments_of_images, transport
+from imggen.engine.evaluation.translation import made_by_methods
 from imggen.engine.mapping.translate import blended
 from imggen.engine.tiling import map_in_tiles
 from imggen.io.image import read_info
@@ -185,6 +187,16 @@ def test_what_does_not_fit(place: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert code == 2 and "translates no images" in err and not Path("out").exists()
     code, _, err = run_cli(capsys, "evaluate", "vae", "--from", "a", "--data", "b")
     assert code == 2 and "--from does not apply" in err
+
+
+def test_baselines_keep_alpha() -> None:
+    model: Any = build_model(presets("translate")["tiny"].with_overrides(width=8, channels=4, target_channels=4))
+    images = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 4)).astype(np.uint8)
+    moments = moments_of_images(images[..., :3])
+    made = made_by_methods(model, images, transport(moments, moments), images[0])
+    for name in ("model", "identity", "color"):  # a translator begins with the image as it is
+        assert np.abs(made[name].astype(int) - images).max() <= 1, name
+    assert np.array_equal(made["mean"][1], images[0])
 
 
 @pytest.mark.parametrize(("channels", "target"), [(3, 3), (4, 1)])

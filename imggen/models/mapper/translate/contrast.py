@@ -27,8 +27,8 @@ class PatchContrast(nn.Module):
     def forward(self, found: Sequence[Tensor], known: Sequence[Tensor], images: Tensor) -> Tensor:
         """The loss in nats of maps (B, C, h, w) of the outputs, one a level, and those of the inputs `images`.
 
-        It is the cross-entropy of finding, among the places of the input, that of the output. Places of the input's
-        color are left out: on plain ground, where all are alike, the translator would draw marks to tell them apart.
+        It is the cross-entropy of finding, among the places of the input, that of the output. Places of the same
+        color in the input are not compared: on plain ground the translator would draw marks to tell them apart.
         Places come from torch's global generator. The maps of the inputs get no gradients.
         """
         losses = []
