@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -22,17 +24,17 @@ def fit_temperature(scores: Tensor, labels: Tensor) -> float:
     smoothing = 1 / (len(labels) + 1)
 
     def loss(log_temperature: float) -> float:
-        logits = scores / torch.tensor(log_temperature).double().exp()
+        logits = scores / math.exp(log_temperature)
         return float(torch.nn.functional.cross_entropy(logits, labels, label_smoothing=smoothing))
 
-    low, high = (float(torch.tensor(limit).double().log()) for limit in (MIN_TEMPERATURE, MAX_TEMPERATURE))
+    low, high = math.log(MIN_TEMPERATURE), math.log(MAX_TEMPERATURE)
     for _ in range(_ROUNDS):
         first, second = high - _GOLDEN * (high - low), low + _GOLDEN * (high - low)
         if loss(first) < loss(second):
             high = second
         else:
             low = first
-    return float(torch.tensor((low + high) / 2).double().exp())
+    return min(max(math.exp((low + high) / 2), MIN_TEMPERATURE), MAX_TEMPERATURE)
 
 
 def calibration_error(probabilities: Tensor, labels: Tensor, bins: int = BINS) -> float:

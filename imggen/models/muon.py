@@ -81,14 +81,14 @@ def adam_and_muon(
     betas: tuple[float, float] = (0.9, 0.95),
     weight_decay: float = 0.0,
 ) -> dict[str, torch.optim.Optimizer]:
-    """The optimizers of a network: "muon" for its `hidden` weights, "adam" (AdamW) for all others.
+    """The optimizers of a network: "muon" for its `hidden` weights, "adam" (AdamW) for all others but frozen ones.
 
     `hidden` lists the weights by the number of matrices that are stacked in each (`parts`). Weights of one dimension
     (gains and biases) have no weight decay. Without hidden weights there is no "muon".
     """
     stacks = [{"params": weights, "parts": parts} for parts, weights in hidden.items() if weights]
     hidden_ids = {id(weight) for weights in hidden.values() for weight in weights}
-    others = [weight for weight in network.parameters() if id(weight) not in hidden_ids]
+    others = [weight for weight in network.parameters() if weight.requires_grad and id(weight) not in hidden_ids]
     groups: list[dict[str, Any]] = [
         {"params": [weight for weight in others if weight.ndim > 1]},
         {"params": [weight for weight in others if weight.ndim <= 1], "weight_decay": 0.0},

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from imggen.metrics.calibration import MAX_TEMPERATURE, calibration_error, fit_temperature
+from imggen.metrics.calibration import MAX_TEMPERATURE, MIN_TEMPERATURE, calibration_error, fit_temperature
 
 
 @pytest.mark.parametrize("temperature", [0.3, 1.0, 20.0])
@@ -21,6 +21,15 @@ def test_scores_that_say_nothing_get_the_highest_temperature() -> None:
     generator = torch.Generator().manual_seed(0)
     scores, labels = torch.randn(5_000, 4, generator=generator), torch.randint(4, (5_000,), generator=generator)
     assert fit_temperature(scores, labels) > MAX_TEMPERATURE / 100
+
+
+def test_temperatures_stay_within_their_limits() -> None:
+    """Scores that are wrong, or right by next to nothing, have their best temperature at a limit."""
+    labels = torch.arange(40) % 4
+    wrong, timid = torch.eye(4)[(labels + 1) % 4], torch.eye(4)[labels] * 1e-6
+    assert fit_temperature(wrong, labels) == pytest.approx(MAX_TEMPERATURE)
+    assert fit_temperature(timid, labels) == pytest.approx(MIN_TEMPERATURE)
+    assert fit_temperature(timid, labels) >= MIN_TEMPERATURE and fit_temperature(wrong, labels) <= MAX_TEMPERATURE
 
 
 def test_the_error_of_sure_and_wrong_guesses() -> None:

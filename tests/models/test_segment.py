@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from imggen.errors import UsageError
 from imggen.models import build_learner, build_model, presets
 from imggen.models.learner import Learner, NonFiniteError
 from imggen.models.mapper.pairs import augment_pairs, classes_in
@@ -46,27 +47,29 @@ def run_steps(learner: Learner, first: int, last: int, pairs: Tensor) -> None:
         learner.step(pairs[(index * 8 + torch.arange(8)) % len(pairs)], None, index / 50, index * 8)
 
 
+@pytest.mark.parametrize("features", ["own", "pretrained"])
 @pytest.mark.parametrize(("channels", "height", "width"), [(1, 16, 16), (3, 13, 22), (4, 5, 40)])
-def test_any_size_and_rows(channels: int, height: int, width: int) -> None:
-    model = awake(build_model(config(channels=channels)))
+def test_any_size_and_rows(channels: int, height: int, width: int, features: str) -> None:
+    model = awake(build_model(config(channels=channels, features=features)))
     images = torch.rand(3, channels, height, width) * 2 - 1
     with torch.no_grad():
         scores, alone, again = model(images), model(images[1:2]), model(images)
-        features = model.features(images)
+        seen = model.features(images)
     assert scores.shape == (3, 2, height, width) and torch.equal(scores, again)
     assert torch.allclose(scores[1:2], alone, atol=1e-5)
-    assert features.vectors.shape == (3, 32) and features.maps[-1].shape[1] == 8
+    assert seen.vectors.shape == (3, 32) and seen.maps[-1].shape[1] == 8
 
 
-def test_nothing_beyond_the_reach_has_an_effect() -> None:
-    model = awake(build_model(config()))
+@pytest.mark.parametrize(("features", "slack"), [("own", 12), ("pretrained", 80)])
+def test_nothing_beyond_the_reach_has_an_effect(features: str, slack: int) -> None:
+    model = awake(build_model(config(features=features)))
     reach = model.network.reach
-    image = torch.rand(1, 3, 1, 4 * (2 * reach // 4 + 3)) * 2 - 1
+    image = torch.rand(1, 3, 1, 16 * (2 * reach // 16 + 3)) * 2 - 1
     changed, middle = image.clone(), image.shape[3] // 2
     changed[..., middle] += 5
     with torch.no_grad():
         moved = (model(image) - model(changed)).abs().amax((0, 1, 2)).nonzero()
-    assert reach - 12 <= (moved - middle).abs().max() <= reach
+    assert reach - slack <= (moved - middle).abs().max() <= reach
 
 
 def test_it_learns_and_resumes_exactly() -> None:
@@ -88,6 +91,16 @@ def test_it_learns_and_resumes_exactly() -> None:
     with torch.no_grad():
         found = model(new[:, :3]).argmax(1)
     assert (found == classes_in(new[:, 3:])).float().mean() > 0.93
+
+
+def test_its_backbone_is_not_trained() -> None:
+    learner = build_learner(config(features="pretrained", learning_rate=1e-2))
+    before = copied(dict(learner.saved_model.named_parameters()))
+    run_steps(learner, 0, 3, pairs_of(24))
+    for name, value in learner.saved_model.named_parameters():
+        assert torch.equal(value, before[name]) == (".backbone." in name), name
+    with pytest.raises(UsageError, match="own or pretrained"):
+        config(features="vae")
 
 
 def test_void_pixels_teach_nothing() -> None:

@@ -1,4 +1,4 @@
-"""`--features`: the model whose backbone a classifier has, and whether it should have it."""
+"""`--features`: the model whose backbone a classifier or a segmentation has; and whether a classifier should."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from imggen.data.dataset import Dataset, ScannedDataset
 from imggen.engine.checkpoints import load_backend
 from imggen.engine.noise import mix_seed
 from imggen.engine.options import TrainOptions
+from imggen.engine.training.initial_weights import refuse_init_from
 from imggen.errors import UsageError
 from imggen.io.pixels import to_float
 from imggen.metrics.crossvalidation import cross_validate, folds_of
@@ -22,8 +23,10 @@ from imggen.models.base import Model
 from imggen.models.classifier.backbone import ModelBackbone, PretrainedBackbone
 from imggen.models.classifier.config import ClassifierConfig
 from imggen.models.config import ModelConfig
-from imggen.models.efficientnet import load_efficientnet
+from imggen.models.efficientnet import EfficientNetLite0, load_efficientnet
 from imggen.models.learner import Learner
+from imggen.models.mapper.segment.config import SegmentConfig
+from imggen.models.mapper.segment.model import SegmentModel
 from imggen.models.pretrained import PRETRAINED
 from imggen.reporting import Reporter
 
@@ -87,19 +90,36 @@ class PreparedHead:
         learner.begin_from({**weights, "head.mean": self.mean, "head.scale": self.scale})
 
 
+@dataclass(frozen=True)
+class MapperBackbone:
+    """EfficientNet-Lite0, its BatchNorms folded, to begin a segmentation with; and its hash."""
+
+    network: EfficientNetLite0
+    hash: str
+
+    def copy_into(self, learner: Learner, reporter: Reporter) -> None:
+        """Give it to the learner of a new run."""
+        model = learner.saved_model
+        assert isinstance(model, SegmentModel) and model.network.backbone is not None
+        model.network.backbone.take(self.network)
+        learner.begin_from(model.state_dict())
+        reporter.info(f"begin   with EfficientNet-Lite0 ({self.hash}) as its backbone, which is not trained further")
+
+
 def open_backbone(options: TrainOptions) -> LoadedBackbone | None:
-    """The backbone that the options name, with the shape of images for them; None for its own.
+    """The backbone that the options of a classifier name, with the shape of images for it; None for its own.
 
     Raises UsageError for a model that cannot see, for another size or other channels than the model's, and for a preset
     that does not go with it.
     """
+    if options.family != ClassifierConfig.family:
+        return None
     name, preset = options.overrides.get("features", OWN), options.preset
     if name == OWN:
         if preset in (HEAD, TUNED):
             raise UsageError(f"--preset {preset} needs another backbone", "--features MODEL, or pretrained")
         return None
-    if options.init_from is not None:
-        raise UsageError("--init-from and --features exclude each other", "leave one of them out")
+    refuse_init_from(options)
     if preset not in (None, HEAD, TUNED):
         raise UsageError(f"--preset {preset} has a backbone of its own", "leave --preset or --features out")
     if name == PRETRAINED:
@@ -122,6 +142,17 @@ def open_backbone(options: TrainOptions) -> LoadedBackbone | None:
     return LoadedBackbone(
         name, loaded.hash, model.config.size, model.config.channels, ModelBackbone(model, _dimensions(model))
     )
+
+
+def open_mapper_backbone(options: TrainOptions) -> MapperBackbone | None:
+    """What a segmentation begins with where `--features pretrained` is given, else None.
+
+    Raises UsageError without the network's package, or beside --init-from.
+    """
+    if options.family != SegmentConfig.family or options.overrides.get("features") != PRETRAINED:
+        return None
+    refuse_init_from(options)
+    return MapperBackbone(*load_efficientnet())
 
 
 def with_backbone(

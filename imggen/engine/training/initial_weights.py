@@ -8,6 +8,7 @@ from typing import Protocol
 from torch import Tensor
 
 from imggen.engine.checkpoints import load_model
+from imggen.engine.options import TrainOptions
 from imggen.errors import UsageError
 from imggen.models.config import ModelConfig
 from imggen.models.learner import Learner
@@ -45,6 +46,12 @@ class InitialWeights:
             reporter.info(f"begin   anew: {_list(result.new)}")
         if not result.whole:
             reporter.warn(f"nothing of {self.name} fits this model: it is trained from nothing")
+
+
+def refuse_init_from(options: TrainOptions) -> None:
+    """Raise UsageError if `--init-from` is given beside `--features`: both say what a run begins with."""
+    if options.init_from is not None:
+        raise UsageError("--init-from and --features exclude each other", "leave one of them out")
 
 
 def open_model(name: str, family: str) -> InitialWeights:

@@ -17,7 +17,7 @@ from imggen.engine.distributed import ProcessGroup
 from imggen.engine.options import TrainOptions
 from imggen.engine.run_dir import RunDir
 from imggen.engine.training import initial_weights, run_data
-from imggen.engine.training.backbone import HEAD, open_backbone, with_backbone
+from imggen.engine.training.backbone import HEAD, open_backbone, open_mapper_backbone, with_backbone
 from imggen.engine.training.budget import Budget
 from imggen.engine.training.initial_weights import StartingPoint
 from imggen.engine.training.saved_state import SavedState
@@ -150,7 +150,7 @@ class TrainPlan:
         """The plan of a new run. Raises UsageError and DataError."""
         backbone = open_backbone(options)
         begun = None if options.init_from is None else initial_weights.open_model(options.init_from, options.family)
-        initial: StartingPoint | None = begun
+        initial: StartingPoint | None = open_mapper_backbone(options) or begun
         preset = presets(options.family)[options.preset or machine.defaults.preset]
         if begun is not None and options.preset is None:
             preset = begun.config

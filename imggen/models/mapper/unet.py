@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, interpolate, layer_norm, pad, silu
 
+from imggen.models.mapper.backbone import MULTIPLE, Backbone
+
 
 class PlaceNorm(nn.Module):
     """Normalize the channels of each place to mean 0 and deviation 1, then scale and shift each (arXiv 1607.06450)."""
@@ -49,10 +51,13 @@ class UNet(nn.Module):
     """Images (B, before, H, W) → maps (B, after, H, W), of any size.
 
     `widths` are the channels of each resolution, the image's own first and each half of the one before; `blocks` is
-    the number of residual blocks at each resolution of the encoder.
+    the number of residual blocks at each resolution of the encoder. With a backbone, the halved resolutions are given
+    what a pretrained network sees, too.
     """
 
-    def __init__(self, before: int, after: int, widths: tuple[int, ...], blocks: int) -> None:
+    def __init__(
+        self, before: int, after: int, widths: tuple[int, ...], blocks: int, *, with_backbone: bool = False
+    ) -> None:
         super().__init__()
         self.halvings, self.blocks = len(widths) - 1, blocks
         self.enter = nn.Conv2d(before, widths[0], 3, padding=1)
@@ -61,13 +66,16 @@ class UNet(nn.Module):
             encoder.append(nn.Sequential(Block(narrow, wide), *(Block(wide, wide) for _ in range(blocks - 1))))
         self.encoder = nn.ModuleList(encoder)
         self.decoder = nn.ModuleList(Block(wide + narrow, narrow) for narrow, wide in pairwise(widths))
+        self.backbone = Backbone(self.halvings) if with_backbone else None
+        seen = zip(() if self.backbone is None else self.backbone.widths, widths, strict=False)
+        self.project = nn.ModuleList(nn.Sequential(PlaceNorm(own), nn.Conv2d(own, width, 1)) for own, width in seen)
         self.norm = PlaceNorm(widths[0])
         self.leave = nn.Conv2d(widths[0], after, 3, padding=1)
 
     @property
     def multiple(self) -> int:
         """The number of pixels by which a tile's place must be divisible to be halved as in the whole image."""
-        return 1 << self.halvings
+        return max(1 << self.halvings, MULTIPLE if self.backbone is not None else 1)
 
     @property
     def reach(self) -> int:
@@ -75,15 +83,21 @@ class UNet(nn.Module):
         # Two 3x3 convolutions a block, of which one pixel is 2^level pixels of the image; the first and the last layer;
         # a mean of 2x2 and its interpolation back.
         levels = [2 * (self.blocks + (level < self.halvings)) << level for level in range(self.halvings + 1)]
-        return 2 + sum(levels) + sum(3 << level for level in range(self.halvings))
+        own = 2 + sum(levels) + sum(3 << level for level in range(self.halvings))
+        return own + (0 if self.backbone is None else self.backbone.reach)
 
     def maps(self, images: Tensor) -> list[Tensor]:
         """The encoder's maps, the finest first; sides that cannot be halved are padded at the right and the bottom."""
         height, width = images.shape[2:]
         right, bottom = -width % self.multiple, -height % self.multiple
-        x, maps = self.enter(pad(images, (0, right, 0, bottom), "replicate")), []
+        images = pad(images, (0, right, 0, bottom), "replicate")
+        seen = [] if self.backbone is None else self.backbone(images)
+        x, maps = self.enter(images), []
         for level, layers in enumerate(self.encoder):
-            x = layers(avg_pool2d(x, 2) if level else x)
+            x = avg_pool2d(x, 2) if level else x
+            if 0 < level <= len(seen):
+                x = x + self.project[level - 1](seen[level - 1])
+            x = layers(x)
             maps.append(x)
         return maps
 

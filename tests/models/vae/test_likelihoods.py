@@ -113,3 +113,23 @@ def test_transparent_components_do_not_fade_colors() -> None:
     output[:, 10:18] = -20.0  # narrow
     red, green, blue, alpha = ((likelihood.mean(output)[0, :, 0, 0] + 1) * 127.5).tolist()
     assert red > 250 and green < 5 and blue < 5 and alpha == pytest.approx(127.5, abs=2)
+
+
+def test_a_typical_color_is_one_of_the_mixture_and_no_blend() -> None:
+    """Blue with weight 0.6 or red with 0.4, both opaque: blue, where the mean is violet."""
+    likelihood = MixtureOfLogistics(small_config(channels=4, mixtures=2))
+    output = torch.zeros(1, likelihood.outputs, 1, 1)
+    output[0, :2, 0, 0] = torch.tensor([0.6, 0.4]).log()
+    means = output[:, 2:10].view(1, 4, 2, 1, 1)
+    means[0, :, :, 0, 0] = torch.tensor([[1.0, 1.0], [-1.0, 1.0], [-1.0, -1.0], [1.0, -1.0]])
+    output[:, 10:18] = -20.0  # narrow
+    assert ((likelihood.typical(output)[0, :, 0, 0] + 1) * 127.5).tolist() == pytest.approx([0, 0, 255, 255])
+    red, green, blue, alpha = ((likelihood.mean(output)[0, :, 0, 0] + 1) * 127.5).tolist()
+    assert [red, green, blue, alpha] == pytest.approx([102, 0, 153, 255], abs=1)
+
+
+def test_typical_images_of_one_distribution_are_its_mean() -> None:
+    torch.manual_seed(0)
+    for likelihood in (Gaussian(small_config(channels=3, likelihood="gaussian")), Bernoulli(small_config(channels=1))):
+        output = torch.randn(2, likelihood.outputs, 4, 4)
+        assert torch.equal(likelihood.typical(output), likelihood.mean(output))

@@ -9,9 +9,11 @@ from imggen.documents import TEXT, DocumentError, Kind, read_fields
 from imggen.errors import UsageError
 from imggen.models.mapper.config import DESCRIPTIONS as SIZE_DESCRIPTIONS
 from imggen.models.mapper.config import SIZES, MapperConfig
+from imggen.models.pretrained import PRETRAINED
 from imggen.option import option
 
 MAX_CLASSES = 200
+OWN = "own"
 
 
 def _are_names(value: Any) -> bool:
@@ -20,11 +22,15 @@ def _are_names(value: Any) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class SegmentConfig(MapperConfig):
-    """A U-Net with a score for each class of pixels; `table` says what the values of the masks mean."""
+    """A U-Net with a score for each class of pixels; `table` says what the values of the masks mean.
+
+    With pretrained features it has a backbone, EfficientNet-Lite0, whose weights its checkpoint has, too.
+    """
 
     family: ClassVar[str] = "segment"
     objects: ClassVar[tuple[str, ...]] = ("table",)
 
+    features: str = option("own", "Backbone: own (none) or pretrained, for few masks", metavar="NAME")
     dice: float = option(1.0, "Weight of the Dice loss", low=0.0, high=100.0)
     # Of the masks: as `MaskTable.to_json` of the data makes it.
     table: dict[str, Any] | None = None
@@ -32,6 +38,10 @@ class SegmentConfig(MapperConfig):
     def __post_init__(self) -> None:
         """Check the values, and the names of the classes."""
         super().__post_init__()
+        self.check(
+            self.features in (OWN, PRETRAINED),
+            f"features of a segmentation must be {OWN} or {PRETRAINED}: other models see images of one size alone",
+        )
         if self.table is not None:
             try:
                 read_fields({"names": self.table.get("names")}, {"names": Kind("2 to 200 names", _are_names)})

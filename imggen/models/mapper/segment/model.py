@@ -7,6 +7,7 @@ from torch import Tensor
 from imggen.models.base import Features, Model
 from imggen.models.mapper.segment.config import SegmentConfig
 from imggen.models.mapper.unet import UNet
+from imggen.models.pretrained import PRETRAINED
 
 
 class SegmentModel(Model):
@@ -16,7 +17,8 @@ class SegmentModel(Model):
 
     def __init__(self, config: SegmentConfig) -> None:
         super().__init__(config)
-        self.network = UNet(config.channels, len(config.pixel_classes), config.widths, config.blocks)
+        classes, with_backbone = len(config.pixel_classes), config.features == PRETRAINED
+        self.network = UNet(config.channels, classes, config.widths, config.blocks, with_backbone=with_backbone)
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (B, C, H, W) in [-1, 1], of any size → scores (B, classes, H, W) of their pixels' classes."""
