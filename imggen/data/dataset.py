@@ -241,9 +241,16 @@ class ScannedDataset:
 
     @property
     def hard_alpha(self) -> bool:
-        """Whether alpha is only 0 or 255, also after decoding: images of another size are resized, which blurs it."""
-        survey = self.survey
-        return self.channels == 4 and survey.hard_alpha and survey.same_size and survey.short_median == self.size
+        """Whether a model must make alpha of only 0 or 255: that of the images, or of their targets, is so.
+
+        Also after decoding: images of another size are resized, which blurs it, as are targets of matched images.
+        """
+        if self.options.targets is None or self.targets is None:
+            return self.channels == 4 and self.survey.hard_alpha and self.survey.has_side(self.size)
+        survey, is_resized = self.targets.survey, self.options.targets.matched and not self.survey.has_side(self.size)
+        if survey is None or self.targets.channels != 4 or is_resized:
+            return False
+        return survey.hard_alpha and survey.has_side(self.size)
 
     @property
     def name(self) -> str:
@@ -364,9 +371,9 @@ def scan_dataset(spec: str, options: DataOptions, *, max_size: int, reporter: Re
         choices.append(f"channels {channels}: {CHANNEL_REASONS[channels]}")
     scanned = ScannedDataset(source, survey, size, channels, options, targets=targets)
     if scanned.hard_alpha:
-        result = ", and will be in samples" if targets is None else ""
-        choices.append(f"hard edges: alpha is only 0 or 255 in the images{result}")
-    elif survey.hard_alpha and channels == 4:
+        where, made = ("images", "samples") if targets is None else ("targets", "results")
+        choices.append(f"hard edges: alpha is only 0 or 255 in the {where}, and will be in {made}")
+    elif targets is None and survey.hard_alpha and channels == 4:
         choices.append("soft edges: alpha is only 0 or 255 in the images, but they are resized, which blurs it")
     return replace(scanned, choices=tuple(choices))
 

@@ -25,7 +25,7 @@ from imggen.data.masks import MaskStatistics, MaskTable, Shares, make_table, ope
 from imggen.data.pairs import PairReader, check_size
 from imggen.data.readers import ArchiveReader, ArrayReader, FolderReader, Origin, Source
 from imggen.data.scan import digest, open_source
-from imggen.data.survey import SURVEY_THREADS, survey_source
+from imggen.data.survey import SURVEY_THREADS, Survey, survey_source
 from imggen.errors import DataError, UsageError
 from imggen.reporting import Reporter
 
@@ -57,10 +57,11 @@ class TargetOptions:
 
 @dataclass(frozen=True)
 class Targets:
-    """What the targets of a data set have in common: their `channels`, and the table of masks."""
+    """What the targets of a data set have in common: `channels`, the table of masks, and the survey of images."""
 
     channels: int
     table: MaskTable | None = None
+    survey: Survey | None = None
     shares: Shares | None = field(default=None, compare=False)
 
 
@@ -95,7 +96,8 @@ def pair_sources(
 
 
 def _survey_images(targets: Source, options: TargetOptions) -> Targets:
-    return Targets(options.channels or survey_source(targets).channels)
+    survey = survey_source(targets)
+    return Targets(options.channels or survey.channels, survey=survey)
 
 
 def _joined(
@@ -216,7 +218,7 @@ def _survey_masks(images: Source, masks: Source, options: TargetOptions, spec: s
             task.update(index + 1)
     table, shares = make_table(statistics, void=options.void, lossy=options.lossy, names=_names(options.names, spec))
     _show(table, shares, reporter)
-    return Targets(1, table, shares)
+    return Targets(1, table, shares=shares)
 
 
 def _in_threads(function: Callable[[int], T], count: int) -> Any:

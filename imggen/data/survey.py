@@ -47,6 +47,10 @@ class Survey:
     same_size: bool = False
     hard_alpha: bool = False
 
+    def has_side(self, side: int) -> bool:
+        """Whether all are squares of `side` pixels, which need no resizing."""
+        return self.same_size and self.short_median == side
+
     def warning(self) -> str | None:
         """What the user should know before training, or None."""
         if self.used_16_bit_range >= MIN_USED_RANGE:

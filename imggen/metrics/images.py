@@ -8,15 +8,27 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import conv2d
 
+from imggen.io.image import composite_on_white
+
 Images = NDArray[np.uint8]
 MAX_PSNR = 99.0  # of equal images, whose PSNR is infinite
 SSIM_DEVIATION, SSIM_RADIUS = 1.5, 5
 SSIM_C1, SSIM_C2 = 0.01**2, 0.03**2
 
 
+def visible(images: Images) -> Images:
+    """Images (N, H, W, C) as they are compared: colors with alpha on white, followed by alpha.
+
+    The colors of transparent pixels, which nobody sees, no longer differ.
+    """
+    if images.shape[3] != 4:
+        return images
+    return np.stack([np.concatenate([composite_on_white(image), image[..., 3:]], 2) for image in images])
+
+
 def psnrs(images: Images, truth: Images) -> Tensor:
     """The peak signal-to-noise ratio (N,) in decibels, at most MAX_PSNR, of images (N, H, W, C); higher is better."""
-    errors = (images.astype(np.float32) - truth.astype(np.float32)) ** 2
+    errors = (visible(images).astype(np.float32) - visible(truth).astype(np.float32)) ** 2
     means = torch.from_numpy(errors.reshape(len(images), -1).mean(1)).double()
     return (10 * torch.log10(255**2 / means.clamp(min=1e-12))).clamp(max=MAX_PSNR)
 
@@ -35,7 +47,7 @@ def ssims(images: Images, truth: Images) -> Tensor:
     def means(values: Tensor) -> Tensor:
         return conv2d(values.flatten(0, 1)[:, None], kernel[None, None]).view(*values.shape[:2], -1)
 
-    x, y = (torch.from_numpy(each).permute(0, 3, 1, 2).double() / 255 for each in (images, truth))
+    x, y = (torch.from_numpy(visible(each)).permute(0, 3, 1, 2).double() / 255 for each in (images, truth))
     mean_x, mean_y = means(x), means(y)
     variance_x, variance_y = means(x * x) - mean_x**2, means(y * y) - mean_y**2
     covariance = means(x * y) - mean_x * mean_y

@@ -91,6 +91,10 @@ class Model(nn.Module, ABC):
         """
         return None
 
+    def harden(self, images: Tensor) -> Tensor:
+        """Images (B, C, H, W) with the model's alpha: only -1 or 1 if that of its data is so."""
+        return harden_alpha(images) if self.config.hard_alpha else images
+
     def limitation(self, task: Task) -> str:
         """Why this model is poor at a task, or cannot do it although its family can; empty if there is no reason."""
         return ""
@@ -176,10 +180,6 @@ class Backend(Model):
     def for_inference(self) -> Backend:
         """The same map arranged for speed (folded norms, CUDA graphs): the caller's own copy, or the model itself."""
         return self
-
-    def harden(self, images: Tensor) -> Tensor:
-        """Images (B, C, H, W) with the model's alpha: only -1 or 1 if that of its data is so."""
-        return harden_alpha(images) if self.config.hard_alpha else images
 
     def diagnostics(
         self, images: Tensor, labels: Tensor | None = None, options: SamplingOptions = DEFAULT_SAMPLING

@@ -73,14 +73,14 @@ class ModelConfig:
     channels: int = 3
     classes: tuple[str, ...] = ()
     class_counts: tuple[int, ...] = ()
-    hard_alpha: bool = False  # alpha of the data is only 0 or 255, so that of samples and fills is too
+    hard_alpha: bool = False  # alpha of the data is only 0 or 255, so that of what the model makes is too
 
     def __post_init__(self) -> None:
         """Check the values. Raises UsageError."""
         self.check(self.preset.isidentifier(), "preset must be a name")
         self.check(4 <= self.size <= 4096, "size must be between 4 and 4096")
         self.check(self.channels in (1, 3, 4), "channels must be 1, 3 or 4")
-        self.check(not self.hard_alpha or self.channels == 4, "hard_alpha needs 4 channels")
+        self.check(not self.hard_alpha or self.made_channels == 4, "hard_alpha needs 4 channels")
         self.check(len(self.class_counts) == len(self.classes), "classes and class_counts must have the same length")
         self.check(len(self.classes) <= 100_000, "more than 100,000 classes")
         check_values(self)
@@ -125,6 +125,11 @@ class ModelConfig:
     def parts(self) -> tuple[dict[str, Any], ...]:
         """The configurations, as JSON, of other models that the model is made with."""
         return ()
+
+    @property
+    def made_channels(self) -> int:
+        """Channels of the images that the model makes."""
+        return self.channels
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

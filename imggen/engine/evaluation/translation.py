@@ -122,7 +122,7 @@ def _evaluate(
     with reporter.task("translating", len(rows)) as task:
         for part in np.array_split(rows, -(-len(rows) // AT_ONCE)):
             images = inputs.images(part)
-            made = _made_by_methods(model, images, color_map, mean)
+            made = made_by_methods(model, images, color_map, mean)
             known = [index for index, row in enumerate(part.tolist()) if row in partners]
             new = [index for index, row in enumerate(part.tolist()) if partners.get(row, 1) % 2]
             truth = targets.images([partners[int(part[index])] for index in known]) if known else None
@@ -165,23 +165,29 @@ def _partners(inputs: Side, targets: Side) -> dict[int, int]:
 def _knowledge(inputs: Side, targets: Side) -> tuple[ColorMap, ImageArray]:
     """What the baselines know: a map between the colors of both sides, and the mean (H, W, T) of the targets."""
     sides = [side.images(evenly_spaced(len(side.names), MAX_MEASURED).numpy()) for side in (inputs, targets)]
-    moments = [moments_of_images(np.stack([composite_on_white(image) for image in images])) for images in sides]
+    moments = [moments_of_images(_colors(images)) for images in sides]
     return transport(*moments), np.rint(sides[1].mean(0)).astype(np.uint8)
 
 
+def _colors(images: ImageArray) -> ImageArray:
+    """Images (N, H, W, C) as RGB; alpha is left out, because transparent pixels are white already."""
+    return images[..., :3] if images.shape[3] == 4 else np.repeat(images, 3 // images.shape[3], 3)
+
+
 @torch.inference_mode()
-def _made_by_methods(
+def made_by_methods(
     model: TranslateModel, images: ImageArray, color_map: ColorMap, mean: ImageArray
 ) -> dict[str, ImageArray]:
     """What the model and each baseline make of images (N, H, W, C): (N, H, W, target_channels)."""
     channels = model.config.target_channels
     levels = float_images(images, model.device)
-    colors = np.stack([composite_on_white(image) for image in images])
-    recolored = float_images(to_pixels(color_map(to_colors(colors))), model.device)
+    recolored = to_pixels(color_map(to_colors(_colors(images))))
+    if channels == images.shape[3] == 4:
+        recolored = np.concatenate([recolored, images[..., 3:]], 3)
     return {
         "model": to_uint8(model(levels)),
         "identity": to_uint8(to_channels(levels, channels)),
-        "color": to_uint8(to_channels(recolored, channels)),
+        "color": to_uint8(to_channels(float_images(recolored, model.device), channels)),
         "mean": np.repeat(mean[None], len(images), 0),
     }
 

@@ -24,6 +24,7 @@ from imggen.data.decode import (
     to_array,
     with_channels,
 )
+from imggen.data.deep_gray import image_strips
 from imggen.data.readers import Source
 from imggen.data.scan import open_images
 from imggen.engine.checkpoints import LoadedModel, load_model, prepare
@@ -35,7 +36,7 @@ from imggen.engine.tiling import map_in_tiles
 from imggen.errors import UsageError
 from imggen.io.atomic import atomic_write
 from imggen.io.formats import check_side
-from imggen.io.image import ImageArray, as_image, drop_alpha, format_of
+from imggen.io.image import as_image, drop_alpha, format_of
 from imggen.io.metadata import SilencedPillow, encode_with_metadata, fitting
 from imggen.io.pixels import to_levels
 from imggen.models import kind_of
@@ -105,7 +106,8 @@ def _translate(
     with SilencedPillow():
         image = simple_mode(file.image)
     config, network = model.config, model.network
-    seen = with_channels(image, config.channels)
+    has_own_alpha = 4 not in (config.channels, config.target_channels) and image.mode in ("LA", "RGBA")
+    seen = with_channels(_without_alpha(image) if has_own_alpha else image, config.channels)
     scale = options.scale or config.scale
     size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
     if size != image.size:
@@ -126,19 +128,42 @@ def _translate(
     result = as_image(made)
     if size != image.size:
         result = result.resize(image.size, Image.Resampling.LANCZOS)
+    if config.hard_alpha and size != image.size:
+        result.putalpha(result.getchannel("A").point(lambda level: 255 * (level > 127)))
     if options.strength < 1:
-        result = _blended(with_channels(image, config.target_channels), result, options.strength)
-    if 4 not in (config.channels, config.target_channels) and image.mode in ("LA", "RGBA"):
+        before = image.convert(image.mode[:-1]) if has_own_alpha else image
+        result = blended(with_channels(before, config.target_channels), result, options.strength)
+    if has_own_alpha:
         result.putalpha(image.getchannel("A"))
     return result
 
 
-def _blended(before: Image.Image, after: Image.Image, strength: float) -> Image.Image:
-    """Between two images of one mode, rounded; strength 0 gives the first one, 1 the second."""
-    own: ImageArray = np.asarray(before).reshape(before.height, before.width, -1)
-    made = np.asarray(after).reshape(own.shape)
-    mixed = np.rint(own + (made.astype(np.float32) - own) * np.float32(strength)).astype(np.uint8)
-    return as_image(mixed)
+def _without_alpha(image: Image.Image) -> Image.Image:
+    """The colors of an image of mode LA or RGBA, with white where it is fully transparent.
+
+    They are not blended with white, because the result gets this alpha back: half-transparent edges would be whitish.
+    """
+    colors, alpha = image.convert(image.mode[:-1]), image.getchannel("A")
+    colors.paste("white", mask=alpha.point(lambda level: 255 * (level == 0)))
+    return colors
+
+
+def blended(before: Image.Image, after: Image.Image, strength: float) -> Image.Image:
+    """Between two images of one mode, rounded; strength 0 gives the first one, 1 the second.
+
+    Colors count as much as they are opaque, so that those of transparent pixels are not seen at edges.
+    """
+    result = Image.new(before.mode, before.size)
+    for top, strip in image_strips(before):
+        other = after.crop((0, top, strip.width, top + strip.height))
+        own, made = (np.asarray(each, np.float32).reshape(strip.height, strip.width, -1) for each in (strip, other))
+        weights: Any = np.float32(strength)
+        if own.shape[2] == 4:
+            opacities = (1 - weights) * own[..., 3:], weights * made[..., 3:]
+            weights = opacities[1] / np.maximum(sum(opacities), 1e-6)
+            weights = np.concatenate([np.repeat(weights, 3, 2), np.full_like(weights, strength)], 2)
+        result.paste(as_image(np.rint(own + (made - own) * weights).astype(np.uint8)), (0, top))
+    return result
 
 
 def _write(

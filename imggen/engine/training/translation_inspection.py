@@ -22,7 +22,7 @@ from imggen.io.pixels import float_images, to_uint8
 from imggen.metrics.compare import Estimate, Estimator, evenly_spaced
 from imggen.metrics.distances import Moments, moments_of
 from imggen.metrics.features import Features, load_features
-from imggen.metrics.images import psnrs
+from imggen.metrics.images import psnrs, visible
 from imggen.models.learner import Learner
 from imggen.models.mapper.translate.config import TranslateConfig
 from imggen.models.mapper.translate.model import TranslateModel
@@ -111,7 +111,8 @@ class TranslateInspection(Inspection):
         measure = Estimator(self.yardstick())
         _, outputs, targets = self._translated(self._some_rows(MAX_MEASURED))
         if self.paired:
-            errors = np.abs(outputs.astype(np.float32) - targets).reshape(len(outputs), -1).mean(1) / 255
+            differences = np.abs(visible(outputs).astype(np.float32) - visible(targets))
+            errors = differences.reshape(len(outputs), -1).mean(1) / 255
             return measure.mean("error", torch.from_numpy(errors).double())
         features = self._features()
         if self.reference is None:

@@ -7,6 +7,7 @@ overlap by twice the reach give exactly the result of the whole image.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
@@ -102,8 +103,12 @@ class UNet(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, before, H, W) → (B, after, H, W)."""
-        *skips, x = self.maps(images)
+        return self.decode(self.maps(images), images.shape[2:])
+
+    def decode(self, maps: Sequence[Tensor], size: Sequence[int]) -> Tensor:
+        """The result (B, after, *size) from the encoder's maps of images of that height and width."""
+        *skips, x = maps
         for skip, block in zip(reversed(skips), reversed(self.decoder), strict=True):
             x = block(torch.cat([interpolate(x, scale_factor=2, mode="bilinear", align_corners=False), skip], 1))
-        maps: Tensor = self.leave(silu(self.norm(x)))
-        return maps[:, :, : images.shape[2], : images.shape[3]]
+        result: Tensor = self.leave(silu(self.norm(x)))
+        return result[:, :, : size[0], : size[1]]

@@ -9,6 +9,9 @@ import pytest
 import torch
 from PIL import Image, ImageCms
 
+from imggen.engine.color import moments_of_images, transport
+from imggen.engine.evaluation.translation import made_by_methods
+from imggen.engine.mapping.translate import blended
 from imggen.engine.tiling import map_in_tiles
 from imggen.io.image import read_info
 from imggen.io.pixels import to_levels
@@ -117,6 +120,50 @@ def test_size_alpha_profile_and_settings_are_kept(place: Path, capsys: pytest.Ca
     assert code == 2 and "folder" in err and not Path("one.png").exists()
 
 
+def test_hard_edges_are_kept(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    random = np.random.default_rng(3)
+    for number in range(16):
+        pixels = read_pixels(f"b/x/{number}.webp")
+        alpha = np.where(pixels[..., :1] > 127, 255, 0).astype(np.uint8)
+        Image.fromarray(np.concatenate([pixels, alpha], 2)).save(f"b/x/{number}.webp", lossless=True, exact=True)
+    code, _, err = run_cli(capsys, *PAIRS, "--images", "8")
+    assert code == 0 and "hard edges: alpha is only 0 or 255 in the targets" in err, err
+    Image.fromarray(random.integers(0, 256, (40, 24, 4)).astype(np.uint8)).save("new.png")
+    for words in ([], ["--scale", "0.6"]):
+        code, _, err = run_cli(capsys, "translate", "--image", "new.png", "-o", "out.png", "--force", *words)
+        assert code == 0, err
+        assert set(np.unique(read_pixels("out.png")[..., 3])) <= {0, 255}
+    code, _, err = run_cli(capsys, *PAIRS, "--images", "8", "--size", "8", "--dry-run", "-o", "x")
+    assert code == 0 and "hard edges" not in err, err
+
+
+def test_transparent_colors_are_not_seen_at_edges(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = run_cli(capsys, *PAIRS, "--images", "8", "--l1-only", "--size", "16")
+    assert code == 0, err
+    pixels = np.zeros((16, 16, 4), np.uint8)
+    pixels[4:12, 4:12], pixels[4:12, 12] = (10, 20, 30, 255), (10, 20, 30, 128)
+    Image.fromarray(pixels).save("image.png")
+    opaque = pixels.copy()
+    opaque[opaque[..., 3] == 0] = 255
+    Image.fromarray(opaque[..., :3]).save("opaque.png")
+    for name in ("image", "opaque"):
+        code, _, err = run_cli(capsys, "translate", "--image", f"{name}.png", "-o", f"{name}-made.png")
+        assert code == 0, err
+    made = read_pixels("image-made.png")
+    assert np.array_equal(made[..., 3], pixels[..., 3])
+    assert np.array_equal(made[..., :3], read_pixels("opaque-made.png"))
+    code, _, err = run_cli(capsys, "translate", "--image", "image.png", "-o", "same.png", "--strength", "0")
+    assert code == 0 and np.array_equal(read_pixels("same.png"), pixels), err
+
+
+def test_blending_counts_colors_by_their_alpha() -> None:
+    before = np.array([[[255, 255, 255, 0], [10, 20, 30, 255], [200, 0, 0, 40]]], np.uint8)
+    after = np.array([[[10, 20, 30, 255], [255, 255, 255, 0], [0, 0, 200, 40]]], np.uint8)
+    half = np.asarray(blended(Image.fromarray(before), Image.fromarray(after), 0.5))
+    assert half[0].tolist() == [[10, 20, 30, 128], [10, 20, 30, 128], [100, 0, 100, 40]]
+    assert np.array_equal(np.asarray(blended(Image.fromarray(before), Image.fromarray(after), 0)), before)
+
+
 def test_what_does_not_fit(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     start = ["train", "translate", *SMALL, "--images", "8"]
     Path("c").mkdir()
@@ -140,6 +187,16 @@ def test_what_does_not_fit(place: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert code == 2 and "translates no images" in err and not Path("out").exists()
     code, _, err = run_cli(capsys, "evaluate", "vae", "--from", "a", "--data", "b")
     assert code == 2 and "--from does not apply" in err
+
+
+def test_baselines_keep_alpha() -> None:
+    model: Any = build_model(presets("translate")["tiny"].with_overrides(width=8, channels=4, target_channels=4))
+    images = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 4)).astype(np.uint8)
+    moments = moments_of_images(images[..., :3])
+    made = made_by_methods(model, images, transport(moments, moments), images[0])
+    for name in ("model", "identity", "color"):  # a translator begins with the image as it is
+        assert np.abs(made[name].astype(int) - images).max() <= 1, name
+    assert np.array_equal(made["mean"][1], images[0])
 
 
 @pytest.mark.parametrize(("channels", "target"), [(3, 3), (4, 1)])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from imggen.models.base import Features, Model
 from imggen.models.mapper.translate.channels import to_channels
@@ -18,11 +18,21 @@ class TranslateModel(Model):
     def __init__(self, config: TranslateConfig) -> None:
         super().__init__(config)
         self.network = UNet(config.channels, config.target_channels, config.widths, config.blocks)
+        for parameter in self.network.leave.parameters():
+            nn.init.zeros_(parameter)  # the model begins with images as they are
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images (B, C, H, W) in [-1, 1], of any size → images (B, target_channels, H, W), not clipped to [-1, 1]."""
-        changes: Tensor = self.network(images)
-        return to_channels(images, self.config.target_channels) + changes
+        """Images (B, C, H, W) in [-1, 1], of any size → images (B, target_channels, H, W), not clipped to [-1, 1].
+
+        With `config.hard_alpha`, alpha is -1 or 1.
+        """
+        return self.harden(self.with_maps(images)[0])
+
+    def with_maps(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """The result, whose alpha is not hardened, and the encoder's maps of the images, the finest first."""
+        maps = self.network.maps(images)
+        changes = self.network.decode(maps, images.shape[2:])
+        return to_channels(images, self.config.target_channels) + changes, maps
 
     def features(self, images: Tensor) -> Features:
         """The encoder's maps; the vectors are the means of the coarsest one."""
