@@ -119,7 +119,8 @@ def test_the_example_without_imggen_runs(tmp_path: Path, monkeypatch: pytest.Mon
     code = next(block for block in BLOCKS if "import onnxruntime" in block)
     subprocess.run([sys.executable, "-c", code], check=True)
     with Image.open("people.png") as image:
-        assert image.size == (1024, 64) and image.mode == "RGBA" and len(set(image.convert("RGB").getdata())) > 100
+        assert image.size == (1024, 64) and image.mode == "RGBA"
+        assert len(image.convert("RGB").getcolors(1 << 16) or []) > 100
 
 
 def test_ci_runs_the_test_command_of_readme() -> None:
