@@ -15,6 +15,7 @@ from imggen.models.base import DEFAULT_SAMPLING, Backend, Features, Inversion, T
 from imggen.models.config import SamplingOptions
 from imggen.models.gan import dcgan, r3gan
 from imggen.models.gan.config import GanConfig
+from imggen.models.gan.encoder import Encoder
 from imggen.models.gan.fused import DenseFromPixel, DenseUpsampling
 from imggen.models.gan.inversion import (
     CPU_MULTIPLICATIONS_PER_SECOND,
@@ -33,7 +34,7 @@ def build_discriminator(config: GanConfig) -> dcgan.Discriminator | r3gan.Discri
 
 
 class GanBackend(Backend):
-    """A generator, inverted by a search for z and the class; and the discriminator it was trained with, if kept."""
+    """A generator, inverted by a search for z; its encoder; and the discriminator it was trained with, if kept."""
 
     config: GanConfig
 
@@ -41,6 +42,7 @@ class GanBackend(Backend):
         super().__init__(config)
         self.generator = (r3gan.Generator if config.blocks else dcgan.Generator)(config)
         self.discriminator = None if config.slim else build_discriminator(config)
+        self.encoder = Encoder(config) if config.encoder_fraction else None
 
     @property
     def noise_shape(self) -> tuple[int, ...]:
@@ -55,9 +57,11 @@ class GanBackend(Backend):
         return self.generator(noise * options.temperature, labels).clamp(-1, 1)
 
     def limitation(self, task: Task) -> str:
-        """Without its discriminator a GAN does not see."""
+        """Without its discriminator a GAN has no features, without its encoder no class scores."""
         if task == "features" and self.discriminator is None:
             return "its file has no discriminator"
+        if task == "classes" and self._trained_encoder() is None:
+            return "it has no trained encoder"
         return ""
 
     @torch.no_grad()
@@ -69,6 +73,16 @@ class GanBackend(Backend):
             (seen,) = augment_alike(images, strength=0, on_white=self.config.blend)
             maps = tuple(each.float() for each in self.discriminator.maps(seen))
         return Features(pool_grid(maps[0]), maps)
+
+    @torch.no_grad()
+    def class_scores(self, images: Tensor, mask: Tensor | None = None) -> Tensor | None:
+        """By the encoder; None for a model that has none."""
+        encoder = self._trained_encoder()
+        if encoder is None or not self.classes:
+            return None
+        with self._eval_mode():
+            unmasked = torch.ones_like(images[:, :1]) if mask is None else 1 - mask
+            return encoder(images, unmasked).logits.log_softmax(1)
 
     def invert(
         self, images: Tensor, labels: Tensor | None = None, options: SamplingOptions = DEFAULT_SAMPLING
@@ -116,6 +130,10 @@ class GanBackend(Backend):
             return search_latents(
                 self.generator, images, unmasked, candidates, labels, len(self.classes), self.search_budget
             )
+
+    def _trained_encoder(self) -> Encoder | None:
+        """None, too, in a checkpoint written before its training began."""
+        return self.encoder if self.encoder is not None and bool(self.encoder.trained > 0) else None
 
     @contextmanager
     def _eval_mode(self) -> Iterator[None]:

@@ -36,6 +36,8 @@ class GanConfig(ModelConfig):
     # Forced weight normalization (arXiv 2312.02696): see `dcgan.normalize_filters`.
     normalize: bool = option(False, "DCGAN: keep the initial norm of each filter")
     ema_images: int = option(0, "EMA half-life in images; 0: none", low=0)
+    # The last part of the training; 1 leaves the generator as it is.
+    encoder_fraction: float = option(0.05, "Fraction of training for the encoder; 0: none", low=0.0, high=1.0)
 
     def __post_init__(self) -> None:
         """Check that the size can be reached from 4x4 by doubling, and options that exclude one another."""
@@ -105,7 +107,7 @@ PRESETS = {
     ),
     "base": BASE,
     "large": BASE.with_overrides(preset="large", max_width=768, ema_images=500_000),
-    "dcgan": GanConfig(preset="dcgan", max_width=512),
+    "dcgan": GanConfig(preset="dcgan", max_width=512, encoder_fraction=0.0),
 }
 DESCRIPTIONS = {
     "tiny": "DCGAN with EMA, R1 penalty and adaptive augmentation: two CPU cores, half an hour",

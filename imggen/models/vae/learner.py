@@ -20,7 +20,7 @@ from imggen.models.vae.core import Core, decode, encoder_posterior, sum_except_b
 from imggen.models.vae.dense import Dense
 from imggen.models.vae.gradient_guard import GradientGuard
 from imggen.models.vae.hierarchy import Hierarchy, hidden_weights
-from imggen.models.vae.random_masks import random_masks
+from imggen.models.random_masks import random_masks
 from imggen.models.vae.refiner import RefinerBatch, RefinerTrainer
 
 RATE_WARM_UP, FIRST_RATE = 0.01, 0.1  # fraction of a stage over which the learning rate rises from this fraction of it
