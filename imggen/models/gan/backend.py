@@ -15,16 +15,18 @@ from imggen.models.base import DEFAULT_SAMPLING, Backend, Features, Inversion, T
 from imggen.models.config import SamplingOptions
 from imggen.models.gan import dcgan, r3gan
 from imggen.models.gan.config import GanConfig
-from imggen.models.gan.encoder import Encoder
+from imggen.models.gan.encoder import Encoded, Encoder
 from imggen.models.gan.fused import DenseFromPixel, DenseUpsampling
 from imggen.models.gan.inversion import (
     CPU_MULTIPLICATIONS_PER_SECOND,
     GPU_MULTIPLICATIONS_PER_SECOND,
     SearchBudget,
     SearchResult,
+    optimize_latents,
     refine_features,
     search_latents,
 )
+from imggen.models.gumbel import gumbel_noise
 from imggen.models.heads import pool_grid
 
 
@@ -87,9 +89,11 @@ class GanBackend(Backend):
     def invert(
         self, images: Tensor, labels: Tensor | None = None, options: SamplingOptions = DEFAULT_SAMPLING
     ) -> Inversion:
-        """Search for z; without labels, also for the class, which is the one with the smallest error."""
-        unmasked = torch.ones_like(images[:, :1])
-        result = self._search(images, unmasked, self._candidates(len(images), images.device), labels)
+        """Search for z, from the encoder's on if there is one; without labels, also for the class.
+
+        That is the encoder's most likely one, or else the one with the smallest error.
+        """
+        result = self._search(images, torch.ones_like(images[:, :1]), labels)
         return Inversion(result.z, result.labels)
 
     def inpaint(
@@ -100,13 +104,10 @@ class GanBackend(Backend):
         labels: Tensor | None = None,
         options: SamplingOptions = DEFAULT_SAMPLING,
     ) -> Tensor:
-        """Fill from the generated image nearest to the unmasked pixels; `noise` moves the candidates of the search."""
+        """Fill from the generated image nearest to the unmasked pixels; `noise` moves where the search begins."""
         unmasked = 1 - mask
-        # The sum of two standard normal variables has variance 2.
-        candidates = self._candidates(len(images), images.device) + noise[:, None]
-        candidates = candidates * (options.temperature / 2**0.5)
+        result = self._search(images, unmasked, labels, noise, options.temperature)
         with self._eval_mode():
-            result = self._search(images, unmasked, candidates, labels)
             generated = refine_features(self.generator, images, unmasked, result, self.search_budget.steps)
         return images * unmasked + generated.clamp(-1, 1) * mask
 
@@ -123,13 +124,42 @@ class GanBackend(Backend):
         candidates = torch.randn(self.search_budget.candidates, *self.noise_shape, generator=generator)
         return candidates.to(device).expand(count, -1, -1)
 
-    def _search(self, images: Tensor, unmasked: Tensor, candidates: Tensor, labels: Tensor | None) -> SearchResult:
+    def _search(
+        self,
+        images: Tensor,
+        unmasked: Tensor,
+        labels: Tensor | None,
+        noise: Tensor | None = None,
+        temperature: float = 1.0,
+    ) -> SearchResult:
+        """z, and the class if `labels` are None; `noise` moves where the search begins, and samples the class."""
         if labels is not None:
             labels = self._check_labels(labels, len(images))
+        budget = self.search_budget
         with self._eval_mode():
-            return search_latents(
-                self.generator, images, unmasked, candidates, labels, len(self.classes), self.search_budget
-            )
+            encoder = self._trained_encoder()
+            if encoder is not None:
+                z, scores = self._start(encoder, images, unmasked, noise, temperature)
+                if labels is None and self.classes:
+                    labels = scores.argmax(1)
+                z, _ = optimize_latents(self.generator, images, unmasked, z, labels, budget.steps_from_start)
+                return SearchResult(z, labels)
+            candidates = self._candidates(len(images), images.device)
+            if noise is not None:
+                # The sum of two standard normal variables has variance 2.
+                candidates = (candidates + noise[:, None]) * (temperature / 2**0.5)
+            return search_latents(self.generator, images, unmasked, candidates, labels, len(self.classes), budget)
+
+    @torch.no_grad()
+    def _start(
+        self, encoder: Encoder, images: Tensor, unmasked: Tensor, noise: Tensor | None, temperature: float
+    ) -> Encoded:
+        """Where a search begins: what the encoder finds, the more random the larger the masked part is."""
+        z, scores = encoder(images, unmasked)
+        if noise is None:
+            return Encoded(z, scores)
+        z = z + temperature * (1 - unmasked).mean((2, 3)).sqrt() * noise
+        return Encoded(z, scores + temperature * gumbel_noise(noise, scores.shape[1]) if self.classes else scores)
 
     def _trained_encoder(self) -> Encoder | None:
         """None, too, in a checkpoint written before its training began."""

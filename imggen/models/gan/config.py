@@ -37,7 +37,7 @@ class GanConfig(ModelConfig):
     normalize: bool = option(False, "DCGAN: keep the initial norm of each filter")
     ema_images: int = option(0, "EMA half-life in images; 0: none", low=0)
     # The last part of the training; 1 leaves the generator as it is.
-    encoder_fraction: float = option(0.05, "Fraction of training for the encoder; 0: none", low=0.0, high=1.0)
+    encoder_fraction: float = option(0.0, "Fraction of training for the encoder; 0: none", low=0.0, high=1.0)
 
     def __post_init__(self) -> None:
         """Check that the size can be reached from 4x4 by doubling, and options that exclude one another."""
@@ -100,14 +100,22 @@ BASE = GanConfig(
     augment=0.5,
     blend=True,
     ema_images=100_000,
+    encoder_fraction=0.05,
 )
 PRESETS = {
     "tiny": GanConfig(
-        preset="tiny", learning_rate=6e-4, cosine=True, gamma=1.0, augment=0.5, blend=True, ema_images=10_000
+        preset="tiny",
+        learning_rate=6e-4,
+        cosine=True,
+        gamma=1.0,
+        augment=0.5,
+        blend=True,
+        ema_images=10_000,
+        encoder_fraction=0.05,
     ),
     "base": BASE,
     "large": BASE.with_overrides(preset="large", max_width=768, ema_images=500_000),
-    "dcgan": GanConfig(preset="dcgan", max_width=512, encoder_fraction=0.0),
+    "dcgan": GanConfig(preset="dcgan", max_width=512),
 }
 DESCRIPTIONS = {
     "tiny": "DCGAN with EMA, R1 penalty and adaptive augmentation: two CPU cores, half an hour",

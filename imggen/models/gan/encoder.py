@@ -23,8 +23,9 @@ from imggen.models.random_masks import random_masks
 
 WIDTH, MAX_WIDTH = 24, 80  # channels at half of the image's size, doubled at each lower one, and at most
 LEAKY_SLOPE = 0.2
-WEIGHTS = {"classes": 1.0, "z": 0.05, "pixels": 10.0}  # of the losses
-REBUILT_EVERY = 4  # of so many images: generating one with its gradient takes as long as encoding ten
+WEIGHTS = {"classes": 1.0, "z": 0.05, "pixels": 5.0}  # of the losses
+# One of so many samples is masked, and one of so many images generated again, which takes long.
+MASKED_EVERY, REBUILT_EVERY = 2, 4
 
 
 class Encoded(NamedTuple):
@@ -72,20 +73,23 @@ def encoder_losses(
 ) -> dict[str, Tensor]:
     """The losses of an encoder by name, of one batch of real images (B, C, H, W) and B samples of noise (B, z_dim).
 
-    "classes" and "z": of samples of the generator with the same labels, slightly changed. "pixels": how far the images
-    generated from the z of some real images are from these. One half of all of them is masked at random.
+    "z" and "classes": of samples of the generator with the same labels, slightly changed, which are seen whole, and
+    some of them masked, too. "pixels": how far the images generated from the z of some real images, masked or not, are
+    from these, whose classes are learned as well.
     """
     with torch.no_grad():
         samples = generator(noise, labels)
     samples = mild_augmentation(samples.shape, 1.0, 1.0, 0.0, samples.device)(samples)
     # Evenly spaced, so that several processes take the same ones as a single process with their whole batch.
-    rebuilt, rebuilt_labels = images[::REBUILT_EVERY], None if labels is None else labels[::REBUILT_EVERY]
-    unmasked = torch.cat([_random_unmasked(batch) for batch in (samples, rebuilt)])
-    z, logits = encoder(torch.cat([samples, rebuilt]), unmasked)
+    masked, rebuilt = samples[::MASKED_EVERY], images[::REBUILT_EVERY]
+    unmasked = torch.cat([torch.ones_like(samples[:, :1]), _random_unmasked(masked), _sometimes_unmasked(rebuilt)])
+    z, logits = encoder(torch.cat([samples, masked, rebuilt]), unmasked)
     losses = {"z": (z[: len(noise)] - noise).square().mean()}
+    rebuilt_labels = None
     if labels is not None:
-        losses["classes"] = cross_entropy(logits[: len(noise)], labels)
-    again = generator(z[len(noise) :], rebuilt_labels)
+        rebuilt_labels = labels[::REBUILT_EVERY]
+        losses["classes"] = cross_entropy(logits, torch.cat([labels, labels[::MASKED_EVERY], rebuilt_labels]))
+    again = generator(z[-len(rebuilt) :], rebuilt_labels)
     if encoder.on_white:
         again, rebuilt = composite_on_white(again), composite_on_white(rebuilt)
     losses["pixels"] = (again - rebuilt).square().mean()
@@ -93,7 +97,11 @@ def encoder_losses(
 
 
 def _random_unmasked(images: Tensor) -> Tensor:
-    """Where images (B, C, H, W) are not masked (B, 1, H, W): everywhere in half of them."""
-    unmasked = 1 - random_masks(len(images), images.shape[-1], images.device)
+    """Where images (B, C, H, W) are not masked (B, 1, H, W), at random."""
+    return 1 - random_masks(len(images), images.shape[-1], images.device)
+
+
+def _sometimes_unmasked(images: Tensor) -> Tensor:
+    """The same, but half of them are not masked at all."""
     is_whole = global_batch.rand(len(images), 1, 1, 1).to(images.device) < 0.5
-    return torch.where(is_whole, 1.0, unmasked)
+    return torch.where(is_whole, 1.0, _random_unmasked(images))

@@ -62,6 +62,11 @@ class SearchBudget:
             final_steps=steps * 9 // 20,
         )
 
+    @property
+    def steps_from_start(self) -> int:
+        """Steps from a z that is near already, the encoder's: this takes a third of the search's time."""
+        return max(1, (self.starts * self.steps + self.final_steps) // 2)
+
 
 @dataclass(frozen=True)
 class SearchResult:
@@ -89,11 +94,11 @@ def search_latents(
     z, labels = _best_candidates(generator, images, unmasked, candidates, labels, num_classes, starts)
     # Optimize several starts for each image.
     repeated = images.repeat_interleave(starts, 0), unmasked.repeat_interleave(starts, 0)
-    z, errors = _optimize_latents(generator, *repeated, z, labels, budget.steps)
+    z, errors = optimize_latents(generator, *repeated, z, labels, budget.steps)
     # Optimize the best of them further.
     best = errors.view(-1, starts).argmin(1) + torch.arange(len(images), device=z.device) * starts
     labels = None if labels is None else labels[best]
-    z, _ = _optimize_latents(generator, images, unmasked, z[best], labels, budget.final_steps)
+    z, _ = optimize_latents(generator, images, unmasked, z[best], labels, budget.final_steps)
     return SearchResult(z, labels)
 
 
@@ -146,7 +151,7 @@ def _candidate_errors(
     return torch.cat(errors)
 
 
-def _optimize_latents(
+def optimize_latents(
     generator: SplitGenerator, images: Tensor, unmasked: Tensor, start: Tensor, labels: Tensor | None, steps: int
 ) -> tuple[Tensor, Tensor]:
     """Minimize the error by Adam from z = `start`; returns z and the last errors (B,).

