@@ -22,8 +22,8 @@ from imggen.models.gan.inversion import (
     GPU_MULTIPLICATIONS_PER_SECOND,
     SearchBudget,
     SearchResult,
-    optimize_latents,
     refine_features,
+    search_from,
     search_latents,
 )
 from imggen.models.gumbel import gumbel_noise
@@ -142,8 +142,7 @@ class GanBackend(Backend):
                 z, scores = self._start(encoder, images, unmasked, noise, temperature)
                 if labels is None and self.classes:
                     labels = scores.argmax(1)
-                z, _ = optimize_latents(self.generator, images, unmasked, z, labels, budget.steps_from_start)
-                return SearchResult(z, labels)
+                return search_from(self.generator, images, unmasked, z, labels, budget)
             candidates = self._candidates(len(images), images.device)
             if noise is not None:
                 # The sum of two standard normal variables has variance 2.

@@ -2,8 +2,8 @@
 
 Many candidates are compared, the nearest are optimized together by Adam, and the best of those is optimized further
 (Image2StyleGAN, arXiv 1904.03189, starts from the mean of z alone; with a mask there are many local minima, and several
-starts reach better ones). For inpainting, the features after the generator's first layer are optimized at the end:
-they can represent more than z.
+starts reach better ones). An encoder's z is nearer than all of these: it is the only start (arXiv 2004.00049). For
+inpainting, the features after the generator's first layer are optimized at the end: they can represent more than z.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ MAX_PIXELS_PER_BATCH = 128 * 32**2  # of one channel, when candidates are genera
 CPU_MULTIPLICATIONS_PER_SECOND, GPU_MULTIPLICATIONS_PER_SECOND = 5e10, 2.5e12
 SECONDS_PER_IMAGE = 10
 LATENT_LEARNING_RATE, FEATURE_LEARNING_RATE = 0.1, 0.03
+ENCODED_LEARNING_RATE = 0.2  # from the encoder's z: measured on digits, better than 0.1 by 0.3 dB
 PRIOR_WEIGHT, OFFSET_WEIGHT = 1e-3, 1e-2
 
 
@@ -64,8 +65,8 @@ class SearchBudget:
 
     @property
     def steps_from_start(self) -> int:
-        """Steps from a z that is near already, the encoder's: this takes a third of the search's time."""
-        return max(1, (self.starts * self.steps + self.final_steps) // 2)
+        """Steps of `search_from`, which takes a third of the time of `search_latents`."""
+        return max(1, (self.starts * self.steps + self.final_steps) * 2 // 5)
 
 
 @dataclass(frozen=True)
@@ -94,11 +95,25 @@ def search_latents(
     z, labels = _best_candidates(generator, images, unmasked, candidates, labels, num_classes, starts)
     # Optimize several starts for each image.
     repeated = images.repeat_interleave(starts, 0), unmasked.repeat_interleave(starts, 0)
-    z, errors = optimize_latents(generator, *repeated, z, labels, budget.steps)
+    z, errors = _optimize_latents(generator, *repeated, z, labels, budget.steps)
     # Optimize the best of them further.
     best = errors.view(-1, starts).argmin(1) + torch.arange(len(images), device=z.device) * starts
     labels = None if labels is None else labels[best]
-    z, _ = optimize_latents(generator, images, unmasked, z[best], labels, budget.final_steps)
+    z, _ = _optimize_latents(generator, images, unmasked, z[best], labels, budget.final_steps)
+    return SearchResult(z, labels)
+
+
+def search_from(
+    generator: SplitGenerator,
+    images: Tensor,
+    unmasked: Tensor,
+    start: Tensor,
+    labels: Tensor | None,
+    budget: SearchBudget,
+) -> SearchResult:
+    """The same from z `start` (B, z_dim) alone, which is near already: the encoder's."""
+    steps = budget.steps_from_start
+    z, _ = _optimize_latents(generator, images, unmasked, start, labels, steps, ENCODED_LEARNING_RATE)
     return SearchResult(z, labels)
 
 
@@ -151,19 +166,25 @@ def _candidate_errors(
     return torch.cat(errors)
 
 
-def optimize_latents(
-    generator: SplitGenerator, images: Tensor, unmasked: Tensor, start: Tensor, labels: Tensor | None, steps: int
+def _optimize_latents(
+    generator: SplitGenerator,
+    images: Tensor,
+    unmasked: Tensor,
+    start: Tensor,
+    labels: Tensor | None,
+    steps: int,
+    rate: float = LATENT_LEARNING_RATE,
 ) -> tuple[Tensor, Tensor]:
     """Minimize the error by Adam from z = `start`; returns z and the last errors (B,).
 
     A penalty keeps the mean square of z from exceeding 1, that of the prior.
     """
     z = start.clone().requires_grad_(True)
-    adam = torch.optim.Adam([z], lr=LATENT_LEARNING_RATE)
+    adam = torch.optim.Adam([z], lr=rate)
     errors = images.new_zeros(len(images))
     with torch.enable_grad():
         for step in range(steps):
-            adam.param_groups[0]["lr"] = LATENT_LEARNING_RATE * (1 - step / steps)
+            adam.param_groups[0]["lr"] = rate * (1 - step / steps)
             errors = _unmasked_errors(generator.finish(generator.start(z, labels), labels), images, unmasked)
             prior = PRIOR_WEIGHT * (z.square().mean(1) - 1).relu().square()
             # Summed over images, so that the result of each does not depend on the others.

@@ -201,6 +201,8 @@ def test_larger_generators_get_a_smaller_search_budget() -> None:
     budgets = [SearchBudget.for_cost(cost) for cost in (1e7, 5e8, 1e10)]
     total = [one.candidates + 3 * (one.starts * one.steps + one.final_steps) for one in budgets]
     assert total[0] > total[1] > total[2]
+    for one, cost in zip(budgets, total, strict=True):
+        assert one.steps_from_start >= 1 and 3 * one.steps_from_start < cost / 2
 
 
 def test_slim_checkpoints_have_no_discriminator() -> None:
