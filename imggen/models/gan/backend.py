@@ -15,7 +15,7 @@ from imggen.models.base import DEFAULT_SAMPLING, Backend, Features, Inversion, T
 from imggen.models.config import SamplingOptions
 from imggen.models.gan import dcgan, r3gan
 from imggen.models.gan.config import GanConfig
-from imggen.models.gan.encoder import Encoded, Encoder
+from imggen.models.gan.encoder import Encoder
 from imggen.models.gan.fused import DenseFromPixel, DenseUpsampling
 from imggen.models.gan.inversion import (
     CPU_MULTIPLICATIONS_PER_SECOND,
@@ -23,7 +23,6 @@ from imggen.models.gan.inversion import (
     SearchBudget,
     SearchResult,
     refine_features,
-    search_from,
     search_latents,
 )
 from imggen.models.gumbel import gumbel_noise
@@ -135,30 +134,25 @@ class GanBackend(Backend):
         """z, and the class if `labels` are None; `noise` moves where the search begins, and samples the class."""
         if labels is not None:
             labels = self._check_labels(labels, len(images))
-        budget = self.search_budget
+        budget, encoder = self.search_budget, self._trained_encoder()
+        candidates = self._candidates(len(images), images.device)
+        if noise is not None:
+            # The sum of two standard normal variables has variance 2.
+            candidates = (candidates + noise[:, None]) * (temperature / 2**0.5)
         with self._eval_mode():
-            encoder = self._trained_encoder()
             if encoder is not None:
-                z, scores = self._start(encoder, images, unmasked, noise, temperature)
+                budget = budget.from_encoder()
+                with torch.no_grad():
+                    z, scores = encoder(images, unmasked)
+                # Half of them around z, farther from it the more of an image is masked: then less of z is known.
+                near, far = candidates[:, : budget.candidates].tensor_split(2, dim=1)
+                spread = (1 - unmasked).mean((2, 3)).sqrt()[:, None]
+                candidates = torch.cat([z[:, None] + spread * near, far], 1)
                 if labels is None and self.classes:
+                    if noise is not None:
+                        scores = scores + temperature * gumbel_noise(noise, len(self.classes))
                     labels = scores.argmax(1)
-                return search_from(self.generator, images, unmasked, z, labels, budget)
-            candidates = self._candidates(len(images), images.device)
-            if noise is not None:
-                # The sum of two standard normal variables has variance 2.
-                candidates = (candidates + noise[:, None]) * (temperature / 2**0.5)
             return search_latents(self.generator, images, unmasked, candidates, labels, len(self.classes), budget)
-
-    @torch.no_grad()
-    def _start(
-        self, encoder: Encoder, images: Tensor, unmasked: Tensor, noise: Tensor | None, temperature: float
-    ) -> Encoded:
-        """Where a search begins: what the encoder finds, the more random the larger the masked part is."""
-        z, scores = encoder(images, unmasked)
-        if noise is None:
-            return Encoded(z, scores)
-        z = z + temperature * (1 - unmasked).mean((2, 3)).sqrt() * noise
-        return Encoded(z, scores + temperature * gumbel_noise(noise, scores.shape[1]) if self.classes else scores)
 
     def _trained_encoder(self) -> Encoder | None:
         """None, too, in a checkpoint written before its training began."""
