@@ -107,7 +107,8 @@ class GanBackend(Backend):
         unmasked = 1 - mask
         result = self._search(images, unmasked, labels, noise, options.temperature)
         with self._eval_mode():
-            generated = refine_features(self.generator, images, unmasked, result, self.search_budget.steps)
+            generator = self.for_inference().generator
+            generated = refine_features(generator, images, unmasked, result, self.search_budget.steps)
         return images * unmasked + generated.clamp(-1, 1) * mask
 
     @property
@@ -152,7 +153,8 @@ class GanBackend(Backend):
                     if noise is not None:
                         scores = scores + temperature * gumbel_noise(noise, len(self.classes))
                     labels = scores.argmax(1)
-            return search_latents(self.generator, images, unmasked, candidates, labels, len(self.classes), budget)
+            generator = self.for_inference().generator
+            return search_latents(generator, images, unmasked, candidates, labels, len(self.classes), budget)
 
     def _trained_encoder(self) -> Encoder | None:
         """None, too, in a checkpoint written before its training began."""

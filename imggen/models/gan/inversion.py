@@ -72,7 +72,7 @@ class SearchBudget:
             candidates=min(self.candidates, MAX_ENCODED_CANDIDATES),
             starts=1,
             steps=0,
-            final_steps=max(1, (self.starts * self.steps + self.final_steps) * 7 // 20),
+            final_steps=max(1, (self.starts * self.steps + self.final_steps) * 11 // 20),
             learning_rate=ENCODED_LEARNING_RATE,
         )
 
