@@ -20,8 +20,7 @@ MAX_PIXELS_PER_BATCH = 128 * 32**2  # of one channel, when candidates are genera
 CPU_MULTIPLICATIONS_PER_SECOND, GPU_MULTIPLICATIONS_PER_SECOND = 5e10, 2.5e12
 SECONDS_PER_IMAGE = 10
 LATENT_LEARNING_RATE, FEATURE_LEARNING_RATE = 0.1, 0.03
-# From the encoder's z; measured on digits, better than 0.1 by 0.3 dB.
-ENCODED_LEARNING_RATE, MAX_ENCODED_CANDIDATES = 0.2, 32
+MAX_ENCODED_CANDIDATES = 32  # where an encoder says where to search
 PRIOR_WEIGHT, OFFSET_WEIGHT = 1e-3, 1e-2
 
 
@@ -48,7 +47,6 @@ class SearchBudget:
     starts: int
     steps: int
     final_steps: int
-    learning_rate: float = LATENT_LEARNING_RATE
 
     @classmethod
     def for_cost(cls, multiplications: float, rate: float = CPU_MULTIPLICATIONS_PER_SECOND) -> SearchBudget:
@@ -67,13 +65,12 @@ class SearchBudget:
         )
 
     def from_encoder(self) -> SearchBudget:
-        """The budget of a search that begins near its end, at the z of an encoder: a third of this one."""
+        """The budget of a search that begins near its end, at the z of an encoder: less than half of this one."""
         return SearchBudget(
             candidates=min(self.candidates, MAX_ENCODED_CANDIDATES),
             starts=1,
             steps=0,
-            final_steps=max(1, (self.starts * self.steps + self.final_steps) * 11 // 20),
-            learning_rate=ENCODED_LEARNING_RATE,
+            final_steps=max(1, (self.starts * self.steps + self.final_steps) // 2),
         )
 
 
@@ -103,11 +100,11 @@ def search_latents(
     z, labels = _best_candidates(generator, images, unmasked, candidates, labels, num_classes, starts)
     # Optimize several starts for each image.
     repeated = images.repeat_interleave(starts, 0), unmasked.repeat_interleave(starts, 0)
-    z, errors = _optimize_latents(generator, *repeated, z, labels, budget.steps, budget.learning_rate)
+    z, errors = _optimize_latents(generator, *repeated, z, labels, budget.steps)
     # Optimize the best of them further.
     best = errors.view(-1, starts).argmin(1) + torch.arange(len(images), device=z.device) * starts
     labels = None if labels is None else labels[best]
-    z, _ = _optimize_latents(generator, images, unmasked, z[best], labels, budget.final_steps, budget.learning_rate)
+    z, _ = _optimize_latents(generator, images, unmasked, z[best], labels, budget.final_steps)
     return SearchResult(z, labels)
 
 
@@ -167,18 +164,17 @@ def _optimize_latents(
     start: Tensor,
     labels: Tensor | None,
     steps: int,
-    rate: float,
 ) -> tuple[Tensor, Tensor]:
     """Minimize the error by Adam from z = `start`; returns z and the last errors (B,).
 
     A penalty keeps the mean square of z from exceeding 1, that of the prior.
     """
     z = start.clone().requires_grad_(True)
-    adam = torch.optim.Adam([z], lr=rate)
+    adam = torch.optim.Adam([z], lr=LATENT_LEARNING_RATE)
     errors = images.new_zeros(len(images))
     with torch.enable_grad():
         for step in range(steps):
-            adam.param_groups[0]["lr"] = rate * (1 - step / steps)
+            adam.param_groups[0]["lr"] = LATENT_LEARNING_RATE * (1 - step / steps)
             errors = _unmasked_errors(generator.finish(generator.start(z, labels), labels), images, unmasked)
             prior = PRIOR_WEIGHT * (z.square().mean(1) - 1).relu().square()
             # Summed over images, so that the result of each does not depend on the others.

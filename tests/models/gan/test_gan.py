@@ -204,10 +204,10 @@ def test_larger_generators_get_a_smaller_search_budget() -> None:
     assert total[0] > total[1] > total[2]
     for one, cost in zip(budgets, total, strict=True):
         encoded = one.from_encoder()
-        assert encoded.final_steps >= 1 and encoded.candidates + 3 * encoded.final_steps < 0.4 * cost
+        assert encoded.final_steps >= 1 and encoded.candidates + 3 * encoded.final_steps < 0.5 * cost
 
 
 def test_slim_checkpoints_have_no_discriminator() -> None:
     full, slim = (learner_of(config(slim=slim)).backend for slim in (False, True))
-    assert {name.split(".")[0] for name in full.state_dict()} == {"generator", "discriminator"}
-    assert {name.split(".")[0] for name in slim.state_dict()} == {"generator"}
+    assert {name.split(".")[0] for name in full.state_dict()} == {"generator", "discriminator", "encoder"}
+    assert {name.split(".")[0] for name in slim.state_dict()} == {"generator", "encoder"}
