@@ -17,11 +17,13 @@ SHARED = (
     "config",
     "efficientnet",
     "global_batch",
+    "gumbel",
     "hard_alpha",
     "heads",
     "learner",
     "muon",
     "patch_gan",
+    "random_masks",
     "training",
 )
 FAMILY = tuple(f"imggen.models.{name}" for name in SHARED)

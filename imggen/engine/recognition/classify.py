@@ -23,6 +23,9 @@ from imggen.io.pixels import float_images
 from imggen.models.base import class_log_frequencies
 from imggen.reporting import Reporter
 
+# Of all families only a GAN may have classes and no scores.
+ENCODER_HINT = "imggen train gan --data DATA --init-from MODEL --encoder-fraction 1 teaches it that, in minutes"
+
 
 def classify(options: ClassifyOptions, reporter: Reporter) -> dict[str, Any]:
     """Label the images; see `imggen.engine.recognition.run_classify`."""
@@ -44,7 +47,7 @@ def classify(options: ClassifyOptions, reporter: Reporter) -> dict[str, Any]:
             with torch.inference_mode():
                 scores = model.class_scores(float_images(each.pixels, model.device))
             if scores is None:
-                raise UsageError(f"a {model.config.family} cannot tell classes", "use a vae or a transformer")
+                raise UsageError(f"{options.model} cannot tell classes: {model.limitation('classes')}", ENCODER_HINT)
             if options.uniform:
                 scores = scores - class_log_frequencies(model.config, scores.device)
             parts.append((scores.double() / (loaded.class_temperature or 1.0)).softmax(1).cpu())

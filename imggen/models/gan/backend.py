@@ -15,6 +15,7 @@ from imggen.models.base import DEFAULT_SAMPLING, Backend, Features, Inversion, T
 from imggen.models.config import SamplingOptions
 from imggen.models.gan import dcgan, r3gan
 from imggen.models.gan.config import GanConfig
+from imggen.models.gan.encoder import Encoder
 from imggen.models.gan.fused import DenseFromPixel, DenseUpsampling
 from imggen.models.gan.inversion import (
     CPU_MULTIPLICATIONS_PER_SECOND,
@@ -24,6 +25,7 @@ from imggen.models.gan.inversion import (
     refine_features,
     search_latents,
 )
+from imggen.models.gumbel import gumbel_noise
 from imggen.models.heads import pool_grid
 
 
@@ -33,7 +35,7 @@ def build_discriminator(config: GanConfig) -> dcgan.Discriminator | r3gan.Discri
 
 
 class GanBackend(Backend):
-    """A generator, inverted by a search for z and the class; and the discriminator it was trained with, if kept."""
+    """A generator, inverted by a search for z; its encoder; and the discriminator it was trained with, if kept."""
 
     config: GanConfig
 
@@ -41,6 +43,7 @@ class GanBackend(Backend):
         super().__init__(config)
         self.generator = (r3gan.Generator if config.blocks else dcgan.Generator)(config)
         self.discriminator = None if config.slim else build_discriminator(config)
+        self.encoder = Encoder(config) if config.encoder_fraction else None
 
     @property
     def noise_shape(self) -> tuple[int, ...]:
@@ -55,27 +58,46 @@ class GanBackend(Backend):
         return self.generator(noise * options.temperature, labels).clamp(-1, 1)
 
     def limitation(self, task: Task) -> str:
-        """Without its discriminator a GAN does not see."""
-        if task == "features" and self.discriminator is None:
+        """Without discriminator and encoder a GAN has no features, without its encoder no class scores."""
+        if task == "features" and self.discriminator is None and self._trained_encoder() is None:
             return "its file has no discriminator"
+        if task == "classes" and self._trained_encoder() is None:
+            return "it has no trained encoder"
         return ""
 
     @torch.no_grad()
     def features(self, images: Tensor) -> Features:
-        """The discriminator's maps; the vectors are its last map, pooled."""
-        if self.discriminator is None:
+        """The maps of the discriminator, or of the encoder in a file without it; the vectors are the last, pooled."""
+        encoder = self._trained_encoder()
+        if self.discriminator is None and encoder is None:
             return super().features(images)
         with self._eval_mode():
+            if self.discriminator is None:
+                assert encoder is not None
+                last = encoder.features(images, torch.ones_like(images[:, :1])).float()
+                return Features(pool_grid(last), (last,))
             (seen,) = augment_alike(images, strength=0, on_white=self.config.blend)
             maps = tuple(each.float() for each in self.discriminator.maps(seen))
         return Features(pool_grid(maps[0]), maps)
 
+    @torch.no_grad()
+    def class_scores(self, images: Tensor, mask: Tensor | None = None) -> Tensor | None:
+        """By the encoder; None for a model that has none."""
+        encoder = self._trained_encoder()
+        if encoder is None or not self.classes:
+            return None
+        with self._eval_mode():
+            unmasked = torch.ones_like(images[:, :1]) if mask is None else 1 - mask
+            return encoder(images, unmasked).logits.log_softmax(1)
+
     def invert(
         self, images: Tensor, labels: Tensor | None = None, options: SamplingOptions = DEFAULT_SAMPLING
     ) -> Inversion:
-        """Search for z; without labels, also for the class, which is the one with the smallest error."""
-        unmasked = torch.ones_like(images[:, :1])
-        result = self._search(images, unmasked, self._candidates(len(images), images.device), labels)
+        """Search for z, from the encoder's on if there is one; without labels, also for the class.
+
+        That is the encoder's most likely one, or else the one with the smallest error.
+        """
+        result = self._search(images, torch.ones_like(images[:, :1]), labels)
         return Inversion(result.z, result.labels)
 
     def inpaint(
@@ -86,14 +108,12 @@ class GanBackend(Backend):
         labels: Tensor | None = None,
         options: SamplingOptions = DEFAULT_SAMPLING,
     ) -> Tensor:
-        """Fill from the generated image nearest to the unmasked pixels; `noise` moves the candidates of the search."""
+        """Fill from the generated image nearest to the unmasked pixels; `noise` moves where the search begins."""
         unmasked = 1 - mask
-        # The sum of two standard normal variables has variance 2.
-        candidates = self._candidates(len(images), images.device) + noise[:, None]
-        candidates = candidates * (options.temperature / 2**0.5)
+        result = self._search(images, unmasked, labels, noise, options.temperature)
         with self._eval_mode():
-            result = self._search(images, unmasked, candidates, labels)
-            generated = refine_features(self.generator, images, unmasked, result, self.search_budget.steps)
+            generator = self.for_inference().generator
+            generated = refine_features(generator, images, unmasked, result, self.search_budget.steps)
         return images * unmasked + generated.clamp(-1, 1) * mask
 
     @property
@@ -109,13 +129,41 @@ class GanBackend(Backend):
         candidates = torch.randn(self.search_budget.candidates, *self.noise_shape, generator=generator)
         return candidates.to(device).expand(count, -1, -1)
 
-    def _search(self, images: Tensor, unmasked: Tensor, candidates: Tensor, labels: Tensor | None) -> SearchResult:
+    def _search(
+        self,
+        images: Tensor,
+        unmasked: Tensor,
+        labels: Tensor | None,
+        noise: Tensor | None = None,
+        temperature: float = 1.0,
+    ) -> SearchResult:
+        """z, and the class if `labels` are None; `noise` moves where the search begins, and samples the class."""
         if labels is not None:
             labels = self._check_labels(labels, len(images))
+        budget, encoder = self.search_budget, self._trained_encoder()
+        candidates = self._candidates(len(images), images.device)
+        if noise is not None:
+            # The sum of two standard normal variables has variance 2.
+            candidates = (candidates + noise[:, None]) * (temperature / 2**0.5)
         with self._eval_mode():
-            return search_latents(
-                self.generator, images, unmasked, candidates, labels, len(self.classes), self.search_budget
-            )
+            if encoder is not None:
+                budget = budget.from_encoder()
+                with torch.no_grad():
+                    z, scores = encoder(images, unmasked)
+                # Half of them around z, farther from it the more of an image is masked: then less of z is known.
+                near, far = candidates[:, : budget.candidates].tensor_split(2, dim=1)
+                spread = (1 - unmasked).mean((2, 3)).sqrt()[:, None]
+                candidates = torch.cat([z[:, None] + spread * near, far], 1)
+                if labels is None and self.classes:
+                    if noise is not None:
+                        scores = scores + temperature * gumbel_noise(noise, len(self.classes))
+                    labels = scores.argmax(1)
+            generator = self.for_inference().generator
+            return search_latents(generator, images, unmasked, candidates, labels, len(self.classes), budget)
+
+    def _trained_encoder(self) -> Encoder | None:
+        """None, too, in a checkpoint written before its training began."""
+        return self.encoder if self.encoder is not None and bool(self.encoder.trained > 0) else None
 
     @contextmanager
     def _eval_mode(self) -> Iterator[None]:

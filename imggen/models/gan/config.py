@@ -36,6 +36,8 @@ class GanConfig(ModelConfig):
     # Forced weight normalization (arXiv 2312.02696): see `dcgan.normalize_filters`.
     normalize: bool = option(False, "DCGAN: keep the initial norm of each filter")
     ema_images: int = option(0, "EMA half-life in images; 0: none", low=0)
+    # The last part of the training; 1 leaves the generator as it is.
+    encoder_fraction: float = option(0.0, "Fraction of training for the encoder; 0: none", low=0.0, high=1.0)
 
     def __post_init__(self) -> None:
         """Check that the size can be reached from 4x4 by doubling, and options that exclude one another."""
@@ -98,10 +100,18 @@ BASE = GanConfig(
     augment=0.5,
     blend=True,
     ema_images=100_000,
+    encoder_fraction=0.05,
 )
 PRESETS = {
     "tiny": GanConfig(
-        preset="tiny", learning_rate=6e-4, cosine=True, gamma=1.0, augment=0.5, blend=True, ema_images=10_000
+        preset="tiny",
+        learning_rate=6e-4,
+        cosine=True,
+        gamma=1.0,
+        augment=0.5,
+        blend=True,
+        ema_images=10_000,
+        encoder_fraction=0.05,
     ),
     "base": BASE,
     "large": BASE.with_overrides(preset="large", max_width=768, ema_images=500_000),

@@ -2,8 +2,9 @@
 
 Many candidates are compared, the nearest are optimized together by Adam, and the best of those is optimized further
 (Image2StyleGAN, arXiv 1904.03189, starts from the mean of z alone; with a mask there are many local minima, and several
-starts reach better ones). For inpainting, the features after the generator's first layer are optimized at the end:
-they can represent more than z.
+starts reach better ones). An encoder's z is nearer: candidates lie around it, and one start is enough (arXiv
+2004.00049). For inpainting, the features after the generator's first layer are optimized at the end: they can represent
+more than z.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ MAX_PIXELS_PER_BATCH = 128 * 32**2  # of one channel, when candidates are genera
 CPU_MULTIPLICATIONS_PER_SECOND, GPU_MULTIPLICATIONS_PER_SECOND = 5e10, 2.5e12
 SECONDS_PER_IMAGE = 10
 LATENT_LEARNING_RATE, FEATURE_LEARNING_RATE = 0.1, 0.03
+MAX_ENCODED_CANDIDATES = 32  # where an encoder says where to search
 PRIOR_WEIGHT, OFFSET_WEIGHT = 1e-3, 1e-2
 
 
@@ -60,6 +62,15 @@ class SearchBudget:
             starts=starts,
             steps=steps * 2 // (5 * starts),
             final_steps=steps * 9 // 20,
+        )
+
+    def from_encoder(self) -> SearchBudget:
+        """The budget of a search that begins near its end, at the z of an encoder: less than half of this one."""
+        return SearchBudget(
+            candidates=min(self.candidates, MAX_ENCODED_CANDIDATES),
+            starts=1,
+            steps=0,
+            final_steps=max(1, (self.starts * self.steps + self.final_steps) // 2),
         )
 
 
@@ -147,7 +158,12 @@ def _candidate_errors(
 
 
 def _optimize_latents(
-    generator: SplitGenerator, images: Tensor, unmasked: Tensor, start: Tensor, labels: Tensor | None, steps: int
+    generator: SplitGenerator,
+    images: Tensor,
+    unmasked: Tensor,
+    start: Tensor,
+    labels: Tensor | None,
+    steps: int,
 ) -> tuple[Tensor, Tensor]:
     """Minimize the error by Adam from z = `start`; returns z and the last errors (B,).
 

@@ -1,4 +1,4 @@
-"""One step of adversarial training: loss of either kind, lazy gradient penalty, adaptive augmentation, EMA."""
+"""Adversarial training (loss of either kind, lazy gradient penalty, adaptive augmentation, EMA), then the encoder's."""
 
 from __future__ import annotations
 
@@ -23,6 +23,8 @@ from imggen.models.gan import dcgan
 from imggen.models.gan.backend import GanBackend, build_discriminator
 from imggen.models.gan.batch_norm import twice_differentiable
 from imggen.models.gan.config import GanConfig
+from imggen.models.gan.encoder import WEIGHTS as ENCODER_WEIGHTS
+from imggen.models.gan.encoder import encoder_losses
 from imggen.models.learner import GeneratorLearner
 from imggen.models.training import EMA, cosine_decay, micro_batches, set_learning_rate
 
@@ -31,6 +33,10 @@ STRENGTH_UPDATE_STEPS = 4  # steps between two updates of the augmentation's str
 MIN_IMAGES_WITHOUT_AUGMENTATION = 300_000
 # The augmentation's strength may rise from 0 to 1 in this many epochs, and at least and at most this many images.
 AUGMENT_RAMP_EPOCHS, MIN_AUGMENT_RAMP_IMAGES, MAX_AUGMENT_RAMP_IMAGES = 100, 30_000, 500_000
+
+ENCODER_ADAM: dict[str, Any] = {"betas": (0.9, 0.99), "weight_decay": 0.05, "fused": True}
+# The encoder's learning rate: it rises over a fraction of its stage, from a fraction of it, then falls along a cosine.
+ENCODER_RATE, ENCODER_WARM_UP, ENCODER_FIRST_RATE, ENCODER_LAST_RATE = 2e-3, 0.05, 0.05, 0.01
 
 
 class MicroBatch(NamedTuple):
@@ -43,7 +49,7 @@ class MicroBatch(NamedTuple):
 
 
 class GanLearner(GeneratorLearner):
-    """Generator, discriminator, their Adams and the EMA.
+    """Generator, discriminator, their Adams and the EMA; and the encoder, which is trained on the EMA at the end.
 
     Either the non-saturating loss with R1 (Mescheder et al. 2018, arXiv 1801.04406), or the relativistic pairing loss
     with R1 and R2 (Huang et al. 2024, arXiv 2501.05441). The penalties are computed through the augmentation, with
@@ -56,36 +62,47 @@ class GanLearner(GeneratorLearner):
         super().__init__(config)
         self.model = GanBackend(config)
         self.discriminator = self.model.discriminator or build_discriminator(config)
+        self.model.encoder = None  # it has no EMA
         self.average = EMA(self.model, config.ema_images)
+        self.averaged = GanBackend(config).eval()
+        average = self.average.network
+        assert isinstance(average, GanBackend)
+        self.averaged.generator, self.averaged.discriminator = average.generator, average.discriminator
         # Fused: one pass over the weights in place of ten, which saves a thirtieth of the step on a CPU.
         betas = (0.0, 0.9) if config.blocks else (0.5, 0.999)
         settings: dict[str, Any] = {"lr": config.learning_rate, "betas": betas, "fused": True}
         self.adam_g = torch.optim.Adam(self.model.generator.parameters(), **settings)
         self.adam_d = torch.optim.Adam(self.discriminator.parameters(), **settings)
+        encoder = self.averaged.encoder
+        self.adam_e = None if encoder is None else torch.optim.AdamW(encoder.parameters(), **ENCODER_ADAM)
         self.steps = 0
         self.augmentation = AdaptiveStrength(config.augment, MAX_AUGMENT_RAMP_IMAGES)
 
     @property
     def backend(self) -> GanBackend:
-        """The EMA of the generator, and of the discriminator if it is kept."""
-        average = self.average.network
-        assert isinstance(average, GanBackend)
-        return average
+        """The EMA of the generator, and of the discriminator if it is kept; and the encoder."""
+        return self.averaged
 
     @property
     def networks(self) -> dict[str, nn.Module]:
-        """Keys: generator, discriminator, average (the EMA of what a checkpoint holds)."""
-        return {"generator": self.model.generator, "discriminator": self.discriminator, "average": self.average.network}
+        """Keys: generator, discriminator, average (what a checkpoint holds)."""
+        return {"generator": self.model.generator, "discriminator": self.discriminator, "average": self.averaged}
 
     @property
     def optimizers(self) -> dict[str, torch.optim.Optimizer]:
-        """Keys: adam_g (generator), adam_d (discriminator)."""
-        return {"adam_g": self.adam_g, "adam_d": self.adam_d}
+        """Keys: adam_g (generator), adam_d (discriminator), adam_e (encoder)."""
+        encoder = {} if self.adam_e is None else {"adam_e": self.adam_e}
+        return {"adam_g": self.adam_g, "adam_d": self.adam_d, **encoder}
 
     def begin_from(self, weights: dict[str, Tensor]) -> None:
-        """Begin with these weights; a discriminator that the backend does not keep begins anew."""
-        self.model.load_state_dict(weights)
-        self.average.network.load_state_dict(weights)
+        """Begin with these weights; the encoder counts as untrained.
+
+        A discriminator that the backend does not keep begins anew.
+        """
+        self.averaged.load_state_dict(weights)
+        self.model.load_state_dict(self.average.network.state_dict())
+        if self.averaged.encoder is not None:
+            self.averaged.encoder.trained.zero_()
 
     def set_dataset_size(self, num_images: int) -> None:
         """Limit the augmentation: the fewer images, the stronger it may get, and the sooner."""
@@ -108,20 +125,23 @@ class GanLearner(GeneratorLearner):
         self.augmentation.mean_sign = float(saved["signs"])
 
     def step(self, images: Tensor, labels: Tensor | None, progress: float, images_seen: int) -> dict[str, Tensor]:
-        """Update the discriminator, then the generator, on the same fakes."""
+        """Train generator and discriminator, then the encoder for `encoder_fraction`."""
+        fraction = self.config.encoder_fraction
+        if self.adam_e is not None and progress >= 1 - fraction:
+            return self._encoder_step(self.adam_e, images, labels, (progress - 1 + fraction) / fraction)
+        return self._adversarial_step(images, labels, progress / (1 - fraction), images_seen)
+
+    def _adversarial_step(
+        self, images: Tensor, labels: Tensor | None, progress: float, images_seen: int
+    ) -> dict[str, Tensor]:
+        """Update the discriminator, then the generator, on the same fakes. `progress` is that of this stage."""
+        self._reset_encoder()
         batch = len(images) * global_batch.num_parts()
         self._set_schedules(progress)
         self.model.train()
         self.discriminator.train()
 
-        # Sample noise, and split the batch
-        noise = global_batch.randn(len(images), *self.model.noise_shape, device=images.device)
-        parts = [
-            MicroBatch(*part, part_noise)
-            for part, part_noise in zip(
-                self.micro_batches(images, labels), micro_batches(noise, self.micro_batch), strict=True
-            )
-        ]
+        parts = self._parts(images, labels)
 
         # Update the discriminator: loss, and every few steps the gradient penalty
         # Unfreeze it: if memory ran out in the generator's update, this step is repeated with it still frozen.
@@ -158,6 +178,43 @@ class GanLearner(GeneratorLearner):
         self.steps += 1
         self.average.update(self.model, batch, images_seen)
         return {**metrics, "penalty": penalty} if with_penalty else metrics
+
+    def _reset_encoder(self) -> None:
+        """On --resume with a larger budget the generator is trained further: what the encoder knows of it is old."""
+        if self.adam_e is not None and self.adam_e.state:
+            assert self.averaged.encoder is not None
+            self.averaged.encoder.trained.zero_()
+            self.adam_e.state.clear()
+
+    def _encoder_step(
+        self, adam: torch.optim.Optimizer, images: Tensor, labels: Tensor | None, progress: float
+    ) -> dict[str, Tensor]:
+        """One step of the encoder. `progress` is that of this stage."""
+        encoder, generator = self.averaged.encoder, self.averaged.generator
+        assert encoder is not None
+        rate = ENCODER_RATE * cosine_decay(progress, ENCODER_LAST_RATE)
+        set_learning_rate([adam], rate * min(1.0, ENCODER_FIRST_RATE + progress / ENCODER_WARM_UP))
+        metrics: dict[str, Tensor] = {}
+        encoder.train()
+        for part in self._parts(images, labels):
+            with self.autocast(images.device):
+                losses = encoder_losses(encoder, generator, part.real, part.labels, part.noise)
+            total = torch.stack([ENCODER_WEIGHTS[name] * loss.float() for name, loss in losses.items()]).sum()
+            torch.autograd.backward(total * part.fraction)
+            for name, loss in losses.items():
+                metrics[f"encoder_{name}"] = metrics.get(f"encoder_{name}", 0) + loss.detach() * part.fraction
+        encoder.eval()
+        self.apply_gradients(adam, *metrics.values())
+        encoder.trained.fill_(1)
+        return metrics
+
+    def _parts(self, images: Tensor, labels: Tensor | None) -> list[MicroBatch]:
+        """The batch in parts, each with noise for as many samples."""
+        noise = micro_batches(
+            global_batch.randn(len(images), *self.model.noise_shape, device=images.device), self.micro_batch
+        )
+        parts = zip(self.micro_batches(images, labels), noise, strict=True)
+        return [MicroBatch(*part, part_noise) for part, part_noise in parts]
 
     def _set_schedules(self, progress: float) -> None:
         """Set the learning rate, and Adam's betas for R3GAN."""

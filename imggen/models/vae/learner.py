@@ -13,6 +13,7 @@ from imggen.documents import COUNT, FLAG, read_fields
 from imggen.models import global_batch
 from imggen.models.learner import GeneratorLearner, NonFiniteError
 from imggen.models.muon import adam_and_muon
+from imggen.models.random_masks import random_masks
 from imggen.models.training import EMA, cosine_decay, set_learning_rate
 from imggen.models.vae.backend import VaeBackend
 from imggen.models.vae.config import VaeConfig
@@ -20,7 +21,6 @@ from imggen.models.vae.core import Core, decode, encoder_posterior, sum_except_b
 from imggen.models.vae.dense import Dense
 from imggen.models.vae.gradient_guard import GradientGuard
 from imggen.models.vae.hierarchy import Hierarchy, hidden_weights
-from imggen.models.vae.random_masks import random_masks
 from imggen.models.vae.refiner import RefinerBatch, RefinerTrainer
 
 RATE_WARM_UP, FIRST_RATE = 0.01, 0.1  # fraction of a stage over which the learning rate rises from this fraction of it

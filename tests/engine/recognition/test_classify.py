@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 
 from imggen.engine import recognition, training
-from imggen.engine.checkpoints import load_backend
+from imggen.engine.checkpoints import load_backend, save_backend
 from imggen.engine.options import ClassifyOptions, TrainOptions
 from imggen.errors import CheckpointError, DataError, UsageError
 from imggen.io.checkpoint import read_header, write_checkpoint
 from imggen.io.tensor_file import read_tensor_file
+from imggen.models import build_backend, presets
 from imggen.reporting import Silent
 from tests.engine.recognition.conftest import write_photos
 from tests.helpers import RecordingReporter, run_cli
@@ -60,6 +61,13 @@ def test_the_file_and_the_command_line(
 def test_models_that_cannot_classify(photos: Path, model_files: dict[str, str]) -> None:
     with pytest.raises(UsageError, match="has no classes"):
         classify(model_files["gan"])
+    config = presets("gan")["tiny"].with_overrides(
+        size=16, width=8, max_width=16, classes=("red", "blue"), class_counts=(1, 1)
+    )
+    save_backend(Path("young.safetensors"), build_backend(config), {})
+    with pytest.raises(UsageError, match="has no trained encoder") as raised:
+        classify("young.safetensors")
+    assert "--encoder-fraction 1" in str(raised.value.hint)
     Path("empty").mkdir()
     with pytest.raises(DataError):
         classify(model_files["vae"], image="empty")

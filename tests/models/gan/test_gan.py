@@ -113,7 +113,8 @@ def train_dark_and_bright(classes: bool) -> GanBackend:
     """A model of images that are either dark or bright: two classes that are easy to tell apart."""
     names, counts = (("dark", "bright"), (1, 1)) if classes else ((), ())
     torch.manual_seed(0)
-    learner = build_learner(config(classes=names, class_counts=counts, learning_rate=2e-3, augment=0.0))
+    given = config(classes=names, class_counts=counts, learning_rate=2e-3, augment=0.0, encoder_fraction=0.0)
+    learner = build_learner(given)
     labels = torch.arange(32) % 2
     for index in range(120):
         torch.manual_seed(index)
@@ -201,9 +202,12 @@ def test_larger_generators_get_a_smaller_search_budget() -> None:
     budgets = [SearchBudget.for_cost(cost) for cost in (1e7, 5e8, 1e10)]
     total = [one.candidates + 3 * (one.starts * one.steps + one.final_steps) for one in budgets]
     assert total[0] > total[1] > total[2]
+    for one, cost in zip(budgets, total, strict=True):
+        encoded = one.from_encoder()
+        assert encoded.final_steps >= 1 and encoded.candidates + 3 * encoded.final_steps < 0.5 * cost
 
 
 def test_slim_checkpoints_have_no_discriminator() -> None:
     full, slim = (learner_of(config(slim=slim)).backend for slim in (False, True))
-    assert {name.split(".")[0] for name in full.state_dict()} == {"generator", "discriminator"}
-    assert {name.split(".")[0] for name in slim.state_dict()} == {"generator"}
+    assert {name.split(".")[0] for name in full.state_dict()} == {"generator", "discriminator", "encoder"}
+    assert {name.split(".")[0] for name in slim.state_dict()} == {"generator", "encoder"}

@@ -2,7 +2,7 @@
 
 import torch
 
-from imggen.models.vae.random_masks import random_masks
+from imggen.models.random_masks import random_masks
 
 
 def test_masks_are_of_many_kinds() -> None:
