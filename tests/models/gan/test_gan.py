@@ -211,3 +211,15 @@ def test_slim_checkpoints_have_no_discriminator() -> None:
     full, slim = (learner_of(config(slim=slim)).backend for slim in (False, True))
     assert {name.split(".")[0] for name in full.state_dict()} == {"generator", "discriminator", "encoder"}
     assert {name.split(".")[0] for name in slim.state_dict()} == {"generator", "encoder"}
+
+
+def test_without_a_discriminator_the_encoder_sees() -> None:
+    backend = learner_of(config(slim=True)).backend
+    assert backend.limitation("features") == "its file has no discriminator"
+    images = torch.rand(3, *backend.config.image_shape) * 2 - 1
+    with pytest.raises(UsageError, match="no discriminator"):
+        backend.features(images)
+    backend.encoder.trained.fill_(1)
+    features = backend.features(images)
+    assert backend.limitation("features") == "" and features.vectors.shape == (3, features.maps[0][0].numel())
+    assert torch.allclose(backend.features(images[1:2]).vectors, features.vectors[1:2], atol=1e-5)
