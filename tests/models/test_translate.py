@@ -14,6 +14,7 @@ from imggen.models.learner import Learner, NonFiniteError
 from imggen.models.mapper.translate.channels import to_channels
 from imggen.models.mapper.translate.config import TranslateConfig
 from imggen.models.mapper.translate.contrast import PatchContrast
+from imggen.models.mapper.translate.learner import distance
 from imggen.models.mapper.translate.model import TranslateModel
 from tests.test_contract import copied
 
@@ -128,6 +129,14 @@ def test_no_loss_depends_on_the_colors_of_transparent_pixels(paired: bool) -> No
         found.append(copied(dict(learner.networks["model"].named_parameters())))
     for name, value in found[0].items():
         assert torch.equal(value, found[1][name]), name
+
+
+def test_colors_of_edges_are_those_of_opaque_pixels() -> None:
+    white, red = torch.ones(1, 4, 1, 1), torch.tensor([1.0, -1, -1, 1])[None, :, None, None]
+    clear = torch.cat([white[:, :3], -white[:, 3:]], 1)
+    half = torch.cat([red[:, :3], torch.zeros(1, 1, 1, 1)], 1)
+    assert distance(half, torch.cat([red[:, :3], -white[:, 3:]], 1)) == distance(half, clear)
+    assert distance(half, red) < distance(torch.cat([white[:, :3], half[:, 3:]], 1), red)
 
 
 def test_it_learns_hard_alpha() -> None:

@@ -189,7 +189,7 @@ class TranslateLearner(Learner):
 
     def _paired_losses(self, part: Part, made: Tensor) -> dict[str, tuple[float, Tensor]]:
         """The weight and the value of each loss of a part of the batch, times its fraction."""
-        losses = {"l1": (1.0, _distance(made, part.targets) * part.fraction)}
+        losses = {"l1": (1.0, distance(made, part.targets) * part.fraction)}
         if self.critic is not None:
             losses["adversarial"] = self.config.critic_weight, self._adversarial_loss(part, made) * part.fraction
         return losses
@@ -206,7 +206,7 @@ class TranslateLearner(Learner):
         with self.autocast(part.images.device):
             found = self.model.network.maps(to_channels(made.images, config.channels))
             contrast = self.contrast(found, made.maps, part.images)
-        identity = _distance(self._translate(known).images, targets)
+        identity = distance(self._translate(known).images, targets)
         weight = config.identity * (1 - (1 - LAST_IDENTITY) * progress)
         return {
             "adversarial": (1.0, self._adversarial_loss(part, made.images) * part.fraction),
@@ -235,9 +235,16 @@ def _visible(images: Tensor) -> Tensor:
     return composite_on_white(images) if images.shape[1] == 4 else images
 
 
-def _distance(images: Tensor, targets: Tensor) -> Tensor:
-    """The mean absolute difference of what is visible."""
-    return (_visible(images) - _visible(targets)).abs().mean()
+def distance(images: Tensor, targets: Tensor) -> Tensor:
+    """The mean absolute difference; that of colors counts as much as the targets are opaque.
+
+    So what an edge looks like is learned from opaque pixels alone, and not from the white of those beside it.
+    """
+    differences = (images - targets).abs()
+    if targets.shape[1] == 4:
+        opacity = (targets[:, 3:] + 1) / 2
+        differences = torch.cat([differences[:, :3] * opacity, differences[:, 3:]], 1)
+    return differences.mean()
 
 
 def _ordered(images: Tensor) -> Tensor:
