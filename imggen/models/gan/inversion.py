@@ -67,7 +67,7 @@ class SearchBudget:
     def from_encoder(self) -> SearchBudget:
         """The budget of a search that begins near its end, at the z of an encoder: less than half of this one."""
         return SearchBudget(
-            candidates=min(self.candidates, MAX_ENCODED_CANDIDATES),
+            candidates=min(self.candidates // 2, MAX_ENCODED_CANDIDATES),
             starts=1,
             steps=0,
             final_steps=max(1, (self.starts * self.steps + self.final_steps) // 2),
