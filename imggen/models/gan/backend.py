@@ -25,7 +25,6 @@ from imggen.models.gan.inversion import (
     refine_features,
     search_latents,
 )
-from imggen.models.gumbel import gumbel_noise
 from imggen.models.heads import pool_grid
 
 
@@ -137,7 +136,7 @@ class GanBackend(Backend):
         noise: Tensor | None = None,
         temperature: float = 1.0,
     ) -> SearchResult:
-        """z, and the class if `labels` are None; `noise` moves where the search begins, and samples the class."""
+        """z, and the class if `labels` are None; `noise` moves where the search begins."""
         if labels is not None:
             labels = self._check_labels(labels, len(images))
         budget, encoder = self.search_budget, self._trained_encoder()
@@ -154,9 +153,8 @@ class GanBackend(Backend):
                 near, far = candidates[:, : budget.candidates].tensor_split(2, dim=1)
                 spread = (1 - unmasked).mean((2, 3)).sqrt()[:, None]
                 candidates = torch.cat([z[:, None] + spread * near, far], 1)
-                if labels is None and self.classes:
-                    if noise is not None:
-                        scores = scores + temperature * gumbel_noise(noise, len(self.classes))
+                # Of a part of an image the encoder is less sure: there the search finds the class.
+                if labels is None and self.classes and noise is None:
                     labels = scores.argmax(1)
             generator = self.for_inference().generator
             return search_latents(generator, images, unmasked, candidates, labels, len(self.classes), budget)
