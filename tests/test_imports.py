@@ -17,7 +17,6 @@ SHARED = (
     "config",
     "efficientnet",
     "global_batch",
-    "gumbel",
     "hard_alpha",
     "heads",
     "learner",

@@ -156,7 +156,9 @@ def compare(graph: Graph, run: Run) -> str:
             f"others by {largest:.2g} of the largest",
             "please report this; another PyTorch may export it right",
         )
-    words = [f"{unequal:,} of {pixels:,} values differ by more than one level"] if pixels else []
-    return ", ".join(
-        [*words, *([f"floats differ by at most {largest:.1g} of the largest"] if largest or not pixels else [])]
-    )
+    parts = []
+    if pixels:
+        parts.append(f"{unequal:,} of {pixels:,} values differ by more than one level")
+    if largest or not pixels:
+        parts.append(f"floats differ by at most {largest:.1g} of the largest")
+    return ", ".join(parts)

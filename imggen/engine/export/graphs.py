@@ -19,7 +19,7 @@ from imggen.models.mapper.translate.model import TranslateModel
 from imggen.models.mapper.unet import UNet
 from imggen.models.transformer.backend import TransformerBackend
 
-PIXELS_OF_NOISE = 8  # side of the squares of one color in the images that exported networks are checked with
+SQUARE = 8  # pixels: side of the squares of one color in the images that exported networks are checked with
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,7 @@ class Array:
 
 IMAGE_MEANING = "uint8 (images, height, width, channels)"
 BATCH = {0: "images"}
+SPATIAL = {0: "images", 1: "height", 2: "width"}
 
 
 class Graph(nn.Module, ABC):
@@ -84,12 +85,12 @@ class ImageGraph(Graph):
     def examples(self, seeds: range) -> tuple[Tensor, ...]:
         """Images of squares in random colors."""
         channels, height, width = self.model.config.image_shape
-        rows, columns = -(-height // PIXELS_OF_NOISE), -(-width // PIXELS_OF_NOISE)
+        rows, columns = -(-height // SQUARE), -(-width // SQUARE)
         images = []
         for seed in seeds:
             generator = torch.Generator().manual_seed(seed)
             squares = torch.randint(256, (rows, columns, channels), generator=generator, dtype=torch.uint8)
-            whole = squares.repeat_interleave(PIXELS_OF_NOISE, 0).repeat_interleave(PIXELS_OF_NOISE, 1)
+            whole = squares.repeat_interleave(SQUARE, 0).repeat_interleave(SQUARE, 1)
             images.append(whole[:height, :width])
         return (torch.stack(images),)
 
@@ -100,9 +101,6 @@ class ImageGraph(Graph):
     @abstractmethod
     def see(self, images: Tensor) -> Tensor | tuple[Tensor, ...]:
         """The outputs for images (N, C, H, W) in [-1, 1]."""
-
-
-SPATIAL = {0: "images", 1: "height", 2: "width"}
 
 
 class FeatureGraph(ImageGraph):
@@ -121,11 +119,11 @@ class ClassifierGraph(ImageGraph):
 
     def __init__(self, model: ClassifierModel, temperature: float) -> None:
         super().__init__(model, (Array("probability", "float32 (images, classes)", BATCH),))
-        self.classifier, self.temperature = model, temperature
+        self.temperature = temperature
 
     def see(self, images: Tensor) -> Tensor:
         """(N, classes)."""
-        return (self.classifier(images).float() / self.temperature).softmax(1)
+        return (self.model(images).float() / self.temperature).softmax(1)
 
 
 class SegmentGraph(ImageGraph):
@@ -137,11 +135,10 @@ class SegmentGraph(ImageGraph):
         )
         mask = Array("mask", "uint8 (images, height, width), the number of the class", SPATIAL)
         super().__init__(model, (mask, probability), model.network)
-        self.segmenter = model
 
     def see(self, images: Tensor) -> tuple[Tensor, ...]:
         """(N, H, W) and (N, classes, H, W)."""
-        probability = self.segmenter(images).float().softmax(1)
+        probability = self.model(images).float().softmax(1)
         return probability.argmax(1).to(torch.uint8), probability
 
 
@@ -150,11 +147,10 @@ class TranslateGraph(ImageGraph):
 
     def __init__(self, model: TranslateModel) -> None:
         super().__init__(model, (Array("translation", IMAGE_MEANING, SPATIAL),), model.network)
-        self.translator = model
 
     def see(self, images: Tensor) -> Tensor:
         """(N, H, W, C) uint8."""
-        return to_levels(self.translator(images)).permute(0, 2, 3, 1)
+        return to_levels(self.model(images)).permute(0, 2, 3, 1)
 
 
 def build_graph(loaded: LoadedModel, part: str | None) -> Graph:
@@ -166,7 +162,7 @@ def build_graph(loaded: LoadedModel, part: str | None) -> Graph:
         )
     own = _main_part(model)
     part = part or own
-    if part == "features" and not (reason := _blind(model)):
+    if part == "features" and not (reason := model.limitation("features")):
         return FeatureGraph(model)
     if part != own:
         why = reason if part == "features" else f"a {model.config.family} gives {own}"
@@ -187,8 +183,3 @@ def _main_part(model: Model) -> str:
     if isinstance(model, ClassifierModel):
         return "classes"
     return "masks" if isinstance(model, SegmentModel) else "images"
-
-
-def _blind(model: Model) -> str:
-    """Why the vectors of a model cannot be exported; empty if they can."""
-    return model.limitation("features")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 from torch import Tensor
@@ -63,7 +64,9 @@ def open_model(name: str, family: str) -> InitialWeights:
             f"{name} is a {config.family}, and cannot begin a {family}",
             f"imggen train {config.family} --init-from {name}",
         )
-    return InitialWeights(f"{name} ({loaded.hash})", config, loaded.model.state_dict())
+    # The name is kept in the new model, which may be published: without this machine's folders.
+    shown = Path(name).name if Path(name).is_absolute() else name
+    return InitialWeights(f"{shown} ({loaded.hash})", config, loaded.model.state_dict())
 
 
 def _list(names: list[str]) -> str:

@@ -96,7 +96,8 @@ class GanBackend(Backend):
 
         That is the encoder's most likely one, or else the one with the smallest error.
         """
-        result = self._search(images, torch.ones_like(images[:, :1]), labels)
+        generator = self.for_inference().generator
+        result = self._search(generator, images, torch.ones_like(images[:, :1]), labels)
         return Inversion(result.z, result.labels)
 
     def inpaint(
@@ -108,10 +109,9 @@ class GanBackend(Backend):
         options: SamplingOptions = DEFAULT_SAMPLING,
     ) -> Tensor:
         """Fill from the generated image nearest to the unmasked pixels; `noise` moves where the search begins."""
-        unmasked = 1 - mask
-        result = self._search(images, unmasked, labels, noise, options.temperature)
+        unmasked, generator = 1 - mask, self.for_inference().generator
+        result = self._search(generator, images, unmasked, labels, noise, options.temperature)
         with self._eval_mode():
-            generator = self.for_inference().generator
             generated = refine_features(generator, images, unmasked, result, self.search_budget.steps)
         return images * unmasked + generated.clamp(-1, 1) * mask
 
@@ -130,6 +130,7 @@ class GanBackend(Backend):
 
     def _search(
         self,
+        generator: dcgan.Generator | r3gan.Generator,
         images: Tensor,
         unmasked: Tensor,
         labels: Tensor | None,
@@ -156,7 +157,6 @@ class GanBackend(Backend):
                 # Of a part of an image the encoder is less sure: there the search finds the class.
                 if labels is None and self.classes and noise is None:
                     labels = scores.argmax(1)
-            generator = self.for_inference().generator
             return search_latents(generator, images, unmasked, candidates, labels, len(self.classes), budget)
 
     def _trained_encoder(self) -> Encoder | None:

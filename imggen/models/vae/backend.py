@@ -11,7 +11,6 @@ from torch import Tensor
 
 from imggen.models.base import DEFAULT_SAMPLING, Backend, Features, Inversion, Task, class_log_frequencies
 from imggen.models.config import SamplingOptions
-from imggen.models.gumbel import gumbel_noise
 from imggen.models.vae.config import VaeConfig
 from imggen.models.vae.core import (
     Core,
@@ -29,6 +28,7 @@ from imggen.models.vae.core import (
 from imggen.models.vae.dense import Dense
 from imggen.models.vae.fill_candidates import (
     Candidate,
+    gumbel_noise,
     num_candidates,
     permuted_noise,
     resample,

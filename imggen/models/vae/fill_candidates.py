@@ -15,6 +15,7 @@ MAX_CANDIDATES, MIN_CANDIDATES_ON_CPU = 32, 4
 # Weights times pixels (in units of 32x32 px) of all candidates on a CPU: about two seconds per image.
 CPU_BUDGET = 110e6
 MIN_NOISE_PER_GUMBEL = 4  # elements of the noise that are summed to one Gumbel variable
+MIN_PROBABILITY = 1e-6  # keeps Gumbel variables finite
 
 
 class Candidate(NamedTuple):
@@ -57,6 +58,23 @@ def permuted_noise(noise: Tensor, count: int) -> Iterator[Tensor]:
     step = max(1, noise.shape[1] // count)
     for index in range(count):
         yield noise.roll(index * step, 1)
+
+
+def gumbel_noise(noise: Tensor, count: int) -> Tensor:
+    """Gumbel variables (B, count) made from standard normal noise (B, N).
+
+    Each is made from the sum of every `count`-th element, so that it is almost independent of any single one: if it
+    were a latent itself, fills would be chosen by the value of that latent.
+    """
+    if count > noise.shape[1]:
+        # More variables than elements: random linear combinations of all elements.
+        mixing = torch.randn(noise.shape[1], count, generator=torch.Generator().manual_seed(0)).to(noise)
+        normal = noise @ (mixing / mixing.norm(dim=0))
+    else:
+        parts = (noise[:, index::count] for index in range(count))
+        normal = torch.stack([part.sum(1) / part.shape[1] ** 0.5 for part in parts], 1)
+    uniform = torch.special.ndtr(normal).clamp(MIN_PROBABILITY, 1 - MIN_PROBABILITY)
+    return -torch.log(-torch.log(uniform))
 
 
 def unique_rows(rows: Tensor) -> tuple[Tensor, Tensor]:

@@ -2,11 +2,11 @@
 
 import torch
 
-from imggen.models.gumbel import gumbel_noise
 from imggen.models.vae.fill_candidates import (
     MAX_CANDIDATES,
     MIN_CANDIDATES_ON_CPU,
     Candidate,
+    gumbel_noise,
     num_candidates,
     resample,
     unique_rows,

@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy, interpolate, normalize
 PLACES = 64  # of each map, compared with each other
 TEMPERATURE = 0.07
 DIMENSIONS = 128
-ALIKE = 0.05  # places whose mean colors differ by less, in [-1, 1], are not told apart
+ALIKE = 0.05  # places whose mean colors differ by less, in [-1, 1], count as equal
 
 
 class PatchContrast(nn.Module):
