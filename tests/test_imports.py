@@ -26,7 +26,17 @@ SHARED = (
     "training",
 )
 FAMILY = tuple(f"imggen.models.{name}" for name in SHARED)
-VERBS = ("cache", "training", "sampling", "interpolation", "inpainting", "evaluation", "recognition", "mapping")
+VERBS = (
+    "cache",
+    "training",
+    "sampling",
+    "direction_sheet",
+    "interpolation",
+    "inpainting",
+    "evaluation",
+    "recognition",
+    "mapping",
+)
 ACROSS = {("training", "imggen.engine.evaluation.samples")}
 ALLOWED: dict[str, tuple[str, ...]] = {
     "cli": ("imggen.cli", "imggen.engine", "imggen.models", "imggen.io"),
