@@ -43,6 +43,11 @@ def cosine_decay(progress: float, last: float) -> float:
     return last + (1 - last) * (1 + math.cos(math.pi * progress)) / 2
 
 
+def warmed_cosine(progress: float, last: float, warm_up: float) -> float:
+    """`cosine_decay`, after a linear rise over the fraction `warm_up` of the training."""
+    return cosine_decay(progress, last) * min(1.0, (progress + 1e-3) / warm_up)
+
+
 def set_learning_rate(optimizers: Iterable[Optimizer], rate: float, muon_scale: float = 1.0) -> None:
     """Set the learning rate of every parameter group; that of Muon optimizers is `muon_scale` times as high."""
     for optimizer in optimizers:

@@ -14,7 +14,7 @@ from imggen.models.classifier.config import ClassifierConfig
 from imggen.models.classifier.model import ClassifierModel
 from imggen.models.learner import Learner
 from imggen.models.muon import adam_and_muon
-from imggen.models.training import EMA, cosine_decay, micro_batches, set_learning_rate
+from imggen.models.training import EMA, micro_batches, set_learning_rate, warmed_cosine
 
 WARM_UP = 0.02  # fraction of the training in which the learning rate rises
 LAST_RATE = 0.01  # of the initial learning rate
@@ -83,7 +83,7 @@ class ClassifierLearner(Learner):
         """Learn from augmented copies of the images."""
         assert labels is not None
         config = self.config
-        rate = config.learning_rate * cosine_decay(progress, LAST_RATE) * min(1.0, (progress + 1e-3) / WARM_UP)
+        rate = config.learning_rate * warmed_cosine(progress, LAST_RATE, WARM_UP)
         set_learning_rate(self.adam.values(), rate)
         augment = mild_augmentation(images.shape, config.geometry, config.color, config.cutout, images.device)
         images = augment(images)

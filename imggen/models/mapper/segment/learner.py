@@ -12,7 +12,7 @@ from imggen.models.mapper.pairs import augment_pairs, classes_in, split_pairs
 from imggen.models.mapper.segment.config import SegmentConfig
 from imggen.models.mapper.segment.model import SegmentModel
 from imggen.models.muon import adam_and_muon
-from imggen.models.training import EMA, cosine_decay, set_learning_rate
+from imggen.models.training import EMA, set_learning_rate, warmed_cosine
 
 VOID = 255  # in masks: a pixel that teaches nothing
 WARM_UP = 0.02  # fraction of the training in which the learning rate rises
@@ -58,7 +58,7 @@ class SegmentLearner(Learner):
     def step(self, images: Tensor, labels: Tensor | None, progress: float, images_seen: int) -> dict[str, Tensor]:
         """Learn from augmented copies of the pairs (B, C + 1, H, W)."""
         config = self.config
-        rate = config.learning_rate * cosine_decay(progress, LAST_RATE) * min(1.0, (progress + 1e-3) / WARM_UP)
+        rate = config.learning_rate * warmed_cosine(progress, LAST_RATE, WARM_UP)
         set_learning_rate(self.adam.values(), rate)
         pairs = augment_pairs(*split_pairs(images, config.channels), config.geometry, config.color, "nearest")
         batch = torch.cat(pairs, 1)

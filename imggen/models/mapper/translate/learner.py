@@ -23,7 +23,7 @@ from imggen.models.mapper.translate.config import TranslateConfig
 from imggen.models.mapper.translate.contrast import PatchContrast
 from imggen.models.mapper.translate.model import TranslateModel
 from imggen.models.patch_gan import PatchDiscriminator
-from imggen.models.training import EMA, cosine_decay, set_learning_rate
+from imggen.models.training import EMA, set_learning_rate, warmed_cosine
 
 WARM_UP = 0.01  # fraction of the training in which the learning rate rises
 LAST_RATE = 0.02  # of the initial learning rate
@@ -110,7 +110,7 @@ class TranslateLearner(Learner):
     def step(self, images: Tensor, labels: Tensor | None, progress: float, images_seen: int) -> dict[str, Tensor]:
         """Learn from pairs (B, C + T, H, W): the critic first, then the translator, on the same outputs."""
         config = self.config
-        rate = config.learning_rate * cosine_decay(progress, LAST_RATE) * min(1.0, (progress + 1e-3) / WARM_UP)
+        rate = config.learning_rate * warmed_cosine(progress, LAST_RATE, WARM_UP)
         set_learning_rate(self.optimizers.values(), rate)
         if config.geometry or config.color:
             pairs = augment_pairs(*split_pairs(images, config.channels), config.geometry, config.color, "bilinear")
