@@ -28,6 +28,7 @@ from imggen.reporting import Silent
 from tests.helpers import run_cli, small_gan
 from tests.test_contract import small
 
+IMAGES = torch.export.Dim("images")
 NAMES = ("ants", "bees")
 SMALL: dict[str, dict[str, Any]] = {
     "vae": {"width": 8, "max_width": 8, "z": 3, "depth": 0.01, "mixtures": 2, "channels": 4, "hard_alpha": True},
@@ -98,7 +99,7 @@ def test_a_step_of_a_transformer_is_traced_for_any_number_of_images() -> None:
     assert isinstance(transformer, TransformerBackend)
     graph = SamplerGraph(transformer)
     noise, labels = graph.examples(range(3))
-    batch = {0: torch.export.Dim("images")}
+    batch = {0: IMAGES}
     tokens = torch.ones(3, *graph.token_shape, dtype=torch.int64)  # are not to be looked at before they are sampled
     with torch.no_grad():
         assert np.abs(graph.decode(tokens[:1]).numpy() - graph.decode(tokens).numpy()).max() == 0
@@ -130,16 +131,19 @@ class Enlarging(nn.Module):
         return (10 * tokens[..., None]).expand(-1, -1, -1, 3).to(torch.uint8)
 
 
-def test_a_step_is_repeated_in_an_onnx_file() -> None:
+def test_a_step_is_repeated_in_a_file() -> None:
     graph = SamplerGraph.__new__(SamplerGraph)
     GeneratorGraph.__init__(graph, small_gan(class_counts=(3, 1)))
     graph.step, graph.decode, graph.token_shape = Counting(), Enlarging(), (4, 2)  # type: ignore[assignment]
     with torch.no_grad():
         data, draw = engine._to_onnx(graph, {"author": "Ada"})
+        loop = torch.export.export(graph.traced, graph.examples(range(3)), dynamic_shapes=({0: IMAGES}, {0: IMAGES}))
         for count in (1, 7):
             inputs = graph.examples(range(count))
+            expected = graph.traced(*inputs).numpy()
             (found,) = draw([each.numpy() for each in inputs])
-            assert found.shape == (count, 4, 2, 3) and (found == graph.traced(*inputs).numpy()).all()
+            assert found.shape == (count, 4, 2, 3) and (found == expected).all()
+            assert (loop.module()(*inputs).numpy() == expected).all()
     assert found.max() > 10 and not found[:, 3].any()
     model = onnx.load_from_string(data)
     onnx.checker.check_model(model, full_check=True)

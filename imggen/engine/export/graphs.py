@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch._higher_order_ops import while_loop
 
 from imggen.engine.checkpoints import LoadedModel
 from imggen.engine.noise import SampleSpec, noise_for
@@ -114,10 +115,22 @@ class StepByStep(nn.Module):
 
     def forward(self, noise: Tensor, label: Tensor | None = None) -> Tensor:
         """(N, *noise_shape), (N,) → (N, H, W, C) uint8."""
-        tokens = torch.zeros(noise.shape[0], *self.token_shape, dtype=torch.int64)
-        for index in range(self.step.count):
-            tokens = self.step(torch.tensor(index), tokens, noise, label)
-        return self.decode(tokens)
+        first, tokens = torch.tensor(0), torch.zeros(noise.shape[0], *self.token_shape, dtype=torch.int64)
+        given = (noise,) if label is None else (noise, label)
+        if not torch.compiler.is_compiling():
+            for index in range(self.step.count):
+                tokens = self.step(first + index, tokens, *given)
+            return self.decode(tokens)
+
+        def is_left(index: Tensor, tokens: Tensor, *given: Tensor) -> Tensor:
+            return index < self.step.count
+
+        def take(index: Tensor, tokens: Tensor, *given: Tensor) -> tuple[Tensor, ...]:
+            # What stays the same is returned as a copy: a loop's results may not be its inputs.
+            return index + 1, self.step(index, tokens, *given), *(each.clone() for each in given)
+
+        results = while_loop(is_left, take, (first, tokens, *given))  # traces one step in place of all of them
+        return self.decode(results[1])
 
 
 class ImageGraph(Graph):
