@@ -129,7 +129,8 @@ class StepByStep(nn.Module):
             # What stays the same is returned as a copy: a loop's results may not be its inputs.
             return index + 1, self.step(index, tokens, *given), *(each.clone() for each in given)
 
-        results = while_loop(is_left, take, (first, tokens, *given))  # traces one step in place of all of them
+        # One step is traced in place of all of them.
+        results = while_loop(is_left, take, (first, tokens, *given))  # type: ignore[no-untyped-call]
         return self.decode(results[1])
 
 
