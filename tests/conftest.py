@@ -30,6 +30,7 @@ SHARING_FILES = {
     "tests/models/vae/test_backend.py": "vae",
     "tests/engine/training/test_processes.py": "two processes",
     "tests/test_package.py": "wheel",
+    "tests/engine/test_export.py": "export",
     "tests/cli/test_processes.py": "forks",
     "tests/faults/test_disk.py": "forks",
     "tests/faults/test_kill.py": "forks",

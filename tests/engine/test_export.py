@@ -10,11 +10,12 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from torch import Tensor, nn
 
 from imggen.engine.checkpoints import LoadedModel, load_model, save_backend
 from imggen.engine.export import export as engine
 from imggen.engine.export import run
-from imggen.engine.export.graphs import build_graph
+from imggen.engine.export.graphs import GeneratorGraph, SamplerGraph, build_graph
 from imggen.engine.noise import SampleSpec
 from imggen.engine.options import ExportOptions
 from imggen.engine.render import sample_batches
@@ -22,10 +23,12 @@ from imggen.errors import CheckpointError, UsageError
 from imggen.io.pixels import float_images, to_levels
 from imggen.models import build_backend, build_model, presets
 from imggen.models.base import Backend, Model
+from imggen.models.transformer.backend import TransformerBackend
 from imggen.reporting import Silent
 from tests.helpers import run_cli, small_gan
 from tests.test_contract import small
 
+IMAGES = torch.export.Dim("images")
 NAMES = ("ants", "bees")
 SMALL: dict[str, dict[str, Any]] = {
     "vae": {"width": 8, "max_width": 8, "z": 3, "depth": 0.01, "mixtures": 2, "channels": 4, "hard_alpha": True},
@@ -89,6 +92,68 @@ def test_a_generator_draws_the_samples_of_its_seeds(tmp_path: Path, monkeypatch:
     assert code == 2 and "--force" in err
 
 
+def test_a_step_of_a_transformer_is_traced_for_any_number_of_images() -> None:
+    torch.manual_seed(0)
+    config = small("transformer", "tiny", classes=True).with_overrides(codes=512)
+    transformer = build_backend(config).eval().requires_grad_(False)
+    assert isinstance(transformer, TransformerBackend)
+    graph = SamplerGraph(transformer)
+    noise, labels = graph.examples(range(3))
+    batch = {0: IMAGES}
+    tokens = torch.ones(3, *graph.token_shape, dtype=torch.int64)  # are not to be looked at before they are sampled
+    with torch.no_grad():
+        assert np.abs(graph.decode(tokens[:1]).numpy() - graph.decode(tokens).numpy()).max() == 0
+        traced = torch.export.export(
+            graph.step, (torch.tensor(0), tokens, noise, labels), dynamic_shapes=({}, batch, batch, batch)
+        ).module()
+        for index in range(graph.step.count):
+            before, tokens = tokens, graph.step(torch.tensor(index), tokens, noise, labels)
+            rest = graph.step.groups[0] != index
+            assert torch.equal(tokens[:, rest], before[:, rest])
+            assert torch.equal(traced(torch.tensor(index), before[:1], noise[:1], labels[:1]), tokens[:1])
+    expected = sampled(transformer, range(3))
+    assert np.abs(graph.decode(tokens).numpy().astype(int) - expected).max() <= 1 and expected.std() > 10
+    assert np.abs(graph.traced(noise, labels).numpy().astype(int) - expected).max() <= 1
+
+
+class Counting(nn.Module):
+    """A step that sets token number `index` to a number that depends on the ones before, the noise and the label."""
+
+    count = 3
+
+    def forward(self, index: Tensor, tokens: Tensor, noise: Tensor, label: Tensor) -> Tensor:
+        new = tokens.sum(1, keepdim=True) + (noise[:, :1, None] > 0).long() + label[:, None, None]
+        return torch.where(torch.arange(4)[:, None] == index, new, tokens)
+
+
+class Enlarging(nn.Module):
+    def forward(self, tokens: Tensor) -> Tensor:
+        return (10 * tokens[..., None]).expand(-1, -1, -1, 3).to(torch.uint8)
+
+
+def test_a_step_is_repeated_in_a_file() -> None:
+    graph = SamplerGraph.__new__(SamplerGraph)
+    GeneratorGraph.__init__(graph, small_gan(class_counts=(3, 1)))
+    graph.step, graph.decode, graph.token_shape = Counting(), Enlarging(), (4, 2)  # type: ignore[assignment]
+    with torch.no_grad():
+        data, draw = engine._to_onnx(graph, {"author": "Ada"})
+        loop = torch.export.export(graph.traced, graph.examples(range(3)), dynamic_shapes=({0: IMAGES}, {0: IMAGES}))
+        for count in (1, 7):
+            inputs = graph.examples(range(count))
+            expected = graph.traced(*inputs).numpy()
+            (found,) = draw([each.numpy() for each in inputs])
+            assert found.shape == (count, 4, 2, 3) and (found == expected).all()
+            assert (loop.module()(*inputs).numpy() == expected).all()
+    assert found.max() > 10 and not found[:, 3].any()
+    model = onnx.load_from_string(data)
+    onnx.checker.check_model(model, full_check=True)
+    assert [each.name for each in model.graph.input] == ["noise", "label"]
+    assert (
+        model.graph.input[0].type.tensor_type.shape.dim[0].dim_param == "images"
+        and model.metadata_props[0].value == "Ada"
+    )
+
+
 def test_networks_that_see_take_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     classifier = saved("classify")
@@ -132,6 +197,18 @@ def test_a_network_that_differs_is_not_written(tmp_path: Path, monkeypatch: pyte
             engine.compare(graph, lambda inputs: [255 - graph(torch.from_numpy(inputs[0])).numpy()])
         with pytest.raises(CheckpointError, match="in place of"):
             engine.compare(graph, lambda inputs: [right.numpy().astype(np.float32)])
+        # Of a sampler some images may be others.
+        first = graph.examples(range(1))[0].numpy()
+
+        def nearly(inputs: Sequence[Any]) -> list[Any]:
+            images = graph(torch.from_numpy(inputs[0])).numpy()
+            return [images ^ 255 if (inputs[0][:1] == first).all() and len(images) == engine.AT_ONCE else images]
+
+        monkeypatch.setattr(graph, "free_images", engine.AT_ONCE)
+        assert "values differ" in engine.compare(graph, nearly)
+        monkeypatch.setattr(graph, "free_images", engine.AT_ONCE - 1)
+        with pytest.raises(CheckpointError, match="differs from the model"):
+            engine.compare(graph, nearly)
 
 
 def test_what_cannot_be_exported_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,9 +222,11 @@ def test_what_cannot_be_exported_is_refused(tmp_path: Path, monkeypatch: pytest.
     ):
         with pytest.raises(UsageError, match=message):
             run(ExportOptions(**{"model": "segment.safetensors", **words}), Silent())
-    save_backend(Path("transformer.safetensors"), build_backend(small("transformer", "tiny")), {})
-    with pytest.raises(UsageError, match="it samples its tokens in steps"):
+    save_backend(Path("transformer.safetensors"), build_backend(small("transformer", "classic")), {})
+    with pytest.raises(UsageError, match="textbook's transformer cannot be exported"):
         run(ExportOptions(model="transformer.safetensors"), Silent())
+    with pytest.raises(UsageError, match="what a transformer sees"):
+        run(ExportOptions(model="transformer.safetensors", part="features"), Silent())
     monkeypatch.setattr("imggen.engine.export.find_spec", lambda name: None)
     with pytest.raises(UsageError, match="ONNX needs") as caught:
         run(ExportOptions(model="segment.safetensors"), Silent())

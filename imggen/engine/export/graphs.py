@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch._higher_order_ops import while_loop
 
 from imggen.engine.checkpoints import LoadedModel
 from imggen.engine.noise import SampleSpec, noise_for
@@ -18,6 +19,7 @@ from imggen.models.mapper.segment.model import SegmentModel
 from imggen.models.mapper.translate.model import TranslateModel
 from imggen.models.mapper.unet import UNet
 from imggen.models.transformer.backend import TransformerBackend
+from imggen.models.transformer.steps import SamplingStep, TokenDecoder
 
 SQUARE = 8  # pixels: side of the squares of one color in the images that exported networks are checked with
 
@@ -42,6 +44,12 @@ class Graph(nn.Module, ABC):
     inputs: tuple[Array, ...]
     outputs: tuple[Array, ...]
     multiple = 1  # of pixels, by which the sides of images of any size are divisible
+    free_images = 0  # of those compared with the model: so many may differ in any way
+
+    @property
+    def traced(self) -> nn.Module:
+        """What is traced in its place, where that cannot be the model's own way."""
+        return self
 
     @abstractmethod
     def examples(self, seeds: range) -> tuple[Tensor, ...]:
@@ -68,6 +76,62 @@ class GeneratorGraph(Graph):
     def forward(self, noise: Tensor, label: Tensor | None = None) -> Tensor:
         """(N, *noise_shape), (N,) → (N, H, W, C) uint8."""
         return to_levels(self.backend.generate(noise, label)).permute(0, 2, 3, 1)
+
+
+class LevelDecoder(nn.Module):
+    """Tokens (N, length, d) → (N, H, W, C) uint8."""
+
+    def __init__(self, decoder: TokenDecoder) -> None:
+        super().__init__()
+        self.decoder = decoder
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """The decoded images."""
+        return to_levels(self.decoder(tokens)).permute(0, 2, 3, 1)
+
+
+class SamplerGraph(GeneratorGraph):
+    """A generator that samples its tokens in steps: `step` is repeated, then `decode` makes an image of the tokens."""
+
+    free_images = 2  # where rounding chooses another token, the rest of the image is another one too
+
+    def __init__(self, backend: TransformerBackend) -> None:
+        super().__init__(backend)
+        self.step, self.decode = SamplingStep(backend), LevelDecoder(TokenDecoder(backend))
+        self.token_shape = (backend.prior.length, len(backend.prior.factors))
+
+    @property
+    def traced(self) -> nn.Module:
+        """The steps one after another."""
+        return StepByStep(self)
+
+
+class StepByStep(nn.Module):
+    """Noise, and a label if there are classes → an image, by the steps of a graph."""
+
+    def __init__(self, graph: SamplerGraph) -> None:
+        super().__init__()
+        self.step, self.decode, self.token_shape = graph.step, graph.decode, graph.token_shape
+
+    def forward(self, noise: Tensor, label: Tensor | None = None) -> Tensor:
+        """(N, *noise_shape), (N,) → (N, H, W, C) uint8."""
+        first, tokens = torch.tensor(0), torch.zeros(noise.shape[0], *self.token_shape, dtype=torch.int64)
+        given = (noise,) if label is None else (noise, label)
+        if not torch.compiler.is_compiling():
+            for index in range(self.step.count):
+                tokens = self.step(first + index, tokens, *given)
+            return self.decode(tokens)
+
+        def is_left(index: Tensor, tokens: Tensor, *given: Tensor) -> Tensor:
+            return index < self.step.count
+
+        def take(index: Tensor, tokens: Tensor, *given: Tensor) -> tuple[Tensor, ...]:
+            # What stays the same is returned as a copy: a loop's results may not be its inputs.
+            return index + 1, self.step(index, tokens, *given), *(each.clone() for each in given)
+
+        # One step is traced in place of all of them.
+        results = while_loop(is_left, take, (first, tokens, *given))  # type: ignore[no-untyped-call]
+        return self.decode(results[1])
 
 
 class ImageGraph(Graph):
@@ -156,12 +220,10 @@ class TranslateGraph(ImageGraph):
 def build_graph(loaded: LoadedModel, part: str | None) -> Graph:
     """The graph of a part of a model, of its main one by default. Raises UsageError for one that it does not have."""
     model = loaded.model
-    if isinstance(model, TransformerBackend):
-        raise UsageError(
-            "a transformer cannot be exported: it samples its tokens in steps", "export a GAN or a VAE, such as vae"
-        )
     own = _main_part(model)
     part = part or own
+    if part == "features" and isinstance(model, TransformerBackend):
+        raise UsageError("what a transformer sees cannot be exported", f"--part {own}, or another model, such as vae")
     if part == "features" and not (reason := model.limitation("features")):
         return FeatureGraph(model)
     if part != own:
@@ -175,6 +237,10 @@ def build_graph(loaded: LoadedModel, part: str | None) -> Graph:
                 "a pretrained backbone cannot be exported for images of any size", "train without --features"
             )
         return SegmentGraph(model)
+    if isinstance(model, TransformerBackend):
+        if model.prior.fixed_order:
+            raise UsageError("the textbook's transformer cannot be exported", "export one of another preset")
+        return SamplerGraph(model)
     return TranslateGraph(model) if isinstance(model, TranslateModel) else GeneratorGraph(loaded.backend)
 
 

@@ -99,7 +99,7 @@ class Tokenizer(nn.Module):
 
     def pixel_parameters(self, values: Tensor) -> tuple[Tensor, Tensor]:
         """Dequantized values (B, side², d) → location and log-scale of each pixel, (B, C, H, W) each, float32."""
-        grid = values.transpose(1, 2).reshape(len(values), -1, self.side, self.side)
+        grid = values.transpose(1, 2).reshape(values.shape[0], -1, self.side, self.side)
         grid = grid.contiguous(memory_format=torch.channels_last)
         location, log_scale = self.decoder(grid).float().chunk(2, 1)
         shortcut = [min(channel, values.shape[2] - 1) for channel in range(self.channels)]
