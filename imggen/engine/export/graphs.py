@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch._higher_order_ops import while_loop
 
 from imggen.engine.checkpoints import LoadedModel
 from imggen.engine.noise import SampleSpec, noise_for
@@ -129,7 +128,9 @@ class StepByStep(nn.Module):
             # What stays the same is returned as a copy: a loop's results may not be its inputs.
             return index + 1, self.step(index, tokens, *given), *(each.clone() for each in given)
 
-        # One step is traced in place of all of them.
+        # One step is traced in place of all. Older versions of torch have this function in a private place only.
+        from torch._higher_order_ops import while_loop
+
         results = while_loop(is_left, take, (first, tokens, *given))  # type: ignore[no-untyped-call]
         return self.decode(results[1])
 
