@@ -22,6 +22,7 @@ from imggen.cli.classify import classify
 from imggen.cli.console import accept_all_characters, escaped
 from imggen.cli.embed import embed
 from imggen.cli.evaluate import evaluate
+from imggen.cli.explore import explore
 from imggen.cli.export import export
 from imggen.cli.info import info, models
 from imggen.cli.inpaint import inpaint
@@ -52,6 +53,7 @@ class Verbs(Group):
         "classify",
         "segment",
         "evaluate",
+        "explore",
         "export",
         "info",
         "models",
@@ -69,7 +71,7 @@ app = typer.Typer(
     epilog="Example: imggen train gan --data ./imgs\nExample: imggen sample gan -n 64 -o grid.png",
 )
 app.add_typer(train.app, name="train")
-_VERBS = (sample, interpolate, inpaint, stylize, translate, embed, search, classify, segment, evaluate, export)
+_VERBS = (sample, interpolate, inpaint, stylize, translate, embed, search, classify, segment, evaluate, explore, export)
 for _verb in (*_VERBS, info, models, cache):
     app.command(cls=Command)(_verb)
 

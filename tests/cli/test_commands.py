@@ -31,7 +31,7 @@ def train(data: Path, output: str = "run", *more: object) -> list[object]:
 
 
 HELP = ["--help", "-h", "train -h", "train gan -h", "train transformer -h", "train vae -h", "sample -h"]
-HELP += ["interpolate -h", "inpaint -h", "stylize -h", "evaluate -h", "info -h", "models -h", "cache -h"]
+HELP += ["interpolate -h", "inpaint -h", "stylize -h", "evaluate -h", "explore -h", "info -h", "models -h", "cache -h"]
 
 
 @pytest.mark.parametrize("command", HELP)
@@ -63,7 +63,7 @@ def test_commands_are_listed_in_the_order_of_use(call: Call) -> None:
         "classify",
         "segment",
     ]
-    verbs += ["evaluate", "export", "info", "models", "cache"]
+    verbs += ["evaluate", "explore", "export", "info", "models", "cache"]
     assert [line.split()[1] for line in out.partition("Commands")[2].splitlines() if line.startswith("│")] == verbs
     _, out, _ = call("train", "--help")
     assert "Sharpest images" in out and "Varied images" in out and "Best likelihood" in out
