@@ -7,7 +7,7 @@ import html
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from imggen.engine.explore.actions import MadeFile
+from imggen.engine.explore.actions import PageFile
 from imggen.reporting import readable
 
 TYPES = {
@@ -25,13 +25,13 @@ def escape(text: object) -> str:
     return "".join(f"&#{ord(letter)};" if letter in "{}$`\\" else letter for letter in escaped)
 
 
-def data_url(file: MadeFile) -> str:
+def data_url(file: PageFile) -> str:
     """The bytes of a file as a URL."""
     kind = TYPES.get(Path(file.name).suffix.lower(), "application/octet-stream")
     return f"data:{kind};base64,{base64.b64encode(file.data).decode()}"
 
 
-def tiles(files: Sequence[MadeFile], captions: Sequence[str], chosen: Collection[int] = ()) -> str:
+def tiles(files: Sequence[PageFile], captions: Sequence[str], chosen: Collection[int] = ()) -> str:
     """Images to choose from: a click on one triggers `click` with its `index`, see TILES_SCRIPT."""
     if not files:
         return ""
@@ -54,7 +54,7 @@ element.addEventListener('click', event => {
 """
 
 
-def picture(file: MadeFile, caption: str = "") -> str:
+def picture(file: PageFile, caption: str = "") -> str:
     """One image or animation, as large as there is room."""
     source, text = data_url(file), escape(caption or file.name)
     if file.name.endswith(".mp4"):
@@ -62,7 +62,7 @@ def picture(file: MadeFile, caption: str = "") -> str:
     return f'<img class="picture" src="{source}" alt="{text}">'
 
 
-def download(file: MadeFile, text: str = "") -> str:
+def download(file: PageFile, text: str = "") -> str:
     """A link that saves a file under its name."""
     name = escape(file.name)
     return f'<a class="download" href="{data_url(file)}" download="{name}">{escape(text) or f"Download {name}"}</a>'
@@ -71,3 +71,12 @@ def download(file: MadeFile, text: str = "") -> str:
 def note(text: str) -> str:
     """A line of plain text."""
     return f'<p class="note">{escape(text)}</p>'
+
+
+def bars(values: Sequence[tuple[str, float]]) -> str:
+    """Names, each with a fraction from 0 to 1 as a number and as a bar."""
+    rows = "".join(
+        f'<tr><th>{escape(name)}</th><td>{value:.1%}</td><td><i style="width:{100 * value:.1f}%"></i></td></tr>'
+        for name, value in values
+    )
+    return f'<table class="bars">{rows}</table>'

@@ -2,35 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
 
-from imggen.engine.explore.actions import Actions, MadeFile
+from imggen.engine.explore.actions import Actions
 from imggen.engine.explore.events import index_of, listen
 from imggen.engine.explore.fragments import TILES_SCRIPT, download, note, picture, tiles
+from imggen.engine.explore.samples import Sample
 from imggen.engine.options.shared import MAX_SEED, NEAR_TEMPERATURE
 from imggen.models.base import Backend
 
 NEAR_COUNT = 15
 EMPTY = note("Nothing is kept yet: click an image above.")
-
-
-@dataclass(frozen=True)
-class Sample:
-    """A sample: its file, its seed, the class that was asked for, and the sampling options."""
-
-    file: MadeFile
-    seed: int
-    label: str | None
-    sampling_options: Mapping[str, Any]
-
-    @property
-    def caption(self) -> str:
-        """The seed, and the class if one was asked for."""
-        return f"seed {self.seed}" + ("" if self.label is None else f", {self.label}")
 
 
 class Kept:
@@ -41,7 +25,7 @@ class Kept:
         self.samples = gr.State(())  # tuple[Sample, ...]
         self.chosen = gr.State(None)  # an index into them
         self.tiles = gr.HTML(EMPTY, js_on_load=TILES_SCRIPT, elem_id="kept", render=False)
-        self.details = gr.Group(visible=False, render=False)
+        self.details = gr.Column(visible=False, render=False)
         self.picture = gr.HTML(elem_id="chosen", render=False)
         self.command = command_box("The command for it", "chosen-command")
 
@@ -53,11 +37,11 @@ class Kept:
     def shown(self, samples: tuple[Sample, ...], chosen: int | None) -> list[Any]:
         """The values of `outputs` for these samples."""
         if chosen is None or not samples:
-            return [samples, None, tiles_of(samples), gr.Group(visible=False), "", ""]
+            return [samples, None, tiles_of(samples), gr.Column(visible=False), "", ""]
         chosen = min(chosen, len(samples) - 1)
         file = samples[chosen].file
         html = picture(file, samples[chosen].caption) + download(file)
-        return [samples, chosen, tiles_of(samples, chosen), gr.Group(visible=True), html, file.command]
+        return [samples, chosen, tiles_of(samples, chosen), gr.Column(visible=True), html, file.command]
 
     def keep(self, samples: tuple[Sample, ...], new: Sample) -> list[Any]:
         """Keep one more image and choose it; one that is kept already is chosen."""

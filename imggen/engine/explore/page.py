@@ -8,16 +8,23 @@ import fastapi
 import gradio as gr
 
 from imggen.engine.explore.actions import Actions
-from imggen.engine.explore.fragments import escape
+from imggen.engine.explore.fill_tab import build_fill_tab
+from imggen.engine.explore.find_tab import build_find_tab, can_classify, can_search
+from imggen.engine.explore.fragments import escape, note
 from imggen.engine.explore.kept import Kept
+from imggen.engine.explore.map_tab import build_map_tab, can_map
+from imggen.engine.explore.run import find_run
 from imggen.engine.explore.sample_tab import build_sample_tab
 from imggen.engine.explore.style import STYLE, theme
+from imggen.engine.explore.training_tab import build_training_tab
+from imggen.engine.explore.walk_tab import build_walk_tab
+from imggen.engine.options import ExploreOptions
 from imggen.models import kind_of
 
 
-def build_app(actions: Actions) -> Any:
+def build_app(options: ExploreOptions, actions: Actions | None) -> Any:
     """The page as an ASGI application, with its first images drawn."""
-    blocks = build_page(actions)
+    blocks = build_page(options, actions)
     # `launch` would open a server of its own; here the caller's serves.
     return gr.mount_gradio_app(
         fastapi.FastAPI(openapi_url=None, docs_url=None, redoc_url=None),
@@ -36,21 +43,32 @@ def build_app(actions: Actions) -> Any:
     )
 
 
-def build_page(actions: Actions) -> gr.Blocks:
-    """The page of a model."""
-    with gr.Blocks(title=f"imggen explore {actions.options.model}", analytics_enabled=False) as blocks:
-        gr.HTML(_heading(actions))
-        backend = actions.backend
-        if backend is not None:
-            kept = Kept(actions, backend)
-            with gr.Tabs():
-                build_sample_tab(actions, backend, kept)
+def build_page(options: ExploreOptions, actions: Actions | None) -> gr.Blocks:
+    """The page of a model with the tabs that it allows; `actions` is None for a run that has no model yet."""
+    run = find_run(options)
+    with gr.Blocks(title=f"imggen explore {options.model}", analytics_enabled=False, fill_width=True) as blocks:
+        gr.HTML(_heading(options, actions))
+        kept = None if actions is None or actions.backend is None else Kept(actions, actions.backend)
+        with gr.Tabs():
+            if actions is not None and actions.backend is not None and kept is not None:
+                build_sample_tab(actions, actions.backend, kept)
+                build_walk_tab(actions, kept)
+                build_fill_tab(actions, actions.backend, kept)
+                # A tab with sliders along directions of the latent space stands here.
+            if actions is not None and (can_classify(actions.model) or can_search(actions.model, options.data)):
+                build_find_tab(actions)
+            if actions is not None and can_map(actions):
+                build_map_tab(actions)
+            if run is not None:
+                build_training_tab(run)
+        if kept is not None:
             kept.build_panel()
     return blocks
 
 
-def _heading(actions: Actions) -> str:
-    config = actions.loaded.model.config
-    kind = "" if actions.backend is not None else f" {kind_of(config.family).noun}"
-    facts = f"{config.family}/{config.preset}{kind}, {config.size} px, {actions.loaded.hash}"
-    return f'<h1 class="title">{escape(actions.options.model)}</h1><p class="note">{escape(facts)}</p>'
+def _heading(options: ExploreOptions, actions: Actions | None) -> str:
+    title = f'<h1 class="title">{escape(options.model)}</h1>'
+    if actions is None:
+        return title + note("This run has not saved a model yet: open the page again when it has.")
+    config = actions.model.config
+    return title + note(f"{kind_of(config.family).noun} {config.family}/{config.preset}, {actions.loaded.hash}")

@@ -2,66 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import gradio as gr
 
 from imggen.engine.explore.actions import Actions
+from imggen.engine.explore.controls import SamplingControls
 from imggen.engine.explore.events import index_of, listen
 from imggen.engine.explore.fragments import TILES_SCRIPT
-from imggen.engine.explore.kept import Kept, Sample, command_box, tiles_of
+from imggen.engine.explore.kept import Kept, command_box, tiles_of
+from imggen.engine.explore.samples import Sample
 from imggen.engine.options.shared import MAX_SEED
 from imggen.models.base import Backend
-from imggen.models.config import SamplingOptions
-from imggen.option import options_of
 
 FIRST_COUNT, MOST = 24, 96
 ANY_CLASS = "that of each seed"
-SAMPLING_OPTIONS = {item.name: (item, option) for item, option in options_of(SamplingOptions).items()}
-STEPS_OF_SLIDER = {"temperature": 0.05}
-
-
-@dataclass(frozen=True)
-class SamplingControls:
-    """The class and the sampling options of a model, as far as it has them: components, and what their values mean."""
-
-    classes: tuple[str, ...]
-    names: tuple[str, ...]
-
-    @classmethod
-    def of(cls, backend: Backend) -> SamplingControls:
-        """Those of a model."""
-        config = backend.config
-        return cls(
-            tuple(config.classes[index] for index in config.trained_classes),
-            tuple(name for name in SAMPLING_OPTIONS if name in backend.supported),
-        )
-
-    def build(self) -> list[Any]:
-        """One component for the class, if there are several, and one for each option."""
-        components: list[Any] = []
-        if self.classes:
-            components.append(gr.Dropdown([ANY_CLASS, *self.classes], value=ANY_CLASS, label="Class"))
-        for name in self.names:
-            item, option = SAMPLING_OPTIONS[name]
-            label, step = name.replace("_", " ").capitalize(), STEPS_OF_SLIDER.get(name)
-            if step is not None:
-                components.append(gr.Slider(option.low, option.high, item.default, step=step, label=label))
-            else:
-                precision = None if isinstance(item.default, float) else 0
-                components.append(gr.Number(item.default, label=label, info=option.help, precision=precision))
-        return components
-
-    def read(self, values: Sequence[Any]) -> tuple[str | None, dict[str, Any]]:
-        """The class, None for that of each seed, and the options of the components' values."""
-        label = None
-        if self.classes:
-            label, values = values[0], values[1:]
-        given = {name: value for name, value in zip(self.names, values, strict=True) if value is not None}
-        return (None if label == ANY_CLASS else label), given
 
 
 class SampleTab:
@@ -69,7 +25,7 @@ class SampleTab:
 
     def __init__(self, actions: Actions, backend: Backend, kept: Kept) -> None:
         self.actions, self.kept = actions, kept
-        self.controls = SamplingControls.of(backend)
+        self.controls = SamplingControls.of(backend, ANY_CLASS)
 
     def draw(self, first: float | None, count: float, *values: Any) -> tuple[tuple[Sample, ...], str, str]:
         """The samples of a page, their tiles and the command. Raises UsageError."""
@@ -101,11 +57,8 @@ def build_sample_tab(actions: Actions, backend: Backend, kept: Kept) -> None:
     tab = SampleTab(actions, backend, kept)
     with gr.Tab("Sample"), gr.Row():
         with gr.Column(scale=1, min_width=240):
-            with gr.Row():
-                first = gr.Number(
-                    0, label="First seed", precision=0, minimum=0, maximum=MAX_SEED, min_width=100, elem_id="first-seed"
-                )
-                count = gr.Slider(1, MOST, FIRST_COUNT, step=1, label="Images", min_width=140, elem_id="count")
+            first = gr.Number(0, label="First seed", precision=0, minimum=0, maximum=MAX_SEED, elem_id="first-seed")
+            count = gr.Slider(1, MOST, FIRST_COUNT, step=1, label="Images", elem_id="count")
             components = tab.controls.build()
             with gr.Row():
                 back, forward = gr.Button("Previous", min_width=80), gr.Button("Next", variant="primary", min_width=80)

@@ -13,13 +13,17 @@ import webbrowser
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from imggen.engine.checkpoints import keeping_models
 from imggen.engine.explore.guard import Guard
+from imggen.engine.explore.run import find_run
 from imggen.engine.options import ExploreOptions
 from imggen.errors import UsageError
 from imggen.io.locks import make_locked_folder, seize
 from imggen.reporting import Reporter
+
+if TYPE_CHECKING:
+    from imggen.engine.explore.actions import Actions
 
 FIRST_PORT, PORTS_TRIED = 7860, 100
 FOLDER_PREFIX = "imggen-explore-"
@@ -30,39 +34,63 @@ SECONDS_UNTIL_LEFT = 60  # a younger folder without a lock may be one that is ju
 
 def serve(options: ExploreOptions, reporter: Reporter, ready: Callable[[str], None]) -> None:
     """Serve the page until an exception such as KeyboardInterrupt; see `imggen.engine.explore.run`."""
-    with listening_socket(options.host, options.port) as listener, own_folder() as folder, keeping_models():
-        port = listener.getsockname()[1]
+    with listening_socket(options.host, options.port) as listener, own_folder() as folder:
         _silence_gradio(folder)
-        # Only now: gradio reads these settings while it is imported.
-        import uvicorn
-
-        from imggen.engine.explore.actions import Actions
+        # Only now: gradio reads these settings while it is imported, and a port that is taken is refused before torch.
+        from imggen.engine.checkpoints import keeping_models
         from imggen.engine.explore.page import build_app
 
-        actions = Actions(options, folder)
-        reporter.info(f"model {actions.loaded.path} ({actions.loaded.origin}, {actions.loaded.hash})")
-        app = Guard(build_app(actions), options.host, port)
-        config = uvicorn.Config(
-            app, log_config=None, access_log=False, timeout_graceful_shutdown=1, ws="none", server_header=False
-        )
-        server = uvicorn.Server(config)
-        # In a thread of a daemon, which no request that still runs can keep from ending.
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
-        thread.start()
-        try:
-            while not server.started and thread.is_alive():
-                thread.join(POLL_SECONDS / 10)
-            url = f"http://{_shown_host(options.host)}:{port}"
-            ready(url)
-            if options.opens_browser:
-                webbrowser.open(url)
-            reporter.info("Ctrl-C ends it")
-            while thread.is_alive():
-                thread.join(POLL_SECONDS)
-        finally:
-            server.should_exit = True
-            actions.end(SECONDS_TO_END)
-            thread.join(SECONDS_TO_END)
+        with keeping_models():
+            actions = _open_model(options, folder, reporter)
+            port = listener.getsockname()[1]
+            app = Guard(build_app(options, actions), options.host, port)
+            try:
+                with _serving(app, listener) as thread:
+                    url = f"http://{_shown_host(options.host)}:{port}"
+                    ready(url)
+                    if options.opens_browser:
+                        webbrowser.open(url)
+                    reporter.info("Ctrl-C ends it")
+                    while thread.is_alive():
+                        thread.join(POLL_SECONDS)
+            finally:
+                if actions is not None:
+                    actions.end(SECONDS_TO_END)
+
+
+@contextmanager
+def _serving(app: Guard, listener: socket.socket) -> Iterator[threading.Thread]:
+    """Serve an application in a thread, which has started when the block begins and ends with it."""
+    import uvicorn
+
+    config = uvicorn.Config(
+        app, log_config=None, access_log=False, timeout_graceful_shutdown=1, ws="none", server_header=False
+    )
+    server = uvicorn.Server(config)
+    # A daemon, as are the threads that it starts: no request that still runs can keep the process from ending.
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+    thread.start()
+    try:
+        while not server.started and thread.is_alive():
+            thread.join(POLL_SECONDS / 10)
+        yield thread
+    finally:
+        server.should_exit = True
+        thread.join(SECONDS_TO_END)
+
+
+def _open_model(options: ExploreOptions, folder: Path, reporter: Reporter) -> Actions | None:
+    """The model in memory; None for a run that has saved none yet. Raises CheckpointError and DeviceError."""
+    from imggen.engine.checkpoints import prepare
+    from imggen.engine.explore.actions import Actions
+
+    run = find_run(options)
+    if run is not None and not run.weights.is_file():
+        reporter.info(f"the run in {run.path} has not saved a model yet: the page shows its training")
+        return None
+    actions = Actions(options, folder)
+    prepare(actions.loaded, reporter, full_precision=True)
+    return actions
 
 
 def _shown_host(host: str) -> str:
