@@ -54,5 +54,10 @@ class SamplingControls:
         label = None
         if self.classes:
             label, values = values[0], values[1:]
-        given = {name: value for name, value in zip(self.names, values, strict=True) if value is not None}
+        given = {name: _typed(name, value) for name, value in zip(self.names, values, strict=True) if value is not None}
         return (None if label == self.any_class else label), given
+
+
+def _typed(name: str, value: float) -> float:
+    """A number of the browser, which knows one type of them, in the option's own type: files record it."""
+    return float(value) if isinstance(SAMPLING_OPTIONS[name][0].default, float) else int(value)

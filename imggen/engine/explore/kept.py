@@ -102,7 +102,7 @@ class Kept:
             return ["", ""]
         sample = samples[chosen]
         made = self.actions.sample_near(
-            sample.file, count=NEAR_COUNT, seed=int(seed or 0), temperature=temperature, label=sample.label
+            sample.file, count=NEAR_COUNT, seed=int(seed or 0), temperature=float(temperature), label=sample.label
         )
         return [picture(made) + download(made), made.command]
 

@@ -36,7 +36,7 @@ class MapTab:
         if file is None:
             raise UsageError("there is no image", "drop one")
         if not self.segments:
-            made = self.actions.translate(file, strength)
+            made = self.actions.translate(file, float(strength))
             return picture(made) + download(made), "", made.command
         (mask, overlay), classes, command = self.actions.segment(file)
         html = picture(overlay) + download(mask, f"Download the mask {mask.name}") + download(overlay)
