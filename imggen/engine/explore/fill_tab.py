@@ -74,8 +74,8 @@ class FillTab:
 def build_fill_tab(actions: Actions, backend: Backend, kept: Kept) -> None:
     """Lay the tab out, and listen."""
     tab = FillTab(actions, backend)
-    with gr.Tab("Fill"), gr.Row():
-        image, fills, mask = gr.State(None), gr.State(()), gr.Textbox(visible=False)
+    image, fills, mask = gr.State(None), gr.State(()), gr.Textbox(visible=False)
+    with gr.Row():
         with gr.Column(scale=1, min_width=280):
             drop = drop_zone("fill-drop")
             take = gr.Button("Take the chosen kept image", size="sm", elem_id="take")

@@ -92,7 +92,7 @@ def build_find_tab(actions: Actions) -> None:
     data = actions.options.data if can_search(actions.model, actions.options.data) else None
     tab = FindTab(actions, None if data is None else Searched(data))
     image = gr.State(None)
-    with gr.Tab("Find"), gr.Row():
+    with gr.Row():
         with gr.Column(scale=1, min_width=260):
             drop = drop_zone("find-drop")
             shown = gr.HTML(elem_id="find-image")

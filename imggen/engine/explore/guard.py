@@ -37,6 +37,8 @@ HEADERS = {
     "x-content-type-options": "nosniff",
 }
 
+KEPT = {"cache-control": "max-age=86400, immutable"}  # scripts whose names change with their contents
+
 
 class TooLongError(Exception):
     """The body of a request is longer than MAX_BODY_BYTES."""
@@ -110,8 +112,9 @@ class Guard:
             nonlocal has_begun
             if message["type"] == "http.response.start":
                 has_begun = True
-                own = [(name.encode(), value.encode()) for name, value in HEADERS.items()]
-                message["headers"] = [*message.get("headers", []), *own]
+                own = {**HEADERS, **(KEPT if scope["path"].startswith("/assets/") else {})}
+                others = [pair for pair in message.get("headers", []) if pair[0].decode("latin-1").lower() not in own]
+                message["headers"] = others + [(name.encode(), value.encode()) for name, value in own.items()]
             await send(message)
 
         try:

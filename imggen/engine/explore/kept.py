@@ -50,18 +50,19 @@ class Kept:
 
     def build_panel(self) -> None:
         """Lay the panel out, and listen."""
-        gr.HTML('<h2 class="part">Kept images</h2>')
-        self.tiles.render()
-        self.details.render()
-        with self.details, gr.Row():
-            with gr.Column(scale=1, min_width=240):
-                self.picture.render()
-            with gr.Column(scale=2, min_width=300):
-                self.command.render()
-                with gr.Row():
-                    earlier, later = gr.Button("Earlier", size="sm"), gr.Button("Later", size="sm")
-                    remove = gr.Button("Remove", size="sm")
-                self._build_near()
+        with gr.Column(elem_id="kept-panel"):
+            gr.HTML('<h2 class="part">Kept images</h2>')
+            self.tiles.render()
+            self.details.render()
+            with self.details, gr.Row():
+                with gr.Column(scale=1, min_width=240):
+                    self.picture.render()
+                with gr.Column(scale=2, min_width=300):
+                    self.command.render()
+                    with gr.Row():
+                        earlier, later = gr.Button("Earlier", size="sm"), gr.Button("Later", size="sm")
+                        remove = gr.Button("Remove", size="sm")
+                    self._build_near()
         both = [self.samples, self.chosen]
         listen(self.tiles.click, self._choose, [self.samples], self.outputs, show_progress="hidden")
         listen(earlier.click, lambda samples, chosen: self._move(samples, chosen, -1), both, self.outputs)

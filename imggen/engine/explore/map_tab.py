@@ -47,17 +47,16 @@ def build_map_tab(actions: Actions) -> None:
     """Lay the tab out, and listen."""
     tab = MapTab(actions)
     image = gr.State(None)
-    with gr.Tab("Map"):
-        drop = drop_zone("map-drop")
-        strength = gr.Slider(0, 1, 1, step=0.05, label="Strength", visible=not tab.segments, elem_id="strength")
-        with gr.Row():
-            with gr.Column(min_width=260):
-                shown = gr.HTML(elem_id="map-image")
-            with gr.Column(min_width=260):
-                result = gr.HTML(elem_id="mapped")
-                classes = gr.HTML(elem_id="shares", visible=tab.segments)
-        command = command_box("The command for it", "map-command")
-        command.render()
+    drop = drop_zone("map-drop")
+    strength = gr.Slider(0, 1, 1, step=0.05, label="Strength", visible=not tab.segments, elem_id="strength")
+    with gr.Row():
+        with gr.Column(min_width=260):
+            shown = gr.HTML(elem_id="map-image")
+        with gr.Column(min_width=260):
+            result = gr.HTML(elem_id="mapped")
+            classes = gr.HTML(elem_id="shares", visible=tab.segments)
+    command = command_box("The command for it", "map-command")
+    command.render()
     results = [result, classes, command]
     listen(drop.upload, tab.drop, [strength], [image, shown, *results], show_progress="full")
     listen(strength.release, tab.map, [image, strength], results)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import fastapi
@@ -16,6 +18,7 @@ from imggen.engine.explore.map_tab import build_map_tab, can_map
 from imggen.engine.explore.run import find_run
 from imggen.engine.explore.sample_tab import build_sample_tab
 from imggen.engine.explore.style import STYLE, theme
+from imggen.engine.explore.tabs import TAB_STYLE, build_tabs
 from imggen.engine.explore.training_tab import build_training_tab
 from imggen.engine.explore.walk_tab import build_walk_tab
 from imggen.engine.options import ExploreOptions
@@ -39,28 +42,29 @@ def build_app(options: ExploreOptions, actions: Actions | None) -> Any:
         mcp_server=False,
         show_error=True,
         theme=theme(),
-        css=STYLE,
+        css=STYLE + TAB_STYLE,
     )
 
 
 def build_page(options: ExploreOptions, actions: Actions | None) -> gr.Blocks:
     """The page of a model with the tabs that it allows; `actions` is None for a run that has no model yet."""
-    run = find_run(options)
+    tabs: dict[str, Callable[[], None]] = {}
     with gr.Blocks(title=f"imggen explore {options.model}", analytics_enabled=False, fill_width=True) as blocks:
         gr.HTML(_heading(options, actions))
-        kept = None if actions is None or actions.backend is None else Kept(actions, actions.backend)
-        with gr.Tabs():
-            if actions is not None and actions.backend is not None and kept is not None:
-                build_sample_tab(actions, actions.backend, kept)
-                build_walk_tab(actions, kept)
-                build_fill_tab(actions, actions.backend, kept)
-                # A tab with sliders along directions of the latent space stands here.
-            if actions is not None and (can_classify(actions.model) or can_search(actions.model, options.data)):
-                build_find_tab(actions)
-            if actions is not None and can_map(actions):
-                build_map_tab(actions)
-            if run is not None:
-                build_training_tab(run)
+        kept = None
+        if actions is not None and (backend := actions.backend) is not None:
+            kept = Kept(actions, backend)
+            tabs["Sample"] = partial(build_sample_tab, actions, backend, kept)
+            tabs["Walk"] = partial(build_walk_tab, actions, kept)
+            tabs["Fill"] = partial(build_fill_tab, actions, backend, kept)
+            # A tab "Directions", with sliders along directions of the latent space, belongs here.
+        if actions is not None and (can_classify(actions.model) or can_search(actions.model, options.data)):
+            tabs["Find"] = partial(build_find_tab, actions)
+        if actions is not None and can_map(actions):
+            tabs["Map"] = partial(build_map_tab, actions)
+        if (run := find_run(options)) is not None:
+            tabs["Training"] = partial(build_training_tab, run)
+        build_tabs(tabs)
         if kept is not None:
             kept.build_panel()
     return blocks

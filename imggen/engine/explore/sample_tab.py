@@ -55,7 +55,7 @@ class SampleTab:
 def build_sample_tab(actions: Actions, backend: Backend, kept: Kept) -> None:
     """Lay the tab out, with its first images, and listen."""
     tab = SampleTab(actions, backend, kept)
-    with gr.Tab("Sample"), gr.Row():
+    with gr.Row():
         with gr.Column(scale=1, min_width=240):
             first = gr.Number(0, label="First seed", precision=0, minimum=0, maximum=MAX_SEED, elem_id="first-seed")
             count = gr.Slider(1, MOST, FIRST_COUNT, step=1, label="Images", elem_id="count")

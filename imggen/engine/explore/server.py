@@ -64,7 +64,14 @@ def _serving(app: Guard, listener: socket.socket) -> Iterator[threading.Thread]:
     import uvicorn
 
     config = uvicorn.Config(
-        app, log_config=None, access_log=False, timeout_graceful_shutdown=1, ws="none", server_header=False
+        app,
+        log_config=None,
+        log_level="critical",
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        timeout_graceful_shutdown=1,
+        ws="none",
     )
     server = uvicorn.Server(config)
     # A daemon, as are the threads that it starts: no request that still runs can keep the process from ending.

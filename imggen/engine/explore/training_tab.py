@@ -58,18 +58,17 @@ def build_training_tab(run: RunDir) -> None:
     """Lay the tab out, and refresh it."""
     tab = TrainingTab(run)
     count = max(1, len(previews(run)))
-    with gr.Tab("Training"):
-        known = gr.State(state_of(run))
-        status = gr.HTML(tab.status(), elem_id="status")
-        with gr.Row():
-            with gr.Column(scale=1, min_width=300):
-                number = gr.Slider(
-                    1, max(2, count), count, step=1, label="Preview", interactive=count > 1, elem_id="preview-number"
-                )
-                preview = gr.HTML(tab.preview(count), elem_id="preview")
-            with gr.Column(scale=1, min_width=300):
-                curves = gr.HTML(tab.curves(), elem_id="curves")
-        timer = gr.Timer(REFRESH_SECONDS)
+    known = gr.State(state_of(run))
+    status = gr.HTML(tab.status(), elem_id="status")
+    with gr.Row():
+        with gr.Column(scale=1, min_width=300):
+            number = gr.Slider(
+                1, max(2, count), count, step=1, label="Preview", interactive=count > 1, elem_id="preview-number"
+            )
+            preview = gr.HTML(tab.preview(count), elem_id="preview")
+        with gr.Column(scale=1, min_width=300):
+            curves = gr.HTML(tab.curves(), elem_id="curves")
+    timer = gr.Timer(REFRESH_SECONDS)
     listen(number.input, tab.preview, [number], [preview], trigger_mode="always_last", show_progress="hidden")
     outputs = [known, status, curves, number, preview]
     listen(timer.tick, tab.refresh, [known, number], outputs, show_progress="hidden")

@@ -23,7 +23,7 @@ FORMATS = ("gif", "webp", "mp4")
 
 def build_walk_tab(actions: Actions, kept: Kept) -> None:
     """Lay the tab out, and listen."""
-    with gr.Tab("Walk"), gr.Row():
+    with gr.Row():
         with gr.Column(scale=1, min_width=240):
             gr.HTML('<p class="note">Through the kept images below, in their order.</p>')
             path = gr.Dropdown(["slerp", "spline", "circle"], value="slerp", label="Path")
