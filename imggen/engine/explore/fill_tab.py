@@ -44,7 +44,7 @@ class FillTab:
 
     def fill(
         self, mask: str, image: PageFile | None, count: float, seed: float | None, *values: Any
-    ) -> tuple[tuple[PageFile, ...], str, str, str]:
+    ) -> tuple[tuple[PageFile, ...], str, str, str, str]:
         """The fills, their tiles, the first one large, and the command. Raises UsageError and DataError."""
         if image is None:
             raise UsageError("there is no image to fill", "drop one, or take a kept one")
