@@ -136,6 +136,14 @@ def parse_grid(text: str) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
+def parse_direction(text: str) -> tuple[int, float]:
+    """2=1.5 → (2, 1.5), the number of a direction and a value. Raises UsageError."""
+    match = re.fullmatch(r"([1-9]\d{0,2})=([+-]?\d{1,3}(?:\.\d{0,6})?)", text.strip())
+    if not match:
+        raise UsageError(f"'{text}' is not a value of a direction", "NUMBER=VALUE, such as 2=1.5 or 2=-1")
+    return int(match[1]), float(match[2])
+
+
 def parse_box(text: str) -> Box:
     """X,Y,WIDTH,HEIGHT in pixels from the upper left. Raises UsageError."""
     numbers = _parse_numbers(text)

@@ -26,8 +26,18 @@ SHARED = (
     "training",
 )
 FAMILY = tuple(f"imggen.models.{name}" for name in SHARED)
-VERBS = ("cache", "training", "sampling", "interpolation", "inpainting", "evaluation", "recognition", "mapping")
-# `explore` is a page over the other verbs: it may use them all, and none uses it.
+# `explore` is not among them: it is a page over these verbs, may use them all, and none uses it.
+VERBS = (
+    "cache",
+    "training",
+    "sampling",
+    "direction_sheet",
+    "interpolation",
+    "inpainting",
+    "evaluation",
+    "recognition",
+    "mapping",
+)
 ACROSS = {("training", "imggen.engine.evaluation.samples")}
 ALLOWED: dict[str, tuple[str, ...]] = {
     "cli": ("imggen.cli", "imggen.engine", "imggen.models", "imggen.io"),

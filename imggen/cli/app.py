@@ -20,6 +20,7 @@ from imggen.cli.build import Command, Group, Invocation
 from imggen.cli.cache import cache
 from imggen.cli.classify import classify
 from imggen.cli.console import accept_all_characters, escaped
+from imggen.cli.directions import directions
 from imggen.cli.embed import embed
 from imggen.cli.evaluate import evaluate
 from imggen.cli.explore import explore
@@ -44,6 +45,7 @@ class Verbs(Group):
     order = (
         "train",
         "sample",
+        "directions",
         "interpolate",
         "inpaint",
         "stylize",
@@ -71,8 +73,9 @@ app = typer.Typer(
     epilog="Example: imggen train gan --data ./imgs\nExample: imggen sample gan -n 64 -o grid.png",
 )
 app.add_typer(train.app, name="train")
-_VERBS = (sample, interpolate, inpaint, stylize, translate, embed, search, classify, segment, evaluate, explore, export)
-for _verb in (*_VERBS, info, models, cache):
+_MAKING = (sample, directions, interpolate, inpaint, stylize, translate)
+_SEEING = (embed, search, classify, segment, evaluate, explore, export)
+for _verb in (*_MAKING, *_SEEING, info, models, cache):
     app.command(cls=Command)(_verb)
 
 

@@ -38,13 +38,13 @@ def cache(console: Console, *, dry_run: bool, **given: Any) -> None:
 def _lines(result: dict[str, Any], *, dry_run: bool) -> list[str]:
     """A table of the larger things, and a line for all the small ones; the total last."""
     items = result["entries"] if "entries" in result else result["removed"]
-    small = [item for item in items if item["kind"] in ("features", "surveys")]
+    small = [item for item in items if item["kind"] in ("features", "surveys", "directions")]
     rows = [_row(item) for item in items if item not in small]
     widths = [max(map(len, column)) for column in zip(_COLUMNS, *rows, strict=True)]
     lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in ((_COLUMNS, *rows) if rows else ())]
     if small:
         count = f"{len(small):,} file{'s' * (len(small) > 1)}"
-        lines.append(f"features and surveys: {count}, {size_text(sum(item['bytes'] for item in small))}")
+        lines.append(f"features, surveys and directions: {count}, {size_text(sum(item['bytes'] for item in small))}")
     total = size_text(sum(item["bytes"] for item in items))
     if "removed" in result:
         return [*lines, f"{'would remove' if dry_run else 'removed'} {total} from {result['cache']}"]

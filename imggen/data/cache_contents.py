@@ -33,6 +33,7 @@ _PART = re.compile(r"\..+\.[0-9a-f]+\.part")
 _RECORD = re.compile(r"[0-9a-f]{32}\.json")  # of an unpacked archive
 _FEATURES = re.compile(r"[0-9a-f]{32}-[0-9a-f]+-[0-9a-f]{12}\.npy")
 _VECTORS = re.compile(r"[0-9a-f]{32}-[0-9a-f]{12}\.safetensors")
+_DIRECTIONS = re.compile(r"[0-9a-f]{12}\.safetensors")
 _SURVEY = re.compile(r"([0-9a-f]{32}|[a-z0-9]+-[a-z]+-\d+(-plain)?)\.json")
 
 
@@ -44,8 +45,8 @@ class NoRoomError(DataError):
 class Item:
     """One thing in the cache, at `paths`; `source` is the path that it was made from, if that is recorded.
 
-    `kind` is one of images, archive (unpacked), download, features, vectors, surveys, incomplete and damaged.
-    `outdated` says that the source has changed since, `model` which model the vectors are of.
+    `kind` is one of images, archive (unpacked), download, features, vectors, surveys, directions (of a model's noise),
+    incomplete and damaged. `outdated` says that the source has changed since, `model` which model the vectors are of.
     """
 
     kind: str
@@ -103,6 +104,8 @@ def list_items(cache_dir: Path) -> list[Item]:
             owner = owners.get(path.stem.split("-")[0])
             name, outdated = (path.stem[:12], False) if owner is None else (owner.name, owner.outdated)
             items.append(Item(kind, name, (path,), size_of(path), last_used(path), outdated=outdated))
+    for path in _matching(cache_dir / "directions", _DIRECTIONS):  # of the noise of a model with this hash
+        items.append(Item("directions", path.stem, (path,), size_of(path), last_used(path)))
     return sorted(items, key=lambda item: -item.used)
 
 

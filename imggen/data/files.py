@@ -9,7 +9,7 @@ import os
 import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from operator import itemgetter
+from operator import attrgetter, itemgetter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -47,21 +47,23 @@ def list_folder(root: Path, exclude: Iterable[Path] = ()) -> FolderListing:
     previews are left out. Raises DataError if `root` cannot be listed.
     """
     listing = FolderListing()
-    for name, entry in _files_below(root, exclude, listing.left_out):
-        try:
-            status = entry.stat()
-        except OSError:
-            listing.left_out.broken_links.append(name)  # or it has just been removed
-            continue
-        is_regular = stat.S_ISREG(status.st_mode)
-        if is_image_file(entry.name):
-            if is_regular:
-                listing.images.append(FileEntry(name, status.st_size, status.st_mtime_ns))
-            else:
-                listing.left_out.special.append(name)
-        elif is_regular:
-            listing.left_out.add(name)
-            listing.others.append(name)
+    for prefix, entries in _files_below(root, exclude, listing.left_out):
+        for entry in entries:
+            name = prefix + entry.name
+            try:
+                status = entry.stat()
+            except OSError:
+                listing.left_out.broken_links.append(name)  # or it has just been removed
+                continue
+            is_regular = stat.S_ISREG(status.st_mode)
+            if is_image_file(entry.name):
+                if is_regular:
+                    listing.images.append(FileEntry(name, status.st_size, status.st_mtime_ns))
+                else:
+                    listing.left_out.special.append(name)
+            elif is_regular:
+                listing.left_out.add(name)
+                listing.others.append(name)
     listing.images.sort(key=itemgetter(0))
     return listing
 
@@ -83,8 +85,10 @@ def _is_training_run(folder: str) -> bool:
     return all(Path(folder, name).exists() for name in TRAINING_RUN_FILES)
 
 
-def _files_below(root: Path, exclude: Iterable[Path], left_out: LeftOut) -> Iterator[tuple[str, os.DirEntry[str]]]:
-    """The name below `root` and the entry of everything that is not a folder."""
+def _files_below(
+    root: Path, exclude: Iterable[Path], left_out: LeftOut
+) -> Iterator[tuple[str, list[os.DirEntry[str]]]]:
+    """Of each folder its name below `root`, with a slash, and the entries of everything there that is not a folder."""
     excluded = {os.path.realpath(path) for path in exclude} - {os.path.realpath(root)}
     visited: set[tuple[int, int]] = set()
     folders, links = [(str(root), "")], list[tuple[str, str]]()
@@ -100,28 +104,25 @@ def _files_below(root: Path, exclude: Iterable[Path], left_out: LeftOut) -> Iter
                 continue
             visited.add((status.st_dev, status.st_ino))
             with os.scandir(folder) as found:
-                entries = sorted(found, key=lambda entry: entry.name)
+                entries = sorted(found, key=attrgetter("name"))
         except OSError as error:
             if is_root:
                 hint = "check the disk and its permissions"
                 raise DataError(f"cannot read {root}: {error.strerror}", hint) from error
             left_out.unreadable.append(f"{prefix.rstrip('/')} ({error.strerror})")
             continue
+        files = []
         for entry in entries:
             if is_hidden(entry.name) or (is_run and entry.name == TRAINING_RUN_PREVIEWS):
                 continue
             if excluded and f"{real.rstrip(os.sep)}{os.sep}{entry.name}" in excluded:
                 continue
-            name = prefix + entry.name
-            if _is_folder(entry):
-                (links if entry.is_symlink() else folders).append((entry.path, name + "/"))
+            try:
+                is_folder = entry.is_dir()
+            except OSError:  # a link that leads to itself
+                is_folder = False
+            if is_folder:
+                (links if entry.is_symlink() else folders).append((entry.path, f"{prefix}{entry.name}/"))
             else:
-                yield name, entry
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    """Whether an entry is a folder or a link to one; a link that leads to itself is none."""
-    try:
-        return entry.is_dir()
-    except OSError:
-        return False
+                files.append(entry)
+        yield prefix, files

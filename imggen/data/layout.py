@@ -46,10 +46,11 @@ class Layout:
 
 def is_hidden(path: str) -> bool:
     """Whether a part of the path is a dot file or made by an operating system: `__MACOSX`, Thumbs.db, desktop.ini."""
-    if path.startswith(".") or "/." in path:
+    if path.startswith("."):
         return True
-    lowered = path.lower()
-    return lowered in _SYSTEM_FILES if "/" not in path else not _SYSTEM_FILES.isdisjoint(lowered.split("/"))
+    if "/" not in path:  # of a folder's files, of which there may be a million
+        return path.lower() in _SYSTEM_FILES
+    return "/." in path or not _SYSTEM_FILES.isdisjoint(path.lower().split("/"))
 
 
 def is_image_file(path: str) -> bool:

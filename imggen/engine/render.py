@@ -50,16 +50,21 @@ def sample_batches(
     specs: Iterable[SampleSpec],
     finish: Callable[[list[SampleSpec], ImageArray], Any] = images_only,
     *,
+    change: Callable[[list[SampleSpec], Tensor], Tensor] = lambda specs, noise: noise,
     options: SamplingOptions = DEFAULT_SAMPLING,
     batch: int | None = None,
     precision: torch.dtype = torch.float32,
     on_smaller: Callable[[int], None] = lambda batch: None,
 ) -> Iterator[Any]:
-    """Generate samples batch by batch; yields images (B, H, W, C) uint8, or what `finish` returns: `render_batches`."""
+    """Generate samples batch by batch; yields images (B, H, W, C) uint8, or what `finish` returns: `render_batches`.
+
+    `change` maps samples and their noise (B, *noise_shape) on the CPU to the noise that is used.
+    """
     device = backend.device
 
     def prepare(part: list[SampleSpec]) -> list[tuple[Tensor, int]]:
         noise, labels = noise_for(part, backend)
+        noise = change(part, noise)
         return list(zip(noise.unbind(), [0] * len(part) if labels is None else labels.tolist(), strict=True))
 
     def render(part: list[tuple[Tensor, int]]) -> Tensor:

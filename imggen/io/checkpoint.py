@@ -1,9 +1,9 @@
 """Checkpoints: one safetensors file each, with the tensors, and a JSON document in the metadata. No pickle.
 
 A checkpoint is of one kind: "weights" (a model), "state" (what training needs to resume), "features" (a feature
-extractor) or "vectors" (what a model sees in images). The document holds its configuration. Everything read is checked,
-because a file may come from anywhere: the header within bounds, the description and the tensors against their hashes.
-The hashes find damage; they do not prove who made the file.
+extractor), "vectors" (what a model sees in images) or "directions" (of its noise). The document holds its
+configuration. Everything read is checked, because a file may come from anywhere: the header within bounds, the
+description and the tensors against their hashes. The hashes find damage; they do not prove who made the file.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 FORMAT = 1
-KINDS = ("weights", "state", "features", "vectors")
+KINDS = ("weights", "state", "features", "vectors", "directions")
 DTYPE_BYTES = {
     "BOOL": 1, "U8": 1, "I8": 1, "I16": 2, "U16": 2, "F16": 2, "BF16": 2,
     "I32": 4, "U32": 4, "F32": 4, "I64": 8, "U64": 8, "F64": 8,
@@ -70,8 +70,8 @@ def write_checkpoint(
 ) -> None:
     """Write a checkpoint atomically and durably. Raises DataError if it cannot be written.
 
-    Its metadata has a hash over all tensors, and one over the rest of the metadata. All kinds but "state" also carry
-    the other keys of ModelSpec 1.0.1, among them, if given, `thumbnail`, the bytes of a PNG.
+    Its metadata has a hash over all tensors, and one over the rest of the metadata. Weights and features also
+    carry the other keys of ModelSpec 1.0.1, among them, if given, `thumbnail`, the bytes of a PNG.
     """
     from imggen.io.tensor_file import hash_tensors, on_cpu, to_bytes
 
@@ -80,7 +80,7 @@ def write_checkpoint(
         "imggen": json.dumps({**document, "format": FORMAT, "kind": kind}),
         TENSORS_HASH: "0x" + hash_tensors(copies),
     }
-    if kind not in ("state", "vectors"):
+    if kind in ("weights", "features"):
         config = document.get("config", {})
         name = "imggen/features" if kind == "features" else f"imggen/{config.get('family')}/{config.get('preset')}"
         metadata |= {

@@ -18,7 +18,7 @@ from imggen.models.config import ModelConfig, SamplingOptions
 from imggen.models.hard_alpha import harden_alpha
 
 DEFAULT_SAMPLING = SamplingOptions()
-Task = Literal["inpaint", "likelihood", "features", "classes"]
+Task = Literal["inpaint", "likelihood", "features", "classes", "directions"]
 
 
 class Inversion(NamedTuple):

@@ -18,6 +18,7 @@ from imggen.option import REQUIRED, options_of
 
 OPTIONS: dict[str, list[Any]] = {
     "sample": [options.SampleOptions],
+    "directions": [options.DirectionsOptions],
     "interpolate": [options.InterpolateOptions],
     "inpaint": [options.InpaintOptions],
     "stylize": [options.StylizeOptions],

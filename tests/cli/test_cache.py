@@ -57,7 +57,7 @@ def test_the_list(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "32x32 gray pad" in first and "(is gone)" in first and "just now" in first
     assert second.split() == ["cats", "images", "16x16", "color", "6", *second.split()[5:]]
     assert "(in use)" in second and str(Path("cats").absolute()) in second
-    assert features.startswith("features and surveys: 2 files") and "limit 50 GB" in total
+    assert features.startswith("features, surveys and directions: 2 files") and "limit 50 GB" in total
     assert [entry["source_exists"] for entry in entries(call) if entry["kind"] == "images"] == [False, True]
     assert [entry["images"] for entry in entries(call, "list", "cats") if entry["kind"] == "images"] == [6]
     assert len(used) == 6

@@ -31,7 +31,17 @@ def train(data: Path, output: str = "run", *more: object) -> list[object]:
 
 
 HELP = ["--help", "-h", "train -h", "train gan -h", "train transformer -h", "train vae -h", "sample -h"]
-HELP += ["interpolate -h", "inpaint -h", "stylize -h", "evaluate -h", "explore -h", "info -h", "models -h", "cache -h"]
+HELP += [
+    "interpolate -h",
+    "inpaint -h",
+    "stylize -h",
+    "directions -h",
+    "evaluate -h",
+    "explore -h",
+    "info -h",
+    "models -h",
+    "cache -h",
+]
 
 
 @pytest.mark.parametrize("command", HELP)
@@ -54,6 +64,7 @@ def test_commands_are_listed_in_the_order_of_use(call: Call) -> None:
     verbs = [
         "train",
         "sample",
+        "directions",
         "interpolate",
         "inpaint",
         "stylize",

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-VERBS = ("sampling", "interpolation", "inpainting", "mapping")
+VERBS = ("sampling", "direction_sheet", "interpolation", "inpainting", "mapping")
 
 
 @pytest.mark.process

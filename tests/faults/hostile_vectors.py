@@ -18,6 +18,7 @@ from tests.faults.hostile_checkpoints import folder, repair
 def vectors_seeds() -> list[bytes]:
     """Vectors of three images, one of which has a name that is not Unicode."""
     about = {"model": "vae", "hash": "0123456789ab", "size": 16, "channels": 3, "source": "/photos", "key": "0a1b"}
+    about |= {"images": 3, "stamp": ""}
     numbers = np.array([1, -2, 3])
     vectors = Vectors(["a.png", "b/\udcff.png", "c"], torch.rand(3, 5).half(), numbers, numbers, torch.zeros(5), about)
     path = folder() / "seed"

@@ -8,6 +8,8 @@ from pathlib import Path
 from imggen.engine.options.shared import (
     IMAGES,
     KEYFRAMES,
+    MAX_DIRECTION_VALUE,
+    MAX_DIRECTIONS,
     MAX_SEED,
     MODEL,
     NEAR_TEMPERATURE,
@@ -16,11 +18,13 @@ from imggen.engine.options.shared import (
     PRECISIONS,
     ModelOptions,
 )
+from imggen.errors import UsageError
 from imggen.models.config import SAMPLING
 from imggen.option import (
     REQUIRED,
     argument,
     option,
+    parse_direction,
     parse_grid,
 )
 
@@ -40,6 +44,14 @@ class SampleOptions(ModelOptions):
         None, "Reconstruct these images, side by side", panel=IMAGES, flags=("--from",), metavar="PATH"
     )
     near: Path | None = option(None, "Sample variations of this image", panel=IMAGES, metavar="FILE")
+    direction: tuple[tuple[int, float], ...] = option(
+        (),
+        "Value along a direction, such as 2=1.5; repeatable",
+        panel=IMAGES,
+        metavar="N=VALUE",
+        parse=parse_direction,
+        text=lambda pair: f"{pair[0]}={pair[1]:g}",
+    )
     # The declared type is that of a made instance: None is replaced by the default, which depends on `near`.
     temperature: float = option(
         None,
@@ -79,7 +91,33 @@ class SampleOptions(ModelOptions):
             object.__setattr__(self, "temperature", 1.0 if self.near is None else NEAR_TEMPERATURE)
         if self.output is None:
             object.__setattr__(self, "output", f"samples.{self.format or 'png'}")
+        numbers = [number for number, _ in self.direction]
+        if len(set(numbers)) < len(numbers):
+            raise UsageError("--direction has two values for one direction", "give each direction once")
+        if any(not 1 <= number <= MAX_DIRECTIONS for number in numbers):
+            raise UsageError(
+                f"directions are numbered from 1 to {MAX_DIRECTIONS}", "imggen directions MODEL lists them"
+            )
+        if any(not abs(value) <= MAX_DIRECTION_VALUE for _, value in self.direction):
+            raise UsageError(
+                f"--direction takes values from {-MAX_DIRECTION_VALUE:g} to {MAX_DIRECTION_VALUE:g}",
+                "in standard deviations: beyond 3 no image is plausible",
+            )
         super().__post_init__()
+
+
+@dataclass(frozen=True, kw_only=True)
+class DirectionsOptions(ModelOptions):
+    """The directions of a model's noise; with `output`, drawn with one sample."""
+
+    model: str = argument(REQUIRED, MODEL, metavar="MODEL")
+    seed: int = option(0, "Seed of the sample", panel=IMAGES, low=0, high=MAX_SEED)
+    label: str | None = option(
+        None, "Class of the sample", panel=IMAGES, flags=("--class",), metavar="NAME", chosen="that of the seed"
+    )
+    output: Path | None = option(
+        None, "Image: a row per direction, values -2 to 2", panel=OUTPUT, flags=("--output", "-o"), metavar="FILE"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

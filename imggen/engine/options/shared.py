@@ -16,6 +16,8 @@ IMAGES, KEYFRAMES, PATH, MASK, METHOD, OUTPUT = "Images", "Keyframes", "Path", "
 COMPARISON = "Comparison"
 
 MAX_SEED = 2**63 - 1
+MAX_DIRECTIONS = 8  # of a model
+MAX_DIRECTION_VALUE = 5.0  # in standard deviations
 NEAR_TEMPERATURE = 0.5  # the default of --near
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 CACHE_ACTIONS = ("list", "prune", "clear")

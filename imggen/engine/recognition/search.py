@@ -19,11 +19,11 @@ from imggen.data.readers import FolderReader, Source
 from imggen.data.scan import open_images
 from imggen.engine.options import SearchOptions
 from imggen.engine.recognition.embedder import bytes_of, open_named_embedder, path_of
-from imggen.engine.recognition.vectors import Vectors, embed_source, index_source, unit
+from imggen.engine.recognition.vectors import Vectors, embed_source, index_source, stamp_of, unchanged_index, unit
 from imggen.engine.sheet import MAX_COLUMNS, Cell, draw_sheet
 from imggen.io.atomic import atomic_write
 from imggen.io.image import encode, format_of
-from imggen.reporting import Reporter
+from imggen.reporting import Reporter, Silent
 
 DUPLICATES_ABOVE = 0.98
 DEFAULT_COUNT = 12
@@ -47,10 +47,14 @@ def search(options: SearchOptions, reporter: Reporter) -> dict[str, Any]:
     exclude = [] if options.output is None else [options.output]
     # The queries first: a name that does not exist must not be noticed after hours of indexing.
     queries = None if options.image is None else open_images(options.image, reporter, exclude=exclude)
-    source = open_images(options.data, reporter, exclude=exclude)
+    stamp = stamp_of(options.data)
+    source = None if stamp else open_images(options.data, reporter, exclude=exclude)
     embedder = open_named_embedder(options, reporter)
-    index = index_source(source, embedder, reporter)
-    searched = _Searched(options.data, source, index)
+    index = unchanged_index(options.data, stamp, embedder, reporter)
+    if index is None:
+        source = source or open_images(options.data, reporter)
+        index = index_source(source, stamp, embedder, reporter)
+    searched = _Searched(options.data, bool(stamp), source, index)
     if queries is None:
         result, rows = _find_duplicates(options, searched, reporter)
     else:
@@ -70,8 +74,15 @@ def search(options: SearchOptions, reporter: Reporter) -> dict[str, Any]:
 class _Searched:
     """The images that are searched, and where each is in its source."""
 
-    def __init__(self, spec: str, source: Source, index: Vectors) -> None:
-        self.spec, self.source, self.index = spec, source, index
+    def __init__(self, spec: str, is_archive: bool, source: Source | None, index: Vectors) -> None:
+        self.spec, self.is_archive, self.index = spec, is_archive, index
+        if source is not None:
+            self.source = source
+
+    @cached_property
+    def source(self) -> Source:
+        """The source: an archive whose index is known is listed only when its images are needed."""
+        return open_images(self.spec, Silent())
 
     @cached_property
     def positions(self) -> dict[str, int]:
@@ -85,14 +96,15 @@ class _Searched:
 
     def number(self, path: str) -> int | None:
         """The number in the index of the file at `path`, None if it is not there."""
-        if not isinstance(self.source.reader, FolderReader):
+        if self.is_archive or not isinstance(self.source.reader, FolderReader):
             return None
         name = os.path.relpath(Path(path).resolve(), Path(self.source.reader.root).resolve())
         return self.numbers.get(Path(name).as_posix())
 
     def path(self, number: int) -> str:
         """The path of image `number` of the index."""
-        return path_of(self.spec, self.source, self.positions[self.index.names[number]])
+        name = self.index.names[number]
+        return name if self.is_archive else path_of(self.spec, self.source, self.positions[name])
 
     def bytes(self, number: int) -> int:
         """The size of its file."""
@@ -100,8 +112,7 @@ class _Searched:
 
     def cell(self, number: int, text: str, group: str = "") -> Draw:
         """Its cell on a sheet, to be drawn if there is room."""
-        position = self.positions[self.index.names[number]]
-        return lambda: Cell(_thumbnail(self.source, position), text, group)
+        return lambda: Cell(_thumbnail(self.source, self.positions[self.index.names[number]]), text, group)
 
 
 def _find_similar(

@@ -115,6 +115,8 @@ def _check_one_grid(options: SampleOptions) -> None:
     flag = "--from" if options.near is None else "--near"
     if output_kind(options.output) not in ("grid", "stdout"):
         raise UsageError(f"{flag} makes one grid of images", "-o side-by-side.png")
+    if options.direction and options.near is None:
+        raise UsageError("--from reconstructs images as they are", "leave --direction out; --near takes it")
     if options.label == "all":
         raise UsageError(f"{flag} takes one class", "leave --class out: the model then chooses the most likely class")
     if options.near is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from imggen.engine.options import SampleOptions
 from imggen.engine.outputs import output_kind
 from imggen.engine.provenance import settings
 from imggen.engine.render import default_batch_size
-from imggen.engine.sampling.sample import SamplePlan, check_grid, describe_plan, open_with_plan
+from imggen.engine.sampling.sample import SamplePlan, check_grid, describe_plan, mover, open_with_plan
 from imggen.engine.seeds import format_seeds
 from imggen.errors import DataError
 from imggen.io.atomic import atomic_write
@@ -56,7 +57,7 @@ def reconstruct(options: SampleOptions, reporter: Reporter) -> dict[str, Any]:
         if options.near is None:
             cells = _with_reconstructions(backend, images, options, reporter)
         else:
-            cells = _with_neighbors(backend, images, plan, options)
+            cells = _with_neighbors(backend, images, plan, options, mover(options, loaded, reporter))
 
     seeds = {} if options.near is None else {"seeds": format_seeds(plan.seeds)}
     name = options.output if output_kind(options.output) == "grid" else f"sheet.{options.format or 'png'}"
@@ -119,11 +120,17 @@ def _with_reconstructions(
     return np.stack([images, np.concatenate(reconstructions)], 1).reshape(-1, *images.shape[1:])
 
 
-def _with_neighbors(backend: Backend, image: ImageArray, plan: SamplePlan, options: SampleOptions) -> ImageArray:
+def _with_neighbors(
+    backend: Backend,
+    image: ImageArray,
+    plan: SamplePlan,
+    options: SampleOptions,
+    move: Callable[[Tensor], Tensor],
+) -> ImageArray:
     """(1 + N, H, W, C): the image, then samples near it.
 
     Their noise is sqrt(1 - t²) times the image's own noise plus t times the noise of a seed, with t the temperature,
-    so that it stays standard normal.
+    so that it stays standard normal; then it is moved along the directions that are asked for.
     """
     batch = float_images(image, backend.device)
     own_noise, label = backend.invert(batch, _given_labels(backend, options, batch), options.sampling)
@@ -135,7 +142,7 @@ def _with_neighbors(backend: Backend, image: ImageArray, plan: SamplePlan, optio
         noise, _ = noise_for(specs, backend)
         labels = None if label is None else label.expand(len(specs))
         mixed = math.sqrt(1 - t**2) * own_noise + t * noise.to(batch.device)
-        parts.append(to_uint8(backend.generate(mixed, labels, replace(options.sampling, temperature=1.0))))
+        parts.append(to_uint8(backend.generate(move(mixed), labels, replace(options.sampling, temperature=1.0))))
     return np.concatenate(parts)
 
 

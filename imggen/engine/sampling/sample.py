@@ -16,9 +16,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from imggen.engine.checkpoints import LoadedModel, open_model
 from imggen.engine.device import precision_name
+from imggen.engine.directions import find_directions
 from imggen.engine.distributed import ProcessGroup
 from imggen.engine.noise import SampleSpec
 from imggen.engine.options import MAX_SEED, SampleOptions
@@ -69,6 +71,7 @@ def sample(options: SampleOptions, reporter: Reporter) -> dict[str, Any]:
         "hash": loaded.hash,
         "device": str(backend.device),
     }
+    move = mover(options, loaded, reporter)
     batches: SampleBatches = partial(
         sample_batches,
         backend,
@@ -76,6 +79,7 @@ def sample(options: SampleOptions, reporter: Reporter) -> dict[str, Any]:
         batch=options.batch,
         precision=loaded.dtype,
         on_smaller=lambda size: reporter.warn(f"not enough memory: generating {size} images at a time"),
+        change=lambda specs, noise: move(noise),
     )
     if kind in ("folder", "pattern"):
         writer = FileWriter(options, plan, loaded)
@@ -92,6 +96,17 @@ def sample(options: SampleOptions, reporter: Reporter) -> dict[str, Any]:
     return result
 
 
+def mover(options: SampleOptions, loaded: LoadedModel, reporter: Reporter) -> Callable[[Tensor], Tensor]:
+    """What moves noise to the values along directions that are asked for. Raises UsageError."""
+    if not options.direction:
+        return lambda noise: noise
+    directions, values = find_directions(loaded, reporter), dict(options.direction)
+    directions.check(values)
+    for number, value in values.items():
+        reporter.info(f"direction {number} at {value:g}: {directions.known[number - 1].name or 'without a name'}")
+    return lambda noise: directions.move(noise, values)
+
+
 def describe_plan(options: SampleOptions, reporter: Reporter) -> dict[str, Any]:
     """What `sample` would do; see `imggen.engine.sampling.dry_run`."""
     loaded, plan = open_with_plan(options, reporter)
@@ -103,6 +118,7 @@ def describe_plan(options: SampleOptions, reporter: Reporter) -> dict[str, Any]:
         "columns": plan.columns,
         "temperature": options.temperature,
         **options.sampling.changed(),
+        **({"direction": dict(options.direction)} if options.direction else {}),
         "precision": precision_name(loaded.dtype),
         "output": options.output,
         "kind": output_kind(options.output),

@@ -13,7 +13,15 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
 from imggen.errors import UsageError
-from imggen.models.base import DEFAULT_SAMPLING, Backend, Diagnostic, Features, Inversion, class_log_frequencies
+from imggen.models.base import (
+    DEFAULT_SAMPLING,
+    Backend,
+    Diagnostic,
+    Features,
+    Inversion,
+    Task,
+    class_log_frequencies,
+)
 from imggen.models.config import SamplingOptions
 from imggen.models.heads import pool_grid
 from imggen.models.transformer.any_order_prior import AnyOrderPrior
@@ -73,6 +81,10 @@ class TransformerBackend(Backend):
         fast.prior = FastPrior(fast.prior)
         fast.graph_cache = CudaGraphCache()
         return fast
+
+    def limitation(self, task: Task) -> str:
+        """Directions need images that change gradually with the noise."""
+        return "its noise chooses tokens, so images do not change gradually with it" if task == "directions" else ""
 
     def check_options(self, options: SamplingOptions) -> None:
         """Raise UsageError for steps of a model with a fixed order, and for guidance without a "no class" label."""

@@ -13,6 +13,8 @@ import pytest
 import torch
 from PIL import Image
 
+from imggen.data import scan
+from imggen.data.shards import list_archives
 from imggen.engine import recognition
 from imggen.engine.info import describe_file
 from imggen.engine.options import EmbedOptions, SearchOptions
@@ -116,6 +118,27 @@ def test_copies_in_other_formats_are_found_among_many_images(model_files: dict[s
         draw_scene(number).save(f"copies/{number}.bmp" if number % 2 else f"copies/{number}.jpg")
     for query in search(model_files[family], image="copies", count=1, own=True)["queries"]:
         assert Path(query["matches"][0]["path"]).stem == Path(query["query"]).stem
+
+
+def test_an_unchanged_zip_is_not_listed_again(
+    photos: Path, model_files: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run() -> dict[str, Any]:
+        options = SearchOptions(model=model_files["vae"], data="photos.zip", image="photos/red/0.png", device="cpu")
+        return recognition.run_search(options, Silent())
+
+    shutil.make_archive("photos", "zip", "photos")
+    first = run()
+    listed: list[str] = []
+    monkeypatch.setattr(scan, "list_archives", lambda *given: listed.append("") or list_archives(*given))
+    assert run()["queries"] == first["queries"] and not listed
+    Path("photos/red/1.png").unlink()
+    shutil.make_archive("photos", "zip", "photos")
+    assert run()["count"] == 11 and listed
+    # The same contents written anew: listed once, and then known again.
+    os.utime("photos.zip", (1, 1))
+    del listed[:]
+    assert run()["count"] == run()["count"] == 11 and len(listed) == 1
 
 
 def test_an_index_of_another_model_is_not_used(photos: Path, model_files: dict[str, str]) -> None:
