@@ -17,6 +17,8 @@ from typing import Any
 
 from imggen.engine import inpainting, interpolation, mapping, recognition, sampling
 from imggen.engine.checkpoints import LoadedModel, load_model
+from imggen.engine.directions import find_directions
+from imggen.engine.noise import SampleSpec, noise_for
 from imggen.engine.options import (
     ClassifyOptions,
     ExploreOptions,
@@ -113,6 +115,17 @@ class Actions:
         with self._working(image) as reporter:
             sampling.run(near, reporter)
             return _made(Path(near.output))
+
+    def directions(self, seed: int) -> list[tuple[str, float]]:
+        """For each direction of the model its name, and where the noise of a seed lies along it.
+
+        They are found, which takes seconds, if they are not in the cache. Raises UsageError.
+        """
+        with self._working() as reporter:
+            found = find_directions(self.loaded, reporter)
+            noise, _ = noise_for([SampleSpec(seed)], self.loaded.backend)
+            values = found.values(noise)[0].tolist()
+        return [(known.name, value) for known, value in zip(found.known, values, strict=True)]
 
     def walk(self, **options: Any) -> PageFile:
         """An animation along a path through seeds. Raises UsageError."""

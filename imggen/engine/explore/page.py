@@ -10,6 +10,7 @@ import fastapi
 import gradio as gr
 
 from imggen.engine.explore.actions import Actions
+from imggen.engine.explore.directions_tab import build_directions_tab
 from imggen.engine.explore.fill_tab import build_fill_tab
 from imggen.engine.explore.find_tab import build_find_tab, can_classify, can_search
 from imggen.engine.explore.fragments import escape, note
@@ -57,7 +58,8 @@ def build_page(options: ExploreOptions, actions: Actions | None) -> gr.Blocks:
             tabs["Sample"] = partial(build_sample_tab, actions, backend, kept)
             tabs["Walk"] = partial(build_walk_tab, actions, kept)
             tabs["Fill"] = partial(build_fill_tab, actions, backend, kept)
-            # A tab "Directions", with sliders along directions of the latent space, belongs here.
+            if not backend.limitation("directions"):
+                tabs["Directions"] = partial(build_directions_tab, actions, kept)
         if actions is not None and (can_classify(actions.model) or can_search(actions.model, options.data)):
             tabs["Find"] = partial(build_find_tab, actions)
         if actions is not None and can_map(actions):

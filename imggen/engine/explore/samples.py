@@ -21,8 +21,9 @@ class Sample:
 
     @property
     def caption(self) -> str:
-        """The seed, and the class if one was asked for."""
-        return f"seed {self.seed}" + ("" if self.label is None else f", {self.label}")
+        """The seed, the class if one was asked for, and whether it was moved along directions."""
+        moved = ", moved" if "direction" in self.sampling_options else ""
+        return f"seed {self.seed}" + ("" if self.label is None else f", {self.label}") + moved
 
 
 def walk_options(samples: tuple[Sample, ...]) -> dict[str, Any]:
@@ -33,6 +34,8 @@ def walk_options(samples: tuple[Sample, ...]) -> dict[str, Any]:
     if any(sample.sampling_options != first.sampling_options for sample in samples):
         raise UsageError("the kept images were sampled with different options", "keep images of the same temperature")
     options = {**first.sampling_options, "seeds": ",".join(str(sample.seed) for sample in samples)}
+    if "direction" in first.sampling_options:
+        raise UsageError("a walk goes from seed to seed, and not along directions", "keep images of the tab Sample")
     labels = {sample.label for sample in samples}
     if labels == {None}:
         return options

@@ -79,6 +79,17 @@ def test_fills_keep_what_is_not_masked(actions: Actions, capsys: pytest.CaptureF
         assert not np.array_equal(np.asarray(before), np.asarray(after))
 
 
+def test_a_sample_is_moved_along_a_direction(actions: Actions, capsys: pytest.CaptureFixture[str]) -> None:
+    found = actions.directions(seed=6)
+    assert len(found) > 1 and found == actions.directions(seed=6) != actions.directions(seed=7)
+    options = {"direction": ((2, 1.5),)}
+    (moved,), _ = actions.sample(first=6, count=1, label="disc", sampling_options=options)
+    check(moved.command, [moved], capsys)
+    assert "--direction 2=1.5" in moved.command
+    with pytest.raises(UsageError, match="directions"):
+        walk_options((Sample(moved, 6, None, options), Sample(moved, 7, None, options)))
+
+
 def test_the_model_is_read_and_arranged_once(actions: Actions) -> None:
     assert load_model("vae.safetensors", device="cpu") is actions.loaded
     assert actions.loaded.for_inference() is actions.loaded.for_inference()

@@ -256,6 +256,20 @@ def test_a_mask_drawn_with_the_mouse_is_filled_exactly_there(page: Any, capsys: 
     assert saved == Path("filled-3.png").read_bytes()
 
 
+def test_a_slider_moves_an_image_along_a_direction(page: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    keep(page, 6)
+    open_tab(page, "Directions")
+    page.locator("#take-for-directions").click()
+    assert images_in(page, "#moved") == images_in(page, "#chosen")
+    page.locator("#direction-1 input[type=number]").fill("2.5")
+    page.wait_for_selector("#moved img[alt='seed 6, moved']")
+    moved = images_in(page, "#moved")
+    words = command_in(page, "moved-command")
+    assert words[words.index("--direction") + 1] == "1=2.5" and moved != images_in(page, "#chosen")
+    run(capsys, words, "--force")
+    assert moved == [Path("00000006.png").read_bytes()]
+
+
 def test_a_dropped_image_is_found_and_named(page: Any, capsys: pytest.CaptureFixture[str]) -> None:
     open_tab(page, "Find")
     page.locator("#find-drop input").set_input_files("data/3.png")
