@@ -16,7 +16,7 @@ from imggen.engine.explore.find_tab import build_find_tab, can_classify, can_sea
 from imggen.engine.explore.fragments import escape, note
 from imggen.engine.explore.kept import Kept
 from imggen.engine.explore.map_tab import build_map_tab, can_map
-from imggen.engine.explore.run import find_run
+from imggen.engine.explore.progress import find_run
 from imggen.engine.explore.sample_tab import build_sample_tab
 from imggen.engine.explore.style import STYLE, theme
 from imggen.engine.explore.tabs import TAB_STYLE, build_tabs

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from imggen.engine.explore.guard import Guard
-from imggen.engine.explore.run import find_run
+from imggen.engine.explore.progress import find_run
 from imggen.engine.options import ExploreOptions
 from imggen.errors import UsageError
 from imggen.io.locks import make_locked_folder, seize

@@ -10,7 +10,7 @@ from imggen.engine.evaluation.report import curves_of
 from imggen.engine.explore.actions import PageFile
 from imggen.engine.explore.events import listen
 from imggen.engine.explore.fragments import escape, note, picture
-from imggen.engine.explore.run import describe, previews, state_of
+from imggen.engine.explore.progress import describe, previews, state_of
 from imggen.engine.run_dir import RunDir
 from imggen.errors import DataError
 

@@ -22,7 +22,7 @@ def test_without_gradio_one_line_says_what_to_install(
     find = importlib.util.find_spec
     monkeypatch.setattr(explore, "find_spec", lambda name: None if name == "gradio" else find(name))
     code, out, err = run_cli(capsys, "explore", "gan")
-    assert (code, out) == (2, "")
+    assert (code, out) == (2, ""), err
     assert err.splitlines() == ["error: imggen explore needs gradio", "hint: pip install 'imggen[explore]'"]
 
 

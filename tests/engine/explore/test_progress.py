@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from imggen.engine.explore.run import describe, duration, find_run, previews, state_of
+from imggen.engine.explore.progress import describe, duration, find_run, previews, state_of
 from imggen.engine.options import ExploreOptions
 from imggen.engine.run_dir import RunDir
 
