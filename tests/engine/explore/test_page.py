@@ -6,63 +6,69 @@ import base64
 import http.client
 import io
 import json
-import os
 import re
 import shlex
 import signal
 import socket
-import subprocess
-import sys
+import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import chdir, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from imggen.engine.checkpoints import save_backend
 from imggen.engine.run_dir import RunDir
+from tests.cli.forks import Fork, Server
 from tests.engine.explore.requests import send_bad_requests
 from tests.helpers import find_browser, run_cli, save_segmenter, small_vae
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 SECONDS = 20
 SIZE = 16
-ROOT = Path(__file__).parents[3]
 
 
 class Site:
-    """A page that is served by a process in a folder of its own, with its temporary files in another one."""
+    """A page that is served by a process in a folder of its own."""
 
-    def __init__(self, folder: Path, *words: str) -> None:
-        self.folder, self.temporary = folder, folder / "temporary"
-        self.temporary.mkdir()
-        # As many threads as this process has: commands that run here divide their work alike.
-        own = {"TMPDIR": str(self.temporary), "OMP_NUM_THREADS": str(torch.get_num_threads()), "PYTHONPATH": str(ROOT)}
-        command = [sys.executable, "-m", "imggen", "explore", *words, "--no-open", "--port", "0", "--device", "cpu"]
-        environment = {**os.environ, **own, "IMGGEN_CACHE": str(folder / "cache")}
-        with (folder / "errors.txt").open("w") as errors:
-            self.process = subprocess.Popen(
-                command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=errors, text=True
-            )
-        assert self.process.stdout is not None
-        self.url = self.process.stdout.readline().strip()
-        assert self.url, (folder / "errors.txt").read_text()
+    def __init__(self, server: Server, folder: Path, *words: str) -> None:
+        self.folder = folder
+        with chdir(folder):
+            self.process = Fork(server, "explore", *words, "--no-open", "--port", 0, "--device", "cpu")
+        deadline = time.monotonic() + SECONDS
+        while not (self.process.files[0].exists() and self.process.out.endswith("\n")):
+            assert self.process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.05)
+        self.url = self.process.out.strip()
         self.port = int(self.url.rpartition(":")[2])
 
     def stop(self) -> int:
         """Press Ctrl-C; returns the exit code."""
         self.process.send_signal(signal.SIGINT)
-        self.process.communicate(timeout=SECONDS)
-        return self.process.returncode
+        return self.process.wait(SECONDS)
 
     def close(self) -> None:
         """End the process, however."""
-        self.process.kill()
-        self.process.communicate()
+        self.process.send_signal(signal.SIGKILL)
+
+
+@pytest.fixture(scope="module")
+def temporary(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder for temporary files of all pages."""
+    return tmp_path_factory.mktemp("temporary")
+
+
+@pytest.fixture(scope="module")
+def server(temporary: Path) -> Iterator[Server]:
+    """A process that has imported what a page needs, to fork pages from."""
+    server = Server("imggen.engine.sampling.sample", "gradio")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TMPDIR", str(temporary))
+        yield server
+        server.stop()
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +84,7 @@ def chromium() -> Iterator[Any]:
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+def site(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """The page of a run of a VAE with two classes, and with data to search."""
     folder = tmp_path_factory.mktemp("site")
     run = RunDir(folder / "runs" / "people")
@@ -92,7 +98,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     for number in range(6):
         pixels = random.integers(0, 256, (SIZE, SIZE, 3)).astype(np.uint8)
         Image.fromarray(pixels).save(folder / "data" / f"{number}.png")
-    with closing(Site(folder, "people", "--data", "data")) as site:
+    with closing(Site(server, folder, "people", "--data", "data")) as site:
         yield site
 
 
@@ -107,6 +113,7 @@ def opened(chromium: Any, site: Site) -> Iterator[Any]:
 def page(opened: Any, site: Site, monkeypatch: pytest.MonkeyPatch) -> Any:
     """The page without kept images; the current folder is that of the site, as its commands expect."""
     monkeypatch.chdir(site.folder)
+    monkeypatch.setenv("IMGGEN_CACHE", str(site.folder / "cache"))
     while tiles := opened.locator("#kept [data-index]").count():
         opened.locator("#kept [data-index='0']").click()
         opened.get_by_role("button", name="Remove").click()
@@ -322,16 +329,18 @@ def test_bad_requests_read_no_file_and_stop_nothing(site: Site) -> None:
         assert connection.getresponse().status == 200
 
 
-def test_the_map_of_an_image(chromium: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_map_of_an_image(server: Server, chromium: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     save_segmenter(tmp_path / "masks.safetensors")
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 24, 3)).astype(np.uint8)).save("photo.png")
-    with closing(Site(tmp_path, "masks.safetensors")) as site, visit(chromium, site) as page:
-        assert {tab.inner_text() for tab in page.get_by_role("tab").all()} == {"Map"}
-        page.locator("#map-drop input").set_input_files("photo.png")
-        overlay = images_in(page, "#mapped")[0]
-        mask = downloaded(page, "#mapped a[download='photo.png']")
-        shares = [row.inner_text().split() for row in page.locator("#shares tr").all()]
-        run(capsys, command_in(page, "map-command"))
+    with closing(Site(server, tmp_path, "masks.safetensors")) as site:
+        with visit(chromium, site) as page:
+            assert {tab.inner_text() for tab in page.get_by_role("tab").all()} == {"Map"}
+            page.locator("#map-drop input").set_input_files("photo.png")
+            overlay = images_in(page, "#mapped")[0]
+            mask = downloaded(page, "#mapped a[download='photo.png']")
+            shares = [row.inner_text().split() for row in page.locator("#shares tr").all()]
+            run(capsys, command_in(page, "map-command"))
+        assert site.stop() == 130
     assert overlay == Path("segmented/photo-overlay.png").read_bytes()
     assert mask == Path("segmented/photo.png").read_bytes()
     with Image.open("segmented/photo.png") as image:
@@ -341,15 +350,16 @@ def test_the_map_of_an_image(chromium: Any, tmp_path: Path, capsys: pytest.Captu
     }
 
 
-def test_ctrl_c_ends_the_page_and_leaves_nothing(opened: Any, site: Site) -> None:
+def test_ctrl_c_ends_the_page_and_leaves_nothing(opened: Any, site: Site, temporary: Path) -> None:
     opened.close()
     assert site.stop() == 130
-    assert not list(site.temporary.iterdir())
-    names = {path.name for path in site.folder.iterdir()} - {"cache", "data", "errors.txt", "runs", "temporary"}
-    by_tests = re.compile(r"samples|secret.txt|\w+\.(png|gif|webp|csv)|filled-\d\.png")  # and the commands they ran
+    assert not [path.name for path in temporary.iterdir() if path.name.startswith("imggen")]
+    names = {path.name for path in site.folder.iterdir()} - {"cache", "data", "runs"}
+    by_tests = re.compile(
+        r"\.(out|err)\d+|samples|secret.txt|\w+\.(png|gif|webp|csv)|filled-\d\.png"
+    )  # and the commands they ran
     assert not [name for name in names if not by_tests.fullmatch(name)]
-    errors = (site.folder / "errors.txt").read_text()
     # Gradio itself reports some of the bad requests.
-    assert "imggen/engine" not in errors and "Warning" not in errors
+    assert "imggen/engine" not in site.process.err and "Warning" not in site.process.err
     with pytest.raises(OSError):
         socket.create_connection(("127.0.0.1", site.port), timeout=1)
