@@ -41,7 +41,7 @@ class TrainingTab:
         path = paths[max(1, min(len(paths), int(number))) - 1]
         if path.stat().st_size > MAX_PREVIEW_BYTES:
             raise DataError(f"{path.name} is too large for the page", f"open {path}")
-        return picture(PageFile(path.name, path.read_bytes())) + note(f"after {int(path.stem):,} images")
+        return picture(PageFile(path.name, path.read_bytes())) + note(f"after {int(path.stem):,} steps")
 
     def refresh(self, known: tuple[int, int], number: float) -> list[Any]:
         """The state, the status, and what is new: curves, slider and preview. The latest preview stays the latest."""

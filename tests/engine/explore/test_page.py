@@ -304,7 +304,7 @@ def test_a_run_is_shown_while_it_is_under_way(page: Any, site: Site) -> None:
     Image.new("RGB", (8, 8), "blue").save(run.samples / "000256.png")
     run.append_metrics({"images": 256, "seconds": 600.0, "progress": 1.0, "loss": 0.5})
     page.get_by_text("Ended: 256 images in 10 min.").wait_for()
-    page.get_by_text("after 256 images").wait_for()
+    page.get_by_text("after 256 steps").wait_for()
     assert images_in(page, "#preview")[0] == (run.samples / "000256.png").read_bytes()
 
 
