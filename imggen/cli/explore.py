@@ -11,7 +11,7 @@ from imggen.engine.options import ExploreOptions
 
 @verb(ExploreOptions)
 def explore(console: Console, **given: Any) -> None:
-    """Open a page on this machine to play with a model, or to watch a run. Ctrl-C ends it.
+    """Open a page to play with a model, or to watch a run.
 
     Example: imggen explore gan
     Example: imggen explore runs/cats --data ./imgs
