@@ -29,7 +29,7 @@ def build_walk_tab(actions: Actions, kept: Kept) -> None:
             path = gr.Dropdown(["slerp", "spline", "circle"], value="slerp", label="Path")
             pace = gr.Dropdown(list(OPTIONS["pace"].choices), value="noise", label="Pace", info=OPTIONS["pace"].help)
             loop = gr.Checkbox(False, label="Loop", info=OPTIONS["loop"].help)
-            frames = gr.Slider(2, MOST_FRAMES, DEFAULT_FRAMES, step=1, label="Frames")
+            frames = gr.Slider(2, MOST_FRAMES, DEFAULT_FRAMES, step=1, label="Frames", elem_id="walk-frames")
             with gr.Row():
                 zoom = gr.Slider(1, MOST_ZOOM, 1, step=1, label="Zoom", min_width=100)
                 formats = FORMATS if find_spec("av") is not None else FORMATS[:-1]

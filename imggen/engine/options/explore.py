@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from imggen.engine.options.shared import DATA, MODEL, VerbOptions
+from imggen.engine.options.shared import DATA, MACHINE, MODEL
 from imggen.models.config import SAMPLING
-from imggen.option import REQUIRED, argument, option
+from imggen.option import REQUIRED, argument, check_values, option
 
 PAGE = "Page"
 LOCAL = "127.0.0.1"
@@ -15,7 +15,7 @@ MAX_PORT = 65535
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExploreOptions(VerbOptions):
+class ExploreOptions:
     """A model or a run, and the address of the page on it. Raises UsageError for values out of range."""
 
     model: str = argument(REQUIRED, MODEL, metavar="MODEL")
@@ -28,3 +28,8 @@ class ExploreOptions(VerbOptions):
     )
     host: str = option(LOCAL, "Address; others may then use the page", panel=PAGE, metavar="ADDRESS")
     opens_browser: bool = option(True, "Do not open a browser", panel=PAGE, flags=("open", "--no-open"))
+    device: str = option("auto", "Device: cpu, cuda, cuda:1, mps or auto", panel=MACHINE, metavar="NAME")
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        check_values(self)

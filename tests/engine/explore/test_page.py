@@ -211,6 +211,7 @@ def test_a_walk_through_kept_images(page: Any, capsys: pytest.CaptureFixture[str
     page.get_by_role("button", name="Earlier").click()
     page.wait_for_selector("#kept [data-index='0'][title='seed 2']")
     open_tab(page, "Walk")
+    page.locator("#walk-frames input[type=number]").fill("8")
     for ending in ("gif", "webp"):
         page.locator("#walk-format").get_by_text(ending).click()
         page.locator("#walk-button").click()
