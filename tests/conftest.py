@@ -24,6 +24,7 @@ from tests.cli.forks import Fork, Server, Start
 Run = Callable[..., subprocess.CompletedProcess[str]]
 # Files whose tests share what takes seconds to make: models, or the process that others are forked from.
 SHARING_FILES = {
+    "tests/engine/explore/test_page.py": "page",
     "tests/models/gan/test_gan.py": "gan",
     "tests/models/transformer/test_adversarial.py": "transformer adversarial",
     "tests/models/transformer/test_training.py": "transformer",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -12,8 +13,10 @@ import torch
 from PIL import Image
 
 from imggen.cli.app import main
+from imggen.data.masks import MaskTable
+from imggen.engine.checkpoints import save_backend
 from imggen.io.image import ImageArray
-from imggen.models import build_backend, presets
+from imggen.models import build_backend, build_model, presets
 from imggen.models.base import Backend
 from imggen.reporting import Silent
 
@@ -67,16 +70,36 @@ def small_gan(*, class_counts: tuple[int, ...] = (), channels: int = 3, gain: fl
     return backend.eval().requires_grad_(False)
 
 
-def browser_words() -> list[str]:
-    """The command line of a headless Chromium with a profile in the current folder; skips the test without one."""
+def find_browser() -> str:
+    """The path of Chromium; skips the test without one."""
     browser = next((found for name in ("chromium", "google-chrome", "chrome") if (found := shutil.which(name))), None)
     if browser is None:
         pytest.skip("no Chromium here: .ci/run installs one")
+    return browser
+
+
+def browser_words() -> list[str]:
+    """The command line of a headless Chromium with a profile in the current folder; skips the test without one."""
     return [
-        browser, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+        find_browser(), "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
         "--disable-background-networking", "--disable-component-update", "--disable-sync",
         f"--user-data-dir={Path('profile').resolve()}", "--virtual-time-budget=3000",
     ]  # fmt: skip
+
+
+def small_vae(**more: Any) -> Backend:
+    """An untrained VAE of 16 pixels in eval mode; `more` are fields of its configuration."""
+    torch.manual_seed(0)
+    values = {"size": 16, "width": 8, "max_width": 8, "z": 2, "depth": 0.01, "mixtures": 2, **more}
+    return build_backend(presets("vae")["tiny"].with_overrides(**values)).eval()
+
+
+def save_segmenter(path: Path) -> None:
+    """Write an untrained segmentation model of the classes sky and ground."""
+    torch.manual_seed(0)
+    table = MaskTable(False, (0, 1), ("sky", "ground")).to_json()
+    config = presets("segment")["tiny"].with_overrides(width=8, halvings=2, table=table)
+    save_backend(path, build_model(config).eval(), {})
 
 
 def read_pixels(path: Path | str) -> ImageArray:

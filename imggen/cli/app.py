@@ -23,6 +23,7 @@ from imggen.cli.console import accept_all_characters, escaped
 from imggen.cli.directions import directions
 from imggen.cli.embed import embed
 from imggen.cli.evaluate import evaluate
+from imggen.cli.explore import explore
 from imggen.cli.export import export
 from imggen.cli.info import info, models
 from imggen.cli.inpaint import inpaint
@@ -54,6 +55,7 @@ class Verbs(Group):
         "classify",
         "segment",
         "evaluate",
+        "explore",
         "export",
         "info",
         "models",
@@ -72,7 +74,7 @@ app = typer.Typer(
 )
 app.add_typer(train.app, name="train")
 _MAKING = (sample, directions, interpolate, inpaint, stylize, translate)
-_SEEING = (embed, search, classify, segment, evaluate, export)
+_SEEING = (embed, search, classify, segment, evaluate, explore, export)
 for _verb in (*_MAKING, *_SEEING, info, models, cache):
     app.command(cls=Command)(_verb)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -47,6 +49,14 @@ class LoadedModel:
             raise UsageError(f"{self.path} is a {noun}: it makes no images", use)
         return self.model
 
+    def for_inference(self) -> Backend:
+        """The generator arranged for speed; within `keeping_models` it is arranged once."""
+        if _kept is None:
+            return self.backend.for_inference()
+        if self.backend not in _kept.for_inference:
+            _kept.for_inference[self.backend] = self.backend.for_inference()
+        return _kept.for_inference[self.backend]
+
 
 _TEMPERATURE = Kind(
     f"a number from {MIN_TEMPERATURE} to {MAX_TEMPERATURE}",
@@ -87,6 +97,40 @@ def load_backend(model: str | Path, *, weights: Path | None = None, device: str 
 
 def load_model(model: str | Path, *, weights: Path | None = None, device: str = "auto") -> LoadedModel:
     """Find, check and build a model of any kind in eval mode. Raises CheckpointError and DeviceError."""
+    if _kept is None:
+        return _read_model(model, weights, device)
+    key = str(model), weights, device
+    if key not in _kept.models:
+        _kept.models[key] = _read_model(model, weights, device)
+    return _kept.models[key]
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """The models of `keeping_models` by what they were asked for with, and each one's `for_inference`."""
+
+    models: dict[tuple[str, Path | None, str], LoadedModel]
+    for_inference: dict[Backend, Backend]
+
+
+_kept: _Kept | None = None
+
+
+@contextmanager
+def keeping_models() -> Iterator[None]:
+    """Within the block each model is read once, at the first `load_model` of its name, and then kept in memory.
+
+    For a process that serves many requests to one model; its threads must use it one at a time.
+    """
+    global _kept
+    previous, _kept = _kept, _Kept({}, {})
+    try:
+        yield
+    finally:
+        _kept = previous
+
+
+def _read_model(model: str | Path, weights: Path | None, device: str) -> LoadedModel:
     path, origin = find_weights(str(model), weights=weights, families=TRAINED)
     header = read_header(path, kind="weights")
     config = read_config(header.document, path)

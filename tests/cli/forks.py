@@ -25,15 +25,16 @@ PRELOADED = (
 
 
 class Server:
-    """The process that the others are forked from, started when it is first needed."""
+    """The process that the others are forked from, started when it is first needed; it imports `modules` first."""
 
-    def __init__(self) -> None:
+    def __init__(self, *modules: str) -> None:
+        self.modules = modules or PRELOADED
         self.process: subprocess.Popen[str] | None = None
 
     def ask(self, request: dict[str, Any] | int) -> int | None:
         """The answer to a request."""
         if self.process is None:
-            words = [sys.executable, __file__]
+            words = [sys.executable, __file__, *self.modules]
             self.process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         assert self.process.stdin is not None and self.process.stdout is not None
         print(json.dumps(request), file=self.process.stdin, flush=True)
@@ -166,7 +167,7 @@ def serve() -> list[str]:
 
 
 if __name__ == "__main__":
-    for name in PRELOADED:
+    for name in sys.argv[1:]:
         importlib.import_module(name)
     # Most of the time of a short training is spent on measuring the diversity of samples.
     importlib.import_module("imggen.engine.training.mode_collapse").NUM_PAIRS = 4

@@ -28,6 +28,7 @@ OPTIONS: dict[str, list[Any]] = {
     "translate": [options.TranslateOptions],
     "segment": [options.SegmentOptions],
     "evaluate": [options.EvaluateOptions],
+    "explore": [options.ExploreOptions],
     "export": [options.ExportOptions],
     "info": [options.InfoOptions],
     "models": [],

@@ -37,6 +37,7 @@ HELP += [
     "stylize -h",
     "directions -h",
     "evaluate -h",
+    "explore -h",
     "info -h",
     "models -h",
     "cache -h",
@@ -73,7 +74,7 @@ def test_commands_are_listed_in_the_order_of_use(call: Call) -> None:
         "classify",
         "segment",
     ]
-    verbs += ["evaluate", "export", "info", "models", "cache"]
+    verbs += ["evaluate", "explore", "export", "info", "models", "cache"]
     assert [line.split()[1] for line in out.partition("Commands")[2].splitlines() if line.startswith("│")] == verbs
     _, out, _ = call("train", "--help")
     assert "Sharpest images" in out and "Varied images" in out and "Best likelihood" in out

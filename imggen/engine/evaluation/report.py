@@ -77,6 +77,7 @@ CURVE_COLORS = ("#1f6feb", "#d1242f", "#1a7f37", "#9a6700", "#8250df", "#bf3989"
 MAX_IMAGE_SIDE = 128
 MIN_GRID_WIDTH, MIN_IMAGE_WIDTH = 480, 96
 CURVE_WIDTH, CURVE_HEIGHT, CURVE_MARGIN = 640, 220, 40
+MAX_POINTS = 1000  # of one curve
 NOT_CURVES = {"steps", "images", "seconds", "progress", "images_per_second", "best", "count"}
 
 
@@ -232,6 +233,7 @@ def curves_of(metrics: Path) -> list[str]:
             if isinstance(record.get(name), int | float)
         ]
         if len(points) > 1:
+            points = points[:: math.ceil(len(points) / MAX_POINTS)]
             charts.append(_curve(name, points, CURVE_COLORS[len(charts) % len(CURVE_COLORS)]))
     return charts
 

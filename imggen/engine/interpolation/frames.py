@@ -88,7 +88,7 @@ class FrameRenderer:
     """Renders frames with a model arranged for inference."""
 
     def __init__(self, loaded: LoadedModel, options: InterpolateOptions, reporter: Reporter) -> None:
-        self.backend = loaded.backend.for_inference()
+        self.backend = loaded.for_inference()
         self.device = loaded.backend.device
         self.options = options.sampling
         self._render_batches = partial(

@@ -5,6 +5,7 @@ is checked when the dataclass is made, and is part of the command recorded in fi
 one line in one of these files, and its use. None means: chosen when it is not given.
 """
 
+from imggen.engine.options.explore import ExploreOptions
 from imggen.engine.options.export import ExportOptions
 from imggen.engine.options.inpainting import InpaintOptions
 from imggen.engine.options.mapping import StylizeOptions
@@ -25,6 +26,7 @@ __all__ = [
     "DirectionsOptions",
     "EmbedOptions",
     "EvaluateOptions",
+    "ExploreOptions",
     "ExportOptions",
     "InfoOptions",
     "InpaintOptions",

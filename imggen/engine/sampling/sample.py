@@ -62,7 +62,7 @@ def sample(options: SampleOptions, reporter: Reporter) -> dict[str, Any]:
     began, processes = time.monotonic(), ProcessGroup.from_environment()
     kind = output_kind(options.output)
     loaded, plan = open_with_plan(options, reporter)
-    backend = loaded.backend.for_inference()
+    backend = loaded.for_inference()
     result: dict[str, Any] = {
         "paths": [],
         "count": len(plan),

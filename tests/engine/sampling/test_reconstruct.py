@@ -8,25 +8,21 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from imggen.engine.checkpoints import save_backend
 from imggen.io.image import ImageArray, read_info
 from imggen.io.pixels import from_array, to_float, to_uint8
-from imggen.models import build_backend, presets
 from imggen.models.base import Backend
-from tests.helpers import run_cli, small_gan
+from tests.helpers import run_cli, small_gan, small_vae
 
 CLASSES: dict[str, Any] = {"classes": ("disc", "square"), "class_counts": (1, 1)}
 Command = Callable[..., tuple[int, str, str]]
 
 
-def small_vae(**more: Any) -> Backend:
+def saved_vae(**more: Any) -> Backend:
     """Write vae.safetensors: an untrained VAE of 16 pixels."""
-    torch.manual_seed(0)
-    values = {"size": 16, "width": 8, "max_width": 8, "z": 2, "depth": 0.01, "mixtures": 2, **more}
-    backend = build_backend(presets("vae")["tiny"].with_overrides(**values)).eval()
+    backend = small_vae(**more)
     save_backend(Path("vae.safetensors"), backend, {})
     return backend
 
@@ -56,7 +52,7 @@ def cells(sheet: ImageArray, columns: int, count: int) -> list[ImageArray]:
 
 
 def test_images_beside_their_reconstructions(sample: Command, image_folder: Path) -> None:
-    backend = small_vae(**CLASSES)
+    backend = saved_vae(**CLASSES)
     assert sample("vae.safetensors", "--from", image_folder, "-n", 8, "-o", "side.png")[0] == 0
     sheet = read_rgb("side.png")
     assert sheet.shape[:2] == (4 * 18 + 2, 4 * 18 + 2)
@@ -69,7 +65,7 @@ def test_images_beside_their_reconstructions(sample: Command, image_folder: Path
 
 @pytest.mark.slow
 def test_samples_near_an_image(sample: Command, image_folder: Path) -> None:
-    small_vae()
+    saved_vae()
     path = sorted((image_folder / "disc").glob("*.png"))[3]
     words = ("vae.safetensors", "--near", path, "--seed", 5, "-n", 8)
     assert sample(*words, "-o", "near.png")[0] == 0
@@ -103,7 +99,7 @@ def test_a_family_without_an_encoder(sample: Command, image_folder: Path) -> Non
 
 @pytest.mark.slow
 def test_refusals(sample: Command, image_folder: Path) -> None:
-    small_vae()
+    saved_vae()
     path = sorted((image_folder / "disc").glob("*.png"))[0]
     Path("text.png").write_text("not an image", encoding="utf-8")
     for words, code, text in (
@@ -125,7 +121,7 @@ def test_refusals(sample: Command, image_folder: Path) -> None:
 
 
 def test_dry_runs(sample: Command, image_folder: Path) -> None:
-    small_vae()
+    saved_vae()
     words = ("vae.safetensors", "-n", 5, "-o", "out.png", "--json", "--dry-run")
     plan = json.loads(sample(*words, "--from", image_folder)[1])
     assert plan["count"] == 5 and plan["from"] == str(image_folder) and "seeds" not in plan and plan["columns"] % 2 == 0
