@@ -53,7 +53,7 @@ def make_readers_files() -> None:
     image, mask = Image.new("RGB", (16, 16), "navy"), Image.new("L", (16, 16))
     image.paste("white", (3, 3, 12, 12))
     mask.paste(255, (6, 6, 8, 14))
-    for folder in ("photos", "masks", "drawings", "colored"):
+    for folder in ("photos", "masks", "drawings", "colored", "few"):
         Path(folder).mkdir()
     for name in (
         "a.png",
@@ -67,6 +67,8 @@ def make_readers_files() -> None:
         "painting.jpg",
     ):
         image.save(name)
+    for number in range(6):
+        Image.new("RGB", (16, 16), (40 * number, 0, 0)).save(f"few/{number}.png")
     for name in ("m.png", "scratches.png", "masks/1.png", "masks/2.png"):
         mask.save(name)
     for number in range(24):
@@ -91,9 +93,9 @@ def test_every_command_runs(image_folder: Path, capfdbinary: pytest.CaptureFixtu
             command = re.sub(r" -n \d+", "", fewer(command)) + " -n 20 --force"
         elif command.startswith("imggen stylize"):
             command += " --steps 2 --features imggen --force"
-        elif command.startswith(
-            ("imggen embed", "imggen search", "imggen classify", "imggen segment", "imggen translate")
-        ):
+        elif command.startswith(("imggen embed", "imggen search", "imggen classify")):
+            command = command.replace("./imgs", "./few") + " --force"
+        elif command.startswith(("imggen segment", "imggen translate")):
             command += " --force"
         elif command.startswith(("imggen sample", "imggen interpolate", "imggen inpaint")):
             # Several commands of the README write the same file: each is meant for an empty folder.
