@@ -7,6 +7,14 @@ from contextlib import contextmanager
 from typing import Protocol
 
 
+def duration(seconds: float) -> str:
+    """40 s, 12 min or 3 h 5 min."""
+    minutes = round(seconds / 60)
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
+
+
 def readable(text: str) -> str:
     """The text with U+FFFD for bytes that are not Unicode, which Python keeps in file names as lone surrogates.
 

@@ -26,7 +26,7 @@ MAX_SKEW = 1e-3  # of kept directions: how far their products may be from 0 and 
 
 @dataclass(frozen=True)
 class Direction:
-    """What is known of one direction.
+    """One direction: how much it changes, and its name.
 
     share: the fraction of the variance of small images that it accounts for. name: the quantity that it changes, empty
     if none follows it closely. correlation: of that quantity with the value along the direction.
@@ -39,7 +39,7 @@ class Direction:
 
 @dataclass(frozen=True)
 class Directions:
-    """Orthogonal unit vectors (K, *noise_shape) of a model's noise, float32, and what is known of each.
+    """Orthogonal unit vectors (K, *noise_shape) of a model's noise, float32, and their names.
 
     A sample's value along a direction is the product of its noise with the vector: standard normal, as the noise is.
     Directions are numbered from 1.

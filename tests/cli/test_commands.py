@@ -217,22 +217,6 @@ def test_a_traceback_only_when_asked_for(call: Call, monkeypatch: pytest.MonkeyP
     assert "Traceback" in call("sample", "gna")[2]
 
 
-def test_internal_errors_are_reported_as_such(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(*_: object) -> None:
-        raise ValueError("odd")
-
-    monkeypatch.setattr("imggen.engine.sampling.run", broken)
-    code, _, err = call("sample", "gan")
-    assert code == 1 and "internal: ValueError: odd" in err and "--debug" in err
-    for error, number in ((MemoryError(), 4), (KeyboardInterrupt(), 130), (OSError(28, "full"), 3)):
-
-        def fails(*_: object, error: BaseException = error) -> None:
-            raise error
-
-        monkeypatch.setattr("imggen.engine.sampling.run", fails)
-        assert call("sample", "gan")[0] == number
-
-
 @pytest.mark.slow
 def test_train_then_sample_then_info(call: Call, image_folder: Path) -> None:
     code, out, err = call(*train(image_folder))

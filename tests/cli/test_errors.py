@@ -113,3 +113,21 @@ def test_ctrl_c_while_python_imports(module: str) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env={**os.environ})
     assert (done.returncode, done.stdout) == (130, "") and "Traceback" not in done.stderr
+
+
+def test_internal_errors_are_reported_as_such(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise ValueError("odd")
+
+    monkeypatch.setattr("imggen.engine.sampling.run", broken)
+    code, _, err = run_cli(capsys, "sample", "gan")
+    assert code == 1 and "internal: ValueError: odd" in err and "--debug" in err
+    for error, number in ((MemoryError(), 4), (KeyboardInterrupt(), 130), (OSError(28, "full"), 3)):
+
+        def fails(*_: object, error: BaseException = error) -> None:
+            raise error
+
+        monkeypatch.setattr("imggen.engine.sampling.run", fails)
+        assert run_cli(capsys, "sample", "gan")[0] == number

@@ -95,7 +95,7 @@ def test_noise_moves_to_values_and_else_stays() -> None:
         directions.move(noise, {4: 1.0})
 
 
-def test_quantities_are_those_of_what_is_drawn() -> None:
+def test_quantities_are_those_of_the_figure() -> None:
     images = np.zeros((3, 12, 12, 4), np.uint8)
     images[:2, 2:8, 4:7] = (255, 0, 0, 255)
     images[1, 2:4, 4:7] = (0, 0, 255, 255)
@@ -157,7 +157,7 @@ def test_samples_near_an_image_move_too() -> None:
 
 
 @pytest.mark.usefixtures("quick")
-def test_directions_are_listed_drawn_and_kept(capsys: pytest.CaptureFixture[str]) -> None:
+def test_directions_are_listed_shown_and_kept(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, err = run_cli(capsys, "directions", "gan.safetensors", "-o", "sheet.png", "--seed", 4, "--json")
     assert code == 0, err
     result = json.loads(out)

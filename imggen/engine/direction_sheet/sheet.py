@@ -1,4 +1,4 @@
-"""The directions of a model, listed, and drawn: a row for each, one sample at several values along it."""
+"""The directions of a model, as a list and as a sheet: a row for each, one sample at several values along it."""
 
 from __future__ import annotations
 

@@ -166,7 +166,7 @@ class Actions:
         return found["classes"], command("classify", options)
 
     def segment(self, image: PageFile) -> tuple[list[PageFile], list[dict[str, Any]], str]:
-        """The mask of an image and its overlay, what is known of each class in it, and the command that writes them."""
+        """The mask of an image and its overlay, the share and box of each class, and the command that writes them."""
         options = SegmentOptions(**self._named, image=image.name, overlay=True)
         with self._working(image) as reporter:
             result = mapping.run_segment(options, reporter)

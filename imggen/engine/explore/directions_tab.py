@@ -8,7 +8,7 @@ import gradio as gr
 
 from imggen.engine.explore.actions import Actions
 from imggen.engine.explore.events import listen
-from imggen.engine.explore.fragments import download, note, picture
+from imggen.engine.explore.fragments import download, large_image, note
 from imggen.engine.explore.kept import Kept, command_box
 from imggen.engine.explore.samples import Sample
 from imggen.engine.options.shared import MAX_DIRECTION_VALUE, MAX_DIRECTIONS
@@ -52,7 +52,7 @@ class DirectionsTab:
         options = {**start.sampling_options, **({"direction": moves} if moves else {})}
         (file,), _ = self.actions.sample(first=start.seed, count=1, label=start.label, sampling_options=options)
         shown = Sample(file, start.seed, start.label, options)
-        return shown, picture(file, shown.caption) + download(file), file.command
+        return shown, large_image(file, shown.caption) + download(file), file.command
 
     def keep(self, samples: tuple[Sample, ...], shown: Sample | None) -> list[Any]:
         """Keep the image that is shown. Raises UsageError if there is none."""
@@ -78,10 +78,10 @@ def build_directions_tab(actions: Actions, kept: Kept) -> None:
             keep = gr.Button("Keep this image", size="sm", elem_id="keep-moved")
             command = command_box("The command for it", "moved-command")
             command.render()
-    drawn = [shown, image, command]
-    listen(take.click, tab.take, [kept.samples, kept.chosen], [start, own, *drawn, *sliders], show_progress="full")
+    results = [shown, image, command]
+    listen(take.click, tab.take, [kept.samples, kept.chosen], [start, own, *results, *sliders], show_progress="full")
     for slider in sliders:
         listen(
-            slider.input, tab.draw, [start, own, *sliders], drawn, trigger_mode="always_last", show_progress="hidden"
+            slider.input, tab.draw, [start, own, *sliders], results, trigger_mode="always_last", show_progress="hidden"
         )
     listen(keep.click, tab.keep, [kept.samples, shown], kept.outputs, show_progress="hidden")

@@ -10,7 +10,7 @@ from imggen.engine.explore.actions import Actions, PageFile
 from imggen.engine.explore.controls import SamplingControls
 from imggen.engine.explore.drop import drop_zone
 from imggen.engine.explore.events import index_of, listen, show_warnings
-from imggen.engine.explore.fragments import TILES_SCRIPT, download, picture, tiles
+from imggen.engine.explore.fragments import TILES_SCRIPT, download, large_image, tiles
 from imggen.engine.explore.kept import Kept, command_box
 from imggen.engine.explore.painter import SEND_MASK, painter, painter_html
 from imggen.engine.explore.samples import Sample
@@ -68,7 +68,7 @@ class FillTab:
         if not fills:
             return "", ""
         names = [file.name for file in fills]
-        return tiles(fills, names, (chosen,)), picture(fills[chosen]) + download(fills[chosen])
+        return tiles(fills, names, (chosen,)), large_image(fills[chosen]) + download(fills[chosen])
 
 
 def build_fill_tab(actions: Actions, backend: Backend, kept: Kept) -> None:

@@ -14,7 +14,7 @@ from imggen.data.scan import open_images
 from imggen.engine.explore.actions import Actions, PageFile
 from imggen.engine.explore.drop import drop_zone
 from imggen.engine.explore.events import listen
-from imggen.engine.explore.fragments import bars, note, picture, tiles
+from imggen.engine.explore.fragments import bars, large_image, note, tiles
 from imggen.engine.explore.kept import command_box
 from imggen.engine.explore.uploads import read_upload
 from imggen.engine.recognition.embedder import path_of
@@ -72,9 +72,9 @@ class FindTab:
 
     def _classes(self, file: PageFile) -> tuple[str, str, str]:
         if not self.classifies:
-            return picture(file), "", ""
+            return large_image(file), "", ""
         found, command = self.actions.classify(file, TOP_CLASSES)
-        return picture(file), bars([(entry["label"], entry["probability"]) for entry in found]), command
+        return large_image(file), bars([(entry["label"], entry["probability"]) for entry in found]), command
 
     def neighbors(self, file: PageFile | None, count: float) -> tuple[str, str]:
         """Tiles of the most similar images, and the command that finds them."""

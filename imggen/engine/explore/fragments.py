@@ -54,12 +54,12 @@ element.addEventListener('click', event => {
 """
 
 
-def picture(file: PageFile, caption: str = "") -> str:
+def large_image(file: PageFile, caption: str = "") -> str:
     """One image or animation, as large as there is room."""
     source, text = data_url(file), escape(caption or file.name)
     if file.name.endswith(".mp4"):
-        return f'<video class="picture" src="{source}" autoplay loop muted controls playsinline></video>'
-    return f'<img class="picture" src="{source}" alt="{text}">'
+        return f'<video class="large" src="{source}" autoplay loop muted controls playsinline></video>'
+    return f'<img class="large" src="{source}" alt="{text}">'
 
 
 def download(file: PageFile, text: str = "") -> str:

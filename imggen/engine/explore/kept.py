@@ -8,7 +8,7 @@ import gradio as gr
 
 from imggen.engine.explore.actions import Actions
 from imggen.engine.explore.events import index_of, listen
-from imggen.engine.explore.fragments import TILES_SCRIPT, download, note, picture, tiles
+from imggen.engine.explore.fragments import TILES_SCRIPT, download, large_image, note, tiles
 from imggen.engine.explore.samples import Sample
 from imggen.engine.options.shared import MAX_SEED, NEAR_TEMPERATURE
 from imggen.models.base import Backend
@@ -26,13 +26,13 @@ class Kept:
         self.chosen = gr.State(None)  # an index into them
         self.tiles = gr.HTML(EMPTY, js_on_load=TILES_SCRIPT, elem_id="kept", render=False)
         self.details = gr.Column(visible=False, render=False)
-        self.picture = gr.HTML(elem_id="chosen", render=False)
+        self.image = gr.HTML(elem_id="chosen", render=False)
         self.command = command_box("The command for it", "chosen-command")
 
     @property
     def outputs(self) -> list[Any]:
         """What `shown` returns values for."""
-        return [self.samples, self.chosen, self.tiles, self.details, self.picture, self.command]
+        return [self.samples, self.chosen, self.tiles, self.details, self.image, self.command]
 
     def shown(self, samples: tuple[Sample, ...], chosen: int | None) -> list[Any]:
         """The values of `outputs` for these samples."""
@@ -40,7 +40,7 @@ class Kept:
             return [samples, None, tiles_of(samples), gr.Column(visible=False), "", ""]
         chosen = min(chosen, len(samples) - 1)
         file = samples[chosen].file
-        html = picture(file, samples[chosen].caption) + download(file)
+        html = large_image(file, samples[chosen].caption) + download(file)
         return [samples, chosen, tiles_of(samples, chosen), gr.Column(visible=True), html, file.command]
 
     def keep(self, samples: tuple[Sample, ...], new: Sample) -> list[Any]:
@@ -56,7 +56,7 @@ class Kept:
             self.details.render()
             with self.details, gr.Row():
                 with gr.Column(scale=1, min_width=240):
-                    self.picture.render()
+                    self.image.render()
                 with gr.Column(scale=2, min_width=300):
                     self.command.render()
                     with gr.Row():
@@ -105,7 +105,7 @@ class Kept:
         made = self.actions.sample_near(
             sample.file, count=NEAR_COUNT, seed=int(seed or 0), temperature=float(temperature), label=sample.label
         )
-        return [picture(made) + download(made), made.command]
+        return [large_image(made) + download(made), made.command]
 
 
 def tiles_of(samples: tuple[Sample, ...], chosen: int | None = None) -> str:

@@ -7,7 +7,7 @@ import gradio as gr
 from imggen.engine.explore.actions import Actions, PageFile
 from imggen.engine.explore.drop import drop_zone
 from imggen.engine.explore.events import listen
-from imggen.engine.explore.fragments import bars, download, picture
+from imggen.engine.explore.fragments import bars, download, large_image
 from imggen.engine.explore.kept import command_box
 from imggen.engine.explore.uploads import read_upload
 from imggen.errors import UsageError
@@ -27,9 +27,9 @@ class MapTab:
         self.segments = kind_of(actions.model.config.family) == SEGMENTER
 
     def drop(self, strength: float, event: gr.EventData) -> tuple[PageFile, str, str, str, str]:
-        """The image as a file and as a picture, and what `map` returns. Raises DataError."""
+        """The image as a file and for the page, and what `map` returns. Raises DataError."""
         file, _ = read_upload(event._data)
-        return file, picture(file), *self.map(file, strength)
+        return file, large_image(file), *self.map(file, strength)
 
     def map(self, file: PageFile | None, strength: float) -> tuple[str, str, str]:
         """The results, the share of each class, and the command. Raises UsageError and DataError."""
@@ -37,9 +37,9 @@ class MapTab:
             raise UsageError("there is no image", "drop one")
         if not self.segments:
             made = self.actions.translate(file, float(strength))
-            return picture(made) + download(made), "", made.command
+            return large_image(made) + download(made), "", made.command
         (mask, overlay), classes, command = self.actions.segment(file)
-        html = picture(overlay) + download(mask, f"Download the mask {mask.name}") + download(overlay)
+        html = large_image(overlay) + download(mask, f"Download the mask {mask.name}") + download(overlay)
         return html, bars([(entry["name"], entry["share"]) for entry in classes]), command
 
 

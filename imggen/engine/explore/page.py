@@ -27,7 +27,7 @@ from imggen.models import kind_of
 
 
 def build_app(options: ExploreOptions, actions: Actions | None) -> Any:
-    """The page as an ASGI application, with its first images drawn."""
+    """The page as an ASGI application, with its first images."""
     blocks = build_page(options, actions)
     # `launch` would open a server of its own; here the caller's serves.
     return gr.mount_gradio_app(

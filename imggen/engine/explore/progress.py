@@ -9,6 +9,10 @@ from pathlib import Path
 from imggen.documents import COUNT, DocumentError, Kind, read_fields, read_json
 from imggen.engine.options import ExploreOptions
 from imggen.engine.run_dir import PREVIEW_NAME, RunDir
+from imggen.errors import CheckpointError
+from imggen.io.model_paths import find_weights
+from imggen.models import TRAINED
+from imggen.reporting import duration
 
 TAIL_BYTES = 1 << 16  # the last lines of the metrics
 QUIET_SECONDS = 120.0  # after which a run whose metrics do not grow counts as stopped, if its lines came faster
@@ -26,14 +30,16 @@ class Progress:
 
 
 def find_run(options: ExploreOptions) -> RunDir | None:
-    """The run that MODEL names, None if it is none."""
+    """The run that MODEL names, as all verbs find it, or one that has no model yet; None if it is none."""
     if options.weights is not None:
         return None
-    for path in (Path("runs") / options.model, Path(options.model)):
-        run = RunDir(path.absolute())
-        if path.name != ".." and run.metrics.is_file():
-            return run
-    return None
+    try:
+        weights, _ = find_weights(options.model, weights=None, families=TRAINED)
+        paths = [weights.parent] if weights.name == "weights.safetensors" else []
+    except CheckpointError:  # the run may have saved none yet
+        paths = [Path("runs") / options.model, Path(options.model)]
+    runs = [RunDir(path.absolute()) for path in paths if path.name != ".."]
+    return next((run for run in runs if run.metrics.is_file()), None)
 
 
 def read_progress(run: RunDir) -> Progress | None:
@@ -71,14 +77,6 @@ def describe(run: RunDir) -> str:
         return f"Under way: {done}."
     left = progress.seconds * (1 - progress.fraction) / progress.fraction
     return f"Under way: {progress.fraction:.0%}, {done}; about {duration(left)} left."
-
-
-def duration(seconds: float) -> str:
-    """40 s, 12 min or 3 h 5 min."""
-    minutes = round(seconds / 60)
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
 
 
 def previews(run: RunDir) -> list[Path]:

@@ -20,9 +20,9 @@ font:inherit;min-width:0;margin:0!important}
 .tile img{width:100%;aspect-ratio:1;object-fit:contain;display:block}
 .tile span{display:block;font-size:.75rem;color:var(--body-text-color-subdued);
 overflow:hidden;text-overflow:ellipsis;white-space:nowrap}
-.tile img,.picture{image-rendering:pixelated;
+.tile img,.large{image-rendering:pixelated;
 background:repeating-conic-gradient(#e9e9e9 0 25%,#fff 0 50%) 0 0/14px 14px}
-.picture{width:100%;max-width:420px;max-height:70vh;object-fit:contain;display:block}
+.large{width:100%;max-width:420px;max-height:70vh;object-fit:contain;display:block}
 .download{display:inline-block;padding:.35rem .8rem;border:1px solid var(--border-color-primary);border-radius:6px;
 margin:.2rem .4rem .2rem 0;text-decoration:none;color:var(--body-text-color)}
 .download:hover{border-color:var(--color-accent)}

@@ -9,7 +9,7 @@ import gradio as gr
 from imggen.engine.evaluation.report import curves_of
 from imggen.engine.explore.actions import PageFile
 from imggen.engine.explore.events import listen
-from imggen.engine.explore.fragments import escape, note, picture
+from imggen.engine.explore.fragments import escape, large_image, note
 from imggen.engine.explore.progress import describe, previews, state_of
 from imggen.engine.run_dir import RunDir
 from imggen.errors import DataError
@@ -41,7 +41,7 @@ class TrainingTab:
         path = paths[max(1, min(len(paths), int(number))) - 1]
         if path.stat().st_size > MAX_PREVIEW_BYTES:
             raise DataError(f"{path.name} is too large for the page", f"open {path}")
-        return picture(PageFile(path.name, path.read_bytes())) + note(f"after {int(path.stem):,} steps")
+        return large_image(PageFile(path.name, path.read_bytes())) + note(f"after {int(path.stem):,} steps")
 
     def refresh(self, known: tuple[int, int], number: float) -> list[Any]:
         """The state, the status, and what is new: curves, slider and preview. The latest preview stays the latest."""

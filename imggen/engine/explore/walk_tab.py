@@ -9,7 +9,7 @@ import gradio as gr
 
 from imggen.engine.explore.actions import Actions
 from imggen.engine.explore.events import listen
-from imggen.engine.explore.fragments import download, picture
+from imggen.engine.explore.fragments import download, large_image
 from imggen.engine.explore.kept import Kept, command_box
 from imggen.engine.explore.samples import Sample, walk_options
 from imggen.engine.options import InterpolateOptions
@@ -51,7 +51,7 @@ def build_walk_tab(actions: Actions, kept: Kept) -> None:
             zoom=int(zoom),
             output=f"walk.{ending}",
         )
-        return picture(made) + download(made), made.command
+        return large_image(made) + download(made), made.command
 
     inputs = [kept.samples, path, pace, loop, frames, zoom, ending]
     listen(button.click, walk, inputs, [result, command], show_progress="full")

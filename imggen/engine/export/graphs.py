@@ -18,7 +18,7 @@ from imggen.models.mapper.segment.model import SegmentModel
 from imggen.models.mapper.translate.model import TranslateModel
 from imggen.models.mapper.unet import UNet
 from imggen.models.transformer.backend import TransformerBackend
-from imggen.models.transformer.steps import SamplingStep, TokenDecoder
+from imggen.models.transformer.steps import SamplingStep
 
 SQUARE = 8  # pixels: side of the squares of one color in the images that exported networks are checked with
 
@@ -80,13 +80,13 @@ class GeneratorGraph(Graph):
 class LevelDecoder(nn.Module):
     """Tokens (N, length, d) → (N, H, W, C) uint8."""
 
-    def __init__(self, decoder: TokenDecoder) -> None:
+    def __init__(self, backend: TransformerBackend) -> None:
         super().__init__()
-        self.decoder = decoder
+        self.backend = backend
 
     def forward(self, tokens: Tensor) -> Tensor:
         """The decoded images."""
-        return to_levels(self.decoder(tokens)).permute(0, 2, 3, 1)
+        return to_levels(self.backend.harden(self.backend.tokenizer.decode(tokens))).permute(0, 2, 3, 1)
 
 
 class SamplerGraph(GeneratorGraph):
@@ -96,7 +96,7 @@ class SamplerGraph(GeneratorGraph):
 
     def __init__(self, backend: TransformerBackend) -> None:
         super().__init__(backend)
-        self.step, self.decode = SamplingStep(backend), LevelDecoder(TokenDecoder(backend))
+        self.step, self.decode = SamplingStep(backend), LevelDecoder(backend)
         self.token_shape = (backend.prior.length, len(backend.prior.factors))
 
     @property

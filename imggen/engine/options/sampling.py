@@ -108,7 +108,7 @@ class SampleOptions(ModelOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class DirectionsOptions(ModelOptions):
-    """The directions of a model's noise; with `output`, drawn with one sample."""
+    """The directions of a model's noise; with `output`, a sheet of one sample moved along each."""
 
     model: str = argument(REQUIRED, MODEL, metavar="MODEL")
     seed: int = option(0, "Seed of the sample", panel=IMAGES, low=0, high=MAX_SEED)

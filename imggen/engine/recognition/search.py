@@ -52,7 +52,8 @@ def search(options: SearchOptions, reporter: Reporter) -> dict[str, Any]:
     embedder = open_named_embedder(options, reporter)
     index = unchanged_index(options.data, stamp, embedder, reporter)
     if index is None:
-        source = source or open_images(options.data, reporter)
+        if source is None:
+            source = open_images(options.data, reporter)
         index = index_source(source, stamp, embedder, reporter)
     searched = _Searched(options.data, bool(stamp), source, index)
     if queries is None:
@@ -76,13 +77,12 @@ class _Searched:
 
     def __init__(self, spec: str, is_archive: bool, source: Source | None, index: Vectors) -> None:
         self.spec, self.is_archive, self.index = spec, is_archive, index
-        if source is not None:
-            self.source = source
+        self._opened = source
 
     @cached_property
     def source(self) -> Source:
         """The source: an archive whose index is known is listed only when its images are needed."""
-        return open_images(self.spec, Silent())
+        return open_images(self.spec, Silent()) if self._opened is None else self._opened
 
     @cached_property
     def positions(self) -> dict[str, int]:

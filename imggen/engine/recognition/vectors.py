@@ -168,10 +168,13 @@ def unchanged_index(spec: str, stamp: str, embedder: Embedder, reporter: Reporte
     if not stamp or not path.exists():
         return None
     try:
+        # The header first: an old index is read whole by `index_source`, which also says if it is damaged.
+        if read_header(path, kind="vectors").document.get("stamp") != stamp:
+            return None
         known = read_vectors(path)
     except CheckpointError:
-        return None  # `index_source` says so
-    if known.about["stamp"] != stamp or known.about["size"] != embedder.size:
+        return None
+    if known.about["size"] != embedder.size:
         return None
     _report_use(path, known, reporter)
     return known

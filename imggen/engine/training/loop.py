@@ -18,7 +18,7 @@ from imggen.engine.training.timers import Clock, Due, SteadyClock, Timers
 from imggen.engine.training.training_run import TrainingRun
 from imggen.io.checkpoint import read_header, weights_hash
 from imggen.io.locks import lock_directory
-from imggen.reporting import Reporter, Task
+from imggen.reporting import Reporter, Task, duration
 
 SECONDS_BETWEEN_REPORTS = 5.0
 MAX_GPU_MEMORY_FOR_DATA = 0.4  # of what is free
@@ -151,9 +151,8 @@ def _loop(training: TrainingRun, stop: StopRequest, task: Task, best: BestCheckp
 def _announce_end(training: TrainingRun, images_per_second: float) -> None:
     seconds = training.plan.budget.seconds_left(training.images, training.seconds, images_per_second)
     end = time.strftime("%a %H:%M", time.localtime(time.time() + seconds))
-    minutes = round(seconds / 60)
-    duration = f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min"
-    training.reporter.info(f"{images_per_second:,.0f} images per second: expected to end in {duration}, {end}")
+    left = duration(seconds)
+    training.reporter.info(f"{images_per_second:,.0f} images per second: expected to end in {left}, {end}")
 
 
 def _gpu_memory_for_data(device: torch.device) -> int:

@@ -44,15 +44,3 @@ class SamplingStep(nn.Module):
             distribution = mix_with_uniform(self.prior.head.logits(hidden, channel, sampled).softmax(-1))
             channels.append(inverse_cdf(distribution, uniform[..., channel], all_positive=True))
         return torch.where((self.groups == index)[..., None], torch.stack(channels, -1), tokens)
-
-
-class TokenDecoder(nn.Module):
-    """Tokens (B, side², d) → images (B, C, H, W) in [-1, 1]."""
-
-    def __init__(self, backend: TransformerBackend) -> None:
-        super().__init__()
-        self.backend = backend
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        """As the backend decodes them."""
-        return self.backend.harden(self.backend.tokenizer.decode(tokens))

@@ -223,7 +223,7 @@ def test_a_walk_through_kept_images(page: Any, capsys: pytest.CaptureFixture[str
         assert words[words.index("--seeds") + 1] == "2,5"
 
 
-def test_a_mask_drawn_with_the_mouse_is_filled_exactly_there(page: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_mask_painted_with_the_mouse_is_filled_exactly_there(page: Any, capsys: pytest.CaptureFixture[str]) -> None:
     keep(page, 4)
     open_tab(page, "Fill")
     page.locator("#take").click()

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from imggen.engine.explore.progress import describe, duration, find_run, previews, state_of
+from imggen.engine.explore.progress import describe, find_run, previews, state_of
 from imggen.engine.options import ExploreOptions
 from imggen.engine.run_dir import RunDir
+from imggen.reporting import duration
 
 
 @pytest.fixture
@@ -54,6 +55,12 @@ def test_a_run_is_found_by_name_and_by_path(run: RunDir) -> None:
         assert found is not None and found.path == run.path.absolute()
     assert find_run(ExploreOptions(model="cats", weights=Path("x.safetensors"))) is None
     assert find_run(ExploreOptions(model="gan")) is None
+    # A path with a model precedes a run of the same name, as it does in other verbs.
+    Path("cats").mkdir()
+    for name in ("weights.safetensors", "metrics.jsonl"):
+        Path("cats", name).touch()
+    found = find_run(ExploreOptions(model="cats"))
+    assert found is not None and found.path == Path("cats").absolute()
 
 
 def test_previews_are_in_order_and_notice_new_ones(run: RunDir) -> None:
