@@ -14,6 +14,7 @@ from typing import Any
 from imggen.errors import UsageError, shortened
 
 REQUIRED = MISSING
+GENERAL = "General"  # the group of options, in help, that every verb has
 EMPTY_HINT = "perhaps a variable of the shell is not set"  # of an option whose value is empty
 _COUNT_UNITS = {"": 1, "k": 1_000, "m": 1_000_000, "g": 1_000_000_000}
 _SIZE_UNITS = {"kb": 1e3, "mb": 1e6, "gb": 1e9, "tb": 1e12}

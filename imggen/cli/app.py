@@ -9,58 +9,48 @@ import sys
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib import import_module
 from types import FrameType
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, ClassVar, NoReturn
 
 import typer
 
 import imggen
-from imggen.cli import train
-from imggen.cli.build import Command, Group, Invocation
-from imggen.cli.cache import cache
-from imggen.cli.classify import classify
+from imggen.cli.commands import Group, command_of
 from imggen.cli.console import accept_all_characters, escaped
-from imggen.cli.directions import directions
-from imggen.cli.embed import embed
-from imggen.cli.evaluate import evaluate
-from imggen.cli.explore import explore
-from imggen.cli.export import export
-from imggen.cli.info import info, models
-from imggen.cli.inpaint import inpaint
-from imggen.cli.interpolate import interpolate
-from imggen.cli.sample import sample
-from imggen.cli.search import search
-from imggen.cli.segment import segment
-from imggen.cli.stylize import stylize
-from imggen.cli.translate import translate
+from imggen.cli.invocation import Invocation
 from imggen.errors import DataError, DeviceError, ImggenError, InterruptedRun, UsageError, first_line
-from imggen.models import TRAINED
 
 BROKEN_PIPE_CODE = 141  # 128 + SIGPIPE, as a shell reports it
 
 
 class Verbs(Group):
-    """The verbs, in the order of their use."""
+    """The verbs, in the order of their use: each a function of its name, in a module of its name."""
 
-    order = (
-        "train",
-        "sample",
-        "directions",
-        "interpolate",
-        "inpaint",
-        "stylize",
-        "translate",
-        "embed",
-        "search",
-        "classify",
-        "segment",
-        "evaluate",
-        "explore",
-        "export",
-        "info",
-        "models",
-        "cache",
-    )
+    summaries: ClassVar = {
+        "train": "Train a model on a folder of images.",
+        "sample": "Generate images, or reconstruct or vary given ones.",
+        "directions": "List what a model's noise changes most, for sample --direction.",
+        "interpolate": "Animate a path between seeds, or between images.",
+        "inpaint": "Fill masked regions of images; all else stays unchanged.",
+        "stylize": "Draw images in the style of others; needs no trained model.",
+        "translate": "Turn images into those of another kind by a model.",
+        "embed": "Turn images into vectors, to compare them by.",
+        "search": "Find similar images, or duplicates, by what a model sees.",
+        "classify": "Label images by the classes of a model.",
+        "segment": "Label every pixel of images by the classes of a model.",
+        "evaluate": "Compare images with real ones, or labels with the truth.",
+        "explore": "Open a page to play with a model, or to watch a run.",
+        "export": "Write a model's network as a file for other programs.",
+        "info": "Print how an image was made, or what a checkpoint holds.",
+        "models": "List families, presets, shipped models and your runs.",
+        "cache": "List or clear the images that are kept decoded.",
+    }
+
+    def make(self, name: str) -> Any:
+        """The verb's command; of `train`, the group of its families."""
+        module = import_module(f"imggen.cli.{name}")
+        return typer.main.get_command(module.app) if name == "train" else command_of(name, getattr(module, name))
 
 
 app = typer.Typer(
@@ -72,11 +62,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "IMGGEN"},
     epilog="Example: imggen train gan --data ./imgs\nExample: imggen sample gan -n 64 -o grid.png",
 )
-app.add_typer(train.app, name="train")
-_MAKING = (sample, directions, interpolate, inpaint, stylize, translate)
-_SEEING = (embed, search, classify, segment, evaluate, explore, export)
-for _verb in (*_MAKING, *_SEEING, info, models, cache):
-    app.command(cls=Command)(_verb)
 
 
 def _print_version(value: bool) -> None:
@@ -210,5 +195,7 @@ def _as_data_error(error: OSError) -> DataError:
 
 def _command_words(arguments: list[str]) -> list[str]:
     """The verb, and the family of `train`, if the command line begins with them."""
-    words = [word for word in arguments[:1] if word in Verbs.order]
+    from imggen.models import TRAINED
+
+    words = [word for word in arguments[:1] if word in Verbs.summaries]
     return words + [word for word in arguments[1:2] if words == ["train"] and word in TRAINED]

@@ -23,10 +23,6 @@ How a value travels:
 - A flag is False until it is given. A field that is true by default has a flag "--no-…" that sets it to False, but the
   booleans of a family, whose defaults depend on the preset, have two flags, --x and --no-x.
 
-`Invocation` is the one global state of the command line: the words typed (recorded in checkpoints), the console
-through which `main` reports the errors of the verb that is running, and whether Ctrl-C was pressed. A process runs one
-command.
-
 Nothing here imports torch, numpy or PIL: `imggen --help` and completion are quick.
 """
 
@@ -35,66 +31,27 @@ from __future__ import annotations
 import inspect
 import os
 import secrets
-import shlex
 import stat
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import Field
-from importlib import import_module
 from pathlib import Path
-from types import GenericAlias, ModuleType, NoneType, UnionType
+from types import GenericAlias, NoneType, UnionType
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import typer
-from typer.core import TyperCommand, TyperGroup
 
 from imggen.cli.console import Console
+from imggen.cli.invocation import Invocation
 from imggen.documents import DocumentError, read_toml
 from imggen.engine.distributed import ProcessGroup
-from imggen.engine.options import GENERAL
 from imggen.errors import UsageError, nearest
-from imggen.option import EMPTY_HINT, REQUIRED, Option, flag_of, options_of
-
-
-class _DeferredMarkdown:
-    """Stands for rich.markdown.Markdown, which Typer imports at every help screen, until Markdown is rendered.
-
-    Only Typer's Markdown mode, which imggen does not use, needs it; importing it is a quarter of the start-up time.
-    """
-
-    def __new__(cls, *arguments: Any, **keywords: Any) -> Any:
-        """Import the real class and make one of it."""
-        sys.modules.pop("rich.markdown", None)
-        return import_module("rich.markdown").Markdown(*arguments, **keywords)
-
-
-if "rich.markdown" not in sys.modules:
-    sys.modules["rich.markdown"] = ModuleType("rich.markdown")
-    sys.modules["rich.markdown"].Markdown = _DeferredMarkdown  # type: ignore[attr-defined]
+from imggen.option import EMPTY_HINT, GENERAL, REQUIRED, Option, flag_of, options_of
 
 VERBS_OF_SEVERAL_PROCESSES = ("train", "sample")
 BUDGETS = ("images", "epochs", "minutes")
 MAX_CONFIG_BYTES = 1 << 20
 # The order in which help shows the groups of options; others come before, in the order of the dataclass.
 LAST_PANELS = ("Sampling", "Path", "Method", "Budget", "Run", "Output", "Machine", GENERAL)
-
-
-class Invocation:
-    """The command line of this process."""
-
-    words: tuple[str, ...] = ()
-    console = Console()
-    is_interrupted = False  # by Ctrl-C
-
-    @classmethod
-    def has(cls, flag: str) -> bool:
-        """Whether an option was typed."""
-        return any(word == flag or word.startswith(f"{flag}=") for word in cls.words)
-
-    @classmethod
-    def command(cls) -> str:
-        """The command line, quoted for a shell."""
-        return shlex.join(["imggen", *cls.words])
 
 
 def random_seed() -> int:
@@ -295,66 +252,3 @@ def _default_text(item: Field[Any], option: Option) -> str:
 def value_text(option: Option, value: Any) -> str:
     """A value as help shows it."""
     return f"{value:g}" if isinstance(value, float) else option.text(value)
-
-
-def _prepare(parameters: list[Any], context: Any) -> list[Any]:
-    for parameter in parameters:
-        if getattr(parameter, "is_flag", False):
-            parameter.metavar = ""  # without it help shows "<bool>"
-            if not parameter.expose_value:
-                # --help and the completion flags start as None, and to read None Typer imports pydantic: 80 ms.
-                parameter.default = parameter.default or False
-                parameter.allow_from_autoenv = parameter.show_envvar = False
-                parameter.rich_help_panel = GENERAL if context.parent is not None else None
-                parameter.help = (parameter.help or "").split(",")[0].rstrip(".")
-    return parameters
-
-
-def _longest(flags: list[str]) -> str:
-    return max(flags, key=len)
-
-
-class Command(TyperCommand):
-    """A verb. Help shows both flags of a boolean as one, --[no-]x."""
-
-    def get_params(self, ctx: Any) -> list[Any]:
-        """The parameters of the function, and --help."""
-        return _prepare(super().get_params(ctx), ctx)
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Parse the command line. Raises UsageError for an empty value: as a path it would be the current folder."""
-        if not ctx.resilient_parsing:
-            given, _, _ = self.make_parser(ctx).parse_args(args=list(args))
-            for parameter in self.params:
-                self._refuse_empty(ctx, parameter, given.get(parameter.name))
-        return super().parse_args(ctx, args)
-
-    @staticmethod
-    def _refuse_empty(ctx: Any, parameter: Any, value: Any) -> None:
-        variable = f"{ctx.auto_envvar_prefix}_{parameter.name.upper()}"
-        name = parameter.metavar if parameter.param_type_name == "argument" else _longest(parameter.opts)
-        if "" in (value if isinstance(value, list | tuple) else [value]):
-            raise UsageError(f"{name} is empty", EMPTY_HINT)
-        if value in (None, [], ()) and os.environ.get(variable) == "" and not getattr(parameter, "is_flag", False):
-            raise UsageError(f"{name} is empty: so is the variable {variable}", "give it a value, or unset it")
-
-    def format_help(self, ctx: Any, formatter: Any) -> None:
-        """Print the help; the process ends after it, so that the flags may be changed for display."""
-        for parameter in self.params:
-            if parameter.secondary_opts:
-                parameter.opts, parameter.secondary_opts = [f"--[no-]{parameter.opts[0][2:]}"], []
-        super().format_help(ctx, formatter)
-
-
-class Group(TyperGroup):
-    """The program, and `train`; commands are listed in the order in which `order` names them."""
-
-    order: tuple[str, ...] = ()
-
-    def get_params(self, ctx: Any) -> list[Any]:
-        """The parameters of the function, --help and the completion flags."""
-        return _prepare(super().get_params(ctx), ctx)
-
-    def list_commands(self, ctx: Any) -> list[str]:
-        """The names of the commands, in the order of their use."""
-        return sorted(super().list_commands(ctx), key=lambda name: self.order.index(name) if name in self.order else -1)

@@ -1,4 +1,4 @@
-"""imggen info FILE and imggen models: what a file is, and which models there are."""
+"""imggen info FILE."""
 
 from __future__ import annotations
 
@@ -23,35 +23,6 @@ def info(console: Console, **given: Any) -> None:
 
     description = describe_model_or_file(InfoOptions(**given).path)
     console.result(description, _lines(description))
-
-
-@verb(None)
-def models(console: Console) -> None:
-    """List families, presets, shipped models and your runs.
-
-    Example: imggen models
-    Example: imggen models --json
-    """
-    from imggen.engine.info import list_models
-
-    listing = list_models()
-    lines = [
-        f"{family + '/' + name:20} {text}"
-        for family, names in listing["families"].items()
-        for name, text in names.items()
-    ]
-    for kind in ("shipped", "runs"):
-        lines += [f"{kind}:"] if listing[kind] else []
-        lines += ["  " + _model_line(model) for model in listing[kind]]
-    console.result(listing, [printable(line) for line in lines])
-
-
-def _model_line(model: dict[str, Any]) -> str:
-    if "damaged" in model:
-        return f"{model['name']:20} {model['damaged']}"
-    classes = f", {model['classes']} classes" if model["classes"] else ""
-    kind = f"{model['family']}/{model['preset']}, {model['size']} px{classes}"
-    return f"{model['name']:20} {kind}, {model['bytes'] / 1e6:.1f} MB, {model['hash']}"
 
 
 def _lines(description: dict[str, Any]) -> list[str]:

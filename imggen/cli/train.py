@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import typer
 
-from imggen.cli.build import Command, Group, Invocation, value_text, verb
+from imggen.cli.build import value_text, verb
+from imggen.cli.commands import Group, command_of
 from imggen.cli.console import Console
+from imggen.cli.invocation import Invocation
 from imggen.engine.options import train_options
 from imggen.models import TRAINED, describe, describe_family, family_config, presets
 from imggen.option import options_of
@@ -64,9 +66,16 @@ def _family_defaults(family: str) -> dict[str, str]:
 class Families(Group):
     """What can be trained, in the order of the registry."""
 
-    order = TRAINED
+    summaries: ClassVar = {family: describe_family(family) for family in TRAINED}
+
+    def make(self, name: str) -> Any:
+        """The command that trains a model of a family."""
+        return command_of(name, _command(name))
 
 
-app = typer.Typer(cls=Families, help="Train a model on a folder of images.", no_args_is_help=True)
-for _family in TRAINED:
-    app.command(_family, cls=Command)(_command(_family))
+app = typer.Typer(cls=Families, no_args_is_help=True, add_completion=False)
+
+
+@app.callback()
+def train() -> None:
+    """Train a model on a folder of images."""

@@ -37,12 +37,19 @@ OPTIONS: dict[str, list[Any]] = {
 }
 
 
+def commands() -> dict[str, Any]:
+    """Every command by the words that name it."""
+    verbs: Any = typer.main.get_command(app)
+    families = verbs.make("train")
+    return {
+        **{name: verbs.make(name) for name in verbs.summaries if name != "train"},
+        **{f"train {name}": families.make(name) for name in families.summaries},
+    }
+
+
 def command_line() -> dict[str, dict[str, dict[str, Any]]]:
     """Command → parameter → its flags, type, environment name, default, range and choices."""
-    group: Any = typer.main.get_command(app)
-    commands = {name: command for name, command in group.commands.items() if name != "train"}
-    commands |= {f"train {name}": command for name, command in group.commands["train"].commands.items()}
-    return {name: _parameters(name, commands[name]) for name in sorted(commands)}
+    return {name: _parameters(name, command) for name, command in sorted(commands().items())}
 
 
 def _parameters(name: str, command: Any) -> dict[str, dict[str, Any]]:

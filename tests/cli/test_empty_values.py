@@ -5,19 +5,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import typer
 
-from imggen.cli.app import app
 from imggen.cli.build import read_config
 from imggen.engine.options import TrainOptions
 from imggen.errors import UsageError
 from imggen.option import options_of
-from tests.cli.snapshot import OPTIONS
+from tests.cli.snapshot import OPTIONS, commands
 from tests.helpers import run_cli
 
-GROUP: Any = typer.main.get_command(app)
-COMMANDS = {name: GROUP.commands[name] for name in GROUP.commands if name != "train"}
-COMMANDS |= {f"train {name}": command for name, command in GROUP.commands["train"].commands.items()}
+COMMANDS = commands()
 
 
 def _parameters() -> list[tuple[str, Any]]:

@@ -10,7 +10,7 @@ import torch
 
 import imggen
 from imggen.cli.app import main
-from imggen.cli.build import Invocation
+from imggen.cli.invocation import Invocation
 from imggen.engine.checkpoints import LoadedModel
 from imggen.engine.options import InpaintOptions, InterpolateOptions, ModelOptions, SampleOptions
 from imggen.engine.provenance import command, settings, settings_of_files

@@ -21,7 +21,6 @@ import numpy as np
 import torch
 import typer
 
-from imggen.cli.app import app
 from imggen.engine.checkpoints import load_backend, save_backend
 from imggen.engine.run_dir import RunDir
 from imggen.engine.training import saved_state
@@ -32,6 +31,7 @@ from imggen.metrics import features
 from imggen.models import build_backend, build_learner, presets
 from imggen.models.config import ModelConfig
 from imggen.models.learner import NonFiniteError
+from tests.cli.snapshot import commands
 from tests.faults.hostile import Target
 
 TINY = {"size": 16, "width": 4, "max_width": 4, "z_dim": 4}
@@ -328,8 +328,8 @@ SAMPLE_CONFIG = b'count = 5\nseeds = "1-3,7"\ntemperature = 0.5\nclass = "3"\nou
 
 @functools.cache
 def _commands() -> tuple[Any, Any]:
-    group: Any = typer.main.get_command(app)
-    return group.commands["train"].commands["gan"], group.commands["sample"]
+    made = commands()
+    return made["train gan"], made["sample"]
 
 
 def run_config(data: bytes) -> bool:

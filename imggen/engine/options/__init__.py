@@ -13,12 +13,11 @@ from imggen.engine.options.others import CacheOptions, EvaluateOptions, InfoOpti
 from imggen.engine.options.recognition import ClassifyOptions, EmbedOptions, SearchOptions, SeeingOptions
 from imggen.engine.options.sampling import DirectionsOptions, InterpolateOptions, SampleOptions
 from imggen.engine.options.segmentation import SegmentOptions, TrainSegmentOptions
-from imggen.engine.options.shared import GENERAL, MAX_DIRECTIONS, MAX_SEED, MachineOptions, ModelOptions, VerbOptions
+from imggen.engine.options.shared import MAX_DIRECTIONS, MAX_SEED, MachineOptions, ModelOptions, VerbOptions
 from imggen.engine.options.training import TrainOptions
 from imggen.engine.options.translation import TrainTranslateOptions, TranslateOptions
 
 __all__ = [
-    "GENERAL",
     "MAX_DIRECTIONS",
     "MAX_SEED",
     "CacheOptions",

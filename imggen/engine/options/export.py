@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from imggen.engine.options.shared import GENERAL, MODEL, OUTPUT
-from imggen.option import REQUIRED, argument, check_values, option
+from imggen.engine.options.shared import MODEL, OUTPUT
+from imggen.option import GENERAL, REQUIRED, argument, check_values, option
 
 NETWORK = "Network"
 PARTS = ("images", "classes", "masks", "features")

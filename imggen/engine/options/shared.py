@@ -6,12 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from imggen.models.config import SAMPLING, SamplingOptions
-from imggen.option import (
-    check_values,
-    option,
-)
+from imggen.option import GENERAL, check_values, option
 
-DATA, BUDGET, RUN, MACHINE, GENERAL = "Data", "Budget", "Run", "Machine", "General"
+DATA, BUDGET, RUN, MACHINE = "Data", "Budget", "Run", "Machine"
 IMAGES, KEYFRAMES, PATH, MASK, METHOD, OUTPUT = "Images", "Keyframes", "Path", "Mask", "Method", "Output"
 COMPARISON = "Comparison"
 
