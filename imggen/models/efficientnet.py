@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from pathlib import Path
 from typing import NamedTuple
 
@@ -61,7 +60,7 @@ class SameConv(nn.Conv2d):
 
     def _padding(self, side: int) -> tuple[int, int]:
         stride, kernel = self.stride[0], self.kernel_size[0]
-        total = max(0, (math.ceil(side / stride) - 1) * stride + kernel - side)
+        total = max(0, kernel - (side % stride or stride))
         return total // 2, total - total // 2
 
 

@@ -187,6 +187,28 @@ def test_maps_of_images_take_any_size(tmp_path: Path, monkeypatch: pytest.Monkey
         assert np.abs(found[..., 0].astype(int) - expected[:, 0].numpy()).max() <= 1
 
 
+def test_a_pretrained_backbone_takes_any_size_of_32_pixels_or_more() -> None:
+    torch.manual_seed(0)
+    config = presets("segment")["tiny"].with_overrides(size=18, **SMALL["segment"], features="pretrained")
+    graph = build_graph(LoadedModel(build_model(config).eval(), Path("s"), "run", "0", {}), None)
+    with torch.no_grad():
+        traced = engine._traced(graph).module()
+        for height, width in ((48, 32), (32, 80)):
+            pixels = torch.from_numpy(images(2, height, width))
+            assert traced(pixels)[1] == pytest.approx(graph(pixels)[1], abs=1e-4)
+    assert "divisible by 16 and at least 32" in graph.inputs[0].meaning
+
+
+def test_what_a_transformer_sees_is_traced_for_any_number_of_images() -> None:
+    transformer = build_backend(small("transformer", "tiny")).eval()
+    graph = build_graph(LoadedModel(transformer, Path("t"), "run", "0", {}), "features")
+    traced = engine._traced(graph).module()
+    for count in (1, 5):
+        pixels = torch.from_numpy(images(count, 16, 16))
+        expected = transformer.features(float_images(pixels.numpy(), torch.device("cpu"))).vectors
+        assert traced(pixels) == pytest.approx(expected, abs=1e-4) and expected.std() > 0.01
+
+
 def test_a_network_that_differs_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     graph = build_graph(LoadedModel(saved("translate"), Path("t"), "run", "0", {}), None)
@@ -225,8 +247,6 @@ def test_what_cannot_be_exported_is_refused(tmp_path: Path, monkeypatch: pytest.
     save_backend(Path("transformer.safetensors"), build_backend(small("transformer", "classic")), {})
     with pytest.raises(UsageError, match="textbook's transformer cannot be exported"):
         run(ExportOptions(model="transformer.safetensors"), Silent())
-    with pytest.raises(UsageError, match="what a transformer sees"):
-        run(ExportOptions(model="transformer.safetensors", part="features"), Silent())
     monkeypatch.setattr("imggen.engine.export.find_spec", lambda name: None)
     with pytest.raises(UsageError, match="ONNX needs") as caught:
         run(ExportOptions(model="segment.safetensors"), Silent())

@@ -87,7 +87,7 @@ def _traced(graph: Graph) -> torch.export.ExportedProgram:
     """
     sizes: dict[str, Any] = {"images": torch.export.Dim("images", min=1, max=MAX_IMAGES)}
     for name in ("height", "width"):
-        parts = torch.export.Dim(f"{name}_parts", min=1, max=MAX_SIDE // graph.multiple)
+        parts = torch.export.Dim(f"{name}_parts", min=graph.least, max=MAX_SIDE // graph.multiple)
         sizes[name] = graph.multiple * parts if graph.multiple > 1 else parts
     dynamic = tuple({axis: sizes[name] for axis, name in array.dynamic.items()} for array in graph.inputs)
     graph(*graph.examples(range(1)))  # makes the model's tables, which would otherwise be made of the tracing's tensors

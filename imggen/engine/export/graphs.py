@@ -42,7 +42,8 @@ class Graph(nn.Module, ABC):
 
     inputs: tuple[Array, ...]
     outputs: tuple[Array, ...]
-    multiple = 1  # of pixels, by which the sides of images of any size are divisible
+    # Sides of images of any size have at least `least` times `multiple` pixels, and are divisible by `multiple`.
+    multiple, least = 1, 1
     free_images = 0  # of those compared with the model: so many may differ in any way
 
     @property
@@ -144,12 +145,16 @@ class ImageGraph(Graph):
         self.inputs = (Array("image", IMAGE_MEANING, BATCH),)
         if network is not None:
             self.multiple = network.multiple
+            if network.backbone is not None:
+                self.least = 2  # tracing tells maps that are one pixel wide from others
             sides = f"{IMAGE_MEANING}; height and width are divisible by {self.multiple}"
+            sides += f" and at least {self.least * self.multiple}" * (self.least > 1)
             self.inputs = (Array("image", sides, SPATIAL),)
 
     def examples(self, seeds: range) -> tuple[Tensor, ...]:
         """Images of squares in random colors."""
-        channels, height, width = self.model.config.image_shape
+        channels, *sides = self.model.config.image_shape
+        height, width = (self.multiple * max(self.least, -(-side // self.multiple)) for side in sides)
         rows, columns = -(-height // SQUARE), -(-width // SQUARE)
         images = []
         for seed in seeds:
@@ -223,8 +228,6 @@ def build_graph(loaded: LoadedModel, part: str | None) -> Graph:
     model = loaded.model
     own = _main_part(model)
     part = part or own
-    if part == "features" and isinstance(model, TransformerBackend):
-        raise UsageError("what a transformer sees cannot be exported", f"--part {own}, or another model, such as vae")
     if part == "features" and not (reason := model.limitation("features")):
         return FeatureGraph(model)
     if part != own:
@@ -233,10 +236,6 @@ def build_graph(loaded: LoadedModel, part: str | None) -> Graph:
     if isinstance(model, ClassifierModel):
         return ClassifierGraph(model, loaded.class_temperature or 1.0)
     if isinstance(model, SegmentModel):
-        if model.network.backbone is not None:
-            raise UsageError(
-                "a pretrained backbone cannot be exported for images of any size", "train without --features"
-            )
         return SegmentGraph(model)
     if isinstance(model, TransformerBackend):
         if model.prior.fixed_order:

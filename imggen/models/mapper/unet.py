@@ -90,7 +90,8 @@ class UNet(nn.Module):
         """The encoder's maps, the finest first; sides that cannot be halved are padded at the right and the bottom."""
         height, width = images.shape[2:]
         right, bottom = -width % self.multiple, -height % self.multiple
-        images = pad(images, (0, right, 0, bottom), "replicate")
+        if right or bottom:
+            images = pad(images, (0, right, 0, bottom), "replicate")
         seen = [] if self.backbone is None else self.backbone(images)
         x, maps = self.enter(images), []
         for level, layers in enumerate(self.encoder):

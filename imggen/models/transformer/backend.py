@@ -211,8 +211,9 @@ class TransformerBackend(Backend):
 
         def see(images: Tensor) -> Tensor:
             values = self.prior.from_tokens(self.tokenizer.encode(images))
-            content = self.prior.content(values, self.labels_or_no_class(None, len(images)))
-            return content.float().transpose(1, 2).reshape(len(images), -1, self.prior.side, self.prior.side)
+            count = images.shape[0]  # len() would make an exported network one of a fixed number of images
+            content = self.prior.content(values, self.labels_or_no_class(None, count))
+            return content.float().transpose(1, 2).reshape(count, -1, self.prior.side, self.prior.side)
 
         content = self._in_fixed_batches(see, images)
         return Features(pool_grid(content), (content,))
@@ -309,9 +310,9 @@ class TransformerBackend(Backend):
         On a CPU the result of a matrix product depends, in its last digits, on the number of rows; a token that lies on
         the edge of its interval could become another one. Batches of one size make a row independent of the batch.
         """
-        count = len(rows[0])
-        if rows[0].device.type != "cpu" or count == 0:
+        if rows[0].device.type != "cpu" or torch.compiler.is_compiling() or len(rows[0]) == 0:
             return work(*rows)
+        count = len(rows[0])
         results = []
         for start in range(0, count, self.min_batch):
             indices = torch.arange(start, start + self.min_batch).clamp(max=count - 1)
