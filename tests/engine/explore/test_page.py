@@ -18,10 +18,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from imggen.engine.checkpoints import save_backend
 from imggen.engine.run_dir import RunDir
+from imggen.models import build_model, presets
 from tests.cli.forks import Fork, Server
 from tests.engine.explore.requests import send_bad_requests
 from tests.helpers import find_browser, run_cli, save_segmenter, small_vae
@@ -349,6 +351,35 @@ def test_the_map_of_an_image(server: Server, chromium: Any, tmp_path: Path, caps
     assert dict(shares) == {
         name: f"{(classes == number).mean():.1%}" for number, name in enumerate(("sky", "ground")) if number in classes
     }
+
+
+def test_the_translation_of_an_image(
+    server: Server, chromium: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.manual_seed(0)
+    translator = build_model(presets("translate")["tiny"].with_overrides(size=16, width=8, halvings=1)).eval()
+    for weight in translator.parameters():  # an untrained one changes nothing
+        weight.data.add_(0.2 * torch.randn_like(weight))
+    save_backend(tmp_path / "t.safetensors", translator, {})
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 24, 3)).astype(np.uint8)).save("photo.png")
+    with closing(Site(server, tmp_path, "t.safetensors")) as site:
+        with visit(chromium, site) as page:
+            page.locator("#map-drop input").set_input_files("photo.png")
+            (whole,) = images_in(page, "#mapped")
+            page.locator("#strength input[type=number]").fill("0.5")
+            page.locator("#strength input[type=number]").press("Tab")
+            page.wait_for_function("() => document.querySelector('#map-command textarea').value.includes('0.5')")
+            (half,) = images_in(page, "#mapped")
+            assert downloaded(page, "#mapped a[download]") == half
+            words = command_in(page, "map-command")
+            run(capsys, words)
+        assert site.stop() == 130
+    (path,) = Path().glob("translated*.png")
+    assert half == path.read_bytes() and words[words.index("--strength") + 1] == "0.5"
+    before, after, all_changed = (
+        np.asarray(Image.open(each)).astype(int) for each in ("photo.png", path, io.BytesIO(whole))
+    )
+    assert 0 < np.abs(after - before).mean() < np.abs(all_changed - before).mean()
 
 
 def test_ctrl_c_ends_the_page_and_leaves_nothing(opened: Any, site: Site, temporary: Path) -> None:
