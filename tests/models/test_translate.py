@@ -14,7 +14,7 @@ from imggen.models.learner import Learner, NonFiniteError
 from imggen.models.mapper.translate.channels import to_channels
 from imggen.models.mapper.translate.config import TranslateConfig
 from imggen.models.mapper.translate.contrast import PatchContrast
-from imggen.models.mapper.translate.learner import distance
+from imggen.models.mapper.translate.learner import Made, Part, TranslateLearner, distance
 from imggen.models.mapper.translate.model import TranslateModel
 from tests.test_contract import copied
 
@@ -174,6 +174,21 @@ def test_contrast_is_lowest_where_places_agree() -> None:
     same = contrast([maps], [maps], images)
     other = contrast([maps], [maps.flip(3)], images)
     assert same < other / 2
+
+
+def test_turning_notices_results_that_lie_aside(monkeypatch: pytest.MonkeyPatch) -> None:
+    learner = TranslateLearner(config(channels=1))
+    images, targets = pairs_of(8)[:, :1], pairs_of(8)[:, 1:]
+
+    def turning() -> Tensor:
+        made = learner._translate(images)
+        return learner._unpaired_losses(Part(1.0, images, targets), made, 0.0)["turning"][1]
+
+    assert turning() < 1e-6  # a new translator leaves everything where it is
+    translate = learner._translate
+    monkeypatch.setattr(learner, "_translate", lambda images: Made(translate(images).images.roll(1, 3), []))
+    monkeypatch.setattr(learner, "contrast", lambda *maps: torch.zeros(()))
+    assert turning() > 0.1
 
 
 def test_contrast_does_not_tell_plain_places_apart() -> None:

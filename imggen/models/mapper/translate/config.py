@@ -15,7 +15,8 @@ class TranslateConfig(MapperConfig):
     """A U-Net from images to images of `target_channels`, and the losses it learns by.
 
     With `paired`, each image has a true output, and the loss is L1 with a critic of patches, or L1 alone (`l1_only`).
-    Without, a critic compares the outputs with images of the other kind, and contrast keeps what the image shows.
+    Without, a critic compares the outputs with images of the other kind, contrast keeps what the image shows, and
+    `turning` keeps it where it is.
     """
 
     family: ClassVar[str] = "translate"
@@ -28,7 +29,8 @@ class TranslateConfig(MapperConfig):
     critic_width: int = option(32, "Channels of the critic's first layer", low=4, high=1024)
     critic_weight: float = option(0.03, "With pairs: weight of the critic beside L1", low=0.0, high=10.0)
     contrast: float = option(1.0, "Without pairs: weight of contrast", low=0.0, high=100.0)
-    identity: float = option(1.0, "Without pairs: weight of keeping B's images as they are", low=0.0, high=100.0)
+    identity: float = option(1.0, "Without pairs: weight of keeping images of B", low=0.0, high=100.0)
+    turning: float = option(1.0, "Without pairs: weight of turned images alike", low=0.0, high=100.0)
     augment: float = option(0.1, "Without pairs: strength of the critic's augmentation", low=0.0, high=1.0)
     gamma: float = option(0.1, "Weight of the critic's gradient penalty", low=0.0, high=1000.0)
     # Of the data.

@@ -28,7 +28,8 @@ from imggen.models.training import EMA, set_learning_rate, warmed_cosine
 WARM_UP = 0.01  # fraction of the training in which the learning rate rises
 LAST_RATE = 0.02  # of the initial learning rate
 LAST_IDENTITY = 0.1  # of the initial weight of the identity loss
-IDENTITY_SHARE = 4  # the identity loss is that of one in so many images of the other kind: it learns fast
+# The losses of identity and of turning are those of one in so many images: they are learned fast.
+SHARE = 4
 PENALTY_EVERY = 8  # steps
 CRITIC_SIDE = 32  # the critic halves an image of this side twice: a patch is 17 pixels wide
 
@@ -195,24 +196,31 @@ class TranslateLearner(Learner):
         return losses
 
     def _unpaired_losses(self, part: Part, made: Made, progress: float) -> dict[str, tuple[float, Tensor]]:
-        """The same without pairs: the critic, contrast, and identity, whose weight falls.
+        """The same without pairs: the critic, contrast, identity, whose weight falls, and turning.
 
-        An image of the other kind, with the channels of the inputs, should stay as it is (arXiv 1703.10593).
+        An image of the other kind, with the channels of the inputs, should stay as it is (arXiv 1703.10593). An image
+        turned upside down should become what it becomes upright, turned (arXiv 1809.05852): else all results may lie
+        some pixels aside, which neither the critic nor contrast can tell.
         """
         config = self.config
         assert self.contrast is not None
-        targets = part.targets[: -(-len(part.targets) // IDENTITY_SHARE)]
+        count = -(-len(part.targets) // SHARE)
+        targets = part.targets[:count]
         known = to_channels(targets, config.channels)
         with self.autocast(part.images.device):
             found = self.model.network.maps(to_channels(made.images, config.channels))
             contrast = self.contrast(found, made.maps, part.images)
         identity = distance(self._translate(known).images, targets)
         weight = config.identity * (1 - (1 - LAST_IDENTITY) * progress)
-        return {
+        losses = {
             "adversarial": (1.0, self._adversarial_loss(part, made.images) * part.fraction),
             "contrast": (config.contrast, contrast * part.fraction),
             "identity": (weight, identity * part.fraction),
         }
+        if config.turning:
+            turned = self._translate(_turned(part.images[:count])).images
+            losses["turning"] = config.turning, distance(_turned(turned), made.images[:count]) * part.fraction
+        return losses
 
 
 def _build_critic(config: TranslateConfig) -> PatchDiscriminator:
@@ -245,6 +253,11 @@ def distance(images: Tensor, targets: Tensor) -> Tensor:
         opacity = (targets[:, 3:] + 1) / 2
         differences = torch.cat([differences[:, :3] * opacity, differences[:, 3:]], 1)
     return differences.mean()
+
+
+def _turned(images: Tensor) -> Tensor:
+    """The images upside down."""
+    return _ordered(images.flip((2, 3)))
 
 
 def _ordered(images: Tensor) -> Tensor:
