@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from torch import Tensor
-from torch.nn.functional import adaptive_avg_pool2d
+from torch.nn.functional import adaptive_avg_pool2d, normalize
 
 GRID_SIDE = 4  # places along a side that a vector distinguishes
 
@@ -16,3 +16,9 @@ def pool_grid(features: Tensor, side: int = GRID_SIDE) -> Tensor:
     """
     side = min(side, *features.shape[2:])
     return adaptive_avg_pool2d(features.float(), side).flatten(1)
+
+
+def pool_unit_grid(features: Tensor) -> Tensor:
+    """The same with channels of length one at each place: places with large activations count no more than others."""
+    places = pool_grid(features).view(*features.shape[:2], -1)
+    return normalize(places, dim=1).flatten(1)

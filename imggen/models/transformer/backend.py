@@ -23,7 +23,7 @@ from imggen.models.base import (
     class_log_frequencies,
 )
 from imggen.models.config import SamplingOptions
-from imggen.models.heads import pool_grid
+from imggen.models.heads import pool_unit_grid
 from imggen.models.transformer.any_order_prior import AnyOrderPrior
 from imggen.models.transformer.causal_prior import CausalPrior
 from imggen.models.transformer.config import TransformerConfig
@@ -34,6 +34,9 @@ from imggen.models.transformer.prior import Prior
 from imggen.models.transformer.sampling import Prefix, invert_tokens, plan_order, sample_tokens
 from imggen.models.transformer.tokenizer import Tokenizer
 
+# Of the tokens' values in a vector, beside channels of length one. P@10 among 2,000 digits, trained without classes, is
+# .80 without values, .85 with this weight, .86 with 1; by 1,000 labels a probe tells 94.6, 94.3 and 94.1 %.
+VALUE_WEIGHT = 0.4
 MAX_MASKED_FRACTION = 0.35  # of a token's patch, for the token to count as unmasked
 DIAGNOSTIC_STEPS = (1, 4)  # `diagnostics` also gives the likelihood for these numbers of steps
 
@@ -207,16 +210,22 @@ class TransformerBackend(Backend):
 
     @torch.no_grad()
     def features(self, images: Tensor) -> Features:
-        """What the middle of the prior makes of all tokens, without a class: one map; the vectors are it, pooled."""
+        """What the prior makes of all tokens, without a class, is the map.
+
+        The vectors are it, pooled, with channels of length one at each place, and the tokens' values: by the former
+        classes are told apart, by the latter the nearest neighbors are better.
+        """
 
         def see(images: Tensor) -> Tensor:
-            values = self.prior.from_tokens(self.tokenizer.encode(images))
+            tokens = self.tokenizer.encode(images)
             count = images.shape[0]  # len() would make an exported network one of a fixed number of images
-            content = self.prior.content(values, self.labels_or_no_class(None, count))
-            return content.float().transpose(1, 2).reshape(count, -1, self.prior.side, self.prior.side)
+            made = self.prior.features(self.prior.from_tokens(tokens), self.labels_or_no_class(None, count))
+            together = torch.cat([made.float(), self.tokenizer.quantizer.dequantize(tokens)], 2)
+            return together.transpose(1, 2).reshape(count, -1, self.prior.side, self.prior.side)
 
-        content = self._in_fixed_batches(see, images)
-        return Features(pool_grid(content), (content,))
+        together = self._in_fixed_batches(see, images)
+        made, values = together[:, : self.config.width], together[:, self.config.width :]
+        return Features(torch.cat([pool_unit_grid(made), VALUE_WEIGHT * values.flatten(1)], 1), (made,))
 
     @torch.no_grad()
     def class_scores(self, images: Tensor, mask: Tensor | None = None) -> Tensor | None:

@@ -116,7 +116,7 @@ class CausalPrior(Prior):
             x = block.add(x, block.attend(query, key.transpose(1, 2), value.transpose(1, 2), causal=True))
         return self.final_norm(x)
 
-    def content(self, values: Tensor, labels: Tensor) -> Tensor:
+    def features(self, values: Tensor, labels: Tensor) -> Tensor:
         """The states after half of the blocks, where each token has seen those before it in raster order."""
         x = self._add_positions(
             torch.cat([self.class_embedding(labels)[:, None], self.token_embedding(values[..., 0])], 1), 0

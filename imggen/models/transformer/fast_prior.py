@@ -45,9 +45,9 @@ class FastPrior(Prior):
         """
         return unit_length(self.prior.query_stream(values, labels, groups)) @ self.head_inputs
 
-    def content(self, values: Tensor, labels: Tensor) -> Tensor:
+    def features(self, values: Tensor, labels: Tensor) -> Tensor:
         """That of the given prior."""
-        return self.prior.content(values, labels)
+        return self.prior.features(values, labels)
 
     def begin(self, labels: Tensor, order: Tensor) -> FastCache:
         """A cache that also holds what depends on positions only."""

@@ -80,8 +80,8 @@ class Prior(nn.Module, ABC):
     # All groups at once
 
     @abstractmethod
-    def content(self, values: Tensor, labels: Tensor) -> Tensor:
-        """What the middle of the network makes of all tokens of an image: (B, side², width)."""
+    def features(self, values: Tensor, labels: Tensor) -> Tensor:
+        """What the network makes of the tokens of an image, for `Backend.features`: (B, side², width)."""
 
     @abstractmethod
     def states(self, values: Tensor, labels: Tensor, groups: Tensor) -> Tensor:
