@@ -28,7 +28,7 @@ def raising(error: BaseException) -> Callable[..., None]:
         (OSError(errno.ENOMEM, "Cannot allocate memory"), 4, "not enough memory"),
         (RecursionError("maximum recursion depth exceeded"), 1, "internal: RecursionError"),
         (OSError(errno.EIO, "Input/output error", "a.png"), 3, "a.png: Input/output error"),
-        (OSError(errno.ENOSPC, "No space left on device", "a.png"), 3, "free some space"),
+        (OSError(errno.ENOSPC, "No space left on device", "a.png"), 3, "no space is left on the disk: free some"),
         (OSError(99_999, "Unknown error", "a\x1b.png"), 3, "a\ufffd.png: Unknown error"),
         (OSError("odd"), 3, "error: odd"),
         (OSError(), 3, "error: OSError"),
