@@ -23,6 +23,7 @@ VOID = 255  # in an array of class numbers: a pixel whose class is not known
 MAX_CLASSES, MAX_COLORS = 200, 64
 MAX_WITH_VOID = 100  # 255 is void beside values below this only: 0, 128, 255 are three classes
 MAX_NAME_LENGTH = 100
+NO_CLASS = "is none of the classes"  # ends the reason of a mask with a value that the table does not have
 BINARY = ((0, 1), (0, 255), (0, 65_535), (0, 0xFFFFFF))
 BINARY_NAMES = ("background", "object")
 # Of masks that were saved with loss, a class is a value of this share or more, so far from all more frequent ones.
@@ -164,7 +165,7 @@ def classes_of(image: Image.Image, table: MaskTable) -> Classes:
         numbers = order[np.searchsorted(known, found, sorter=order).clip(max=len(known) - 1)]
         unknown = (known[numbers] != found) & (found != table.void)
         if unknown.any():
-            raise UnreadableError(f"its value {table.shown(int(found[unknown][0]))} is none of the classes")
+            raise UnreadableError(f"its value {table.shown(int(found[unknown][0]))} {NO_CLASS}")
     numbers = np.where(found == table.void, VOID, numbers).astype(np.uint8)
     return np.asarray(numbers[positions].reshape(values.shape))
 
