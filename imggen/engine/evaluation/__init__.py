@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from imggen.data.scan import is_set_of_archives
+from imggen.data.scan import is_set_of_archives, keeping_listings
 from imggen.engine.options import EvaluateOptions
 from imggen.engine.outputs import refuse_file
 from imggen.errors import UsageError
@@ -52,6 +52,7 @@ def is_image_source(options: EvaluateOptions) -> bool:
     return not holds_weights(path) if path.is_dir() else is_set_of_archives(options.model)
 
 
+@keeping_listings()
 def run(options: EvaluateOptions, reporter: Reporter) -> dict[str, Any]:
     """Compare; returns every metric with its interval, and the same metrics of held-out images as the floor.
 
