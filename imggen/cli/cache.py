@@ -14,7 +14,7 @@ _COLUMNS = ("name", "kind", "form", "images", "size", "last used", "source")
 _CHANNELS = {1: "gray", 3: "color", 4: "alpha"}
 
 
-@verb(CacheOptions)
+@verb(CacheOptions, dry_run="List what prune or clear would remove")
 def cache(console: Console, *, dry_run: bool, **given: Any) -> None:
     """List or clear the images that are kept decoded.
 
