@@ -30,7 +30,7 @@ class Verbs(Group):
     summaries: ClassVar = {
         "train": "Train a model on a folder of images.",
         "sample": "Generate images, or reconstruct or vary given ones.",
-        "directions": "List what a model's noise changes most, for sample --direction.",
+        "directions": "List what a model's noise changes, for sample --direction.",
         "interpolate": "Animate a path between seeds, or between images.",
         "inpaint": "Fill masked regions of images; all else stays unchanged.",
         "stylize": "Draw images in the style of others; needs no trained model.",

@@ -11,7 +11,7 @@ from imggen.engine.options import DirectionsOptions
 
 @verb(DirectionsOptions)
 def directions(console: Console, **given: Any) -> None:
-    """List what a model's noise changes most, for sample --direction.
+    """List what a model's noise changes, for sample --direction.
 
     Example: imggen directions vae
     Example: imggen directions vae --seed 3 --class south -o directions.png
