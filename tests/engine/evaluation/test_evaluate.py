@@ -319,6 +319,13 @@ def test_options_that_do_not_apply_to_a_folder_are_refused(make: Make) -> None:
             evaluate(EvaluateOptions(model=folder, data=folder, count=10, device="cpu", **more), Silent())
 
 
+@pytest.mark.parametrize("name", ["inceptoin", "nothing.safetensors", "inception:nothing.pth"])
+def test_unknown_features_are_refused_early(name: str) -> None:
+    with pytest.raises(DataError, match="no features") as caught:
+        evaluate(EvaluateOptions(model="gan", data="imgs", features=name), Silent())
+    assert "inception:FILE" in str(caught.value.hint)
+
+
 @pytest.mark.parametrize(
     ("value", "text"), [(0, "0.000"), (12.345, "12.3"), (0.012345, "0.0123"), (1234.5, "1234"), (1e-9, "1.00e-09")]
 )
