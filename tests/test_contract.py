@@ -78,7 +78,7 @@ def copied(tensors: Tensors) -> Tensors:
 class TrainedRun:
     """A learner after steps `first`, `second` and `last`, with copies of its state before and after the second."""
 
-    first, second, last = (0, 3, 6), (9, 12, 15, 18), (0, 1, 2, *(18, 19) * 5)
+    first, second, last = (0, 3, 6), (9, 12, 15, 18), (0, 1, 2, *(18, 19) * 3)
     learner: Learner
     at_start: Tensors
     before_second: tuple[Tensors, dict[str, Any]]
@@ -150,9 +150,11 @@ INVERTED = [(*case, ANY if case == ("vae", "dense") else BRIGHT) for case in DIS
 
 
 @every_distinct_preset
-@pytest.mark.parametrize("classes", [False, True])
-@pytest.mark.parametrize(("channels", "size"), [(1, 16), (3, 32), pytest.param(4, 64, marks=pytest.mark.slow)])
-def test_shapes_range_and_rows(family: str, preset: str, classes: bool, channels: int, size: int) -> None:
+@pytest.mark.parametrize(
+    ("channels", "size", "classes"),
+    [(1, 16, False), (1, 16, True), (3, 32, True), pytest.param(4, 64, False, marks=pytest.mark.slow)],
+)
+def test_shapes_range_and_rows(family: str, preset: str, channels: int, size: int, classes: bool) -> None:
     config = small(family, preset, channels=channels, size=size, classes=classes)
     torch.manual_seed(0)
     backend = build_backend(config).eval()
