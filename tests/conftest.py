@@ -28,6 +28,7 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 # Files (and a test) that share what takes seconds to make: models, the process that others are forked from, or imports.
 SHARING = {
     "tests/engine/explore/test_page.py": "page",
+    "tests/models/gan/test_encoder.py": "gan encoder",
     "tests/models/gan/test_gan.py": "gan",
     "tests/models/transformer/test_adversarial.py": "transformer adversarial",
     "tests/models/transformer/test_training.py": "transformer",
@@ -144,6 +145,7 @@ def fork(server: Server) -> Iterator[Start]:
 def few_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
     """Measure diversity on 8 samples: most of the time of a short run is spent on that."""
     monkeypatch.setattr("imggen.engine.training.mode_collapse.NUM_PAIRS", 4)
+    monkeypatch.setattr("imggen.engine.training.mode_collapse.MAX_NEAREST_SAMPLES", 8)
 
 
 @pytest.fixture

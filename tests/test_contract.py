@@ -145,8 +145,10 @@ every_run = pytest.mark.parametrize(
     indirect=True,
 )
 BRIGHT, ANY = (0.7, 0.3), (0.0, 1.0)  # mean and spread of the colors
+# When small, vae/large has the layers of vae/base, and the schedules of vae/dense.
+TRAINED = [case for case in DISTINCT if case != ("vae", "large")]
 # The dense VAE, whose pixels are noisy, tells colors apart only where they differ much.
-INVERTED = [(*case, ANY if case == ("vae", "dense") else BRIGHT) for case in DISTINCT]
+INVERTED = [(*case, ANY if case == ("vae", "dense") else BRIGHT) for case in TRAINED]
 
 
 @every_distinct_preset
@@ -291,7 +293,7 @@ def test_non_finite_images_never_reach_a_weight(family: str, preset: str, index:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("flat_color_model", named([(*case, BRIGHT) for case in DISTINCT]), indirect=True)
+@pytest.mark.parametrize("flat_color_model", named([(*case, BRIGHT) for case in TRAINED]), indirect=True)
 def test_generated_images_become_like_the_data(flat_color_model: tuple[torch.Tensor, Backend]) -> None:
     before, backend = flat_color_model
     torch.manual_seed(0)
