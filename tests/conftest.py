@@ -1,7 +1,11 @@
-"""Small data that the tests make themselves, and the program as a real process."""
+"""Small data that the tests make themselves, and the program as a real process.
+
+Nothing here imports torch: pytest-xdist starts its processes only when this file has been imported.
+"""
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import subprocess
@@ -18,13 +22,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from imggen.engine.training import mode_collapse
 from tests.cli.forks import Fork, Server, Start
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
-# Files whose tests share what takes seconds to make: models, or the process that others are forked from.
-SHARING_FILES = {
+# Files (and a test) that share what takes seconds to make: models, the process that others are forked from, or imports.
+SHARING = {
     "tests/engine/explore/test_page.py": "page",
+    "tests/models/gan/test_encoder.py": "gan encoder",
     "tests/models/gan/test_gan.py": "gan",
     "tests/models/transformer/test_adversarial.py": "transformer adversarial",
     "tests/models/transformer/test_training.py": "transformer",
@@ -32,6 +36,7 @@ SHARING_FILES = {
     "tests/engine/training/test_processes.py": "two processes",
     "tests/test_package.py": "wheel",
     "tests/engine/test_export.py": "export",
+    "tests/test_readme.py::test_the_example_without_imggen_runs": "export",
     "tests/cli/test_processes.py": "forks",
     "tests/faults/test_disk.py": "forks",
     "tests/faults/test_kill.py": "forks",
@@ -47,7 +52,7 @@ def unit_of(test: str) -> str:
     file, _, name = test.partition("::")
     if file == "tests/test_contract.py" and "[" in name:
         return f"{file}[{name.partition('[')[2]}"
-    return SHARING_FILES.get(file, test)
+    return SHARING.get(test) or SHARING.get(file, test)
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -60,6 +65,17 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
             return unit_of(nodeid)
 
     return UnitScheduling(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With pytest-xdist the slow tests come first, so that no process is left with one when the others have ended."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
+def pytest_collection_finish() -> None:
+    """Leave what the imports have made out of all garbage collections: there are hundreds of thousands of objects."""
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
@@ -128,4 +144,12 @@ def fork(server: Server) -> Iterator[Start]:
 @pytest.fixture
 def few_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
     """Measure diversity on 8 samples: most of the time of a short run is spent on that."""
-    monkeypatch.setattr(mode_collapse, "NUM_PAIRS", 4)
+    monkeypatch.setattr("imggen.engine.training.mode_collapse.NUM_PAIRS", 4)
+    monkeypatch.setattr("imggen.engine.training.mode_collapse.MAX_NEAREST_SAMPLES", 8)
+
+
+@pytest.fixture
+def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compute the intervals of metrics from few resamples; tests/metrics/test_intervals.py tests those of many."""
+    monkeypatch.setattr("imggen.metrics.compare.BOOTSTRAP_RESAMPLES", 40)
+    monkeypatch.setattr("imggen.metrics.compare.FRECHET_RESAMPLES", 4)

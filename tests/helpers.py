@@ -6,7 +6,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import av
 import numpy as np
 import pytest
 import torch
@@ -111,6 +110,8 @@ def read_pixels(path: Path | str) -> ImageArray:
 def read_frames(path: str) -> tuple[list[ImageArray], list[float]]:
     """Frames of an animation and their durations in milliseconds, as another program reads them."""
     if path.endswith(".mp4"):
+        import av
+
         with av.open(path) as container:
             decoded = [frame.reformat(format="rgb24", src_colorspace="ITU709") for frame in container.decode(video=0)]
             frames = [frame.to_ndarray() for frame in decoded]

@@ -78,7 +78,7 @@ def copied(tensors: Tensors) -> Tensors:
 class TrainedRun:
     """A learner after steps `first`, `second` and `last`, with copies of its state before and after the second."""
 
-    first, second, last = (0, 3, 6), (9, 12, 15, 18), (0, 1, 2, *(18, 19) * 5)
+    first, second, last = (0, 3, 6), (9, 12, 15, 18), (0, 1, 2, *(18, 19) * 3)
     learner: Learner
     at_start: Tensors
     before_second: tuple[Tensors, dict[str, Any]]
@@ -145,14 +145,18 @@ every_run = pytest.mark.parametrize(
     indirect=True,
 )
 BRIGHT, ANY = (0.7, 0.3), (0.0, 1.0)  # mean and spread of the colors
+# When small, vae/large has the layers of vae/base, and the schedules of vae/dense.
+TRAINED = [case for case in DISTINCT if case != ("vae", "large")]
 # The dense VAE, whose pixels are noisy, tells colors apart only where they differ much.
-INVERTED = [(*case, ANY if case == ("vae", "dense") else BRIGHT) for case in DISTINCT]
+INVERTED = [(*case, ANY if case == ("vae", "dense") else BRIGHT) for case in TRAINED]
 
 
 @every_distinct_preset
-@pytest.mark.parametrize("classes", [False, True])
-@pytest.mark.parametrize(("channels", "size"), [(1, 16), (3, 32), pytest.param(4, 64, marks=pytest.mark.slow)])
-def test_shapes_range_and_rows(family: str, preset: str, classes: bool, channels: int, size: int) -> None:
+@pytest.mark.parametrize(
+    ("channels", "size", "classes"),
+    [(1, 16, False), (1, 16, True), (3, 32, True), pytest.param(4, 64, False, marks=pytest.mark.slow)],
+)
+def test_shapes_range_and_rows(family: str, preset: str, channels: int, size: int, classes: bool) -> None:
     config = small(family, preset, channels=channels, size=size, classes=classes)
     torch.manual_seed(0)
     backend = build_backend(config).eval()
@@ -289,7 +293,7 @@ def test_non_finite_images_never_reach_a_weight(family: str, preset: str, index:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("flat_color_model", named([(*case, BRIGHT) for case in DISTINCT]), indirect=True)
+@pytest.mark.parametrize("flat_color_model", named([(*case, BRIGHT) for case in TRAINED]), indirect=True)
 def test_generated_images_become_like_the_data(flat_color_model: tuple[torch.Tensor, Backend]) -> None:
     before, backend = flat_color_model
     torch.manual_seed(0)

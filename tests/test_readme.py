@@ -10,6 +10,8 @@ import pytest
 from PIL import Image
 
 from imggen.cli.app import main
+from imggen.models.gan.inversion import SearchBudget
+from tests.test_contract import SMALL_SEARCH
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -67,8 +69,8 @@ def make_readers_files() -> None:
         "painting.jpg",
     ):
         image.save(name)
-    for number in range(6):
-        Image.new("RGB", (16, 16), (40 * number, 0, 0)).save(f"few/{number}.png")
+    for number in range(4):
+        Image.new("RGB", (16, 16), (60 * number, 0, 0)).save(f"few/{number}.png")
     for name in ("m.png", "scratches.png", "masks/1.png", "masks/2.png"):
         mask.save(name)
     for number in range(24):
@@ -77,8 +79,9 @@ def make_readers_files() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("few_pairs")
-def test_every_command_runs(image_folder: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+@pytest.mark.usefixtures("few_pairs", "few_resamples", "capfdbinary")
+def test_every_command_runs(image_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(SearchBudget, "for_cost", lambda *arguments: SMALL_SEARCH)
     assert len(COMMANDS) >= 10 and image_folder == Path.cwd() / "imgs"
     make_readers_files()
     trained = False
@@ -90,7 +93,7 @@ def test_every_command_runs(image_folder: Path, capfdbinary: pytest.CaptureFixtu
                 command += " --force"
             command, trained = shortened(command), True
         elif command.startswith("imggen evaluate"):
-            command = re.sub(r" -n \d+", "", fewer(command)) + " -n 20 --force"
+            command = re.sub(r" -n \d+", "", fewer(command)) + " -n 10 --force"
         elif command.startswith("imggen stylize"):
             command += " --steps 2 --features imggen --force"
         elif command.startswith(("imggen embed", "imggen search", "imggen classify")):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import signal
 import sys
@@ -20,6 +19,7 @@ from imggen.cli.commands import Group, command_of
 from imggen.cli.console import accept_all_characters, escaped
 from imggen.cli.invocation import Invocation
 from imggen.errors import DataError, DeviceError, ImggenError, InterruptedRun, UsageError, first_line
+from imggen.io.atomic import disk_hint
 
 BROKEN_PIPE_CODE = 141  # 128 + SIGPIPE, as a shell reports it
 
@@ -30,7 +30,7 @@ class Verbs(Group):
     summaries: ClassVar = {
         "train": "Train a model on a folder of images.",
         "sample": "Generate images, or reconstruct or vary given ones.",
-        "directions": "List what a model's noise changes most, for sample --direction.",
+        "directions": "List what a model's noise changes, for sample --direction.",
         "interpolate": "Animate a path between seeds, or between images.",
         "inpaint": "Fill masked regions of images; all else stays unchanged.",
         "stylize": "Draw images in the style of others; needs no trained model.",
@@ -188,9 +188,7 @@ def _as_data_error(error: OSError) -> DataError:
     """With the file's name and the system's reason, as far as the error has them."""
     file = f"{error.filename}: " if error.filename else ""
     reason = error.strerror or first_line(error)
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return DataError(f"{file}{reason}", "free some space, or write to another disk")
-    return DataError(f"{file}{reason}", "--debug prints the traceback")
+    return DataError(f"{file}{reason}", disk_hint(error) or "--debug prints the traceback")
 
 
 def _command_words(arguments: list[str]) -> list[str]:

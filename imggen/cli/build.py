@@ -114,7 +114,6 @@ def _common(kind: Any, default: Any, flags: tuple[str, ...], help: str, **more: 
     return Annotated[kind, note], default
 
 
-DRY_RUN = _common(bool, False, ("--dry-run",), "Print the resolved settings and exit")
 COMMON: dict[str, tuple[Any, Any]] = {
     "config": _common(
         Path | None,
@@ -133,12 +132,17 @@ COMMON: dict[str, tuple[Any, Any]] = {
 
 
 def verb(
-    options: type[Any] | None, family: type[Any] | None = None, family_defaults: Mapping[str, str] | None = None
+    options: type[Any] | None,
+    family: type[Any] | None = None,
+    family_defaults: Mapping[str, str] | None = None,
+    *,
+    dry_run: str = "Print the resolved settings and exit",
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """A decorator that gives a verb the options of a dataclass, and of a family's configuration, as its parameters.
 
     The verb is called with a `console`, with the values that were given by field name, and, if it has a parameter of
-    that name, with `dry_run`. `family_defaults` are the texts that help shows for the family's options.
+    that name, with `dry_run`. `family_defaults` are the texts that help shows for the family's options, and `dry_run`
+    the one for that flag.
     """
     declared = [] if options is None else _parameters(options)
     if family is not None:
@@ -146,7 +150,8 @@ def verb(
     declared.sort(key=lambda item: LAST_PANELS.index(item[1].panel) if item[1].panel in LAST_PANELS else -1)
 
     def decorate(function: Callable[..., None]) -> Callable[..., None]:
-        more = {**({"dry_run": DRY_RUN} if "dry_run" in inspect.signature(function).parameters else {}), **COMMON}
+        own = {"dry_run": _common(bool, False, ("--dry-run",), dry_run)}
+        more = {**(own if "dry_run" in inspect.signature(function).parameters else {}), **COMMON}
         parameters = [parameter for _, _, parameter in declared]
         parameters += [
             inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)

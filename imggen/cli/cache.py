@@ -6,7 +6,7 @@ import time
 from typing import Any
 
 from imggen.cli.build import verb
-from imggen.cli.console import Console, printable
+from imggen.cli.console import Console
 from imggen.engine.options import CacheOptions
 from imggen.reporting import size_text
 
@@ -14,7 +14,7 @@ _COLUMNS = ("name", "kind", "form", "images", "size", "last used", "source")
 _CHANNELS = {1: "gray", 3: "color", 4: "alpha"}
 
 
-@verb(CacheOptions)
+@verb(CacheOptions, dry_run="List what prune or clear would remove")
 def cache(console: Console, *, dry_run: bool, **given: Any) -> None:
     """List or clear the images that are kept decoded.
 
@@ -32,7 +32,7 @@ def cache(console: Console, *, dry_run: bool, **given: Any) -> None:
     result = run(CacheOptions(**given), console, dry_run=dry_run)
     for item in result.get("kept", []):
         console.warn(f"kept, as a process uses it: {item['name']}")
-    console.result(result, [printable(line) for line in _lines(result, dry_run=dry_run)])
+    console.result(result, text=_lines(result, dry_run=dry_run))
 
 
 def _lines(result: dict[str, Any], *, dry_run: bool) -> list[str]:

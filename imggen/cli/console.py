@@ -25,13 +25,11 @@ if TYPE_CHECKING:
 SECONDS_TO_FIRST_LINE, SECONDS_BETWEEN_LINES = 3.0, 10.0
 
 
-def printable(line: str) -> str:
-    """Replace control characters: text read from files may contain terminal escape sequences."""
-    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in line)
-
-
 def escaped(line: str) -> str:
-    """Write control characters and bytes that are not Unicode as \\n, \\x1b, \\xe9, so that names stay readable."""
+    """Write control characters and bytes that are not Unicode as \\n, \\x1b, \\xe9.
+
+    All text for a terminal goes through this once, here: names and files of others may contain escape sequences.
+    """
     return "".join(character if character.isprintable() else _escape(character) for character in line)
 
 
@@ -79,7 +77,7 @@ class ProgressBar:
 
     def update(self, completed: float, note: str = "") -> None:
         """Move the bar."""
-        self.progress.update(self.task, completed=completed, note=printable(note))
+        self.progress.update(self.task, completed=completed, note=escaped(note))
 
 
 class ProgressLines:
@@ -119,7 +117,7 @@ class Console:
         self.rich = PipeSafeConsole(stderr=True, no_color=no_color or None, highlight=False, soft_wrap=True)
 
     def _line(self, text: Text) -> None:
-        text.plain = printable(text.plain)
+        text.plain = escaped(text.plain)
         self.rich.print(text, soft_wrap=True)
 
     def info(self, message: str) -> None:
@@ -155,19 +153,21 @@ class Console:
                 TextColumn("{task.fields[note]}", markup=False),
             )
             with Progress(*columns, console=self.rich) as progress:
-                yield ProgressBar(progress, progress.add_task(printable(description), total=total, note=""))
+                yield ProgressBar(progress, progress.add_task(escaped(description), total=total, note=""))
         else:
             yield ProgressLines(self, description, total)
 
     def settings(self, document: dict[str, Any]) -> None:
         """Print resolved settings on stdout: JSON if asked for, else one a line."""
-        self.result(document, [f"{name:14} {value}" for name, value in document.items()])
+        self.result(document, text=[f"{name:14} {value}" for name, value in document.items()])
 
-    def result(self, document: dict[str, Any], lines: Sequence[str], *, end: str = "\n") -> None:
-        """Print a result on stdout: JSON if asked for, else the lines (paths, for most verbs).
+    def result(
+        self, document: dict[str, Any], names: Sequence[str] = (), *, text: Sequence[str] = (), end: str = "\n"
+    ) -> None:
+        """Print a result on stdout: JSON if asked for, else lines of text for people, then of names.
 
-        `end` follows each line. As `ls` does, it writes names as they are for another program, and escaped on a
-        terminal.
+        `end` follows each line. As `ls` does, it writes names (paths, for most verbs) as they are for another program,
+        and escaped on a terminal; text is always escaped.
         """
         if not self.is_main:
             return
@@ -175,5 +175,6 @@ class Console:
             sys.stdout.write(json.dumps(_without_nan(document), allow_nan=False) + "\n")
         else:
             is_terminal = sys.stdout.isatty()
-            sys.stdout.writelines(f"{escaped(line) if is_terminal else line}{end}" for line in lines)
+            lines = [*map(escaped, text), *(map(escaped, names) if is_terminal else names)]
+            sys.stdout.writelines(f"{line}{end}" for line in lines)
         sys.stdout.flush()

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from imggen.cli.build import verb
-from imggen.cli.console import Console, printable
+from imggen.cli.console import Console
 from imggen.engine.options import DirectionsOptions
 
 
 @verb(DirectionsOptions)
 def directions(console: Console, **given: Any) -> None:
-    """List what a model's noise changes most, for sample --direction.
+    """List what a model's noise changes, for sample --direction.
 
     Example: imggen directions vae
     Example: imggen directions vae --seed 3 --class south -o directions.png
@@ -22,7 +22,7 @@ def directions(console: Console, **given: Any) -> None:
     result = direction_sheet.run(DirectionsOptions(**given), console)
     for path in result["paths"]:  # not on stdout, which has the list
         console.info(f"wrote {path}")
-    console.result(result, [printable(line) for line in _lines(result["directions"])])
+    console.result(result, text=_lines(result["directions"]))
 
 
 def _lines(listing: list[dict[str, Any]]) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from imggen.cli.build import verb
-from imggen.cli.console import Console, printable
+from imggen.cli.console import Console
 from imggen.engine.options import EvaluateOptions
 
 MAX_TABLE_CLASSES, NAME_WIDTH, NUM_LEAST_SURE, NUM_WORST = 20, 14, 8, 8
@@ -26,11 +26,11 @@ def evaluate(console: Console, **given: Any) -> None:
     from imggen.engine import evaluation
 
     result = evaluation.run(EvaluateOptions(**given), console)
-    console.result(result, result_lines(result))
+    console.result(result, [result["report"]] if "report" in result else [], text=result_lines(result))
 
 
 def result_lines(result: dict[str, Any]) -> list[str]:
-    """The metrics, one a line, then the latent layers, then the report's path."""
+    """The metrics, one a line, then the latent layers."""
     from imggen.engine.evaluation.report import number
 
     if result.get("kind") == "classifier":
@@ -50,8 +50,7 @@ def result_lines(result: dict[str, Any]) -> list[str]:
         floor = result["floor"].get(name)
         held_out_value = number(floor["value"]) if floor else "–"
         lines.append(f"{name:{width}} {number(metric['value']):>9}  {_interval(metric):>19}  {held_out_value:>9}")
-    lines += [*_recognition_line(result.get("recognition")), *_layer_lines(result.get("layers", []))]
-    return [*lines, *([result["report"]] if "report" in result else [])]
+    return [*lines, *_recognition_line(result.get("recognition")), *_layer_lines(result.get("layers", []))]
 
 
 def _recognition_line(recognition: dict[str, Any] | None) -> list[str]:
@@ -69,7 +68,7 @@ def _recognition_line(recognition: dict[str, Any] | None) -> list[str]:
 
 
 def _classifier_lines(result: dict[str, Any]) -> list[str]:
-    """Metrics and baselines, one a line, the confusion table, the least sure images, and the report's path."""
+    """Metrics and baselines, one a line, the confusion table, and the least sure images."""
     from imggen.engine.evaluation.report import number
 
     lines = [
@@ -86,11 +85,11 @@ def _classifier_lines(result: dict[str, Any]) -> list[str]:
     lines.append("least sure:")
     for image in result["least_sure"][:NUM_LEAST_SURE]:
         lines.append(f"{image['probability']:.3f} {image['label']} ({image['class']})  {image['path']}")
-    return [*map(printable, lines), *([result["report"]] if "report" in result else [])]
+    return lines
 
 
 def _segmentation_lines(result: dict[str, Any]) -> list[str]:
-    """Metrics beside those of the baselines, then each class, the worst images, and the report's path."""
+    """Metrics beside those of the baselines, then each class, and the worst images."""
     from imggen.engine.evaluation.report import number
 
     baselines = result["baselines"]
@@ -111,11 +110,11 @@ def _segmentation_lines(result: dict[str, Any]) -> list[str]:
         lines.append(f"{row}  {entry['share']:>7.2%}")
     lines.append("worst:")
     lines += [f"{image['iou']:.3f}  {image['path']}" for image in result["worst"][:NUM_WORST]]
-    return [*map(printable, lines), *([result["report"]] if "report" in result else [])]
+    return lines
 
 
 def _translation_lines(result: dict[str, Any]) -> list[str]:
-    """Metrics beside those of the baselines and the floor, the worst images, and the report's path."""
+    """Metrics beside those of the baselines and the floor, and the worst images."""
     from imggen.engine.evaluation.report import number
 
     features = f"features {result['features']['name']} {result['features']['hash']}"
@@ -131,7 +130,7 @@ def _translation_lines(result: dict[str, Any]) -> list[str]:
     if result["worst"]:
         lines.append("worst:")
         lines += [f"{image['psnr']:.2f} dB  {image['path']}" for image in result["worst"][:NUM_WORST]]
-    return [*map(printable, lines), *([result["report"]] if "report" in result else [])]
+    return lines
 
 
 def _interval(estimate: dict[str, Any]) -> str:

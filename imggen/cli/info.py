@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from imggen.cli.build import verb
-from imggen.cli.console import Console, printable
+from imggen.cli.console import Console
 from imggen.engine.options import InfoOptions
 
 MAX_INDENT_LEVELS = 12
@@ -22,7 +22,7 @@ def info(console: Console, **given: Any) -> None:
     from imggen.engine.info import describe_model_or_file
 
     description = describe_model_or_file(InfoOptions(**given).path)
-    console.result(description, _lines(description))
+    console.result(description, text=_lines(description))
 
 
 def _lines(description: dict[str, Any]) -> list[str]:
@@ -39,4 +39,4 @@ def _lines(description: dict[str, Any]) -> list[str]:
             lines.append(f"{indent}{name:14} {', '.join(map(str, value)) or 'none'}")
         else:
             lines.append(f"{indent}{name:14} {value}")
-    return [printable(line) for line in lines]
+    return lines

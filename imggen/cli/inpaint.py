@@ -41,7 +41,7 @@ def inpaint(console: Console, *, dry_run: bool, **given: Any) -> None:
             f"to {', '.join(image['paths'])}"
             for image in plan["images"]
         ]
-        console.result(plan, lines)
+        console.result(plan, text=lines)
         return
     result = inpainting.run(options, console)
     console.result(result, result["paths"])

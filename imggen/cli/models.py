@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from imggen.cli.build import verb
-from imggen.cli.console import Console, printable
+from imggen.cli.console import Console
 
 
 @verb(None)
@@ -26,7 +26,7 @@ def models(console: Console) -> None:
     for kind in ("shipped", "runs"):
         lines += [f"{kind}:"] if listing[kind] else []
         lines += ["  " + _model_line(model) for model in listing[kind]]
-    console.result(listing, [printable(line) for line in lines])
+    console.result(listing, text=lines)
 
 
 def _model_line(model: dict[str, Any]) -> str:

@@ -32,6 +32,7 @@ from imggen.data.cache_entry import (
 from imggen.data.cache_files import DamagedError, block_checksums, read_document, save_array, write_document
 from imggen.data.cache_reuse import copy_rows, open_previous, row_hashes
 from imggen.data.decode import REMOVED
+from imggen.data.masks import NO_CLASS
 from imggen.data.readers import Source
 from imggen.data.survey import Survey, survey_source
 from imggen.data.workers import DecodeJob, decode_all
@@ -120,23 +121,23 @@ def check_skipped(skipped: Skipped, total: int, strict: bool) -> None:
     """Raise DataError if too many of `total` images are unreadable: all, more than 5 %, or any with `strict`."""
     if not skipped:
         return
-    examples = describe_skipped(skipped, 20)
-    gone = any(reason == REMOVED for _, reason in skipped)
+    examples, hint = describe_skipped(skipped, 20), _hint_of_cause(skipped)
     if len(skipped) == total:
-        hint = _CHANGED_HINT if gone else "check that they are images"
-        raise DataError(f"none of {total:,} images can be read: {examples}", hint)
+        raise DataError(f"none of {total:,} images can be read: {examples}", hint or "check that they are images")
     fraction = len(skipped) / total
     if strict or fraction > MAX_UNREADABLE_FRACTION:
-        hint = "remove or repair them"
-        if strict and fraction <= MAX_UNREADABLE_FRACTION:
-            hint += ", or omit --strict"
-        raise DataError(
-            f"{len(skipped):,} of {total:,} images ({fraction:.1%}) cannot be read: {examples}",
-            _CHANGED_HINT if gone else hint,
-        )
+        many = fraction > MAX_UNREADABLE_FRACTION
+        hint = hint or f"remove or repair them{'' if many else ', or omit --strict'}"
+        raise DataError(f"{len(skipped):,} of {total:,} images ({fraction:.1%}) cannot be read: {examples}", hint)
 
 
-_CHANGED_HINT = "the data was changed or removed while it was read: run the command again when nothing changes it"
+def _hint_of_cause(skipped: Skipped) -> str | None:
+    """What to do where the files are not damaged; None if they are."""
+    if any(reason == REMOVED for _, reason in skipped):
+        return "the data was changed or removed while it was read: run the command again when nothing changes it"
+    if any(reason.endswith(NO_CLASS) for _, reason in skipped):
+        return "the model has the classes of other masks: use those, or train another model"
+    return None
 
 
 def describe_skipped(skipped: Skipped, limit: int = 5) -> str:

@@ -167,6 +167,7 @@ def _open(data: Encoded) -> Image.Image:
         if not (data if isinstance(data, bytes) else data.stat().st_size):
             raise UnreadableError("empty file")
         image = Image.open(io.BytesIO(data) if isinstance(data, bytes) else data, formats=FORMATS)
+        image.filename = ""  # with a name Pillow maps the file into memory, and refuses some that it reads otherwise
     if image.width * image.height > MAX_PIXELS:
         if image is not data:
             image.close()

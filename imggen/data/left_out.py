@@ -45,12 +45,14 @@ class LeftOut:
         *_, first, last = "", "", *PurePosixPath(name.lower()).suffixes
         self.endings[first + last if first + last in ARCHIVE_ENDINGS else last] += 1
 
-    def merge(self, other: LeftOut) -> None:
-        """Add everything that another listing left out."""
-        self.endings += other.endings
-        self.unreadable += other.unreadable
-        self.broken_links += other.broken_links
-        self.special += other.special
+    def with_other(self, other: LeftOut) -> LeftOut:
+        """This and everything that another listing left out."""
+        return LeftOut(
+            self.endings + other.endings,
+            self.unreadable + other.unreadable,
+            self.broken_links + other.broken_links,
+            self.special + other.special,
+        )
 
     def report(self, source: str, reporter: Reporter) -> None:
         """Show the user what is left out."""

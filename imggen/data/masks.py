@@ -23,6 +23,7 @@ VOID = 255  # in an array of class numbers: a pixel whose class is not known
 MAX_CLASSES, MAX_COLORS = 200, 64
 MAX_WITH_VOID = 100  # 255 is void beside values below this only: 0, 128, 255 are three classes
 MAX_NAME_LENGTH = 100
+NO_CLASS = "is none of the classes"  # ends the reason of a mask with a value that the table does not have
 BINARY = ((0, 1), (0, 255), (0, 65_535), (0, 0xFFFFFF))
 BINARY_NAMES = ("background", "object")
 # Of masks that were saved with loss, a class is a value of this share or more, so far from all more frequent ones.
@@ -144,8 +145,17 @@ def values_of(image: Image.Image) -> tuple[bool, Values]:
 def statistics_of(image: Image.Image, *, lossy: bool) -> MaskStatistics:
     """What `make_table` needs of one mask. Raises UnreadableError."""
     colors, values = values_of(image)
-    found, counts = np.unique(values, return_counts=True)
-    return MaskStatistics(colors, image.mode == "P", lossy, image.size, found, counts.astype(np.int64))
+    return MaskStatistics(colors, image.mode == "P", lossy, image.size, *_count_values(values))
+
+
+def _count_values(values: Values) -> tuple[Values, Values]:
+    """The different values in order, and how many pixels have each."""
+    if values.max() > 0xFFFF:
+        found, counts = np.unique(values, return_counts=True)
+        return found, counts.astype(np.int64)
+    counts = np.bincount(values.ravel())  # a tenth of the time that sorting takes
+    found = np.flatnonzero(counts)
+    return found, counts[found]
 
 
 def classes_of(image: Image.Image, table: MaskTable) -> Classes:
@@ -155,7 +165,7 @@ def classes_of(image: Image.Image, table: MaskTable) -> Classes:
         values = values * 0x010101  # a gray mask among masks in colors
     elif colors and not table.colors:
         raise UnreadableError("it is in colors, and the other masks are not")
-    found, positions = np.unique(values, return_inverse=True)
+    found, _ = _count_values(values)
     known = np.array(table.values, np.int64)
     if table.lossy:
         numbers = _nearest(found, known, table.colors)
@@ -164,9 +174,10 @@ def classes_of(image: Image.Image, table: MaskTable) -> Classes:
         numbers = order[np.searchsorted(known, found, sorter=order).clip(max=len(known) - 1)]
         unknown = (known[numbers] != found) & (found != table.void)
         if unknown.any():
-            raise UnreadableError(f"its value {table.shown(int(found[unknown][0]))} is none of the classes")
-    numbers = np.where(found == table.void, VOID, numbers).astype(np.uint8)
-    return np.asarray(numbers[positions].reshape(values.shape))
+            raise UnreadableError(f"its value {table.shown(int(found[unknown][0]))} {NO_CLASS}")
+    number_of = np.zeros(found[-1] + 1, np.uint8)
+    number_of[found] = np.where(found == table.void, VOID, numbers)
+    return np.asarray(number_of[values])
 
 
 def _channels(values: Values, *, colors: bool) -> Values:

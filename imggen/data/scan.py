@@ -7,9 +7,10 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -25,6 +26,9 @@ from imggen.reporting import Reporter
 
 TORCHVISION_SETS = ("mnist", "cifar10", "cifar100")
 SPLIT_CHOICES = ("train", "test", "val", "all")
+Listing = TypeVar("Listing")
+
+_kept_listings: ContextVar[dict[Any, Any] | None] = ContextVar("kept_listings", default=None)
 
 
 class _Names(NamedTuple):
@@ -39,6 +43,27 @@ def digest(parts: Iterable[object]) -> str:
     """A hash of the parts in order, 32 hexadecimal digits; the parts are separated, so that no two lists collide."""
     text = "".join([f"{part}\0" for part in parts])
     return hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()[:32]
+
+
+@contextmanager
+def keeping_listings() -> Iterator[None]:
+    """In this block folders and archives are listed once, for all their splits; later changes are not seen."""
+    token = _kept_listings.set({})
+    try:
+        yield
+    finally:
+        _kept_listings.reset(token)
+
+
+def _listed(list_files: Callable[..., Listing], *given: Any) -> Listing:
+    """What `list_files` returns, kept within `keeping_listings`."""
+    kept, call = _kept_listings.get(), (list_files, *given)
+    if kept is None:
+        return list_files(*given)
+    if call not in kept:
+        kept[call] = list_files(*given)
+    listing: Listing = kept[call]
+    return listing
 
 
 def open_source(
@@ -196,7 +221,7 @@ def _make_source(
 
 
 def _open_folder(path: Path, split: str, use_classes: bool, cache_dir: Path, exclude: Sequence[Path]) -> Source:
-    listing = list_folder(path, exclude)
+    listing = _listed(list_folder, path, tuple(exclude))
     archives = [path / name for name in listing.others if is_archive(Path(name))]
     if archives and not listing.images:
         beside = replace(listing.left_out, endings=Counter())
@@ -224,9 +249,8 @@ def _open_archives(
     beside: LeftOut | None = None,
 ) -> Source:
     """One archive, or several below `root` as one data set; `beside` are the files there that are left out."""
-    listing = list_archives(archives, cache_dir, root)
-    if beside is not None:
-        listing.left_out.merge(beside)
+    listing = _listed(list_archives, tuple(archives), cache_dir, root)
+    left_out = listing.left_out if beside is None else listing.left_out.with_other(beside)
 
     def make_reader(chosen: list[int]) -> ArchiveReader:
         return ArchiveReader(listing.paths, [listing.members[i] for i in chosen])
@@ -234,7 +258,7 @@ def _open_archives(
     source = _make_source(
         path,
         _Names(listing.names, listing.folders, listing.fingerprints),
-        listing.left_out,
+        left_out,
         split,
         use_classes,
         make_reader,

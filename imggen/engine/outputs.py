@@ -32,7 +32,7 @@ def check_writable(folder: Path) -> None:
         raise DataError(f"{existing} cannot be written to", "choose a folder that you may write to")
 
 
-def check_parent(path: Path) -> None:
+def _check_parent(path: Path) -> None:
     """Raise UsageError unless the folder of a file exists."""
     parent = path.absolute().parent
     if not parent.exists():
@@ -58,7 +58,7 @@ def refuse_file(path: Path, force: bool) -> None:
     """Raise UsageError or DataError if a file exists and `force` is not set, or if it cannot be written."""
     if path.is_dir():
         raise UsageError(f"{path} is a folder, not a file", "give a file's name")
-    check_parent(path)
+    _check_parent(path)
     check_writable(path.absolute().parent)
     if path.exists() and not force:
         raise UsageError(f"{path} already exists", "--force overwrites it")

@@ -14,20 +14,28 @@ from pathlib import Path
 
 from imggen.errors import DataError
 
-_HINTS = {
+# What only writing can meet, and what depends on the path.
+_DISK_HINTS = {
     errno.ENOSPC: "no space is left on the disk: free some, or write elsewhere",
     errno.EDQUOT: "your disk quota is used up: free some space, or write elsewhere",
     errno.EROFS: "the disk is read-only: write elsewhere",
+    errno.EFBIG: "the disk, or a limit of the system, does not allow a file that large: write elsewhere",
+}
+_PATH_HINTS = {
     errno.EACCES: "you may not write there: choose another folder",
     errno.EPERM: "you may not write there: choose another folder",
     errno.ENOTDIR: "a part of this path is a file, not a folder",
     errno.ENOENT: "the folder does not exist: create it first",
-    errno.EFBIG: "the disk, or a limit of the system, does not allow a file that large: write elsewhere",
     errno.ENAMETOOLONG: "the name is too long for this disk",
 }
 
 # They make temporary names unique: the counter within a process, process id and token among processes.
 _TOKEN, _COUNTER = secrets.token_hex(4), itertools.count()
+
+
+def disk_hint(error: OSError) -> str | None:
+    """What to do about a disk that is full or takes no files; None for other errors."""
+    return _DISK_HINTS.get(error.errno or 0)
 
 
 @contextmanager
@@ -108,7 +116,7 @@ def _clean_up(path: Path, sibling: str, error: BaseException) -> None:
     with suppress(OSError):
         os.unlink(sibling)
     if isinstance(error, OSError):
-        hint = _HINTS.get(error.errno or 0)
+        hint = disk_hint(error) or _PATH_HINTS.get(error.errno or 0)
         raise DataError(f"{path} cannot be written: {error.strerror or error}", hint) from error
 
 

@@ -112,6 +112,10 @@ class ModelConfig:
             )
         return index
 
+    def to_begin_from(self) -> Self:
+        """The configuration of a new model that begins with the weights of this one: how it is trained may differ."""
+        return self
+
     def check_classes(self) -> None:
         """Raise DataError if this family cannot learn from data with these classes."""
         return

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from imggen.engine.checkpoints import save_backend
 from tests.cli.streams import run_bytes
@@ -145,6 +146,16 @@ def test_paths_are_printed_as_they_are_but_escaped_on_a_terminal(monkeypatch: py
     assert not CONTROL & set(err.decode())
 
 
+def test_a_byte_of_a_file_is_escaped_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    chunk = PngInfo()
+    chunk.add_itxt("imggen", json.dumps({"command": f"imggen {ODD}", "literal": r"\x1b"}))
+    Image.new("L", (4, 4)).save("x.png", pnginfo=chunk)
+    shown = r"caf\xe9\n\x1b[31m\x9b\u202e猫"
+    for terminal in (False, True):
+        code, out, _ = run_bytes(monkeypatch, "info", "x.png", terminal=terminal)
+        assert code == 0 and shown in out.decode() and "literal        \\x1b\n" in out.decode()
+
+
 @pytest.mark.parametrize("terminal", [False, True])
 def test_errors_and_text_of_files_have_no_control_characters(
     monkeypatch: pytest.MonkeyPatch, model: str, terminal: bool
@@ -160,6 +171,7 @@ def test_errors_and_text_of_files_have_no_control_characters(
         ((ODD,), 2),
         (("info", model), 0),
         (("models",), 0),
+        (("sample", model, "-n", 1, "--seed", 1, "-o", f"{ODD}.png", "--dry-run"), 0),
         (("sample", "x" + ODD, "--debug"), 3),
     ):
         code, out, err = run_bytes(monkeypatch, *words, terminal=terminal)

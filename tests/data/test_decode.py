@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from PIL import Image
 from imggen.data import decode
 from imggen.data.choices import CROPS
 from imggen.data.decode import UnreadableError, decode_image, fit_image
+from tests.faults.mutate import mutation
 
 
 def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
@@ -91,3 +93,19 @@ def test_exact_bytes_at_the_same_size_and_pad_color() -> None:
 def test_any_size_and_mode(width: int, height: int, size: int, mode: str, crop: str, channels: int) -> None:
     out = fit_image(decode_image(Image.new(mode, (width, height))), size, channels, crop, "key")
     assert out.shape == (size, size, channels) and out.dtype == np.uint8
+
+
+def test_a_damaged_file_is_read_as_its_bytes_are(tmp_path: Path) -> None:
+    """Pillow would map an uncompressed TIFF into memory, and refuse it where its header and its size disagree."""
+    memory, path = io.BytesIO(), tmp_path / "x.tif"
+    Image.new("L", (64, 64), 7).save(memory, "TIFF")
+    for index in range(40):
+        data = mutation(memory.getvalue(), 5, index)
+        path.write_bytes(data)
+        outcomes = []
+        for source in (data, path):
+            try:
+                outcomes.append(decode_image(source).tobytes())
+            except UnreadableError:
+                outcomes.append(b"")
+        assert outcomes[0] == outcomes[1], index

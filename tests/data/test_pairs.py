@@ -135,8 +135,9 @@ def test_what_is_refused(tmp_path: Path) -> None:
 
 def test_an_unknown_value_makes_a_mask_unreadable(tmp_path: Path) -> None:
     write_pairs(tmp_path, [as_mode(TRUTH, "P")] * 2)
-    with pytest.raises(DataError, match="value 1 is none of the classes"):
+    with pytest.raises(DataError, match="value 1 is none of the classes") as caught:
         load(tmp_path, table=MaskTable(False, (0, 7), ("a", "b")))
+    assert "other masks" in str(caught.value.hint)
 
 
 def test_names_match_without_endings_and_first_folders() -> None:

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from imggen.data.scan import open_source
+from imggen.data import scan
+from imggen.data.scan import keeping_listings, open_source
 from imggen.data.shards import is_archive
 from imggen.errors import DataError, UsageError
 from tests.data.helpers import packed, tree
@@ -32,6 +33,37 @@ def test_every_container_gives_the_same(tmp_path: Path, kind: str) -> None:
     assert len(open_source(str(spec), split="all", cache_dir=tmp_path / "cache")) == 4
     with pytest.raises(DataError, match="no val split"):
         open_source(str(spec), split="val", cache_dir=tmp_path / "cache")
+
+
+@pytest.mark.parametrize("kind", ["folder", "d.zip", "d.tgz", "archives"])
+def test_one_listing_serves_all_splits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    root = spec = tree(tmp_path / "d", *SPLIT_TREE)
+    (root / "w" / "notes.txt").write_text("hello")
+    if kind == "archives":
+        spec = tree(tmp_path / "several", "notes.txt")
+        packed(root, spec / "d.zip")
+    elif kind != "folder":
+        spec = packed(root, tmp_path / kind)
+
+    def sources() -> list[tuple[str, list[str], int]]:
+        opened = (open_source(str(spec), split=split, cache_dir=tmp_path / "cache") for split in ("test", "train"))
+        return [(source.key, source.names, source.ignored) for source in opened]
+
+    separate = sources()
+    listed = []
+    for name in ("list_folder", "list_archives"):
+        real = getattr(scan, name)
+
+        def counted(*given: object, name: str = name, real: object = real) -> object:
+            listed.append(name)
+            return real(*given)  # type: ignore[operator]
+
+        monkeypatch.setattr(scan, name, counted)
+    with keeping_listings():
+        assert sources() == separate
+    assert len(listed) == len(set(listed)) > 0
+    sources()  # outside of the block nothing is kept
+    assert len(listed) == 3 * len(set(listed))
 
 
 def test_no_splits_and_no_classes(tmp_path: Path) -> None:

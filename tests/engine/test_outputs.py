@@ -3,9 +3,11 @@
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
-from imggen.engine.outputs import check_parent, check_writable, output_kind, refuse_file, refuse_folder
+from imggen.engine.outputs import check_writable, output_kind, refuse_file, refuse_folder
 from imggen.errors import DataError, UsageError
+from tests.helpers import run_cli
 
 
 @pytest.mark.parametrize(
@@ -49,4 +51,29 @@ def test_folders_that_cannot_be_written_to() -> None:
         check_writable(Path("file/a/b"))
     check_writable(Path("new/a/b"))
     with pytest.raises(UsageError, match="there is no folder"):
-        check_parent(Path("new/x.png"))
+        refuse_file(Path("new/x.png"), force=True)
+
+
+@pytest.mark.parametrize(
+    ("words", "ending"),
+    [
+        ("sample gan -n 4", "png"),
+        ("interpolate gan --seeds 1,2", "gif"),
+        ("inpaint gan --image x.png --box 1,1,2,2", "png"),
+        ("stylize --content x.png --style x.png", "png"),
+        ("translate vae --image x.png", "png"),
+        ("embed vae --image x.png", "csv"),
+        ("search vae --data . --image x.png", "png"),
+        ("classify vae --image x.png", "csv"),
+        ("evaluate gan --data .", "html"),
+        ("directions gan", "png"),
+        ("export gan", "pt2"),
+    ],
+)
+def test_a_folder_is_never_overwritten_by_a_file(capsys: pytest.CaptureFixture[str], words: str, ending: str) -> None:
+    Image.new("RGB", (8, 8)).save("x.png")
+    folder = Path(f"out.{ending}")
+    folder.mkdir()
+    for force in ((), ("--force",)):
+        code, _, err = run_cli(capsys, *words.split(), "-o", folder, *force)
+        assert code == 2 and f"error: {folder} is a folder, not a file" in err, err

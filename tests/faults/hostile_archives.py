@@ -17,7 +17,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from imggen.cli.console import printable
+from imggen.cli.console import escaped
 from imggen.data.decode import UnreadableError, load_image
 from imggen.data.readers import Source
 from imggen.data.scan import open_source
@@ -140,8 +140,8 @@ def _count_readable(source: Source) -> int:
 
 
 def _check_message(line: str) -> None:
-    assert printable(line).isprintable()
-    printable(line).encode()
+    assert escaped(line).isprintable()
+    escaped(line).encode()
 
 
 def _run_archive(ending: str) -> Callable[[bytes], bool]:

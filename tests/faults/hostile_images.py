@@ -20,7 +20,7 @@ from unittest import mock
 import numpy as np
 from PIL import ExifTags, Image, ImageCms, PngImagePlugin
 
-from imggen.cli.console import _without_nan
+from imggen.cli.console import _without_nan, escaped
 from imggen.cli.info import _lines
 from imggen.data import decode
 from imggen.data.decode import UnreadableError, decode_image, fit_image
@@ -202,7 +202,7 @@ def describe(path: Path) -> bool:
     except DataError:
         return False
     assert description["kind"] == "image" and description["file"] == str(path)
-    assert all(line.isprintable() for line in _lines(description))
+    assert all(escaped(line).isprintable() for line in _lines(description))
     json.loads(json.dumps(_without_nan(description), allow_nan=False), parse_constant=no_constant)
     return True
 

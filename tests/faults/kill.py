@@ -87,7 +87,7 @@ class Killer:
             process = Fork(self.server, *words, *how)
             self.wait(process, run, kind)
             process.send_signal(signal.SIGKILL)
-        code = process.wait()
+        code = process.wait(MAX_SECONDS)
         if code == 0:
             return None
         if code != -signal.SIGKILL:

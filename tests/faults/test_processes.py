@@ -1,10 +1,6 @@
 """One of two processes is killed: the other says so, and a restart by torchrun continues from the last checkpoint."""
 
-import os
 import signal
-import socket
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,16 +18,22 @@ Group = Callable[..., list[Fork]]
 
 
 @pytest.fixture
-def group(fork: Start) -> Group:
-    """Start a command line as two processes, as torchrun does."""
+def store() -> TCPStore:
+    """In which the processes find each other; torchrun keeps it for all its restarts."""
+    return TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
 
-    def start(*words: object, restarts: int = 0, run: str = "one") -> list[Fork]:
-        with socket.socket() as unused:
-            unused.bind(("127.0.0.1", 0))
-            port = unused.getsockname()[1]
-        environment = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-        environment |= {"TORCHELASTIC_RUN_ID": run, "TORCHELASTIC_RESTART_COUNT": str(restarts)}
-        return [fork(*words, RANK=rank, LOCAL_RANK=rank, **environment) for rank in ("0", "1")]
+
+@pytest.fixture
+def group(fork: Start, store: TCPStore) -> Group:
+    """Start a command line as two processes, as torchrun does; the first of them some seconds after the second."""
+    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port), "GROUP_WORLD_SIZE": "1"}
+    shared |= {"TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RUN_ID": "one"}
+
+    def start(*words: object, restarts: int = 0, seconds_between: float = 0.0) -> list[Fork]:
+        environment = {**shared, "TORCHELASTIC_RESTART_COUNT": str(restarts)}
+        second = fork(*words, RANK="1", LOCAL_RANK="1", **environment)
+        time.sleep(seconds_between)
+        return [fork(*words, RANK="0", LOCAL_RANK="0", **environment), second]
 
     return start
 
@@ -71,7 +73,8 @@ def test_a_killed_worker_and_its_restart(
         patch.setenv("TORCHELASTIC_RUN_ID", "another")
         patch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
         assert run_cli(capsys, *words)[0] == 2 and trained_images() == saved
-    restarted = group(*words, restarts=1)
+    # The second process finds no new address of the first: it must not wait for that of the one that has ended.
+    restarted = group(*words, restarts=1, seconds_between=2.0)
     assert [process.wait() for process in restarted] == [0, 0], restarted[0].err + restarted[1].err
     assert f"resuming run at {saved:,} images" in restarted[0].err and trained_images() == 160
     assert [process.out for process in restarted] == ["run/weights.safetensors\n", ""]
@@ -114,39 +117,3 @@ def test_what_one_process_must_do_is_refused(
     monkeypatch.setattr("os._exit", lambda code: exit(code))
     code, _, err = run_cli(capsys, *words)
     assert code == 2 and "process" in err and not list(Path.cwd().iterdir())
-
-
-JOIN = """
-import sys, torch
-from imggen.engine.distributed import ProcessGroup
-group = ProcessGroup.from_environment()
-group.start(torch.device("cpu"))
-assert group.sums([1.0], torch.device("cpu")) == [2.0]
-print("joined", flush=True)
-sys.stdin.read()
-"""
-
-
-def test_a_restart_does_not_wait_for_processes_that_have_ended() -> None:
-    """torchrun keeps the store, in which processes find each other, for all its restarts."""
-    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port), "GROUP_WORLD_SIZE": "1"}
-    shared["TORCHELASTIC_USE_AGENT_STORE"] = "True"
-
-    def start(rank: str, restarts: int) -> subprocess.Popen[str]:
-        more = {**shared, "RANK": rank, "LOCAL_RANK": rank, "TORCHELASTIC_RESTART_COUNT": str(restarts)}
-        command = [sys.executable, "-c", JOIN]
-        return subprocess.Popen(command, env={**os.environ, **more}, stdin=-1, stdout=-1, stderr=-1, text=True)
-
-    for restarts in range(2):
-        second = start("1", restarts)
-        time.sleep(3 * restarts)  # so that it finds no new address of the first
-        both = [start("0", restarts), second]
-        try:
-            for process in both:
-                assert process.stdout is not None and process.stderr is not None
-                assert process.stdout.readline() == "joined\n", process.stderr.read()
-        finally:
-            for process in both:
-                process.kill()
-                process.communicate()

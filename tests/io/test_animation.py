@@ -4,7 +4,6 @@ import json
 from fractions import Fraction
 from pathlib import Path
 
-import av
 import numpy as np
 import pytest
 from PIL import Image
@@ -67,6 +66,8 @@ def test_frames_are_read_back(tmp_path: Path, format: str, channels: int) -> Non
 
 @pytest.mark.parametrize("channels", [1, 3, 4])
 def test_mp4_is_read_back(tmp_path: Path, channels: int) -> None:
+    import av
+
     frames = [frame[:15, :17] for frame in moving_square(channels)]
     with av.open(str(write(tmp_path / "a.mp4", frames))) as container:
         shown = [frame.to_ndarray(format="gray") for frame in container.decode(video=0)]

@@ -1,14 +1,14 @@
-"""Every distance, compared with other implementations, with closed forms, and for plausibility."""
+"""Every distance, compared with other implementations, with closed forms, and for plausibility.
+
+The other implementations are imported where they are used: they take seconds, and every process of a test run imports
+this file.
+"""
 
 import math
 
 import pytest
 import torch
-from prdc import compute_prdc
 from torch import Tensor
-from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
-from torch_fidelity.metric_kid import kid_features_to_metric
-from torch_fidelity.metric_prc import prc_features_to_metric
 
 from imggen.metrics.distances import (
     Discriminant,
@@ -31,6 +31,8 @@ def features(count: int, width: int = 24, *, seed: int = 0, shift: float = 0.0, 
 
 @pytest.mark.parametrize(("shift", "scale"), [(0.0, 1.0), (0.3, 1.0), (0.0, 1.7), (5.0, 0.2)])
 def test_frechet_agrees_with_torch_fidelity(shift: float, scale: float) -> None:
+    from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
+
     one, two = features(600), features(500, seed=1, shift=shift, scale=scale)
     ours = frechet(moments_of(one), moments_of(two))
     theirs = fid_statistics_to_metric(fid_features_to_statistics(one), fid_features_to_statistics(two), verbose=False)
@@ -78,6 +80,8 @@ def test_few_images_give_a_number() -> None:
 
 
 def test_kernel_distance_agrees_with_torch_fidelity() -> None:
+    from torch_fidelity.metric_kid import kid_features_to_metric
+
     one, two = features(400).double(), features(400, seed=1, shift=0.2).double()
     theirs = kid_features_to_metric(one, two, kid_subsets=1, kid_subset_size=400, verbose=False, rng_seed=0)
     # A subset of everything: whatever the order, the number is the same.
@@ -93,6 +97,8 @@ def test_kernel_distance_is_unbiased() -> None:
 
 @pytest.mark.parametrize("shift", [0.0, 0.4])
 def test_neighborhoods_agree_with_prdc(shift: float) -> None:
+    from prdc import compute_prdc
+
     real, generated = features(300), features(280, seed=1, shift=shift)
     neighbors = neighborhoods(real, generated, k=5, k_density=5)
     theirs = compute_prdc(real.numpy(), generated.numpy(), nearest_k=5)
@@ -103,6 +109,8 @@ def test_neighborhoods_agree_with_prdc(shift: float) -> None:
 
 
 def test_precision_and_recall_agree_with_torch_fidelity() -> None:
+    from torch_fidelity.metric_prc import prc_features_to_metric
+
     real, generated = features(300), features(280, seed=1, shift=0.3)
     neighbors = neighborhoods(real, generated)
     theirs = prc_features_to_metric(generated, real, prc_neighborhood=3, prc_batch_size=100, verbose=False)

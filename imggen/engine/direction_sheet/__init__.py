@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from imggen.engine.options import DirectionsOptions
-from imggen.engine.outputs import check_parent, refuse_file
+from imggen.engine.outputs import refuse_file
 from imggen.io.image import format_of
 from imggen.reporting import Reporter
 
@@ -17,7 +17,6 @@ def check(options: DirectionsOptions) -> None:
     """Raise UsageError or DataError for what can be refused without the model."""
     if options.output is not None:
         format_of(options.output)
-        check_parent(options.output)
         refuse_file(options.output, options.force)
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from imggen.data.scan import is_set_of_archives
+from imggen.data.scan import is_set_of_archives, keeping_listings
 from imggen.engine.options import EvaluateOptions
 from imggen.engine.outputs import refuse_file
-from imggen.errors import UsageError
+from imggen.errors import DataError, UsageError
 from imggen.io.checkpoint import read_header
 from imggen.io.model_paths import find_weights, holds_weights, shipped_weights
 from imggen.models import CLASSIFIER, GENERATOR, SEGMENTER, TRAINED, TRANSLATOR, Kind, kind_of
+from imggen.models.pretrained import PRETRAINED
 from imggen.reporting import Reporter
 
 MIN_IMAGES_TO_COMPARE = 10
@@ -36,6 +37,16 @@ def check(options: EvaluateOptions) -> None:
         raise UsageError(f"{options.model} is a folder of images: it has no likelihood", "leave --iw out")
     if options.output is not None:
         _check_report(options.output, force=options.force)
+    _check_features(options.features)
+
+
+def _check_features(name: str | None) -> None:
+    """Refuse a name that is neither a network's nor a file's."""
+    if name in (None, PRETRAINED, "inception"):
+        return
+    path = Path(name.removeprefix("inception:"))
+    if not path.is_file():
+        raise DataError(f"there are no features {path}", "--features pretrained, inception, inception:FILE or a file")
 
 
 def _check_report(path: Path, *, force: bool) -> None:
@@ -52,6 +63,7 @@ def is_image_source(options: EvaluateOptions) -> bool:
     return not holds_weights(path) if path.is_dir() else is_set_of_archives(options.model)
 
 
+@keeping_listings()
 def run(options: EvaluateOptions, reporter: Reporter) -> dict[str, Any]:
     """Compare; returns every metric with its interval, and the same metrics of held-out images as the floor.
 

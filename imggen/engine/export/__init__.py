@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from imggen.engine.options import ExportOptions
-from imggen.engine.outputs import check_parent, refuse_file
+from imggen.engine.outputs import refuse_file
 from imggen.errors import UsageError
 from imggen.reporting import Reporter
 
@@ -19,7 +19,6 @@ def check(options: ExportOptions) -> None:
     path = Path(options.output)
     if path.suffix not in (".onnx", ".pt2"):
         raise UsageError(f"{path} is neither .onnx nor .pt2", "-o model.onnx")
-    check_parent(path)
     refuse_file(path, options.force)
     if path.suffix == ".onnx" and any(find_spec(name) is None for name in PACKAGES):
         raise UsageError("ONNX needs onnx, onnxscript and onnxruntime", "pip install 'imggen[export]', or -o model.pt2")

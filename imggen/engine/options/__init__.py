@@ -14,7 +14,7 @@ from imggen.engine.options.recognition import ClassifyOptions, EmbedOptions, Sea
 from imggen.engine.options.sampling import DirectionsOptions, InterpolateOptions, SampleOptions
 from imggen.engine.options.segmentation import SegmentOptions, TrainSegmentOptions
 from imggen.engine.options.shared import MAX_DIRECTIONS, MAX_SEED, MachineOptions, ModelOptions, VerbOptions
-from imggen.engine.options.training import TrainOptions
+from imggen.engine.options.training import TrainClassifyOptions, TrainOptions
 from imggen.engine.options.translation import TrainTranslateOptions, TranslateOptions
 
 __all__ = [
@@ -37,6 +37,7 @@ __all__ = [
     "SeeingOptions",
     "SegmentOptions",
     "StylizeOptions",
+    "TrainClassifyOptions",
     "TrainOptions",
     "TrainSegmentOptions",
     "TrainTranslateOptions",
@@ -45,7 +46,7 @@ __all__ = [
     "train_options",
 ]
 
-_TRAIN_OPTIONS = {"segment": TrainSegmentOptions, "translate": TrainTranslateOptions}
+_TRAIN_OPTIONS = {"classify": TrainClassifyOptions, "segment": TrainSegmentOptions, "translate": TrainTranslateOptions}
 
 
 def train_options(family: str) -> type[TrainOptions]:

@@ -16,6 +16,7 @@ RESULT = "Result"
 class TrainSegmentOptions(TrainOptions):
     """A training on images with masks; `mask_classes` names the classes of their values."""
 
+    use_classes: bool = False  # no option: sub-folders mean nothing here
     masks: str = option(REQUIRED, "Masks of the same names: folder, .zip or .tar", panel=DATA, metavar="MASKS")
     mask_classes: str | None = option(
         None,

@@ -91,3 +91,10 @@ class TrainOptions(MachineOptions):
     def run(self) -> Path:
         """The run's folder."""
         return self.output if self.output is not None else Path("runs") / self.family
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainClassifyOptions(TrainOptions):
+    """A training that learns the classes, so these cannot be ignored."""
+
+    use_classes: bool = True  # no option

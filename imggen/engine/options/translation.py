@@ -16,6 +16,7 @@ from imggen.option import REQUIRED, argument, option
 class TrainTranslateOptions(TrainOptions):
     """A training on two sets of images: `data` are translated into images like those of `to`."""
 
+    use_classes: bool = False  # no option: sub-folders mean nothing here
     data: str = option(
         REQUIRED, "Images to translate: folder, .zip or .tar", panel=DATA, flags=("--from",), metavar="A"
     )

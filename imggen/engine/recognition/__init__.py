@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from imggen.engine.options import ClassifyOptions, EmbedOptions, SearchOptions
-from imggen.engine.outputs import check_parent, refuse_file
+from imggen.engine.outputs import refuse_file
 from imggen.errors import UsageError
 from imggen.io.image import format_of
 from imggen.reporting import Reporter
@@ -25,7 +25,7 @@ def run_embed(options: EmbedOptions, reporter: Reporter) -> dict[str, Any]:
     path = Path(options.output)
     if path.suffix.lower() not in VECTOR_ENDINGS:
         raise UsageError(f"{path} is no file of vectors", f"endings: {', '.join(VECTOR_ENDINGS)}")
-    _check_file(path, options.force)
+    refuse_file(path, options.force)
     from imggen.engine.recognition.embed import embed
 
     return embed(options, reporter)
@@ -35,7 +35,7 @@ def run_search(options: SearchOptions, reporter: Reporter) -> dict[str, Any]:
     """Find images: `queries`, each with its matches (path and score), or with `duplicates` the `groups` of paths."""
     if options.output is not None:
         format_of(options.output)
-        _check_file(options.output, options.force)
+        refuse_file(options.output, options.force)
     from imggen.engine.recognition.search import search
 
     return search(options, reporter)
@@ -46,12 +46,7 @@ def run_classify(options: ClassifyOptions, reporter: Reporter) -> dict[str, Any]
     if options.output != "-":
         if Path(options.output).suffix != ".csv":
             raise UsageError(f"{options.output} is no .csv file", "labels are written as CSV: -o labels.csv")
-        _check_file(Path(options.output), options.force)
+        refuse_file(Path(options.output), options.force)
     from imggen.engine.recognition.classify import classify
 
     return classify(options, reporter)
-
-
-def _check_file(path: Path, force: bool) -> None:
-    check_parent(path)
-    refuse_file(path, force)

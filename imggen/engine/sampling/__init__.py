@@ -11,7 +11,7 @@ from typing import Any
 
 from imggen.engine.distributed import ProcessGroup
 from imggen.engine.options import SampleOptions
-from imggen.engine.outputs import check_parent, check_pattern, check_writable, is_occupied, output_kind
+from imggen.engine.outputs import check_pattern, check_writable, is_occupied, output_kind, refuse_file
 from imggen.errors import DataError, UsageError
 from imggen.io.image import format_of
 from imggen.reporting import Reporter
@@ -77,24 +77,16 @@ def _check_output(options: SampleOptions) -> None:
         format_of(path)
     if kind == "pattern":
         check_pattern(path)
+    if kind == "grid":
+        refuse_file(path, options.force)
+        return
     if kind == "folder" and path.exists() and not path.is_dir():
         raise UsageError(f"{path} is a file, not a folder", "give an image file's name or another folder")
-    existing = _existing_output(kind, path)
     check_writable(path if kind == "folder" else path.parent)
-    if kind == "grid":
-        check_parent(path)
-    if existing is not None and not options.force and not (options.resume and kind != "grid"):
-        hint = "--force overwrites it"
-        raise UsageError(f"{existing} already exists", hint if kind == "grid" else f"{hint}, --resume adds to it")
-
-
-def _existing_output(kind: str, path: Path) -> Path | None:
-    """The file or folder that would be overwritten, if any."""
-    if kind == "pattern":
-        return _file_of_pattern(path)
-    if kind == "grid":
-        return path if path.exists() else None
-    return path if is_occupied(path) else None
+    occupied = path if is_occupied(path) else None
+    existing = _file_of_pattern(path) if kind == "pattern" else occupied
+    if existing is not None and not options.force and not options.resume:
+        raise UsageError(f"{existing} already exists", "--force overwrites it, --resume adds to it")
 
 
 def _file_of_pattern(pattern: Path) -> Path | None:

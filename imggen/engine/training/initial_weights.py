@@ -58,7 +58,7 @@ def refuse_init_from(options: TrainOptions) -> None:
 def open_model(name: str, family: str) -> InitialWeights:
     """The model of a name, run or file. Raises CheckpointError, and UsageError for one of another family."""
     loaded = load_model(name, device="cpu")
-    config = loaded.model.config
+    config = loaded.model.config.to_begin_from()
     if config.family != family:
         raise UsageError(
             f"{name} is a {config.family}, and cannot begin a {family}",

@@ -23,7 +23,7 @@ from imggen.engine.training.initial_weights import StartingPoint
 from imggen.engine.training.saved_state import SavedState
 from imggen.engine.training.targets import describe_targets, target_settings, target_values, targets_of
 from imggen.errors import DataError, UsageError
-from imggen.models import presets
+from imggen.models import GENERATOR, kind_of, presets
 from imggen.models.config import ModelConfig
 from imggen.models.learner import Learner
 from imggen.reporting import Reporter
@@ -164,7 +164,7 @@ class TrainPlan:
             channels=options.channels if backbone is None else backbone.channels,
             crop=options.crop or DEFAULT_CROP,
             split=options.split or DEFAULT_SPLIT,
-            use_classes=options.use_classes and targets is None,
+            use_classes=options.use_classes,
             strict=options.strict,
             keep=options.cache,
             exclude=(options.run,),
@@ -270,7 +270,7 @@ class TrainPlan:
         return {
             "data": self.data,
             **{name: value for name, value in self.fixed_settings().items() if name != "use_classes"},
-            "no_classes": not self.data_options.use_classes,
+            **({"no_classes": not self.data_options.use_classes} if kind_of(self.config.family) == GENERATOR else {}),
             **target_settings(self.data_options.targets),
             "images": self.budget.images,
             "minutes": None if seconds is None else seconds / 60,

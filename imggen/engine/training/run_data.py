@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from imggen.data.dataset import DataOptions, Dataset, ScannedDataset, scan_dataset
+from imggen.data.scan import keeping_listings
 from imggen.engine.options import TrainOptions
 from imggen.errors import CheckpointError
 from imggen.models.config import ModelConfig, list_classes
@@ -23,6 +24,7 @@ def warn_of_empty_classes(source: Dataset | ScannedDataset, reporter: Reporter) 
         reporter.warn(f"no training images of: {list_classes(empty)}")
 
 
+@keeping_listings()
 def scan_without_new_classes(
     data: str, options: DataOptions, *, had_classes: bool, max_size: int, reporter: Reporter
 ) -> ScannedDataset:

@@ -29,7 +29,9 @@ class Mp4(Writer):
 
         height, width = (side + side % 2 for side in frame.shape[:2])
         self.colorspace = Colorspace.ITU709
-        self.container = av.open(self.file, "w", format="mp4", options={"movflags": "+faststart"})
+        # FFmpeg opens the file by its name: of a file of Python, PyAV would print each error itself. The prefix keeps
+        # FFmpeg from looking for a protocol in the name.
+        self.container = av.open(f"file:{self.file.name}", "w", format="mp4", options={"movflags": "+faststart"})
         self.container.metadata["comment"] = f"{METADATA_KEY}:{self.settings}"
         has_x264 = "libx264" in av.codecs_available
         options = {"crf": "12", "preset": "slow"} if has_x264 else {"qscale": "2"}

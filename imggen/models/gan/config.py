@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, replace
+from typing import ClassVar, Self
 
 from imggen.models.config import ModelConfig
 from imggen.option import option
@@ -50,6 +50,13 @@ class GanConfig(ModelConfig):
         self.check(not (self.normalize and self.blocks), "--normalize is for DCGAN: leave it out, or use --blocks 0")
         for width in self.widths if self.blocks else ():
             self.check(2 * width % min(self.group_width, 2 * width) == 0, "--group-width must divide 2 x channels")
+
+    def to_begin_from(self) -> Self:
+        """Without a training of the encoder alone, which would leave the generator as it is."""
+        if self.encoder_fraction < 1:
+            return self
+        usual = PRESETS[self.preset].encoder_fraction if self.preset in PRESETS else 0.0
+        return replace(self, encoder_fraction=usual)
 
     @property
     def widths(self) -> tuple[int, ...]:

@@ -31,6 +31,7 @@ from imggen.models.gan.backend import GanBackend
 from imggen.reporting import Silent
 from tests.helpers import browser_words, run_cli
 
+pytestmark = pytest.mark.usefixtures("few_resamples")
 Make = Callable[..., Path]
 
 
@@ -286,7 +287,7 @@ def test_damaged_caches_are_computed_again(make: Make) -> None:
 def test_the_extractor_can_be_trained_again(make: Make) -> None:
     make("data", 200, seed=0, split="train")
     data = str(make("data", 60, seed=1, split="test"))
-    extractor, (accuracy,) = train_extractor([data], [1], [data], images=960, batch=32, seed=0)
+    extractor, (accuracy,) = train_extractor([data], [1], [data], images=480, batch=32, seed=0)
     assert accuracy > 0.8 and extractor.logits.out_features == 2
     raw = extractor(torch.rand(50, 3, 32, 32) * 2 - 1)
     assert torch.isfinite(raw).all() and (extractor.scale > 0).all()
@@ -317,6 +318,13 @@ def test_options_that_do_not_apply_to_a_folder_are_refused(make: Make) -> None:
     for more in ({"temperature": 0.5}, {"top_k": 3}, {"iw": 5}):
         with pytest.raises(UsageError, match="is a folder of images"):
             evaluate(EvaluateOptions(model=folder, data=folder, count=10, device="cpu", **more), Silent())
+
+
+@pytest.mark.parametrize("name", ["inceptoin", "nothing.safetensors", "inception:nothing.pth"])
+def test_unknown_features_are_refused_early(name: str) -> None:
+    with pytest.raises(DataError, match="no features") as caught:
+        evaluate(EvaluateOptions(model="gan", data="imgs", features=name), Silent())
+    assert "inception:FILE" in str(caught.value.hint)
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from imggen.models.base import Backend
 from imggen.reporting import Silent
 from tests.helpers import run_cli
 
+pytestmark = pytest.mark.usefixtures("few_resamples")
 SMALL = {"size": 16, "width": 8, "max_width": 8, "z": 2, "depth": 0.01, "mixtures": 2}
 Make = Callable[..., Backend]
 Cli = Callable[..., tuple[int, str, str]]

@@ -61,14 +61,20 @@ def test_easing_is_slow_at_the_keyframes(model: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("path", ["slerp", "spline", "circle"])
 @pytest.mark.parametrize(
-    ("name", "label", "frames"),
-    [("gan-digits", "3", 32), ("gan-emoji", None, 32), ("vae", None, 32), ("transformer-digits", "3", 12)],
+    ("name", "label", "frames", "firsts"),
+    [
+        ("gan-digits", "3", 32, (4, 44, 100)),
+        ("gan-emoji", None, 32, (4, 44, 100)),
+        ("vae", None, 32, (4,)),
+        ("transformer-digits", "3", 12, (4,)),
+    ],
 )
 def test_loops_of_shipped_models_close_with_no_longer_step(
-    name: str, label: str | None, frames: int, path: str
+    name: str, label: str | None, frames: int, firsts: tuple[int, ...], path: str
 ) -> None:
+    """From several seeds where that is quick."""
     count = 2 if path == "circle" else 4
-    for first in (4, 44, 100):
+    for first in firsts:
         more = {"seeds": f"{first}-{first + count - 1}", "label": label, "path": path}
         steps = interpolate(name, "w.png", frames=frames, loop=True, force=True, **more)["steps"]
         assert steps["closing"] <= steps["median"]

@@ -62,7 +62,7 @@ def test_minutes_end_a_run(image_folder: Path, options: MakeOptions, monkeypatch
     assert result["steps"] == 6 and result["seconds"] == 60
     assert [line["progress"] for line in read_metrics()] == [round(step / 6, 6) for step in range(1, 7)]
     assert all(line["images_per_second"] == 1.6 for line in read_metrics())
-    assert sum("2 images per second: expected to end in 60 s" in line for line in reporter.infos) == 1
+    assert sum("2 images per second: expected to end in 50 s" in line for line in reporter.infos) == 1
     clock.seconds += 1000
     result = train(options(image_folder, "run", images=None, minutes=1.5, resume=True), Silent(), clock=clock)
     assert result["steps"] == 9 and result["seconds"] == 90

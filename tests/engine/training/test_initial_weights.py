@@ -44,10 +44,12 @@ def test_a_run_begins_from_a_model(image_folder: Path, options: MakeOptions) -> 
 
 
 def test_the_preset_is_that_of_the_model(image_folder: Path, options: MakeOptions) -> None:
-    training.run(options(image_folder, "first"), Silent())
+    first = options(image_folder, "first")
+    training.run(replace(first, overrides={**first.overrides, "encoder_fraction": 1.0}), Silent())
     plain = TrainOptions(family="gan", data=str(image_folder), output=Path("second"), device="cpu", init_from="first")
     assert training.dry_run(plain, Silent())["width"] == options(image_folder, "first").overrides["width"]
     assert training.dry_run(replace(plain, preset="tiny"), Silent())["width"] == 64
+    assert training.dry_run(plain, Silent())["encoder_fraction"] == 0.05  # not 1, which trains no generator
     with pytest.raises(UsageError, match="first is a gan, and cannot begin a vae"):
         training.dry_run(replace(plain, family="vae"), Silent())
     with pytest.raises(CheckpointError):

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tensorboard.backend.event_processing import event_accumulator
 from torch import Tensor
 
 from imggen.engine import training
@@ -248,6 +247,8 @@ def test_too_little_memory_halves_the_micro_batch(
 
 
 def test_tensorboard_gets_the_metrics(image_folder: Path, options: MakeOptions) -> None:
+    from tensorboard.backend.event_processing import event_accumulator  # takes a second
+
     training.run(options(image_folder, "run", tensorboard=True), Silent())
     events = event_accumulator.EventAccumulator("run/tensorboard").Reload()
     assert "loss_d" in events.Tags()["scalars"]

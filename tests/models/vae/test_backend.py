@@ -36,11 +36,11 @@ def test_bounds_tighten_with_samples(unlabeled: VaeBackend) -> None:
     torch.manual_seed(0)
     elbo = torch.stack([unlabeled.log_likelihood(images) for _ in range(8)]).mean()
     one, ten, many = (
-        torch.stack([unlabeled.importance_bound(images, num_samples=count) for _ in range(4)]).mean()
-        for count in (1, 10, 50)
+        torch.stack([unlabeled.importance_bound(images, num_samples=count) for _ in range(repeats)]).mean()
+        for count, repeats in ((1, 8), (10, 3), (30, 3))
     )
     assert float(one) == pytest.approx(float(elbo), abs=1.5)
-    assert one + 0.3 < ten and ten + 0.1 < many
+    assert one + 5 < ten and ten + 1 < many
     # Better than a uniform distribution: 8 bits per pixel.
     assert -elbo < 0.92 * 256 * 5.545
 
