@@ -143,12 +143,13 @@ class AnyOrderPrior(Prior):
         What a place must be, by what is around it, tells more of the image than what it is: of 1,000 digits 95 % by
         1,000 labels, in place of 91 % by the last content layer's output.
         """
-        positions = torch.arange(self.length, device=values.device)
-        is_black = (positions // self.side + positions % self.side) % 2 == 1
-        fields = positions[~is_black], positions[is_black]
-        states = [self._predicted(values[:, given], labels, given, asked) for given, asked in (fields, fields[::-1])]
-        order = torch.cat([fields[1], fields[0]]).argsort()
-        return torch.cat(states, 1)[:, order]
+        order = sorted(range(self.length), key=lambda place: (place // self.side + place % self.side) % 2)
+        places, half = torch.tensor(order, device=values.device), -(-self.length // 2)
+        white, black = places[:half], places[half:]
+        states = [
+            self._predicted(values[:, given], labels, given, asked) for given, asked in ((black, white), (white, black))
+        ]
+        return torch.cat(states, 1)[:, places.argsort()]
 
     def _predicted(self, values: Tensor, labels: Tensor, given: Tensor, asked: Tensor) -> Tensor:
         """The hidden states of the positions `asked`, given the values at the positions `given`."""

@@ -127,6 +127,19 @@ def test_predictions_depend_on_earlier_groups_only(kind: str, training: bool) ->
         assert changed[groups > groups[position]].all()
 
 
+@pytest.mark.parametrize("side", [3, 4])
+@torch.no_grad()
+def test_features_of_a_place_are_predictions_from_the_other_fields(side: int) -> None:
+    """A checkerboard's black and white fields are two groups, each of which is predicted from the other."""
+    prior = any_order_prior((4, 3), side=side)
+    values, label, places = random_values(prior, 1), torch.tensor([1]), torch.arange(side**2)
+    black = (places // side + places % side) % 2
+    found = prior.features(values, label)
+    for color in (0, 1):
+        states = prior.states(values, label, (black == color).long()[None])
+        assert torch.allclose(found[:, black == color], states[:, black == color], atol=1e-5)
+
+
 @torch.no_grad()
 def test_a_channel_depends_on_earlier_channels_only() -> None:
     prior = any_order_prior((4, 3, 2))
