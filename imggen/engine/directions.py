@@ -17,6 +17,7 @@ from imggen.data.cache_dir import default_cache_dir
 from imggen.documents import FRACTION, NUMBER, TEXT, DocumentError, read_fields
 from imggen.engine.checkpoints import LoadedModel
 from imggen.engine.options import MAX_DIRECTIONS
+from imggen.engine.run_dir import RunDir
 from imggen.errors import CheckpointError, DataError, UsageError, first_line
 from imggen.io.checkpoint import read_header, read_tensors, write_checkpoint
 from imggen.reporting import Reporter
@@ -87,23 +88,24 @@ class Directions:
 
 
 def find_directions(loaded: LoadedModel, reporter: Reporter) -> Directions:
-    """The directions of a model from the cache, or else found, which takes seconds, and kept there.
+    """The directions of a model from where they are kept, or else found, which takes seconds, and kept.
 
     The same model has the same directions. Raises UsageError for a model that has none.
     """
     backend = loaded.backend
     if reason := backend.limitation("directions"):
         raise UsageError(f"{loaded.path} has no directions: {reason}", "use a GAN or a VAE, such as vae")
-    path = default_cache_dir() / "directions" / f"{loaded.hash}.safetensors"
+    path = _place(loaded)
     if path.exists():
         try:
-            directions = _read(path, backend.noise_shape)
+            directions = _read(path, loaded.hash, backend.noise_shape)
         except CheckpointError as error:
             reporter.warn(f"the directions are found again: {error.message}")
         else:
             with suppress(OSError):
-                os.utime(path)  # what was used last is removed last to make room
-            return directions
+                os.utime(path)  # of the cache, what was used last is removed last to make room
+            if directions is not None:
+                return directions
     from imggen.engine.direction_search import search_directions
 
     began = time.monotonic()
@@ -111,23 +113,36 @@ def find_directions(loaded: LoadedModel, reporter: Reporter) -> Directions:
     reporter.info(f"found {len(directions)} directions in {time.monotonic() - began:.0f} s")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _write(path, directions, backend.config.family)
+        _write(path, directions, loaded)
     except (OSError, DataError) as error:
         reporter.warn(f"the directions cannot be kept, so they are found each time: {first_line(error)}")
     return directions
 
 
-def _write(path: Path, directions: Directions, family: str) -> None:
-    document: dict[str, Any] = {"model": family}
+def _place(loaded: LoadedModel) -> Path:
+    """Where directions are kept: beside a run's weights; those of other models, or of a run of others, in the cache."""
+    run = RunDir(loaded.path.parent)
+    if loaded.path == run.weights and run.metrics.exists() and os.access(run.path, os.W_OK):
+        return run.directions
+    return default_cache_dir() / "directions" / f"{loaded.hash}.safetensors"
+
+
+def _write(path: Path, directions: Directions, loaded: LoadedModel) -> None:
+    document: dict[str, Any] = {"model": loaded.model.config.family, "hash": loaded.hash}
     for number, each in enumerate(directions.known, 1):
         document |= {f"share {number}": each.share, f"name {number}": each.name}
         document[f"correlation {number}"] = each.correlation
     write_checkpoint(path, {"vectors": directions.vectors}, document, kind="directions")
 
 
-def _read(path: Path, noise_shape: tuple[int, ...]) -> Directions:
-    """Read what `_write` wrote. Raises CheckpointError for anything else."""
+def _read(path: Path, model_hash: str, noise_shape: tuple[int, ...]) -> Directions | None:
+    """Read what `_write` wrote; None if it was for other weights, as those of a run before it was resumed.
+
+    Raises CheckpointError for anything else.
+    """
     header = read_header(path, kind="directions")
+    if header.document.get("hash") != model_hash:
+        return None
     vectors = read_tensors(path, header, None).get("vectors", torch.empty(0))
     if vectors.dtype != torch.float32 or vectors.shape[1:] != noise_shape or len(vectors) > MAX_DIRECTIONS:
         raise CheckpointError(f"{path} does not fit the model")

@@ -19,7 +19,7 @@ from imggen.reporting import readable
 PREVIEW_NAME = re.compile(r"\d{6,}\.png")
 # What atomic writes leave behind when the process is killed, in the run's folder and in that of the previews.
 PARTIAL_FILE_NAME = re.compile(
-    r"\.((weights|state|best)\.safetensors|config\.toml|metrics\.jsonl|\d{6,}\.png)\.[0-9a-f]{9,}\.part"
+    r"\.((weights|state|best|directions)\.safetensors|config\.toml|metrics\.jsonl|\d{6,}\.png)\.[0-9a-f]{9,}\.part"
 )
 
 
@@ -48,6 +48,11 @@ class RunDir:
     def metrics(self) -> Path:
         """Losses and other metrics: one JSON object per line."""
         return self.path / "metrics.jsonl"
+
+    @property
+    def directions(self) -> Path:
+        """The directions of the weights' noise, if they were asked for."""
+        return self.path / "directions.safetensors"
 
     @property
     def samples(self) -> Path:

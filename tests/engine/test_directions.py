@@ -15,6 +15,7 @@ from imggen.engine.directions import Direction, Directions, find_directions
 from imggen.engine.noise import SampleSpec, noise_for
 from imggen.engine.options import SampleOptions
 from imggen.engine.quantities import measure
+from imggen.engine.run_dir import RunDir
 from imggen.engine.sampling.reconstruct import _with_neighbors
 from imggen.engine.sampling.sample import SamplePlan
 from imggen.errors import UsageError
@@ -185,6 +186,25 @@ def test_directions_are_listed_shown_and_kept(capsys: pytest.CaptureFixture[str]
     kept.parent.touch()
     find_directions(loaded, reporter)
     assert "cannot be kept" in reporter.warnings[-1]
+
+
+@pytest.mark.usefixtures("quick")
+def test_directions_of_a_run_are_kept_beside_its_weights() -> None:
+    run = RunDir(Path("run"))
+    run.path.mkdir()
+    run.metrics.touch()
+    run.weights.write_bytes(Path("gan.safetensors").read_bytes())
+    first = find_directions(load_model("run", device="cpu"), Silent())
+    assert run.directions.exists() and not Path("cache").exists()
+    reporter = RecordingReporter()
+    assert torch.equal(find_directions(load_model("run", device="cpu"), reporter).vectors, first.vectors)
+    assert not reporter.infos
+    # Those of other weights are found anew, without a warning: the run was resumed.
+    save_backend(run.weights, small_gan(class_counts=(3, 1), gain=9), {})
+    other = find_directions(load_model("run", device="cpu"), reporter)
+    assert len(reporter.infos) == 1 and not reporter.warnings and not torch.equal(other.vectors, first.vectors)
+    again = find_directions(load_model("run", device="cpu"), reporter)
+    assert len(reporter.infos) == 1 and torch.equal(again.vectors, other.vectors)
 
 
 @pytest.mark.usefixtures("quick")
