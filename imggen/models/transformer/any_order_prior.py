@@ -140,8 +140,8 @@ class AnyOrderPrior(Prior):
     def features(self, values: Tensor, labels: Tensor) -> Tensor:
         """The hidden states of the black fields of a checkerboard given the tokens of the white ones, and vice versa.
 
-        What a place must be, by what is around it, tells more of the image than what it is: of 1,000 digits 95 % by
-        1,000 labels, in place of 91 % by the last content layer's output.
+        What a place must be, by what is around it, tells more of the image than what it is: by 1,000 labels a probe
+        tells 94 of 100 digits, by the last content layer's output 90.
         """
         order = sorted(range(self.length), key=lambda place: (place // self.side + place % self.side) % 2)
         places, half = torch.tensor(order, device=values.device), -(-self.length // 2)
