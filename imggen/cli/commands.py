@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from types import ModuleType
@@ -21,14 +22,17 @@ from imggen.option import EMPTY_HINT, GENERAL
 
 
 def _defer(module: str, name: str) -> None:
-    """Import a class's module when the class is used, though Typer imports both at every help screen."""
+    """Import the module of a class when the class is used; Typer imports it for every help screen.
+
+    Until then a module that holds a stand-in for the class takes its place.
+    """
 
     def real() -> ModuleType:
         if sys.modules.get(module) is stand_in:
             del sys.modules[module]
         return import_module(module)
 
-    def other(attribute: str) -> Any:
+    def of_real(attribute: str) -> Any:
         if attribute.startswith("__"):  # the import system asks for these
             raise AttributeError(attribute)
         return getattr(real(), attribute)
@@ -41,7 +45,7 @@ def _defer(module: str, name: str) -> None:
 
     stand_in = ModuleType(module)
     setattr(stand_in, name, Deferred)
-    stand_in.__getattr__ = other  # type: ignore[method-assign]
+    stand_in.__getattr__ = of_real  # type: ignore[method-assign]
     sys.modules.setdefault(module, stand_in)
 
 
@@ -108,7 +112,7 @@ def command_of(name: str, function: Callable[..., None]) -> Command:
     return command
 
 
-class Group(TyperGroup):
+class Group(TyperGroup, ABC):
     """The program, and `train`. A command is a name and a summary until it is used."""
 
     summaries: ClassVar[Mapping[str, str]]  # of the commands by name, in the order in which help lists them
@@ -118,9 +122,9 @@ class Group(TyperGroup):
         for name, summary in self.summaries.items():
             self.commands[name] = TyperCommand(name, help=summary)
 
+    @abstractmethod
     def make(self, name: str) -> Any:
         """The command of that name, with its options."""
-        raise NotImplementedError
 
     def list_commands(self, ctx: Any) -> list[str]:
         """The names of the commands, in the order of their use."""

@@ -212,8 +212,8 @@ class TransformerBackend(Backend):
     def features(self, images: Tensor) -> Features:
         """What the prior makes of all tokens, without a class, is the map.
 
-        The vectors are it, pooled, with channels of length one at each place, and the tokens' values: by the former
-        classes are told apart, by the latter the nearest neighbors are better.
+        The vectors are it, pooled, with channels of length one at each place, and the tokens' values: the former
+        separate classes, the latter give better nearest neighbors.
         """
 
         def see(images: Tensor) -> Tensor:
