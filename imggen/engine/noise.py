@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from imggen.models.base import Backend
+from imggen.models.mapper.translate.model import TranslateModel
 
 
 def mix_seed(*numbers: int) -> int:
@@ -44,3 +45,12 @@ def noise_for(specs: Sequence[SampleSpec], backend: Backend) -> tuple[Tensor, Te
             label = int(np.searchsorted(cumulative_counts, threshold, side="right"))
             labels[row] = min(label, len(cumulative_counts) - 1) if spec.label is None else spec.label
     return noise, labels if backend.classes else None
+
+
+def translation_noise(seeds: Sequence[int], model: TranslateModel) -> Tensor | None:
+    """Return noise (B, config.noise) for translations, on the model's device; None if the model takes none."""
+    count = model.config.noise
+    if not count:
+        return None
+    rows = [torch.randn(count, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+    return torch.stack(rows).to(model.device)

@@ -56,8 +56,8 @@ def test_any_size_and_channels_and_rows(channels: int, target: int, height: int,
 
 @pytest.mark.parametrize(
     "more",
-    [{"paired": True}, {"paired": True, "l1_only": True}, {}],
-    ids=["paired", "l1 only", "unpaired"],
+    [{"paired": True}, {"paired": True, "l1_only": True}, {"paired": True, "noise": 3}, {}],
+    ids=["paired", "l1 only", "noise", "unpaired"],
 )
 def test_it_resumes_exactly(more: dict[str, object]) -> None:
     pairs = pairs_of(24)
@@ -99,6 +99,25 @@ def test_it_learns_pairs() -> None:
     with torch.no_grad():
         after = torch.nn.functional.l1_loss(learner.saved_model(new[:, :1]), new[:, 1:])
     assert after < 0.2 and after < before / 4
+
+
+def test_noise_says_what_the_input_does_not() -> None:
+    # Outputs of one color, of which the input says nothing.
+    generator = torch.Generator().manual_seed(0)
+    gray = pairs_of(48)[:, :1]
+    color = torch.rand(48, 3, 1, 1, generator=generator).mul(2).sub(1).round().expand(-1, -1, 16, 16)
+    pairs = torch.cat([gray, color], 1).contiguous(memory_format=torch.channels_last)
+    torch.manual_seed(0)
+    learner = build_learner(config(channels=1, paired=True, l1_only=True, noise=4, learning_rate=5e-3))
+    for _ in range(5):
+        metrics = run_steps(learner, 0, 60, pairs)
+    with torch.no_grad():
+        made = [learner.saved_model(gray[:16], torch.randn(1, 4, generator=generator).repeat(16, 1)) for _ in range(12)]
+        none = learner.saved_model(gray[:16])
+    means = torch.stack([each.mean((2, 3)) for each in made])  # (12, 16, 3)
+    assert metrics["l1"] < 0.35 and metrics["divergence"] > 1  # 0.5 by the median alone
+    assert means.std(0).mean() > 0.25 and means.std(1).mean() < 0.1
+    assert torch.equal(none, learner.saved_model(gray[:16], torch.zeros(16, 4)))
 
 
 def test_it_learns_the_colors_of_the_other_images_without_pairs() -> None:
@@ -207,6 +226,11 @@ def test_channels_are_those_of_pillow() -> None:
     transparent = torch.cat([color, -torch.ones(1, 1, 1, 1)], 1)
     assert to_channels(transparent, 3).flatten().tolist() == [1, 1, 1]
     assert to_channels(transparent, 1).item() == pytest.approx(1)
+
+
+def test_noise_needs_pairs() -> None:
+    with pytest.raises(UsageError, match="--noise needs --paired"):
+        config(noise=4)
 
 
 def test_l1_alone_needs_pairs() -> None:

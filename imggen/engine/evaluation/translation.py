@@ -18,6 +18,7 @@ from imggen.engine.color import ColorMap, moments_of_images, to_colors, to_pixel
 from imggen.engine.evaluation import MIN_IMAGES_TO_COMPARE
 from imggen.engine.evaluation.samples import MIN_IMAGES_FOR_STEADY_METRICS, dataset_features, scan_split
 from imggen.engine.evaluation.translation_report import write_translation_report
+from imggen.engine.noise import translation_noise
 from imggen.engine.options import EvaluateOptions
 from imggen.engine.run_dir import RunDir
 from imggen.errors import DataError
@@ -122,7 +123,8 @@ def _evaluate(
     with reporter.task("translating", len(rows)) as task:
         for part in np.array_split(rows, -(-len(rows) // AT_ONCE)):
             images = inputs.images(part)
-            made = made_by_methods(model, images, color_map, mean)
+            noise = translation_noise([options.seed + row for row in part.tolist()], model)
+            made = made_by_methods(model, images, noise, color_map, mean)
             known = [index for index, row in enumerate(part.tolist()) if row in partners]
             new = [index for index, row in enumerate(part.tolist()) if partners.get(row, 1) % 2]
             truth = targets.images([partners[int(part[index])] for index in known]) if known else None
@@ -176,16 +178,16 @@ def _colors(images: ImageArray) -> ImageArray:
 
 @torch.inference_mode()
 def made_by_methods(
-    model: TranslateModel, images: ImageArray, color_map: ColorMap, mean: ImageArray
+    model: TranslateModel, images: ImageArray, noise: Tensor | None, color_map: ColorMap, mean: ImageArray
 ) -> dict[str, ImageArray]:
-    """What the model and each baseline make of images (N, H, W, C): (N, H, W, target_channels)."""
+    """What the model, with its noise, and each baseline make of images (N, H, W, C): (N, H, W, target_channels)."""
     channels = model.config.target_channels
     levels = float_images(images, model.device)
     recolored = to_pixels(color_map(to_colors(_colors(images))))
     if channels == images.shape[3] == 4:
         recolored = np.concatenate([recolored, images[..., 3:]], 3)
     return {
-        "model": to_uint8(model(levels)),
+        "model": to_uint8(model(levels, noise)),
         "identity": to_uint8(to_channels(levels, channels)),
         "color": to_uint8(to_channels(float_images(recolored, model.device), channels)),
         "mean": np.repeat(mean[None], len(images), 0),
@@ -229,7 +231,8 @@ def _write_report(
     def shown(row: int) -> ImageArray:
         """An image, its translation and, where it is known, the truth, as RGB (2 or 3, H, W, 3)."""
         images = inputs.images([row])
-        parts = [images, to_uint8(model(float_images(images, model.device)))]
+        noise = translation_noise([options.seed + row], model)
+        parts = [images, to_uint8(model(float_images(images, model.device), noise))]
         if row in partners:
             parts.append(targets.images([partners[row]]))
         return np.stack([composite_on_white(part[0]) for part in parts])

@@ -173,9 +173,9 @@ class Actions:
             files = [_made(Path(path)) for path in result["paths"]]
         return files, result["images"][0]["classes"], command("segment", options)
 
-    def translate(self, image: PageFile, strength: float) -> PageFile:
+    def translate(self, image: PageFile, strength: float, seed: int) -> PageFile:
         """The translation of an image. Raises UsageError and DataError."""
-        options = TranslateOptions(**self._named, image=image.name, strength=strength)
+        options = TranslateOptions(**self._named, image=image.name, strength=strength, seed=seed)
         with self._working(image) as reporter:
             mapping.run_translate(options, reporter)
             return _made(Path(options.output))

@@ -10,6 +10,7 @@ from imggen.engine.explore.events import listen
 from imggen.engine.explore.fragments import bars, download, large_image
 from imggen.engine.explore.kept import command_box
 from imggen.engine.explore.uploads import read_upload
+from imggen.engine.options import MAX_SEED
 from imggen.errors import UsageError
 from imggen.models import SEGMENTER, TRANSLATOR, kind_of
 
@@ -25,18 +26,19 @@ class MapTab:
     def __init__(self, actions: Actions) -> None:
         self.actions = actions
         self.segments = kind_of(actions.model.config.family) == SEGMENTER
+        self.has_noise = bool(getattr(actions.model.config, "noise", 0))
 
-    def drop(self, strength: float, event: gr.EventData) -> tuple[PageFile, str, str, str, str]:
+    def drop(self, strength: float, seed: int, event: gr.EventData) -> tuple[PageFile, str, str, str, str]:
         """The image as a file and for the page, and what `map` returns. Raises DataError."""
         file, _ = read_upload(event._data)
-        return file, large_image(file), *self.map(file, strength)
+        return file, large_image(file), *self.map(file, strength, seed)
 
-    def map(self, file: PageFile | None, strength: float) -> tuple[str, str, str]:
+    def map(self, file: PageFile | None, strength: float, seed: int) -> tuple[str, str, str]:
         """The results, the share of each class, and the command. Raises UsageError and DataError."""
         if file is None:
             raise UsageError("there is no image", "drop one")
         if not self.segments:
-            made = self.actions.translate(file, float(strength))
+            made = self.actions.translate(file, float(strength), int(seed))
             return large_image(made) + download(made), "", made.command
         (mask, overlay), classes, command = self.actions.segment(file)
         html = large_image(overlay) + download(mask, f"Download the mask {mask.name}") + download(overlay)
@@ -49,6 +51,9 @@ def build_map_tab(actions: Actions) -> None:
     image = gr.State(None)
     drop = drop_zone("map-drop")
     strength = gr.Slider(0, 1, 1, step=0.05, label="Strength", visible=not tab.segments, elem_id="strength")
+    seed = gr.Number(
+        0, precision=0, minimum=0, maximum=MAX_SEED, label="Seed", visible=tab.has_noise, elem_id="map-seed"
+    )
     with gr.Row():
         with gr.Column(min_width=260):
             shown = gr.HTML(elem_id="map-image")
@@ -58,5 +63,6 @@ def build_map_tab(actions: Actions) -> None:
     command = command_box("The command for it", "map-command")
     command.render()
     results = [result, classes, command]
-    listen(drop.upload, tab.drop, [strength], [image, shown, *results], show_progress="full")
-    listen(strength.release, tab.map, [image, strength], results)
+    listen(drop.upload, tab.drop, [strength, seed], [image, shown, *results], show_progress="full")
+    listen(strength.release, tab.map, [image, strength, seed], results)
+    listen(seed.submit, tab.map, [image, strength, seed], results)

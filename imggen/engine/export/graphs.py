@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from imggen.engine.checkpoints import LoadedModel
-from imggen.engine.noise import SampleSpec, noise_for
+from imggen.engine.noise import SampleSpec, noise_for, translation_noise
 from imggen.errors import UsageError
 from imggen.io.pixels import to_float, to_levels
 from imggen.models.base import Backend, Model
@@ -213,14 +213,27 @@ class SegmentGraph(ImageGraph):
 
 
 class TranslateGraph(ImageGraph):
-    """The translation of an image."""
+    """The translation of an image, by noise if the model has noise."""
 
     def __init__(self, model: TranslateModel) -> None:
         super().__init__(model, (Array("translation", IMAGE_MEANING, SPATIAL),), model.network)
+        self.translator = model
+        if model.config.noise:
+            meaning = f"float32 (images, {model.config.noise}), standard normal"
+            self.inputs += (Array("noise", meaning, BATCH),)
+
+    def examples(self, seeds: range) -> tuple[Tensor, ...]:
+        """Images of squares in random colors, and the noise of the seeds."""
+        noise = translation_noise(seeds, self.translator)
+        return super().examples(seeds) if noise is None else (*super().examples(seeds), noise)
+
+    def forward(self, image: Tensor, noise: Tensor | None = None) -> Tensor:
+        """(N, H, W, C) uint8 → (N, H, W, C) uint8."""
+        return to_levels(self.translator(to_float(image.permute(0, 3, 1, 2)), noise)).permute(0, 2, 3, 1)
 
     def see(self, images: Tensor) -> Tensor:
-        """(N, H, W, C) uint8."""
-        return to_levels(self.model(images)).permute(0, 2, 3, 1)
+        """(N, H, W, C) uint8, without noise."""
+        return to_levels(self.translator(images)).permute(0, 2, 3, 1)
 
 
 def build_graph(loaded: LoadedModel, part: str | None) -> Graph:

@@ -13,6 +13,7 @@ from imggen.engine.mapping.inputs import ContentFile, check_output, find_content
 from imggen.engine.options import SegmentOptions, StylizeOptions, TranslateOptions
 from imggen.engine.options.mapping import FAST_PACKAGES
 from imggen.engine.outputs import output_kind, refuse_file, refuse_folder
+from imggen.engine.seeds import seed_range
 from imggen.errors import UsageError
 from imggen.io.image import format_of
 from imggen.models.pretrained import INSTALL_HINT, PRETRAINED, is_installed
@@ -87,13 +88,14 @@ def run_translate(options: TranslateOptions, reporter: Reporter) -> dict[str, An
 
 def check_translate(options: TranslateOptions) -> None:
     """Raise UsageError or DataError for an output that cannot be written or would overwrite a file."""
+    seed_range(options.seed, options.count)
     kind, path = output_kind(options.output), Path(options.output)
     if kind in ("stdout", "pattern"):
         raise UsageError("translations are written to files", "-o translated.png, or -o translated/")
     if kind == "folder":
         refuse_folder(path, options.force)
         return
-    if options.takes_several:
+    if options.takes_several or options.count > 1:
         raise UsageError("several images go into a folder", "-o translated/")
     format_of(path)
     if options.format != "png":

@@ -29,6 +29,7 @@ from imggen.data.readers import Source
 from imggen.data.scan import open_images
 from imggen.engine.checkpoints import LoadedModel, load_model, prepare
 from imggen.engine.mapping.inputs import ENDINGS, metadata_of_color, result_names
+from imggen.engine.noise import translation_noise
 from imggen.engine.options import TranslateOptions
 from imggen.engine.outputs import output_kind
 from imggen.engine.provenance import settings
@@ -50,29 +51,36 @@ def translate(options: TranslateOptions, reporter: Reporter) -> dict[str, Any]:
     source = open_images(options.image, reporter, exclude=(Path(options.output),))
     loaded = load_model(options.model, weights=options.weights, device=options.device)
     model = _open(loaded)
+    if not model.config.noise and (options.count > 1 or options.seed):
+        raise UsageError(
+            f"{loaded.path} has no noise: an image has one result",
+            "leave --count and --seed out; imggen train translate --paired --noise 16 makes models that have",
+        )
     prepare(loaded, reporter, full_precision=True)
-    outputs = _outputs(options, source)
-    images, skipped = [], list[tuple[str, str]]()
-    with reporter.task("translating", len(source)) as task:
-        for index, output in enumerate(outputs):
-
-            def advance(fraction: float, index: int = index) -> None:
-                task.update(index + fraction)
-
+    results, skipped = list[dict[str, Any]](), list[tuple[str, str]]()
+    count = options.count
+    with reporter.task("translating", len(source) * count) as task:
+        for index, (name, paths) in enumerate(zip(source.names, _outputs(options, source), strict=True)):
             try:
                 file = _read(source, index)
             except UnreadableError as error:
-                skipped.append((source.names[index], str(error)))
+                skipped.append((name, str(error)))
                 continue
-            made = _translate(model, file, options, advance)
-            _write(options, loaded, file, made, source.names[index], output, reporter)
-            images.append({"image": source.names[index], "path": str(output), "size": list(made.size)})
+            for number, path in enumerate(paths):
+
+                def advance(fraction: float, done: int = index * count + number) -> None:
+                    task.update(done + fraction)
+
+                one = replace(options, seed=options.seed + number, count=1)
+                made = _translate(model, file, one, advance)
+                _write(one, loaded, file, made, name, path, reporter)
+                results.append({"image": name, "path": str(path), "size": list(made.size), **_seed_of(one, model)})
     check_skipped(tuple(skipped), len(source), strict=False)
     for name, reason in skipped:
         reporter.warn(f"left out {name}: {reason}")
     seconds = round(time.monotonic() - began, 3)
-    paths = [image["path"] for image in images]
-    return {"images": images, "count": len(images), "hash": loaded.hash, "paths": paths, "seconds": seconds}
+    written = [result["path"] for result in results]
+    return {"images": results, "count": len(results), "hash": loaded.hash, "paths": written, "seconds": seconds}
 
 
 def _open(loaded: LoadedModel) -> TranslateModel:
@@ -83,11 +91,19 @@ def _open(loaded: LoadedModel) -> TranslateModel:
     return loaded.model
 
 
-def _outputs(options: TranslateOptions, source: Source) -> list[Path]:
-    """The file of each result."""
+def _seed_of(options: TranslateOptions, model: TranslateModel) -> dict[str, int]:
+    """The seed of a result, where it has one."""
+    return {"seed": options.seed} if model.config.noise else {}
+
+
+def _outputs(options: TranslateOptions, source: Source) -> list[list[Path]]:
+    """The files of the results of each image."""
     if output_kind(options.output) != "folder":
-        return [Path(options.output)]
-    return [Path(options.output) / name for name in result_names(source.names, ENDINGS[options.format])]
+        return [[Path(options.output)]]
+    paths = [Path(options.output) / name for name in result_names(source.names, ENDINGS[options.format])]
+    if options.count == 1:
+        return [[path] for path in paths]
+    return [[path.with_stem(f"{path.stem}-{number + 1}") for number in range(options.count)] for path in paths]
 
 
 def _read(source: Source, index: int) -> ImageFile:
@@ -113,8 +129,10 @@ def _translate(
     if size != image.size:
         seen = seen.resize(size, Image.Resampling.LANCZOS)
 
+    noise = translation_noise([options.seed], model)
+
     def apply(tile: Tensor) -> Tensor:
-        return to_levels(model(tile))
+        return to_levels(model(tile, noise))
 
     made = map_in_tiles(
         to_array(seen, config.channels),

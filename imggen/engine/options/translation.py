@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from imggen.data.layout import is_image_file
-from imggen.engine.options.shared import DATA, IMAGES, MODEL, OUTPUT, VerbOptions
+from imggen.engine.options.shared import DATA, IMAGES, MAX_SEED, MODEL, OUTPUT, VerbOptions
 from imggen.engine.options.training import TrainOptions
 from imggen.errors import UsageError
 from imggen.option import REQUIRED, argument, option
@@ -39,6 +39,10 @@ class TranslateOptions(VerbOptions):
     model: str = argument("translate", MODEL, metavar="MODEL")
     image: str = option(REQUIRED, "File, folder, .zip or .tar", panel=IMAGES, metavar="SOURCE")
     weights: Path | None = option(None, "Checkpoint to load in place of MODEL's own", panel=IMAGES, metavar="FILE")
+    count: int = option(
+        1, "Results per image, of a model with noise", panel=IMAGES, flags=("--count", "-n"), low=1, high=10_000
+    )
+    seed: int = option(0, "Seed of the first result's noise", panel=IMAGES, low=0, high=MAX_SEED)
     strength: float = option(1.0, "0 keeps the image as it is, 1 is all of the model", panel=IMAGES, low=0, high=1)
     scale: float | None = option(
         None, "Resize images by this factor first", panel=IMAGES, low=1e-3, high=1e3, chosen="as in training"

@@ -7,6 +7,7 @@ from typing import cast
 import numpy as np
 import torch
 
+from imggen.engine.noise import translation_noise
 from imggen.engine.sheet import Cell, draw_sheet, in_rows, resized
 from imggen.engine.training.inspections import MIN_CELL_SIDE, Inspection, Rows
 from imggen.engine.training.mode_collapse import (
@@ -134,6 +135,8 @@ class TranslateInspection(Inspection):
         model = cast(TranslateModel, self.learner.saved_model)
         pairs = np.asarray(self.plan.dataset.images[rows])
         inputs, targets = np.split(pairs, [self.plan.dataset.channels], axis=3)
-        parts = np.array_split(inputs, -(-len(rows) // TRANSLATED_AT_ONCE))
-        outputs = [to_uint8(model(float_images(part, self.plan.device))) for part in parts]
+        outputs = []
+        for part in np.array_split(np.arange(len(rows)), -(-len(rows) // TRANSLATED_AT_ONCE)):
+            noise = translation_noise(rows[part].tolist(), model)
+            outputs.append(to_uint8(model(float_images(inputs[part], self.plan.device), noise)))
         return inputs, np.concatenate(outputs), targets

@@ -52,11 +52,19 @@ class UNet(nn.Module):
 
     `widths` are the channels of each resolution, the image's own first and each half of the one before; `blocks` is
     the number of residual blocks at each resolution of the encoder. With a backbone, the halved resolutions are given
-    what a pretrained network sees, too.
+    what a pretrained network sees, too. With `noise` numbers of noise an image, these change all channels of all
+    resolutions, at each place alike.
     """
 
     def __init__(
-        self, before: int, after: int, widths: tuple[int, ...], blocks: int, *, with_backbone: bool = False
+        self,
+        before: int,
+        after: int,
+        widths: tuple[int, ...],
+        blocks: int,
+        *,
+        with_backbone: bool = False,
+        noise: int = 0,
     ) -> None:
         super().__init__()
         self.halvings, self.blocks = len(widths) - 1, blocks
@@ -69,6 +77,9 @@ class UNet(nn.Module):
         self.backbone = Backbone(self.halvings) if with_backbone else None
         seen = zip(() if self.backbone is None else self.backbone.widths, widths, strict=False)
         self.project = nn.ModuleList(nn.Sequential(PlaceNorm(own), nn.Conv2d(own, width, 1)) for own, width in seen)
+        entered = (widths[0], *widths[:-1])
+        self.encoder_noise = nn.ModuleList(nn.Linear(noise, width, bias=False) for width in entered if noise)
+        self.decoder_noise = nn.ModuleList(nn.Linear(noise, width, bias=False) for width in widths[1:] if noise)
         self.norm = PlaceNorm(widths[0])
         self.leave = nn.Conv2d(widths[0], after, 3, padding=1)
 
@@ -86,7 +97,7 @@ class UNet(nn.Module):
         own = 2 + sum(levels) + sum(3 << level for level in range(self.halvings))
         return own + (0 if self.backbone is None else self.backbone.reach)
 
-    def maps(self, images: Tensor) -> list[Tensor]:
+    def maps(self, images: Tensor, noise: Tensor | None = None) -> list[Tensor]:
         """The encoder's maps, the finest first; sides that cannot be halved are padded at the right and the bottom."""
         height, width = images.shape[2:]
         right, bottom = -width % self.multiple, -height % self.multiple
@@ -98,6 +109,8 @@ class UNet(nn.Module):
             x = avg_pool2d(x, 2) if level else x
             if 0 < level <= len(seen):
                 x = x + self.project[level - 1](seen[level - 1])
+            if noise is not None:
+                x = x + self.encoder_noise[level](noise)[:, :, None, None]
             x = layers(x)
             maps.append(x)
         return maps
@@ -106,10 +119,13 @@ class UNet(nn.Module):
         """(B, before, H, W) → (B, after, H, W)."""
         return self.decode(self.maps(images), images.shape[2:])
 
-    def decode(self, maps: Sequence[Tensor], size: Sequence[int]) -> Tensor:
+    def decode(self, maps: Sequence[Tensor], size: Sequence[int], noise: Tensor | None = None) -> Tensor:
         """The result (B, after, *size) from the encoder's maps of images of that height and width."""
         *skips, x = maps
-        for skip, block in zip(reversed(skips), reversed(self.decoder), strict=True):
+        for level in reversed(range(len(skips))):
+            if noise is not None:
+                x = x + self.decoder_noise[level](noise)[:, :, None, None]
+            skip, block = skips[level], self.decoder[level]
             x = block(torch.cat([interpolate(x, scale_factor=2, mode="bilinear", align_corners=False), skip], 1))
         result: Tensor = self.leave(silu(self.norm(x)))
         return result[:, :, : size[0], : size[1]]

@@ -358,7 +358,8 @@ def test_the_translation_of_an_image(
     server: Server, chromium: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     torch.manual_seed(0)
-    translator = build_model(presets("translate")["tiny"].with_overrides(size=16, width=8, halvings=1)).eval()
+    settings = {"size": 16, "width": 8, "halvings": 1, "paired": True, "noise": 4}
+    translator = build_model(presets("translate")["tiny"].with_overrides(**settings)).eval()
     for weight in translator.parameters():  # an untrained one changes nothing
         weight.data.add_(0.2 * torch.randn_like(weight))
     save_backend(tmp_path / "t.safetensors", translator, {})
@@ -366,7 +367,12 @@ def test_the_translation_of_an_image(
     with closing(Site(server, tmp_path, "t.safetensors")) as site:
         with visit(chromium, site) as page:
             page.locator("#map-drop input").set_input_files("photo.png")
+            (other,) = images_in(page, "#mapped")
+            page.locator("#map-seed input").fill("7")
+            page.locator("#map-seed input").press("Enter")
+            page.wait_for_function("() => document.querySelector('#map-command textarea').value.includes('--seed 7')")
             (whole,) = images_in(page, "#mapped")
+            assert whole != other
             page.locator("#strength input[type=number]").fill("0.5")
             page.locator("#strength input[type=number]").press("Tab")
             page.wait_for_function("() => document.querySelector('#map-command textarea').value.includes('0.5')")

@@ -189,11 +189,30 @@ def test_what_does_not_fit(place: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert code == 2 and "--from does not apply" in err
 
 
+def test_noise_gives_several_results(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = run_cli(capsys, *PAIRS, "--images", "64", "--noise", "4")
+    assert code == 0, err
+    code, out, err = run_cli(capsys, "translate", "--image", "a/x", "-o", "made/", "-n", "2", "--seed", "5", "--json")
+    assert code == 0, err
+    results = json.loads(out)["images"]
+    assert [result["seed"] for result in results[:4]] == [5, 6, 5, 6] and len(results) == 32
+    assert results[0]["path"] == "made/0-1.png" and results[1]["path"] == "made/0-2.png"
+    first, second = (read_pixels(result["path"]) for result in results[:2])
+    assert not np.array_equal(first, second)
+    info = read_info(Path("made/0-2.png"))
+    assert info is not None and info["command"] == "imggen translate --image a/x/0.png --seed 6 -o 0-2.png"
+    code, _, err = run_cli(capsys, "translate", "--image", "a/x/0.png", "-o", "one.png", "--seed", "6")
+    assert code == 0, err
+    assert np.array_equal(read_pixels("one.png"), second)
+    code, _, err = run_cli(capsys, "translate", "--image", "a/x", "-o", "one.png", "-n", "2")
+    assert code == 2 and "a folder" in err
+
+
 def test_baselines_keep_alpha() -> None:
     model: Any = build_model(presets("translate")["tiny"].with_overrides(width=8, channels=4, target_channels=4))
     images = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 4)).astype(np.uint8)
     moments = moments_of_images(images[..., :3])
-    made = made_by_methods(model, images, transport(moments, moments), images[0])
+    made = made_by_methods(model, images, None, transport(moments, moments), images[0])
     for name in ("model", "identity", "color"):  # a translator begins with the image as it is
         assert np.abs(made[name].astype(int) - images).max() <= 1, name
     assert np.array_equal(made["mean"][1], images[0])

@@ -15,6 +15,7 @@ class TranslateConfig(MapperConfig):
     """A U-Net from images to images of `target_channels`, and the losses it learns by.
 
     With `paired`, each image has a true output, and the loss is L1 with a critic of patches, or L1 alone (`l1_only`).
+    With `noise`, an image has another result for each noise.
     Without, a critic compares the outputs with images of the other kind, contrast keeps what the image shows, and
     `turning` keeps it where it is.
     """
@@ -32,6 +33,7 @@ class TranslateConfig(MapperConfig):
     identity: float = option(1.0, "Without pairs: weight of keeping images of B", low=0.0, high=100.0)
     turning: float = option(1.0, "Without pairs: weight of turned images alike", low=0.0, high=100.0)
     augment: float = option(0.1, "Without pairs: strength of the critic's augmentation", low=0.0, high=1.0)
+    noise: int = option(0, "With pairs: numbers of noise, for images with many results", low=0, high=512)
     gamma: float = option(0.1, "Weight of the critic's gradient penalty", low=0.0, high=1000.0)
     # Of the data.
     target_channels: int = 3
@@ -41,6 +43,7 @@ class TranslateConfig(MapperConfig):
         super().__post_init__()
         self.check(self.target_channels in (1, 3, 4), "target_channels must be 1, 3 or 4")
         self.check(self.paired or not self.l1_only, "L1 compares pairs: --l1-only needs --paired")
+        self.check(self.paired or not self.noise, "what noise is for is learned from pairs: --noise needs --paired")
 
     @property
     def made_channels(self) -> int:

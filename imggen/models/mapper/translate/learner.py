@@ -22,6 +22,7 @@ from imggen.models.mapper.translate.channels import to_channels
 from imggen.models.mapper.translate.config import TranslateConfig
 from imggen.models.mapper.translate.contrast import PatchContrast
 from imggen.models.mapper.translate.model import TranslateModel
+from imggen.models.mapper.translate.posterior import Posterior, divergence
 from imggen.models.patch_gan import PatchDiscriminator
 from imggen.models.training import EMA, set_learning_rate, warmed_cosine
 
@@ -35,18 +36,27 @@ CRITIC_SIDE = 32  # the critic halves an image of this side twice: a patch is 17
 
 
 class Part(NamedTuple):
-    """A part of the batch: its fraction of it, images (B, C, H, W), and images of the other kind (B, T, H, W)."""
+    """A part of the batch: its fraction of it, images (B, C, H, W), and images of the other kind (B, T, H, W).
+
+    With noise also that, (B, N).
+    """
 
     fraction: float
     images: Tensor
     targets: Tensor
+    noise: Tensor | None = None
 
 
 class Made(NamedTuple):
-    """Results (B, T, H, W) for images, whose alpha is not hardened, and the encoder's maps of these images."""
+    """Results (B, T, H, W) for images, whose alpha is not hardened, and the encoder's maps of these images.
+
+    With noise also its divergence (B,) in nats, where it was found from the true results: in every second row. In the
+    others it is noise as for new images.
+    """
 
     images: Tensor
     maps: list[Tensor]
+    divergence: Tensor | None = None
 
 
 class TranslateLearner(Learner):
@@ -65,9 +75,11 @@ class TranslateLearner(Learner):
         self.average = EMA(self.model, config.ema_images)
         self.critic = _build_critic(config) if config.has_critic else None
         self.contrast = None if config.paired else PatchContrast(config.widths)
+        self.posterior = Posterior(config.channels + config.target_channels, config.noise) if config.noise else None
         betas = (0.5, 0.99) if config.has_critic else (0.9, 0.99)
         settings: dict[str, Any] = {"lr": config.learning_rate, "weight_decay": config.weight_decay, "fused": True}
-        learned = [*self.model.parameters(), *(self.contrast.parameters() if self.contrast is not None else ())]
+        taught = (self.model, self.contrast, self.posterior)
+        learned = [parameter for network in taught if network is not None for parameter in network.parameters()]
         self.adam = torch.optim.AdamW(learned, betas=betas, **settings)
         self.adam_critic = None
         if self.critic is not None:
@@ -83,8 +95,8 @@ class TranslateLearner(Learner):
 
     @property
     def networks(self) -> dict[str, nn.Module]:
-        """Keys: model, average (its EMA); critic and contrast, where they take part."""
-        helpers = {"critic": self.critic, "contrast": self.contrast}
+        """Keys: model, average (its EMA); critic, contrast and posterior, where they take part."""
+        helpers = {"critic": self.critic, "contrast": self.contrast, "posterior": self.posterior}
         present = {name: network for name, network in helpers.items() if network is not None}
         return {"model": self.model, "average": self.average.network, **present}
 
@@ -94,7 +106,7 @@ class TranslateLearner(Learner):
         return {"adam": self.adam, **({} if self.adam_critic is None else {"adam_critic": self.adam_critic})}
 
     def begin_from(self, weights: dict[str, Tensor]) -> None:
-        """Begin with these weights; critic and contrast begin anew."""
+        """Begin with these weights; critic, contrast and posterior begin anew."""
         self.model.load_state_dict(weights)
         self.average.network.load_state_dict(weights)
 
@@ -116,31 +128,43 @@ class TranslateLearner(Learner):
         if config.geometry or config.color:
             pairs = augment_pairs(*split_pairs(images, config.channels), config.geometry, config.color, "bilinear")
             images = torch.cat(pairs, 1)
-        parts = [
-            Part(fraction, *(_ordered(each) for each in split_pairs(part, config.channels)))
-            for fraction, part, _ in self.micro_batches(images, None)
-        ]
+        noise = global_batch.randn(len(images), config.noise).to(images.device) if config.noise else None
+        parts = list[Part]()
+        for fraction, part, _ in self.micro_batches(images, None):
+            pixels, targets = (_ordered(each) for each in split_pairs(part, config.channels))
+            first = sum(len(each.images) for each in parts)
+            own = None if noise is None else noise[first : first + len(part)]
+            parts.append(Part(fraction, pixels, targets, own))
         metrics: dict[str, Tensor] = {}
         # A single part's graph serves both updates; those of several are computed again, to bound the memory.
-        outputs = self._translate(parts[0].images) if len(parts) == 1 else None
+        outputs = self._made(parts[0]) if len(parts) == 1 else None
         if self.critic is not None and self.adam_critic is not None:
             self._learn_critic(self.critic, self.adam_critic, parts, outputs, metrics)
         for part in parts:
-            made = self._translate(part.images) if outputs is None else outputs
-            if config.paired:
-                losses = self._paired_losses(part, made.images)
-            else:
-                losses = self._unpaired_losses(part, made, progress)
+            made = self._made(part) if outputs is None else outputs
+            losses = self._paired_losses(part, made) if config.paired else self._unpaired_losses(part, made, progress)
             torch.autograd.backward(torch.stack([weight * loss for weight, loss in losses.values()]).sum())
             _add(metrics, {name: loss for name, (_, loss) in losses.items()})
         self.apply_gradients(self.adam, *metrics.values())
+        if self.posterior is not None:
+            self.posterior.adapt(metrics["divergence"])
         self.steps += 1
         self.average.update(self.model, len(images) * global_batch.num_parts(), images_seen)
         return metrics
 
-    def _translate(self, images: Tensor) -> Made:
+    def _made(self, part: Part) -> Made:
+        """The results of a part of the batch."""
+        if self.posterior is None or part.noise is None:
+            return self._translate(part.images)
+        with self.autocast(part.images.device):
+            mean, log_deviation = self.posterior(part.images, _visible(part.targets))
+        is_new = torch.arange(len(mean), device=mean.device)[:, None] % 2 == 1
+        noise = torch.where(is_new, part.noise, mean + log_deviation.exp() * part.noise)
+        return self._translate(part.images, noise)._replace(divergence=divergence(mean, log_deviation))
+
+    def _translate(self, images: Tensor, noise: Tensor | None = None) -> Made:
         with self.autocast(images.device):
-            made, maps = self.model.with_maps(images)
+            made, maps = self.model.with_maps(images, noise)
         return Made(made.float(), maps)
 
     def _learn_critic(
@@ -154,7 +178,7 @@ class TranslateLearner(Learner):
         """Update the critic by the logistic loss, and R1 (arXiv 1801.04406) in a step of PENALTY_EVERY; freeze it."""
         critic.requires_grad_(True)
         for part in parts:
-            made = self._translate(part.images) if outputs is None else outputs
+            made = self._made(part) if outputs is None else outputs
             real, fake = self._judged(part, part.targets, made.images.detach())
             loss = bce_discriminator_loss(self._logits(critic, real), self._logits(critic, fake)) * part.fraction
             torch.autograd.backward(loss)
@@ -188,11 +212,15 @@ class TranslateLearner(Learner):
         (judged,) = self._judged(part, made)
         return bce_generator_loss(self._logits(self.critic, judged))
 
-    def _paired_losses(self, part: Part, made: Tensor) -> dict[str, tuple[float, Tensor]]:
+    def _paired_losses(self, part: Part, made: Made) -> dict[str, tuple[float, Tensor]]:
         """The weight and the value of each loss of a part of the batch, times its fraction."""
-        losses = {"l1": (1.0, distance(made, part.targets) * part.fraction)}
+        known = slice(None, None, 2 if self.config.noise else 1)
+        losses = {"l1": (1.0, distance(made.images[known], part.targets[known]) * part.fraction)}
+        if made.divergence is not None and self.posterior is not None:
+            losses["divergence"] = self.posterior.weight, made.divergence.mean() * part.fraction
         if self.critic is not None:
-            losses["adversarial"] = self.config.critic_weight, self._adversarial_loss(part, made) * part.fraction
+            adversarial = self._adversarial_loss(part, made.images) * part.fraction
+            losses["adversarial"] = self.config.critic_weight, adversarial
         return losses
 
     def _unpaired_losses(self, part: Part, made: Made, progress: float) -> dict[str, tuple[float, Tensor]]:

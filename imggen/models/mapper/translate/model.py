@@ -17,21 +17,22 @@ class TranslateModel(Model):
 
     def __init__(self, config: TranslateConfig) -> None:
         super().__init__(config)
-        self.network = UNet(config.channels, config.target_channels, config.widths, config.blocks)
+        sides = config.channels, config.target_channels
+        self.network = UNet(*sides, config.widths, config.blocks, noise=config.noise)
         for parameter in self.network.leave.parameters():
             nn.init.zeros_(parameter)  # the model begins with images as they are
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor, noise: Tensor | None = None) -> Tensor:
         """Images (B, C, H, W) in [-1, 1], of any size → images (B, target_channels, H, W), not clipped to [-1, 1].
 
-        With `config.hard_alpha`, alpha is -1 or 1.
+        With `config.hard_alpha`, alpha is -1 or 1. `noise` is (B, config.noise), standard normal; without it, it is 0.
         """
-        return self.harden(self.with_maps(images)[0])
+        return self.harden(self.with_maps(images, noise)[0])
 
-    def with_maps(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+    def with_maps(self, images: Tensor, noise: Tensor | None = None) -> tuple[Tensor, list[Tensor]]:
         """The result, whose alpha is not hardened, and the encoder's maps of the images, the finest first."""
-        maps = self.network.maps(images)
-        changes = self.network.decode(maps, images.shape[2:])
+        maps = self.network.maps(images, noise)
+        changes = self.network.decode(maps, images.shape[2:], noise)
         return to_channels(images, self.config.target_channels) + changes, maps
 
     def features(self, images: Tensor) -> Features:
