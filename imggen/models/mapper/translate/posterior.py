@@ -19,8 +19,10 @@ WIDTHS = (32, 64, 128, 128)
 # Nats that a number of noise should tell of the true output. More, and true noise would look unlike new one; less, and
 # the translator would not need it.
 NATS = 1.0
-MIN_WEIGHT, MAX_WEIGHT = 1e-6, 1.0
-FIRST_WEIGHT, ADAPTATION = 1e-3, 0.05  # of the divergence beside L1; by how much its logarithm changes a step
+# The weight of the divergence beside L1. It begins so high that noise tells nothing, and falls: the translator first
+# learns what the image says of its result, and then ever more of what noise says.
+MIN_WEIGHT, MAX_WEIGHT, FIRST_WEIGHT = 1e-6, 1.0, 0.1
+ADAPTATION = 0.01  # by how much the weight's logarithm changes in a step
 
 
 class Posterior(nn.Module):
@@ -58,7 +60,7 @@ class Posterior(nn.Module):
     def adapt(self, divergence: Tensor) -> None:
         """Raise the weight if the divergence of a step, in nats, was more than it should be, else lower it."""
         error = global_batch.mean_over_parts(divergence).cpu() / self.nats - 1
-        self.log_weight.add_(ADAPTATION * error.clamp(-1, 1)).clamp_(log(MIN_WEIGHT), log(MAX_WEIGHT))
+        self.log_weight.add_(ADAPTATION * error.clamp(-1, 5)).clamp_(log(MIN_WEIGHT), log(MAX_WEIGHT))
 
 
 def divergence(mean: Tensor, log_deviation: Tensor) -> Tensor:
