@@ -18,8 +18,8 @@ class MapperConfig(ModelConfig):
     width: int = option(16, "Channels at the image's own size", low=4, high=1024)
     halvings: int = option(3, "How often the image is halved", low=1, high=7)
     blocks: int = option(1, "Residual blocks per resolution", low=1, high=16)
-    learning_rate: float = option(2e-3, "Initial learning rate of AdamW", low=1e-8, high=1.0)
-    weight_decay: float = option(0.01, "Weight decay of AdamW", low=0.0, high=10.0)
+    learning_rate: float = option(2e-3, "Initial learning rate of AdamW and Muon", low=1e-8, high=1.0)
+    weight_decay: float = option(0.01, "Weight decay of AdamW and Muon", low=0.0, high=10.0)
     geometry: float = option(1.0, "Strength of shifts, turns and scaling; 0: none", low=0.0, high=4.0)
     color: float = option(1.0, "Strength of changes of color; 0: none", low=0.0, high=4.0)
     ema_images: int = option(10_000, "EMA half-life in images; 0: none", low=0)
@@ -37,8 +37,8 @@ class MapperConfig(ModelConfig):
 
     @property
     def cpu_batch(self) -> int | None:
-        """Batch size on a CPU; None leaves it to the engine."""
-        return 16 if self.preset == "tiny" else None
+        """Batch size on a CPU: small, because short runs are limited by their steps; None leaves it to the engine."""
+        return 8 if self.preset == "tiny" else None
 
 
 SIZES: dict[str, dict[str, Any]] = {

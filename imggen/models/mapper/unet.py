@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, interpolate, layer_norm, pad, silu
 
 from imggen.models.mapper.backbone import MULTIPLE, Backbone
+from imggen.models.muon import inner_weights
 
 
 class PlaceNorm(nn.Module):
@@ -82,6 +83,11 @@ class UNet(nn.Module):
         self.decoder_noise = nn.ModuleList(nn.Linear(noise, width, bias=False) for width in widths[1:] if noise)
         self.norm = PlaceNorm(widths[0])
         self.leave = nn.Conv2d(widths[0], after, 3, padding=1)
+
+    def hidden_weights(self) -> list[Tensor]:
+        """The weights between hidden layers that learn, for Muon."""
+        weights = inner_weights(self, (self.enter, self.leave))
+        return [weight for weight in weights if weight.requires_grad]
 
     @property
     def multiple(self) -> int:

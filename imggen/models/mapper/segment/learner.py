@@ -1,4 +1,4 @@
-"""One step of learning the classes of pixels: cross-entropy and Dice on augmented pairs, AdamW, EMA."""
+"""One step of learning the classes of pixels: cross-entropy and Dice on augmented pairs, Muon, EMA."""
 
 from __future__ import annotations
 
@@ -31,7 +31,10 @@ class SegmentLearner(Learner):
         super().__init__(config)
         self.model = SegmentModel(config)
         self.average = EMA(self.model, config.ema_images)
-        self.adam = adam_and_muon(self.model, {}, config.learning_rate, betas=BETAS, weight_decay=config.weight_decay)
+        hidden, decay = {1: self.model.network.hidden_weights()}, config.weight_decay
+        self.optimizers_by_name = adam_and_muon(
+            self.model, hidden, config.learning_rate, betas=BETAS, weight_decay=decay
+        )
 
     @property
     def saved_model(self) -> SegmentModel:
@@ -47,8 +50,8 @@ class SegmentLearner(Learner):
 
     @property
     def optimizers(self) -> dict[str, torch.optim.Optimizer]:
-        """Key: adam (AdamW)."""
-        return self.adam
+        """Keys: adam (AdamW), and muon for the weights between hidden layers."""
+        return self.optimizers_by_name
 
     def begin_from(self, weights: dict[str, Tensor]) -> None:
         """Begin with these weights."""
@@ -59,7 +62,7 @@ class SegmentLearner(Learner):
         """Learn from augmented copies of the pairs (B, C + 1, H, W)."""
         config = self.config
         rate = config.learning_rate * warmed_cosine(progress, LAST_RATE, WARM_UP)
-        set_learning_rate(self.adam.values(), rate)
+        set_learning_rate(self.optimizers.values(), rate)
         pairs = augment_pairs(*split_pairs(images, config.channels), config.geometry, config.color, "nearest")
         batch = torch.cat(pairs, 1)
         metrics = dict.fromkeys(("loss", "entropy", "dice"), images.new_zeros(()))
@@ -72,7 +75,7 @@ class SegmentLearner(Learner):
             torch.autograd.backward(loss)
             values = {"loss": loss, "entropy": entropy * fraction, "dice": dice * fraction}
             metrics = {name: metrics[name] + value.detach() for name, value in values.items()}
-        self.apply_gradients(list(self.adam.values()), metrics["loss"])
+        self.apply_gradients(list(self.optimizers.values()), metrics["loss"])
         self.average.update(self.model, len(images) * global_batch.num_parts(), images_seen)
         return metrics
 

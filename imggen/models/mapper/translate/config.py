@@ -24,7 +24,7 @@ class TranslateConfig(MapperConfig):
 
     paired: bool = option(False, "Each image has its true output: same name in --to")
     l1_only: bool = option(False, "With pairs: learn by L1 alone, without a critic")
-    learning_rate: float = option(8e-4, "Initial learning rate of AdamW", low=1e-8, high=1.0)
+    learning_rate: float = option(8e-4, "Initial learning rate of AdamW and Muon", low=1e-8, high=1.0)
     geometry: float = option(0.0, "Strength of shifts, turns and scaling; 0: none", low=0.0, high=4.0)
     color: float = option(0.0, "Strength of changes of inputs' colors; 0: none", low=0.0, high=4.0)
     critic_width: int = option(32, "Channels of the critic's first layer", low=4, high=1024)
@@ -49,11 +49,6 @@ class TranslateConfig(MapperConfig):
     def made_channels(self) -> int:
         """Channels of the results."""
         return self.target_channels
-
-    @property
-    def cpu_batch(self) -> int | None:
-        """Small, because short runs are limited by their steps: at an equal time 8 is better than 16, and as 4."""
-        return 8 if self.preset == "tiny" else None
 
     @property
     def has_critic(self) -> bool:

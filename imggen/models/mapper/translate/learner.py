@@ -23,6 +23,7 @@ from imggen.models.mapper.translate.config import TranslateConfig
 from imggen.models.mapper.translate.contrast import PatchContrast
 from imggen.models.mapper.translate.model import TranslateModel
 from imggen.models.mapper.translate.posterior import Posterior, divergence
+from imggen.models.muon import adam_and_muon
 from imggen.models.patch_gan import PatchDiscriminator
 from imggen.models.training import EMA, set_learning_rate, warmed_cosine
 
@@ -77,13 +78,15 @@ class TranslateLearner(Learner):
         self.contrast = None if config.paired else PatchContrast(config.widths)
         self.posterior = Posterior(config.channels + config.target_channels, config.noise) if config.noise else None
         betas = (0.5, 0.99) if config.has_critic else (0.9, 0.99)
-        settings: dict[str, Any] = {"lr": config.learning_rate, "weight_decay": config.weight_decay, "fused": True}
-        taught = (self.model, self.contrast, self.posterior)
-        learned = [parameter for network in taught if network is not None for parameter in network.parameters()]
-        self.adam = torch.optim.AdamW(learned, betas=betas, **settings)
+        rate, decay = config.learning_rate, config.weight_decay
+        taught = nn.ModuleList(
+            network for network in (self.model, self.contrast, self.posterior) if network is not None
+        )
+        hidden = {1: self.model.network.hidden_weights()}
+        self.translating = adam_and_muon(taught, hidden, rate, betas=betas, weight_decay=decay)
         self.adam_critic = None
         if self.critic is not None:
-            self.adam_critic = torch.optim.AdamW(self.critic.parameters(), betas=betas, **settings)
+            self.adam_critic = torch.optim.AdamW(self.critic.parameters(), rate, betas, weight_decay=decay, fused=True)
         self.steps = 0
 
     @property
@@ -102,8 +105,8 @@ class TranslateLearner(Learner):
 
     @property
     def optimizers(self) -> dict[str, torch.optim.Optimizer]:
-        """Keys: adam; adam_critic, if there is a critic."""
-        return {"adam": self.adam, **({} if self.adam_critic is None else {"adam_critic": self.adam_critic})}
+        """Keys: adam, and muon for the weights between hidden layers; adam_critic, if there is a critic."""
+        return {**self.translating, **({} if self.adam_critic is None else {"adam_critic": self.adam_critic})}
 
     def begin_from(self, weights: dict[str, Tensor]) -> None:
         """Begin with these weights; critic, contrast and posterior begin anew."""
@@ -145,9 +148,9 @@ class TranslateLearner(Learner):
             losses = self._paired_losses(part, made) if config.paired else self._unpaired_losses(part, made, progress)
             torch.autograd.backward(torch.stack([weight * loss for weight, loss in losses.values()]).sum())
             _add(metrics, {name: loss for name, (_, loss) in losses.items()})
-        self.apply_gradients(self.adam, *metrics.values())
+        self.apply_gradients(list(self.translating.values()), *metrics.values())
         if self.posterior is not None:
-            self.posterior.adapt(metrics["divergence"])
+            self.posterior.adapt(metrics["divergence"], progress)
         self.steps += 1
         self.average.update(self.model, len(images) * global_batch.num_parts(), images_seen)
         return metrics

@@ -22,7 +22,7 @@ NATS = 1.0
 # The weight of the divergence beside L1. It begins so high that noise tells nothing, and falls: the translator first
 # learns what the image says of its result, and then ever more of what noise says.
 MIN_WEIGHT, MAX_WEIGHT, FIRST_WEIGHT = 1e-6, 1.0, 0.1
-ADAPTATION = 0.01  # by how much the weight's logarithm changes in a step
+ADAPTATION = 25.0  # by how much the weight's logarithm may fall in a whole training
 
 
 class Posterior(nn.Module):
@@ -32,6 +32,7 @@ class Posterior(nn.Module):
     """
 
     log_weight: Tensor
+    progress: Tensor
 
     def __init__(self, channels: int, noise: int) -> None:
         super().__init__()
@@ -42,6 +43,7 @@ class Posterior(nn.Module):
         nn.init.zeros_(self.leave.bias)
         self.nats = NATS * noise
         self.register_buffer("log_weight", torch.tensor(log(FIRST_WEIGHT)))
+        self.register_buffer("progress", torch.tensor(0.0))
 
     def forward(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Images (B, C, H, W) and outputs (B, T, H, W) → means and log deviations (B, noise) each."""
@@ -57,10 +59,12 @@ class Posterior(nn.Module):
         return float(self.log_weight.exp())
 
     @torch.no_grad()
-    def adapt(self, divergence: Tensor) -> None:
+    def adapt(self, divergence: Tensor, progress: float) -> None:
         """Raise the weight if the divergence of a step, in nats, was more than it should be, else lower it."""
-        error = global_batch.mean_over_parts(divergence).cpu() / self.nats - 1
-        self.log_weight.add_(ADAPTATION * error.clamp(-1, 5)).clamp_(log(MIN_WEIGHT), log(MAX_WEIGHT))
+        error = global_batch.mean_over_parts(divergence).to(self.log_weight.device) / self.nats - 1
+        change = ADAPTATION * (progress - self.progress).clamp(0, 0.1) * error.clamp(-1, 5)
+        self.log_weight.add_(change).clamp_(log(MIN_WEIGHT), log(MAX_WEIGHT))
+        self.progress.fill_(progress)
 
 
 def divergence(mean: Tensor, log_deviation: Tensor) -> Tensor:
