@@ -16,19 +16,20 @@ from torch.nn.functional import silu
 from imggen.models import global_batch
 
 WIDTHS = (32, 64, 128, 128)
-# Nats that a number of noise should tell of the true output. More, and true noise would look unlike new one; less, and
-# the translator would not need it.
+# Nats that a number of noise should tell of the true output. With more, that noise would be unlike new noise.
 NATS = 1.0
 # The weight of the divergence beside L1. It begins so high that noise tells nothing, and falls: the translator first
-# learns what the image says of its result, and then ever more of what noise says.
-MIN_WEIGHT, MAX_WEIGHT, FIRST_WEIGHT = 1e-6, 1.0, 0.1
+# learns what the image says of its result, and then ever more of what noise says. Below the lowest weight the noise
+# would stay near one point, without saying anything, and new noise would be far from it.
+MIN_WEIGHT, MAX_WEIGHT, FIRST_WEIGHT = 5e-4, 1.0, 0.1
 ADAPTATION = 25.0  # by how much the weight's logarithm may fall in a whole training
 
 
 class Posterior(nn.Module):
     """Images with their true outputs → a normal distribution of the noise that gives them.
 
-    `weight` is that of the divergence in the loss, adapted so that a number of noise tells NATS (arXiv 1810.00597).
+    `weight` is that of the divergence in the loss, adapted so that a number of noise tells at most NATS (arXiv
+    1810.00597).
     """
 
     log_weight: Tensor
