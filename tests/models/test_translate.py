@@ -90,15 +90,29 @@ def test_micro_batches_give_the_same_step() -> None:
         assert torch.allclose(value, weights[1][name], atol=1e-5), name
 
 
-def test_it_learns_pairs() -> None:
+@pytest.mark.parametrize("exchanged", [False, True])
+def test_it_learns_pairs_in_both_directions(exchanged: bool) -> None:
     torch.manual_seed(0)
-    learner = build_learner(config(channels=1, paired=True, learning_rate=3e-3))
-    pairs, new = pairs_of(48), pairs_of(16)
-    before = torch.nn.functional.l1_loss(learner.saved_model(new[:, :1]), new[:, 1:])
+    channels = 3 if exchanged else 1
+    sides = {"channels": channels, "target_channels": 4 - channels}
+    learner = build_learner(config(**sides, paired=True, learning_rate=3e-3))
+    pairs, new = ((each.roll(-1, 1) if exchanged else each) for each in (pairs_of(48), pairs_of(16)))
+    images, truth = new[:, :channels], new[:, channels:]
+    before = torch.nn.functional.l1_loss(learner.saved_model(images), truth)
     run_steps(learner, 0, 60, pairs)
     with torch.no_grad():
-        after = torch.nn.functional.l1_loss(learner.saved_model(new[:, :1]), new[:, 1:])
+        after = torch.nn.functional.l1_loss(learner.saved_model(images), truth)
     assert after < 0.2 and after < before / 4
+
+
+@pytest.mark.parametrize("paired", [True, False])
+def test_images_of_one_kind_stay_as_they_are(paired: bool) -> None:
+    torch.manual_seed(0)
+    learner = build_learner(config(channels=3, paired=paired, learning_rate=2e-3))
+    colors, new = pairs_of(64)[:, 1:], pairs_of(16)[:, 1:]
+    run_steps(learner, 0, 60, torch.cat([colors, colors if paired else colors.flip(0)], 1))
+    with torch.no_grad():
+        assert (learner.saved_model(new) - new).abs().mean() < 0.05  # 30 dB and more
 
 
 def test_noise_says_what_the_input_does_not() -> None:
