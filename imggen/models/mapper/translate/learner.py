@@ -22,7 +22,7 @@ from imggen.models.mapper.translate.channels import to_channels
 from imggen.models.mapper.translate.config import TranslateConfig
 from imggen.models.mapper.translate.contrast import PatchContrast
 from imggen.models.mapper.translate.model import TranslateModel
-from imggen.models.mapper.translate.posterior import Posterior, divergence
+from imggen.models.mapper.translate.posterior import Posterior
 from imggen.models.muon import adam_and_muon
 from imggen.models.patch_gan import PatchDiscriminator
 from imggen.models.training import EMA, set_learning_rate, warmed_cosine
@@ -49,15 +49,10 @@ class Part(NamedTuple):
 
 
 class Made(NamedTuple):
-    """Results (B, T, H, W) for images, whose alpha is not hardened, and the encoder's maps of these images.
-
-    With noise also its divergence (B,) in nats, where it was found from the true results: in every second row. In the
-    others it is noise as for new images.
-    """
+    """Results (B, T, H, W) for images, whose alpha is not hardened, and the encoder's maps of these images."""
 
     images: Tensor
     maps: list[Tensor]
-    divergence: Tensor | None = None
 
 
 class TranslateLearner(Learner):
@@ -149,21 +144,18 @@ class TranslateLearner(Learner):
             torch.autograd.backward(torch.stack([weight * loss for weight, loss in losses.values()]).sum())
             _add(metrics, {name: loss for name, (_, loss) in losses.items()})
         self.apply_gradients(list(self.translating.values()), *metrics.values())
-        if self.posterior is not None:
-            self.posterior.adapt(metrics["divergence"], progress)
         self.steps += 1
         self.average.update(self.model, len(images) * global_batch.num_parts(), images_seen)
         return metrics
 
     def _made(self, part: Part) -> Made:
-        """The results of a part of the batch."""
+        """The results of a part of the batch, in every second row by noise as for new images, not from the true one."""
         if self.posterior is None or part.noise is None:
             return self._translate(part.images)
         with self.autocast(part.images.device):
-            mean, log_deviation = self.posterior(part.images, _visible(part.targets))
-        is_new = torch.arange(len(mean), device=mean.device)[:, None] % 2 == 1
-        noise = torch.where(is_new, part.noise, mean + log_deviation.exp() * part.noise)
-        return self._translate(part.images, noise)._replace(divergence=divergence(mean, log_deviation))
+            known = self.posterior(part.images, _visible(part.targets), part.noise)
+        is_new = torch.arange(len(known), device=known.device)[:, None] % 2 == 1
+        return self._translate(part.images, torch.where(is_new, part.noise, known))
 
     def _translate(self, images: Tensor, noise: Tensor | None = None) -> Made:
         with self.autocast(images.device):
@@ -219,8 +211,6 @@ class TranslateLearner(Learner):
         """The weight and the value of each loss of a part of the batch, times its fraction."""
         known = slice(None, None, 2 if self.config.noise else 1)
         losses = {"l1": (1.0, distance(made.images[known], part.targets[known]) * part.fraction)}
-        if made.divergence is not None and self.posterior is not None:
-            losses["divergence"] = self.posterior.weight, made.divergence.mean() * part.fraction
         if self.critic is not None:
             adversarial = self._adversarial_loss(part, made.images) * part.fraction
             losses["adversarial"] = self.config.critic_weight, adversarial

@@ -7,7 +7,6 @@ needs it alone, so that no checkpoint of a model has it.
 from __future__ import annotations
 
 from itertools import pairwise
-from math import log
 
 import torch
 from torch import Tensor, nn
@@ -16,58 +15,29 @@ from torch.nn.functional import silu
 from imggen.models import global_batch
 
 WIDTHS = (32, 64, 128, 128)
-# Nats that a number of noise should tell of the true output. With more, that noise would be unlike new noise.
-NATS = 1.0
-# The weight of the divergence beside L1. It begins so high that noise tells nothing, and falls: the translator first
-# learns what the image says of its result, and then ever more of what noise says. Below the lowest weight the noise
-# would stay near one point, without saying anything, and new noise would be far from it.
-MIN_WEIGHT, MAX_WEIGHT, FIRST_WEIGHT = 5e-4, 1.0, 0.1
-ADAPTATION = 25.0  # by how much the weight's logarithm may fall in a whole training
+KNOWN = 0.9  # of the variance of the noise; the rest is added
 
 
 class Posterior(nn.Module):
-    """Images with their true outputs → a normal distribution of the noise that gives them.
+    """Images with their true outputs → noise that gives them.
 
-    `weight` is that of the divergence in the loss, adapted so that a number of noise tells at most NATS (arXiv
-    1810.00597).
+    Over a batch, what is known of each number has mean 0 and variance KNOWN (arXiv 2004.12585). A divergence from the
+    normal distribution in the loss, in its place, either left noise without a meaning, because it was cheaper, or let
+    it stay near one point, which new noise is far from.
     """
-
-    log_weight: Tensor
-    progress: Tensor
 
     def __init__(self, channels: int, noise: int) -> None:
         super().__init__()
         widths = (channels, *WIDTHS)
         self.layers = nn.ModuleList(nn.Conv2d(before, after, 3, 2, 1) for before, after in pairwise(widths))
-        self.leave = nn.Linear(WIDTHS[-1], 2 * noise)
-        nn.init.zeros_(self.leave.weight)
-        nn.init.zeros_(self.leave.bias)
-        self.nats = NATS * noise
-        self.register_buffer("log_weight", torch.tensor(log(FIRST_WEIGHT)))
-        self.register_buffer("progress", torch.tensor(0.0))
+        self.leave = nn.Linear(WIDTHS[-1], noise, bias=False)
 
-    def forward(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """Images (B, C, H, W) and outputs (B, T, H, W) → means and log deviations (B, noise) each."""
+    def forward(self, images: Tensor, targets: Tensor, noise: Tensor) -> Tensor:
+        """Images (B, C, H, W), outputs (B, T, H, W), standard normal noise (B, N) → noise (B, N) for these outputs."""
         x = torch.cat([images, targets], 1)
         for layer in self.layers:
             x = silu(layer(x))
-        mean, log_deviation = self.leave(x.mean((2, 3))).float().chunk(2, 1)
-        return mean, log_deviation.clamp(-6, 2)
-
-    @property
-    def weight(self) -> float:
-        """The weight of the divergence beside L1."""
-        return float(self.log_weight.exp())
-
-    @torch.no_grad()
-    def adapt(self, divergence: Tensor, progress: float) -> None:
-        """Raise the weight if the divergence of a step, in nats, was more than it should be, else lower it."""
-        error = global_batch.mean_over_parts(divergence).to(self.log_weight.device) / self.nats - 1
-        change = ADAPTATION * (progress - self.progress).clamp(0, 0.1) * error.clamp(-1, 5)
-        self.log_weight.add_(change).clamp_(log(MIN_WEIGHT), log(MAX_WEIGHT))
-        self.progress.fill_(progress)
-
-
-def divergence(mean: Tensor, log_deviation: Tensor) -> Tensor:
-    """The Kullback-Leibler divergence from the standard normal distribution in nats (B,)."""
-    return (mean.square() + (2 * log_deviation).exp() - 1 - 2 * log_deviation).sum(1) / 2
+        means = self.leave(x.mean((2, 3))).float()
+        centered = means - global_batch.mean_over_parts(means.mean(0))
+        variance = global_batch.mean_over_parts(centered.square().mean(0))
+        return KNOWN**0.5 * centered * (variance + 1e-6).rsqrt() + (1 - KNOWN) ** 0.5 * noise
