@@ -77,7 +77,8 @@ class TranslateLearner(Learner):
         taught = nn.ModuleList(
             network for network in (self.model, self.contrast, self.posterior) if network is not None
         )
-        hidden = {1: self.model.network.hidden_weights()}
+        # Muon learns pairs faster; against a critic alone it has not been measured.
+        hidden = {1: self.model.network.hidden_weights()} if config.paired else {}
         self.translating = adam_and_muon(taught, hidden, rate, betas=betas, weight_decay=decay)
         self.adam_critic = None
         if self.critic is not None:
@@ -100,7 +101,7 @@ class TranslateLearner(Learner):
 
     @property
     def optimizers(self) -> dict[str, torch.optim.Optimizer]:
-        """Keys: adam, and muon for the weights between hidden layers; adam_critic, if there is a critic."""
+        """Keys: adam; with pairs muon, for the weights between hidden layers; adam_critic, if there is a critic."""
         return {**self.translating, **({} if self.adam_critic is None else {"adam_critic": self.adam_critic})}
 
     def begin_from(self, weights: dict[str, Tensor]) -> None:
