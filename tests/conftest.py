@@ -6,11 +6,13 @@ Nothing here imports torch: pytest-xdist starts its processes only when this fil
 from __future__ import annotations
 
 import gc
+import io
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Generator, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -94,20 +96,31 @@ def own_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-@pytest.fixture
-def image_folder(tmp_path: Path) -> Path:
-    """120 images of 16 pixels: bright squares and dark discs, in two classes."""
+@cache
+def encoded_images() -> dict[str, bytes]:
+    """PNG files by their path below the folder; drawn once, for many tests begin with them."""
     random = np.random.default_rng(0)
     y, x = np.mgrid[:16, :16]
+    files = {}
     for name in ("disc", "square"):
-        folder = tmp_path / "imgs" / name
-        folder.mkdir(parents=True)
         for index in range(60):
             cy, cx, r = *random.integers(5, 11, 2).tolist(), random.integers(2, 5)
             inside = np.hypot(y - cy, x - cx) < r if name == "disc" else np.maximum(abs(y - cy), abs(x - cx)) < r
             pixels = np.where(inside[..., None], random.integers(128, 255, 3), 20).astype(np.uint8)
-            Image.fromarray(pixels).save(folder / f"{index:03d}.png")
-    return tmp_path / "imgs"
+            file = io.BytesIO()
+            Image.fromarray(pixels).save(file, "PNG")
+            files[f"{name}/{index:03d}.png"] = file.getvalue()
+    return files
+
+
+@pytest.fixture
+def image_folder(tmp_path: Path) -> Path:
+    """120 images of 16 pixels: bright squares and dark discs, in two classes."""
+    folder = tmp_path / "imgs"
+    for name, content in encoded_images().items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    return folder
 
 
 @pytest.fixture
