@@ -6,11 +6,13 @@ Nothing here imports torch: pytest-xdist starts its processes only when this fil
 from __future__ import annotations
 
 import gc
+import io
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -73,9 +75,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
-def pytest_collection_finish() -> None:
-    """Leave what the imports have made out of all garbage collections: there are hundreds of thousands of objects."""
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, Any, Any]:
+    """Leave what the imports make out of all garbage collections, hundreds of thousands of objects; and collect seldom.
+
+    Tracing a network makes so many objects that a sixth of the time of its tests went into collections.
+    """
+    gc.disable()
+    result = yield
     gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
+    gc.enable()
+    return result
 
 
 @pytest.fixture(autouse=True)
@@ -85,20 +96,31 @@ def own_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-@pytest.fixture
-def image_folder(tmp_path: Path) -> Path:
-    """120 images of 16 pixels: bright squares and dark discs, in two classes."""
+@cache
+def encoded_images() -> dict[str, bytes]:
+    """PNG files by their path below the folder; drawn once, for many tests begin with them."""
     random = np.random.default_rng(0)
     y, x = np.mgrid[:16, :16]
+    files = {}
     for name in ("disc", "square"):
-        folder = tmp_path / "imgs" / name
-        folder.mkdir(parents=True)
         for index in range(60):
             cy, cx, r = *random.integers(5, 11, 2).tolist(), random.integers(2, 5)
             inside = np.hypot(y - cy, x - cx) < r if name == "disc" else np.maximum(abs(y - cy), abs(x - cx)) < r
             pixels = np.where(inside[..., None], random.integers(128, 255, 3), 20).astype(np.uint8)
-            Image.fromarray(pixels).save(folder / f"{index:03d}.png")
-    return tmp_path / "imgs"
+            file = io.BytesIO()
+            Image.fromarray(pixels).save(file, "PNG")
+            files[f"{name}/{index:03d}.png"] = file.getvalue()
+    return files
+
+
+@pytest.fixture
+def image_folder(tmp_path: Path) -> Path:
+    """120 images of 16 pixels: bright squares and dark discs, in two classes."""
+    folder = tmp_path / "imgs"
+    for name, content in encoded_images().items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    return folder
 
 
 @pytest.fixture
@@ -153,3 +175,4 @@ def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
     """Compute the intervals of metrics from few resamples; tests/metrics/test_intervals.py tests those of many."""
     monkeypatch.setattr("imggen.metrics.compare.BOOTSTRAP_RESAMPLES", 40)
     monkeypatch.setattr("imggen.metrics.compare.FRECHET_RESAMPLES", 4)
+    monkeypatch.setattr("imggen.metrics.compare.KERNEL_SUBSETS", 20)

@@ -21,6 +21,7 @@ from imggen.metrics.distances import (
 
 BOOTSTRAP_RESAMPLES = 400
 FRECHET_RESAMPLES = 20
+KERNEL_SUBSETS = 100
 KERNEL_SUBSET_SIZE = 1000
 NORMAL_97_5_PERCENTILE = 1.96  # of the standard normal distribution: half the width of a 95 % interval
 COPY_QUANTILE = 0.01
@@ -91,13 +92,13 @@ class Estimator:
     def kernel(self, reference: Tensor, features: Tensor) -> Estimate:
         """The kernel distance of features (N, D) to the reference (M, D); unbiased, so it can be negative.
 
-        It is the mean over 100 subsets of m images: 1,000, or half of what there is. Subsets of m of n images, sampled
-        without replacement, overlap: their standard deviation times √(m/(n-m)) is that of the whole (the delete-group
-        jackknife, Shao and Wu 1989).
+        It is the mean over 100 subsets (KERNEL_SUBSETS) of m images: 1,000, or half of what there is. Subsets of m of n
+        images, sampled without replacement, overlap: their standard deviation times √(m/(n-m)) is that of the whole
+        (the delete-group jackknife, Shao and Wu 1989).
         """
         count = min(len(features), len(reference))
         size = max(2, min(KERNEL_SUBSET_SIZE, count // 2))
-        distances = kernel_distances(reference, features, size=size, seed=self.seed)
+        distances = kernel_distances(reference, features, subsets=KERNEL_SUBSETS, size=size, seed=self.seed)
         value = float(distances.mean())
         spread = NORMAL_97_5_PERCENTILE * float(distances.std()) * (size / (count - size)) ** 0.5
         return self._estimate(self.distances[1], value, value - spread, value + spread, len(features))

@@ -28,7 +28,6 @@ from imggen.reporting import Silent
 from tests.helpers import run_cli, small_gan
 from tests.test_contract import small
 
-IMAGES = torch.export.Dim("images")
 NAMES = ("ants", "bees")
 SMALL: dict[str, dict[str, Any]] = {
     "vae": {"width": 8, "max_width": 8, "z": 3, "depth": 0.01, "mixtures": 2, "channels": 4, "hard_alpha": True},
@@ -99,7 +98,7 @@ def test_a_step_of_a_transformer_is_traced_for_any_number_of_images() -> None:
     assert isinstance(transformer, TransformerBackend)
     graph = SamplerGraph(transformer)
     noise, labels = graph.examples(range(3))
-    batch = {0: IMAGES}
+    batch = {0: torch.export.Dim("images")}
     tokens = torch.ones(3, *graph.token_shape, dtype=torch.int64)  # are not to be looked at before they are sampled
     with torch.no_grad():
         assert np.abs(graph.decode(tokens[:1]).numpy() - graph.decode(tokens).numpy()).max() == 0
@@ -137,7 +136,8 @@ def test_a_step_is_repeated_in_a_file() -> None:
     graph.step, graph.decode, graph.token_shape = Counting(), Enlarging(), (4, 2)  # type: ignore[assignment]
     with torch.no_grad():
         data, draw = engine._to_onnx(graph, {"author": "Ada"})
-        loop = torch.export.export(graph.traced, graph.examples(range(3)), dynamic_shapes=({0: IMAGES}, {0: IMAGES}))
+        batch = {0: torch.export.Dim("images")}
+        loop = torch.export.export(graph.traced, graph.examples(range(3)), dynamic_shapes=(batch, batch))
         for count in (1, 7):
             inputs = graph.examples(range(count))
             expected = graph.traced(*inputs).numpy()

@@ -132,7 +132,7 @@ class StepByStep(nn.Module):
         # One step is traced in place of all. Older versions of torch have this function in a private place only.
         from torch._higher_order_ops import while_loop
 
-        results = while_loop(is_left, take, (first, tokens, *given))  # type: ignore[no-untyped-call]
+        results = while_loop(is_left, take, (first, tokens, *given))
         return self.decode(results[1])
 
 

@@ -14,7 +14,9 @@ from imggen.engine.checkpoints import save_backend
 from imggen.io.image import ImageArray, read_info
 from imggen.io.pixels import from_array, to_float, to_uint8
 from imggen.models.base import Backend
+from imggen.models.gan.inversion import SearchBudget
 from tests.helpers import run_cli, small_gan, small_vae
+from tests.test_contract import SMALL_SEARCH
 
 CLASSES: dict[str, Any] = {"classes": ("disc", "square"), "class_counts": (1, 1)}
 Command = Callable[..., tuple[int, str, str]]
@@ -85,8 +87,9 @@ def test_samples_near_an_image(sample: Command, image_folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_family_without_an_encoder(sample: Command, image_folder: Path) -> None:
+def test_a_family_without_an_encoder(sample: Command, image_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A GAN searches for the noise of an image, and for its class."""
+    monkeypatch.setattr(SearchBudget, "for_cost", lambda *arguments: SMALL_SEARCH)
     save_backend(Path("gan.safetensors"), small_gan(class_counts=(1, 1), gain=1), {})
     assert sample("gan.safetensors", "--from", image_folder / "disc", "-n", 2, "-o", "side.png")[0] == 0
     path = sorted((image_folder / "disc").glob("*.png"))[0]

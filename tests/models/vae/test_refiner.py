@@ -32,7 +32,7 @@ def roughness(images: Tensor) -> float:
 def run(learner: VaeLearner, first: int, last: int, total: int, channels: int = 1) -> None:
     for index in range(first, last):
         torch.manual_seed(index)
-        learner.step(grain(16, index, channels), None, index / total, index * 16)
+        learner.step(grain(8, index, channels), None, index / total, index * 8)
 
 
 @pytest.mark.slow
