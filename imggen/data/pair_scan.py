@@ -216,7 +216,8 @@ def _survey_masks(images: Source, masks: Source, options: TargetOptions, spec: s
                 raise DataError(f"{masks.names[index]} cannot be a mask: {found}", hint)
             statistics.append(found)
             task.update(index + 1)
-    table, shares = make_table(statistics, void=options.void, lossy=options.lossy, names=_names(options.names, spec))
+    names = read_names(options.names, spec)
+    table, shares = make_table(statistics, void=options.void, lossy=options.lossy, names=names)
     _show(table, shares, reporter)
     return Targets(1, table, shares=shares)
 
@@ -239,7 +240,7 @@ def _show(table: MaskTable, shares: Shares, reporter: Reporter) -> None:
         reporter.info(f"void         {table.shown(table.void):>7}  {'(ignored)':16} {shares.void:>7.2%}")
 
 
-def _names(given: str | None, spec: str) -> list[str] | None:
+def read_names(given: str | None, spec: str) -> list[str] | None:
     """The names of the classes: given, or in a file that is given, or in classes.txt among the masks; else None."""
     if given is not None:
         path = expand_user(given)

@@ -26,7 +26,7 @@ import sys
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -184,7 +184,7 @@ def _cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def _lines_of(child: subprocess.Popen[str]) -> Iterator[dict[str, Any]]:
+def _lines_of(child: subprocess.Popen[str]) -> Generator[dict[str, Any], None, None]:
     """The reports of a child, until it ends or hangs; then it is killed."""
     assert child.stdout is not None
     at_line = before = 0.0

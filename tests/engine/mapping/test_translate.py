@@ -45,6 +45,8 @@ def test_learn_pairs_then_translate_then_evaluate(place: Path, capsys: pytest.Ca
     code, _, err = run_cli(capsys, *PAIRS, "--images", "400", "--l1-only", "--learning-rate", "0.01")
     assert code == 0, err
     assert "into images of 3 channels" in err and list(Path("runs/translate/samples").iterdir())
+    code, _, err = run_cli(capsys, *PAIRS[:-2], "--resume", "--to-channels", "1")
+    assert code == 2 and "started with to_channels 3, not 1" in err
     code, _, err = run_cli(capsys, *PAIRS[:-2], "--resume", "--images", "408")
     assert code == 0, err
     code, out, err = run_cli(capsys, "translate", "--image", "a", "-o", "made/", "--json")
