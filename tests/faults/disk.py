@@ -118,7 +118,7 @@ def try_case(server: Server, case: Case) -> tuple[list[int], list[str]]:
                 read_state(disk / "run")
             except ImggenError as error:
                 wrong.append(f"{free} KiB: {error.message}")
-        leftovers = [name for name in after if Path(name).name.startswith(".") or name.endswith(".part")]
+        leftovers = [name for name in after if Path(name).name.startswith(".") and Path(name).name != ".lock"]
         if leftovers:
             wrong.append(f"{free} KiB: left over {leftovers}")
 
