@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from imggen.data.decode import refuse_pipe
 from imggen.engine.mapping.inputs import ContentFile, check_output, check_sizes, find_contents, read_colors
 from imggen.engine.options import SegmentOptions, StylizeOptions, TranslateOptions
 from imggen.engine.options.mapping import FAST_PACKAGES
@@ -88,7 +89,8 @@ def run_translate(options: TranslateOptions, reporter: Reporter) -> dict[str, An
 
 
 def check_translate(options: TranslateOptions) -> None:
-    """Raise UsageError or DataError for an output that cannot be written or would overwrite a file."""
+    """Raise UsageError or DataError for a pipe, or an output that cannot be written or would overwrite a file."""
+    refuse_pipe(Path(options.image))
     kind, path = output_kind(options.output), Path(options.output)
     if kind in ("stdout", "pattern"):
         raise UsageError("translations are written to files", "-o translated.png, or -o translated/")
