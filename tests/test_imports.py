@@ -16,6 +16,7 @@ SHARED = (
     "base",
     "config",
     "efficientnet",
+    "batch_norm",
     "global_batch",
     "hard_alpha",
     "heads",
