@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from typing import Any
+from unicodedata import normalize
 
 from imggen.data.dataset import Dataset, ScannedDataset
 from imggen.data.masks import MaskTable, parse_void
@@ -67,11 +68,11 @@ def refuse_other_targets(options: TrainOptions, config: ModelConfig) -> None:
 
 
 def _refuse_other_names(saved: tuple[str, ...], given: tuple[str, ...]) -> None:
-    """Raise UsageError if the classes of a resumed run are given other names."""
+    """Raise UsageError if the classes of a resumed run are given other names, but for how letters are composed."""
     if len(saved) != len(given):
         raise changed_option("masks of", describe_classes(saved), describe_classes(given))
     for number, (before, now) in enumerate(zip(saved, given, strict=True)):
-        if before != now:
+        if normalize("NFC", before) != normalize("NFC", now):
             raise changed_option(f"class {number} called", before, now)
 
 

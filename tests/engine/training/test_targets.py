@@ -69,6 +69,13 @@ def test_a_resumed_run_refuses_to_read_masks_otherwise(
     assert caught.value.message == f"this run was started with {message}"
 
 
+def test_names_of_classes_may_be_composed_otherwise() -> None:
+    config = config_of(GRAY._replace(names=("ground", "caf\u00e9")))
+    refuse_other_targets(segment(mask_classes="ground,cafe\u0301"), config)
+    with pytest.raises(UsageError, match="class 1 called"):
+        refuse_other_targets(segment(mask_classes="ground,cafe"), config)
+
+
 def test_names_that_only_a_file_can_give_are_not_joined() -> None:
     targets = targets_of(segment(), config_of(GRAY._replace(names=("ground", "tree, bush"))))
     assert targets is not None and targets.names is None
