@@ -14,6 +14,7 @@ SHARED = (
     "adversarial",
     "augment",
     "base",
+    "batch_norm",
     "config",
     "efficientnet",
     "global_batch",

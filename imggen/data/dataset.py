@@ -22,7 +22,7 @@ from imggen.data.cache import (
     load_survey,
 )
 from imggen.data.cache_contents import NoRoomError
-from imggen.data.cache_dir import default_cache_dir, warn_of_temporary_cache
+from imggen.data.cache_dir import default_cache_dir, expand_user, warn_of_temporary_cache
 from imggen.data.cache_entry import CacheEntry, Form, Skipped, entry_key
 from imggen.data.cache_files import load_array
 from imggen.data.choices import CROPS, KEEP
@@ -354,13 +354,14 @@ def scan_dataset(spec: str, options: DataOptions, *, max_size: int, reporter: Re
     cache_dir = cache_of(options)
     if options.cache_dir is None:
         warn_of_temporary_cache(reporter)
+    exclude = options.exclude if options.targets is None else (*options.exclude, expand_user(options.targets.spec))
     source = open_source(
-        spec, split=options.split, use_classes=options.use_classes, cache_dir=cache_dir, exclude=options.exclude
+        spec, split=options.split, use_classes=options.use_classes, cache_dir=cache_dir, exclude=exclude
     )
     source.report(reporter)
     targets = None
     if options.targets is not None:
-        source, targets = pair_sources(source, options.targets, cache_dir, options.exclude, reporter)
+        source, targets = pair_sources(source, options.targets, cache_dir, exclude, reporter)
     survey = load_survey(source, cache_dir)
     if (warning := survey.warning()) is not None:
         reporter.warn(f"{source.name}: {warning}")

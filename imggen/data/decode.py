@@ -94,7 +94,17 @@ def read_image_file(path: Path) -> ImageFile:
     It reads whatever `decode_file` reads.
     """
     with explain_unreadable(path, "give an image file"):
-        return decode_or_explain(_decode_file, _regular_file(path))
+        return open_image_file(path)
+
+
+def open_image_file(path: Path) -> ImageFile:
+    """As `read_image_file`, but raises UnreadableError and OSError."""
+    return decode_or_explain(_decode_file, _regular_file(path))
+
+
+def image_file_size(path: Path) -> tuple[int, int]:
+    """As `image_size` of a file, of which only the header is read. Raises UnreadableError and OSError."""
+    return decode_or_explain(image_size, _regular_file(path))
 
 
 def decode_with_metadata(data: bytes | Image.Image) -> ImageFile:

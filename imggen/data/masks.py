@@ -63,6 +63,11 @@ class MaskTable(NamedTuple):
         """A value as a message shows it."""
         return f"#{value:06x}" if self.colors else str(value)
 
+    @property
+    def shown_void(self) -> str:
+        """The value without a class as a message shows it; "none" if there is none."""
+        return self.shown(self.void) if self.void >= 0 else "none"
+
     def palette(self) -> npt.NDArray[np.uint8]:
         """A color (256, 3) for each class number: the masks' own where they are colors, else those of PASCAL VOC."""
         palette = voc_palette()
@@ -249,6 +254,16 @@ def _count(statistics: Iterable[MaskStatistics], *, colors: bool) -> tuple[dict[
     return pixels, masks
 
 
+def parse_void(text: str, *, colors: bool) -> int | None:
+    """The value without a class that a text names, as in a table; -1 for "none", None if it names no value."""
+    if text == "none":
+        return -1
+    try:
+        return int(text.removeprefix("#"), 16) if colors else int(text)
+    except ValueError:
+        return None
+
+
 def _void_of(void: str, pixels: dict[int, int], *, colors: bool) -> int:
     """The value of void, -1 for none. Raises DataError for a value that no mask has."""
     if void == "none":
@@ -257,11 +272,8 @@ def _void_of(void: str, pixels: dict[int, int], *, colors: bool) -> int:
         others = [value for value in pixels if value != VOID]
         is_void = not colors and VOID in pixels and len(others) > 1 and max(others) < MAX_WITH_VOID
         return VOID if is_void else -1
-    try:
-        value = int(void.removeprefix("#"), 16) if colors else int(void)
-    except ValueError:
-        value = -1
-    if value not in pixels:
+    value = parse_void(void, colors=colors)
+    if value is None or value not in pixels:
         raise DataError(f"no mask has the void value {void}", "--void auto, none, a value, or a color such as #e0e0c0")
     return value
 

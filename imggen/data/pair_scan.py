@@ -70,13 +70,15 @@ def pair_sources(
 ) -> tuple[Source, Targets]:
     """The images of `source` that have a target, with it, and what the targets have in common.
 
-    Raises UsageError, and DataError if no names match, or a target cannot be read or is of another size.
+    What lies at a path of `exclude`, which is left out of `source`, is no target either. Raises UsageError, and
+    DataError if no names match, or a target cannot be read or is of another size.
     """
     spec = options.spec
     if expand_user(spec).resolve() == Path(source.origin.path) and source.origin.path:
         raise UsageError(f"the images in {spec} would be their own targets", "give another folder")
     split = "all" if options.matched else source.origin.split
-    targets = open_source(spec, split=split, use_classes=False, cache_dir=cache_dir, exclude=exclude)
+    around = (*exclude, Path(source.origin.path)) if source.origin.path else exclude
+    targets = open_source(spec, split=split, use_classes=False, cache_dir=cache_dir, exclude=around)
     if not options.matched:
         targets.report(reporter)
         count = max(len(source), len(targets))
@@ -89,7 +91,7 @@ def pair_sources(
             f"no image of {source.name} has a {noun} in {targets.name}",
             f"{source.names[0]} needs {PurePosixPath(source.names[0]).with_suffix('.png')} there, of any ending",
         )
-    _report_unmatched(source, targets, rows, partners, noun, reporter)
+    _report_unmatched(source, targets, rows, partners, noun, exclude, reporter)
     images, chosen = _subset(source, rows), _subset(targets, partners)
     survey = _survey_masks(images, chosen, options, spec, reporter) if options.masks else None
     return _joined(source, targets, rows, partners, survey or _survey_images(chosen, options), options)
@@ -124,24 +126,27 @@ def match_names(names: Sequence[str], targets: Sequence[str]) -> tuple[list[int]
     """Indices of the names that have a target of the same path but for the ending, and of those targets.
 
     Names are equal that differ only in how Unicode composes their letters. Where none match, they are compared without
-    the first folder of each. Raises DataError for a name with two targets.
+    the first folder (or the shard) of both, of the names or of the targets, unless two names are then equal. Raises
+    DataError for a name with two targets.
     """
-    for strip in (False, True):
+    for strip_names, strip_targets in ((False, False), (True, True), (True, False), (False, True)):
         by_stem: dict[str, int] = {}
         twice: dict[str, str] = {}
         for index, name in enumerate(targets):
-            stem = _stem(name, strip=strip)
+            stem = _stem(name, strip=strip_targets)
             if stem in by_stem:
                 twice[stem] = name
             by_stem.setdefault(stem, index)
-        found = [
-            (row, by_stem[stem]) for row, name in enumerate(names) if (stem := _stem(name, strip=strip)) in by_stem
-        ]
-        if found:
-            for row, partner in found:
-                if other := twice.get(_stem(names[row], strip=strip)):
-                    raise DataError(f"{names[row]} has two targets: {targets[partner]} and {other}", "keep one of them")
-            return [row for row, _ in found], [partner for _, partner in found]
+        stems = [_stem(name, strip=strip_names) for name in names]
+        rows = [row for row, stem in enumerate(stems) if stem in by_stem]
+        if strip_names and len({stems[row] for row in rows}) < len(rows):
+            continue
+        for row in rows:
+            if other := twice.get(stems[row]):
+                target = targets[by_stem[stems[row]]]
+                raise DataError(f"{names[row]} has two targets: {target} and {other}", "keep one of them")
+        if rows:
+            return rows, [by_stem[stems[row]] for row in rows]
     return [], []
 
 
@@ -151,22 +156,28 @@ def _stem(name: str, *, strip: bool) -> str:
 
 
 def _report_unmatched(
-    source: Source, targets: Source, rows: list[int], partners: list[int], noun: str, reporter: Reporter
+    source: Source,
+    targets: Source,
+    rows: list[int],
+    partners: list[int],
+    noun: str,
+    exclude: Sequence[Path],
+    reporter: Reporter,
 ) -> None:
     """Say which images have no target; name targets without an image, unless they belong to another split."""
     without = sorted(set(range(len(source))) - set(rows))
     if without:
         reporter.info(f"left out {len(without):,} images without a {noun}: {_some(source.names, without)}")
     unused = sorted(set(range(len(targets))) - set(partners))
-    is_whole = source.origin.split == "all" or not _has_splits(source)
+    is_whole = source.origin.split == "all" or not _has_splits(source, exclude)
     if unused and is_whole:
         reporter.warn(f"{len(unused):,} {noun}s belong to no image: {_some(targets.names, unused)}")
 
 
-def _has_splits(source: Source) -> bool:
+def _has_splits(source: Source, exclude: Sequence[Path]) -> bool:
     """Whether the source is one split of several."""
     with suppress(DataError, UsageError):
-        whole = open_source(source.origin.path, split="all", use_classes=False, cache_dir=Path())
+        whole = open_source(source.origin.path, split="all", use_classes=False, cache_dir=Path(), exclude=exclude)
         return len(whole) != len(source)
     return True
 
@@ -216,7 +227,8 @@ def _survey_masks(images: Source, masks: Source, options: TargetOptions, spec: s
                 raise DataError(f"{masks.names[index]} cannot be a mask: {found}", hint)
             statistics.append(found)
             task.update(index + 1)
-    table, shares = make_table(statistics, void=options.void, lossy=options.lossy, names=_names(options.names, spec))
+    names = read_names(options.names, spec)
+    table, shares = make_table(statistics, void=options.void, lossy=options.lossy, names=names)
     _show(table, shares, reporter)
     return Targets(1, table, shares=shares)
 
@@ -239,7 +251,7 @@ def _show(table: MaskTable, shares: Shares, reporter: Reporter) -> None:
         reporter.info(f"void         {table.shown(table.void):>7}  {'(ignored)':16} {shares.void:>7.2%}")
 
 
-def _names(given: str | None, spec: str) -> list[str] | None:
+def read_names(given: str | None, spec: str) -> list[str] | None:
     """The names of the classes: given, or in a file that is given, or in classes.txt among the masks; else None."""
     if given is not None:
         path = expand_user(given)

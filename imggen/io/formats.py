@@ -28,7 +28,7 @@ def check_side(name: object, size: tuple[int, int], format: str) -> None:
     if max(size) > longest:
         raise UsageError(
             f"{name} is {size[0]}x{size[1]}, and {format.upper()} allows at most {longest:,} pixels a side",
-            "use a name in .png or .tif",
+            "use a name in .png or .tif, and --format png for a folder",
         )
 
 

@@ -128,6 +128,22 @@ def sum_over_parts(count: Tensor) -> Tensor:
     return count if _size == 1 else all_reduce(count.clone())
 
 
+@torch.no_grad()
+def gather(rows: Tensor) -> Tensor:
+    """The rows (B, …) of this process and those of all others, in the order of the batch; without a gradient."""
+    if _size == 1:
+        return rows
+    whole = rows.new_zeros(_size, *rows.shape)
+    whole[_rank] = rows
+    return all_reduce(whole).flatten(0, 1)
+
+
+def permuted(rows: Sequence[Tensor]) -> list[Tensor]:
+    """Tensors of rows (B, …) of the batch, with the rows of all processes in one random order; without a gradient."""
+    order = torch.randperm(_size * len(rows[0]))[_rank * len(rows[0]) :][: len(rows[0])]
+    return [gather(each)[order.to(each.device)] for each in rows]
+
+
 def average(tensors: Sequence[Tensor]) -> None:
     """Replace tensors of one device by their means over the processes, in one all-reduce."""
     if _size == 1 or not tensors:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from imggen.data.dataset import DataOptions, Dataset, load_dataset
+from imggen.data.dataset import DataOptions, Dataset, load_dataset, scan_dataset
 from imggen.data.masks import VOID, MaskTable, voc_palette
 from imggen.data.pair_scan import TargetOptions, match_names
 from imggen.data.readers import reader_document, reader_from
@@ -144,12 +144,30 @@ def test_names_match_without_endings_and_first_folders() -> None:
     assert match_names(["a/x.jpg", "b/x.jpg", "c.png"], ["a/x.png", "b/x.tif"]) == ([0, 1], [0, 1])
     assert match_names(["images/a/x.jpg"], ["masks/a/x.png"]) == ([0], [0])
     assert match_names(["x.jpg"], ["y.png"]) == ([], [])
+    # Of one side alone: shards, or a folder around the images or the masks.
+    assert match_names(["0.tar/a/x.jpg", "1.tar/a/y.jpg"], ["a/x.png", "a/y.png"]) == ([0, 1], [0, 1])
+    assert match_names(["x.jpg", "y.jpg"], ["masks/x.png"]) == ([0], [0])
+    # Not where two images would have one mask.
+    assert match_names(["a/x.jpg", "b/x.jpg"], ["x.png"]) == ([], [])
+    assert match_names(["a/x.jpg", "b/x.jpg", "b/y.jpg"], ["m/x.png"]) == ([], [])
+
+
+def test_folders_inside_each_other_are_not_read_for_each_other(tmp_path: Path) -> None:
+    write_pairs(tmp_path, [as_mode(TRUTH, "P")] * 2)
+    for outer, inner in (("images", "masks"), ("masks", "images")):
+        (tmp_path / inner).rename(tmp_path / outer / "inner")
+        places = {outer: tmp_path / outer, inner: tmp_path / outer / "inner"}
+        for matched in (True, False):
+            targets = TargetOptions(str(places["masks"]), masks=matched, matched=matched)
+            options = DataOptions(use_classes=False, cache_dir=tmp_path / "cache", targets=targets)
+            reporter = RecordingReporter()
+            scanned = scan_dataset(str(places["images"]), options, max_size=64, reporter=reporter)
+            assert len(scanned.source.names) == 2 and not reporter.warnings
+        (tmp_path / outer / "inner").rename(tmp_path / inner)
 
 
 def test_worker_processes_read_the_same(tmp_path: Path) -> None:
     write_pairs(tmp_path, [as_mode(TRUTH, "RGB")] * 2)
-    from imggen.data.dataset import scan_dataset
-
     targets = TargetOptions(str(tmp_path / "masks"), masks=True)
     options = DataOptions(use_classes=False, cache_dir=tmp_path / "cache", targets=targets)
     source = scan_dataset(str(tmp_path / "images"), options, max_size=64, reporter=RecordingReporter()).source

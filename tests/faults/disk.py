@@ -1,6 +1,7 @@
 """Fill the disk under each verb, and see that it ends with exit code 3, nothing lost and nothing left over.
 
     sudo python -m tests.faults.disk
+    sudo python -m tests.faults.disk train resume    # the cases whose names begin so
 
 A full disk is a tmpfs of a few hundred kilobytes, so this needs root. For each verb a command runs with more and more
 space, from none to what it needs. As long as it fails, the exit code must be 3, the message must name the file, files
@@ -20,12 +21,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from imggen.engine.checkpoints import load_backend
+from imggen.engine.checkpoints import load_model
 from imggen.errors import ImggenError
 from tests.cli.forks import Fork, Server
-from tests.faults.runs import BATCH, make_images, read_state, train_words
+from tests.faults.runs import BATCH, TARGETS, make_images, make_targets, read_state, train_words
 
 SPACES = (16, 100, 400, 1600, 4000)  # KiB free
+KINDS = (("classify", "classes"), ("segment", "imgs"), ("translate", "imgs"))  # and the folders of their data
 TRAINING = train_words("gan", "disk/run", 2 * BATCH)
 
 
@@ -39,10 +41,17 @@ class Case:
     cache: str = "cache"
 
 
+def cases_of(family: str, data: str) -> tuple[Case, Case]:
+    """A training of this family, and its resuming."""
+    words, more = (train_words(family, "disk/run", steps * BATCH, data=data) for steps in (2, 4))
+    return Case(f"train {family}", words), Case(f"resume {family}", [*more, "--resume"], prepare=words)
+
+
 CASES = (
-    Case("decode", [*TRAINING[:4], "-o", "run", *TRAINING[6:], "--force"], cache="disk/cache"),
+    Case("decode", [*TRAINING[:4], "-o", "run", *TRAINING[6:], "--force", "--cache", "disk"], cache="disk/cache"),
     Case("train", TRAINING),
     Case("resume", [*train_words("gan", "disk/run", 4 * BATCH), "--resume"], prepare=TRAINING),
+    *(case for family, data in KINDS for case in cases_of(family, data)),
     Case("sample folder", ["sample", "gan", "--seed", "1", "-n", "400", "-o", "disk/out/", "--resume"]),
     Case("sample grid", ["sample", "gan", "--seed", "1", "-n", "400", "-o", "disk/grid.png", "--force"],
          prepare=["sample", "gan", "--seed", "2", "-n", "4", "-o", "disk/grid.png"]),
@@ -101,15 +110,15 @@ def try_case(server: Server, case: Case) -> tuple[list[int], list[str]]:
             wrong.append(f"{free} KiB: exit code {codes[-1]}: {process.err[-300:]}")
         # What failed may have replaced a checkpoint by a newer one, which must be valid; all else stays as it was.
         changed = [name for name in before if after.get(name) != before[name]]
-        if changed and case.name != "resume":
+        if changed and not case.name.startswith("resume"):
             wrong.append(f"{free} KiB: changed {changed}")
-        if case.name == "resume":
+        if case.name.startswith("resume"):
             try:
-                load_backend(str(disk / "run"), device="cpu")
+                load_model(str(disk / "run"), device="cpu")
                 read_state(disk / "run")
             except ImggenError as error:
                 wrong.append(f"{free} KiB: {error.message}")
-        leftovers = [name for name in after if Path(name).name.startswith(".") or name.endswith(".part")]
+        leftovers = [name for name in after if Path(name).name.startswith(".") and Path(name).name != ".lock"]
         if leftovers:
             wrong.append(f"{free} KiB: left over {leftovers}")
 
@@ -131,11 +140,16 @@ def main() -> int:
         os.chdir(folder)
         make_images(Path("imgs"), 200)
         make_images(Path("imgs32"), 60, 32)
+        make_images(Path("classes"), classes=2)
+        for family in TARGETS:
+            make_targets(family)
         subprocess.run([sys.executable, "-c", MAKE_NOISE], check=True)
         for case in CASES:
+            if sys.argv[1:] and not case.name.startswith(tuple(sys.argv[1:])):
+                continue
             codes, wrong = try_case(server, case)
             failed = failed or bool(wrong) or 3 not in codes or codes[-1] != 0
-            print(f"{case.name:16} exit codes with {SPACES[0]} KiB and more free: {codes}", *wrong, sep="\n    ")
+            print(f"{case.name:18} exit codes with {SPACES[0]} KiB and more free: {codes}", *wrong, sep="\n    ")
             sys.stdout.flush()
         server.stop()
         os.chdir("/")

@@ -3,6 +3,9 @@
     python -m tests.faults.hostile                          # lists the targets
     python -m tests.faults.hostile images --count 100000    # all targets of tests/faults/hostile_images.py
     python -m tests.faults.hostile images.info --count 1000
+    python -m tests.faults.hostile images.info --count 1000 --start 400    # goes on with input 400
+
+Ctrl-C and SIGTERM stop it: it prints the sum so far, and from which input to go on.
 
 A module `tests/faults/hostile_NAME.py` has a dictionary TARGETS. Each target runs in a child process; a child that
 hangs, crashes or takes too much memory is a fault of the input that it was at, and a new one goes on behind it.
@@ -23,7 +26,7 @@ import sys
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -32,7 +35,10 @@ from typing import Any
 from tests.faults.mutate import mutation
 
 SECONDS_PER_INPUT = 5
-HANG_SECONDS = 60  # by the clock, for code that no signal interrupts
+# A child that prints nothing for so long hangs if it used no CPU time meanwhile, or much of it: other processes may
+# leave it little.
+HANG_SECONDS, HANG_CPU_SECONDS = 60, 4 * SECONDS_PER_INPUT
+PROGRESS_INPUTS = 2000
 MAX_ADDRESS_BYTES = 12 << 30
 MAX_RSS_BYTES = 1_500_000_000
 RANDOM_SEED = 19
@@ -147,53 +153,97 @@ def _run_child(name: str, start: int, count: int, random_seed: int, position: in
 
 @dataclass
 class Score:
-    """What became of the inputs of one target; `faults` are the numbers of inputs, with what went wrong."""
+    """What became of inputs `start` to `following` of a target; `faults` has the numbers of those that went wrong."""
 
+    start: int
+    following: int
+    stopped: bool = False
     accepted: int = 0
     refused: int = 0
     worst: float = 0.0
     peak: int = 0
     faults: dict[int, str] = field(default_factory=dict)
 
+    def add(self, line: dict[str, Any]) -> None:
+        """Add a line of a child."""
+        self.accepted, self.refused = self.accepted + line["accepted"], self.refused + line["refused"]
+        self.worst, self.peak = max(self.worst, line["worst"]), max(self.peak, line["peak"])
+        self.following = line["next"]
+        if "fault" in line:
+            self.faults[self.following - 1] = line["fault"]
 
-def _lines_of(child: subprocess.Popen[str]) -> Iterator[dict[str, Any]]:
-    """The reports of a child, until it ends or is silent for HANG_SECONDS; then it is killed."""
+    def row(self, name: str) -> str:
+        """A line of the table."""
+        numbers = f"{self.following - self.start:8} {self.accepted:8} {self.refused:8} {len(self.faults):6}"
+        return f"{name:28} {numbers} {self.worst:8.2f} {self.peak / 1e6:8.0f}"
+
+
+def _cpu_seconds(pid: int) -> float:
+    """The CPU time that a process has used."""
+    fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(") ")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def _lines_of(child: subprocess.Popen[str]) -> Generator[dict[str, Any], None, None]:
+    """The reports of a child, until it ends or hangs; then it is killed."""
     assert child.stdout is not None
-    while select.select([child.stdout], [], [], HANG_SECONDS)[0]:
-        line = child.stdout.readline()
-        if not line:
-            break
-        yield json.loads(line)
-    child.kill()
-    child.wait()
+    at_line = before = 0.0
+    try:
+        while True:
+            is_silent = not select.select([child.stdout], [], [], HANG_SECONDS)[0]
+            used = _cpu_seconds(child.pid)
+            if is_silent:
+                if used == before or used - at_line > HANG_CPU_SECONDS:
+                    break
+                before = used
+                continue
+            line = child.stdout.readline()
+            if not line:
+                break
+            at_line = before = used
+            yield json.loads(line)
+    finally:
+        child.kill()
+        child.wait()
+        child.stdout.close()
 
 
-def try_target(name: str, count: int, random_seed: int = RANDOM_SEED) -> Score:
-    """Run all inputs of a target in child processes."""
-    score, following = Score(), 0
-    while following < count:
-        began_at, position = following, os.memfd_create("position")
-        numbers = {"--child": following, "--count": count, "--seed": random_seed, "--position": position}
-        words = [str(word) for pair in numbers.items() for word in pair]
-        child = subprocess.Popen(
-            [sys.executable, "-m", "tests.faults.hostile", name, *words],
-            stdout=subprocess.PIPE,
-            text=True,
-            pass_fds=[position],
-        )
-        for line in _lines_of(child):
-            score.accepted, score.refused = score.accepted + line["accepted"], score.refused + line["refused"]
-            score.worst, score.peak = max(score.worst, line["worst"]), max(score.peak, line["peak"])
-            following = line["next"]
-            if "fault" in line:
-                score.faults[following - 1] = line["fault"]
-        if following < count and child.returncode:
-            index = int.from_bytes(os.pread(position, 8, 0), "big")
-            score.faults[index] = f"the process ended with {child.returncode}"
-            following = index + 1
-        elif following == began_at:
-            raise SystemExit(f"{name}: the child made no progress")
-        os.close(position)
+def _try_in_child(name: str, count: int, random_seed: int, score: Score) -> None:
+    """Run inputs `score.following` to `count` in a child, or those up to one that ends it."""
+    began_at, position = score.following, os.memfd_create("position")
+    numbers = {"--child": began_at, "--count": count, "--seed": random_seed, "--position": position}
+    words = [str(word) for pair in numbers.items() for word in pair]
+    child = subprocess.Popen(
+        [sys.executable, "-m", "tests.faults.hostile", name, *words],
+        stdout=subprocess.PIPE,
+        text=True,
+        pass_fds=[position],
+        process_group=0,  # Ctrl-C is for this process alone
+    )
+    shown = began_at // PROGRESS_INPUTS
+    with contextlib.closing(_lines_of(child)) as lines:
+        for line in lines:
+            score.add(line)
+            if score.following // PROGRESS_INPUTS > shown and score.following < count:
+                shown = score.following // PROGRESS_INPUTS
+                print(f"{name:28} at input {score.following:,}, {len(score.faults)} faults", flush=True)
+    if score.following < count and child.returncode:
+        index = int.from_bytes(os.pread(position, 8, 0), "big")
+        score.faults[index] = f"the process ended with {child.returncode}"
+        score.following = index + 1
+    elif score.following == began_at:
+        raise SystemExit(f"{name}: the child made no progress")
+    os.close(position)
+
+
+def try_target(name: str, count: int, random_seed: int = RANDOM_SEED, start: int = 0) -> Score:
+    """Run inputs `start` to `count` of a target in child processes; Ctrl-C ends it early."""
+    score = Score(start, start)
+    try:
+        while score.following < count:
+            _try_in_child(name, count, random_seed, score)
+    except KeyboardInterrupt:
+        score.stopped = True
     return score
 
 
@@ -202,6 +252,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.faults.hostile")
     parser.add_argument("names", nargs="*", help="MODULE or MODULE.TARGET")
     parser.add_argument("--count", type=int, default=0, help="inputs a target; 0 lists the targets")
+    parser.add_argument("--start", type=int, default=0, help="the input to begin with")
     parser.add_argument("--seed", type=int, default=RANDOM_SEED)
     parser.add_argument("--keep", type=Path, help="a folder for the inputs that are faults")
     parser.add_argument("--child", type=int, help=argparse.SUPPRESS)
@@ -210,16 +261,17 @@ def main() -> int:
     if given.child is not None:
         _run_child(given.names[0], given.child, given.count, given.seed, given.position)
         return 0
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     targets = find_targets(given.names)
     if not given.count:
         print("\n".join(targets))
         return 0
     print(f"{'target':28} {'inputs':>8} {'accepted':>8} {'refused':>8} {'faults':>6} {'worst s':>8} {'peak MB':>8}")
+    sys.stdout.flush()
     failed = False
     for name, target in targets.items():
-        score = try_target(name, given.count, given.seed)
-        numbers = f"{given.count:8} {score.accepted:8} {score.refused:8} {len(score.faults):6}"
-        print(f"{name:28} {numbers} {score.worst:8.2f} {score.peak / 1e6:8.0f}", flush=True)
+        score = try_target(name, given.count, given.seed, given.start)
+        print(score.row(name), flush=True)
         failed |= bool(score.faults)
         kinds: dict[str, int] = {}
         for index, text in score.faults.items():
@@ -231,6 +283,9 @@ def main() -> int:
             seeds = target.seeds()
             for index in score.faults:
                 (given.keep / f"{name}-{index}").write_bytes(make_input(target, seeds, index, given.seed))
+        if score.stopped:
+            print(f"stopped: go on with {name} --start {score.following}", flush=True)
+            return 130
     return failed
 
 

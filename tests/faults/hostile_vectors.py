@@ -20,7 +20,8 @@ def vectors_seeds() -> list[bytes]:
     about = {"model": "vae", "hash": "0123456789ab", "size": 16, "channels": 3, "source": "/photos", "key": "0a1b"}
     about |= {"images": 3, "stamp": ""}
     numbers = np.array([1, -2, 3])
-    vectors = Vectors(["a.png", "b/\udcff.png", "c"], torch.rand(3, 5).half(), numbers, numbers, torch.zeros(5), about)
+    values = torch.rand(3, 5, generator=torch.Generator().manual_seed(0)).half()
+    vectors = Vectors(["a.png", "b/\udcff.png", "c"], values, numbers, numbers, torch.zeros(5), about)
     path = folder() / "seed"
     write_vectors(path, vectors)
     return [path.read_bytes()]

@@ -24,7 +24,7 @@ from pathlib import Path
 from imggen.errors import ImggenError
 from imggen.io.checkpoint import read_header
 from tests.cli.forks import Fork, Server
-from tests.faults.runs import BATCH, differences, make_images, problems, read_state, train_words
+from tests.faults.runs import BATCH, FAMILIES, differences, make_data, problems, read_state, train_words
 
 KILLS_PER_RUN = 10
 STEPS = 30
@@ -111,17 +111,20 @@ class Killer:
     def run_with_kills(self, kills: int, number: int) -> None:
         """Kill one run so many times, complete it, and compare it."""
         run, whole = Path(f"run{number}"), Path(f"whole{number}")
-        words = train_words(self.family, str(run), STEPS * BATCH, seed=number)
+        paired = ["--paired"] if self.family == "translate" and number % 2 else []
+        words = [*train_words(self.family, str(run), STEPS * BATCH, seed=number), *paired]
         saving = ["--save-minutes", self.random.choice(["0", "0.002", "0.01"])]
-        images: int | None = -1
+        before = -1
         for _ in range(kills):
-            images = self.kill_once([*words, *saving], run, images)
+            images = self.kill_once([*words, *saving], run, before)
             if images is None:  # the end was reached
                 break
+            before = images
         if Fork(self.server, *words, "--resume").wait(MAX_SECONDS) != 0:
             self.wrong.append("the run cannot be completed")
             return
-        if Fork(self.server, *train_words(self.family, str(whole), STEPS * BATCH, seed=number)).wait(MAX_SECONDS) != 0:
+        uninterrupted = [*train_words(self.family, str(whole), STEPS * BATCH, seed=number), *paired]
+        if Fork(self.server, *uninterrupted).wait(MAX_SECONDS) != 0:
             self.wrong.append("the uninterrupted run failed")
             return
         self.counts["runs completed"] += 1
@@ -133,7 +136,7 @@ class Killer:
 def main() -> int:
     """Print the table."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--family", required=True, choices=("gan", "vae", "transformer", "classify"))
+    parser.add_argument("--family", required=True, choices=FAMILIES)
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
@@ -141,7 +144,7 @@ def main() -> int:
     killer = Killer(given.family, given.seed)
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
-        make_images(Path("imgs"), classes=2 if given.family == "classify" else 1)
+        make_data(given.family)
         number = 0
         while killer.counts["kills"] < given.kills and not killer.wrong:
             killer.run_with_kills(min(KILLS_PER_RUN, given.kills - killer.counts["kills"]), number)

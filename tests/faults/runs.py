@@ -16,7 +16,15 @@ from imggen.io.checkpoint import read_header, read_tensors
 from tests.test_contract import SMALL as SMALL_FAMILIES
 
 BATCH = 16
-SMALL = {**SMALL_FAMILIES, "classify": {"width": 8, "mixup": 0.2}}
+FAMILIES = (*SMALL_FAMILIES, "classify", "segment", "translate")
+SMALL = {
+    **SMALL_FAMILIES,
+    "classify": {"width": 8, "mixup": 0.2},
+    "segment": {"width": 8, "halvings": 2},
+    "translate": {"width": 8, "halvings": 2, "critic_width": 8},
+}
+# Of each image of `imgs`: its mask, and another image of the same name.
+TARGETS = {"segment": ("--masks", "masks"), "translate": ("--to", "others")}
 
 
 def make_images(folder: Path, count: int = 64, size: int = 16, *, classes: int = 1) -> None:
@@ -29,9 +37,29 @@ def make_images(folder: Path, count: int = 64, size: int = 16, *, classes: int =
         coarse.resize((size, size), Image.Resampling.BICUBIC).save(place / f"{index:04d}.png")
 
 
+def make_data(family: str) -> None:
+    """The folder `imgs` for a training of this family, and that of the masks or the other images."""
+    make_images(Path("imgs"), classes=2 if family == "classify" else 1)
+    if family in TARGETS:
+        make_targets(family)
+
+
+def make_targets(family: str) -> None:
+    """The masks or the other images of those in `imgs`."""
+    targets = Path(TARGETS[family][1])
+    targets.mkdir()
+    for path in sorted(Path("imgs").iterdir()):
+        with Image.open(path) as image:
+            red = np.asarray(image)[..., 0]
+        target = (red > 127).astype(np.uint8) if family == "segment" else 255 - red
+        Image.fromarray(target).save(targets / path.name)
+
+
 def train_words(family: str, output: str, images: int, *, data: str = "imgs", seed: int = 3) -> list[str]:
     """A training of a model so small that a step takes hundredths of a second."""
-    words = ["train", family, "--data", data, "-o", output, "--size", "16", "--batch", str(BATCH), "--device", "cpu"]
+    flag = "--from" if family == "translate" else "--data"
+    words = ["train", family, flag, data, "-o", output, "--size", "16", "--batch", str(BATCH), "--device", "cpu"]
+    words += TARGETS.get(family, ())
     for name, value in SMALL[family].items():
         words += [f"--{name.replace('_', '-')}", str(value)]
     return [*words, "--seed", str(seed), "--images", str(images)]

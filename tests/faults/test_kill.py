@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.forks import Start
-from tests.faults.runs import BATCH, differences, make_images, problems, read_state, train_words
+from tests.faults.runs import BATCH, differences, make_data, make_images, problems, read_state, train_words
 from tests.helpers import run_cli
 
 pytestmark = [pytest.mark.process, pytest.mark.slow]
@@ -14,11 +14,11 @@ STEPS = 4
 
 
 @pytest.mark.usefixtures("few_pairs")
-@pytest.mark.parametrize("family", ["gan", "classify"])
+@pytest.mark.parametrize("family", ["gan", "classify", "segment", "translate"])
 def test_a_run_that_was_killed_while_it_saved_ends_as_an_uninterrupted_one(
     family: str, fork: Start, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    make_images(Path("imgs"), classes=2 if family == "classify" else 1)
+    make_data(family)
     words = train_words(family, "run", STEPS * BATCH)
     # Saves come at the start and then before every step: of 0, 0, 1, 2 … steps. The state is written first.
     for name, count, steps in (("state.safetensors", 3, 0), ("weights.safetensors", 4, 2)):

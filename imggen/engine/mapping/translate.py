@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,9 @@ from imggen.data.cache import check_skipped
 from imggen.data.decode import (
     ImageFile,
     UnreadableError,
+    decode_or_explain,
     decode_with_metadata,
+    image_size,
     read_source,
     simple_mode,
     to_array,
@@ -36,7 +39,7 @@ from imggen.engine.provenance import settings
 from imggen.engine.tiling import map_in_tiles
 from imggen.errors import UsageError
 from imggen.io.atomic import atomic_write
-from imggen.io.formats import check_side
+from imggen.io.formats import LONGEST_SIDE, MAX_PIXELS, check_side
 from imggen.io.image import as_image, drop_alpha, format_of
 from imggen.io.metadata import SilencedPillow, encode_with_metadata, fitting
 from imggen.io.pixels import to_levels
@@ -49,6 +52,8 @@ def translate(options: TranslateOptions, reporter: Reporter) -> dict[str, Any]:
     """Write the translations; see `imggen.engine.mapping.run_translate`."""
     began = time.monotonic()
     source = open_images(options.image, reporter, exclude=(Path(options.output),))
+    outputs = _outputs(options, source)
+    _check_sides(source, format_of(outputs[0][0]), reporter)
     loaded = load_model(options.model, weights=options.weights, device=options.device)
     model = _open(loaded)
     if not model.config.noise and (options.count > 1 or options.seed):
@@ -60,7 +65,7 @@ def translate(options: TranslateOptions, reporter: Reporter) -> dict[str, Any]:
     results, skipped = list[dict[str, Any]](), list[tuple[str, str]]()
     count = options.count
     with reporter.task("translating", len(source) * count) as task:
-        for index, (name, paths) in enumerate(zip(source.names, _outputs(options, source), strict=True)):
+        for index, (name, paths) in enumerate(zip(source.names, outputs, strict=True)):
             try:
                 file = _read(source, index)
             except UnreadableError as error:
@@ -104,6 +109,17 @@ def _outputs(options: TranslateOptions, source: Source) -> list[list[Path]]:
     if options.count == 1:
         return [[path] for path in paths]
     return [[path.with_stem(f"{path.stem}-{number + 1}") for number in range(options.count)] for path in paths]
+
+
+def _check_sides(source: Source, format: str, reporter: Reporter) -> None:
+    """Raise UsageError for an image whose result the format cannot store, by the headers of the images."""
+    if LONGEST_SIDE[format] >= MAX_PIXELS:
+        return
+    with reporter.task("reading sizes", len(source)) as task:
+        for index, name in enumerate(source.names):
+            with suppress(UnreadableError):
+                check_side(name, decode_or_explain(image_size, read_source(source, index)), format)
+            task.update(index + 1)
 
 
 def _read(source: Source, index: int) -> ImageFile:
@@ -193,9 +209,8 @@ def _write(
     output: Path,
     reporter: Reporter,
 ) -> None:
-    """Write one result, with the image's metadata and the settings. Raises UsageError for a side too long."""
+    """Write one result, with the image's metadata and the settings."""
     format = format_of(output)
-    check_side(Path(name), made.size, format)
     own = str(Path(options.image) / name) if Path(options.image).is_dir() else options.image
     text = json.dumps(settings("translate", options, loaded, image=own, output=output.name))
     gray = made.mode in ("L", "LA") and file.image.mode in ("L", "LA")

@@ -7,7 +7,7 @@ from dataclasses import replace
 from imggen.data.dataset import DataOptions, Dataset, ScannedDataset, scan_dataset
 from imggen.data.scan import keeping_listings
 from imggen.engine.options import TrainOptions
-from imggen.errors import CheckpointError
+from imggen.errors import CheckpointError, UsageError
 from imggen.models.config import ModelConfig, list_classes
 from imggen.reporting import Reporter, Silent
 
@@ -45,6 +45,13 @@ def refuse_other_data(config: ModelConfig, source: Dataset | ScannedDataset) -> 
     if source.classes != config.classes:
         before, now = describe_classes(config.classes), describe_classes(source.classes)
         raise CheckpointError(f"this run was started with {before}; the data now has {now}", hint)
+
+
+def changed_option(name: str, saved: object, given: object) -> UsageError:
+    """The error for an option of a resumed run that is not as the run was started."""
+    return UsageError(
+        f"this run was started with {name} {saved}, not {given}", "leave the option out, or use -o FOLDER for a new run"
+    )
 
 
 def given_credits(options: TrainOptions) -> dict[str, str]:

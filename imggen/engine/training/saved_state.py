@@ -13,7 +13,8 @@ from imggen.engine.checkpoints import load_model, read_config
 from imggen.engine.options import MAX_SEED, TrainOptions
 from imggen.engine.run_dir import RunDir
 from imggen.engine.training.budget import Budget
-from imggen.engine.training.run_data import refuse_other_data
+from imggen.engine.training.run_data import changed_option, refuse_other_data
+from imggen.engine.training.targets import refuse_other_targets
 from imggen.errors import CheckpointError, ImggenError, UsageError, first_line
 from imggen.io.checkpoint import read_header, read_tensors
 from imggen.models.config import ModelConfig
@@ -112,11 +113,12 @@ class SavedState:
             if name == "use_classes" and not self.config.classes:
                 continue  # a run without classes goes on without, with or without --no-classes
             if given not in (getattr(defaults, name), value):
-                raise _changed(name, value, given)
+                raise changed_option(name, value, given)
         config = self.config.to_json()
         for name, given in options.overrides.items():
             if name not in CONFIG_CHANGEABLE_ON_RESUME and given != config.get(name):
-                raise _changed(name, config.get(name), given)
+                raise changed_option(name, config.get(name), given)
+        refuse_other_targets(options, self.config)
 
     def config_for(self, source: Dataset | ScannedDataset, overrides: dict[str, Any]) -> ModelConfig:
         """The saved configuration with the changes that `overrides` may make.
@@ -148,9 +150,3 @@ def _what_is_left(run_dir: RunDir) -> str:
     except ImggenError:
         return "copy it from a backup, or start the run again with --force"
     return f"{run_dir.weights} is intact: keep it elsewhere, then start the run again with --force"
-
-
-def _changed(name: str, saved: object, given: object) -> UsageError:
-    return UsageError(
-        f"this run was started with {name} {saved}, not {given}", "leave the option out, or use -o FOLDER for a new run"
-    )

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
+from unicodedata import normalize
 
 from imggen.data.dataset import Dataset, ScannedDataset
-from imggen.data.masks import MaskTable
-from imggen.data.pair_scan import TargetOptions, Targets
+from imggen.data.masks import MaskTable, parse_void
+from imggen.data.pair_scan import TargetOptions, Targets, read_names
 from imggen.documents import DocumentError
 from imggen.engine.options import TrainOptions, TrainSegmentOptions, TrainTranslateOptions
-from imggen.engine.training.run_data import describe_classes
+from imggen.engine.training.run_data import changed_option, describe_classes
 from imggen.errors import CheckpointError, UsageError
 from imggen.models.config import ModelConfig
 from imggen.models.mapper.segment.config import SegmentConfig
@@ -22,15 +24,19 @@ def targets_of(options: TrainOptions, config: ModelConfig | None = None) -> Targ
     Raises UsageError for masks that are missing, CheckpointError for a damaged table.
     """
     if isinstance(options, TrainSegmentOptions):
-        return TargetOptions(
+        given = TargetOptions(
             options.masks,
             masks=True,
-            table=None if config is None else table_of(config),
             void=options.void,
             lossy=options.lossy_masks,
             resize=options.resize_masks,
             names=options.mask_classes,
         )
+        if config is None:
+            return given
+        table = table_of(config)
+        names = given.names or _joined(table)
+        return replace(given, table=table, void=table.shown_void, lossy=table.lossy, names=names)
     if isinstance(options, TrainTranslateOptions):
         saved = config if isinstance(config, TranslateConfig) else None
         channels = options.to_channels if saved is None else saved.target_channels
@@ -41,6 +47,38 @@ def targets_of(options: TrainOptions, config: ModelConfig | None = None) -> Targ
     if options.family == SegmentConfig.family:
         raise UsageError("segmentation is learned from masks", "--masks names their folder")
     return None
+
+
+def refuse_other_targets(options: TrainOptions, config: ModelConfig) -> None:
+    """Raise UsageError for an option that reads the targets otherwise than the run of `config` did.
+
+    Raises CheckpointError for a damaged table.
+    """
+    if isinstance(options, TrainTranslateOptions) and isinstance(config, TranslateConfig):
+        if options.to_channels not in (None, config.target_channels):
+            raise changed_option("to_channels", config.target_channels, options.to_channels)
+    elif isinstance(options, TrainSegmentOptions):
+        table = table_of(config)
+        if options.void != "auto" and parse_void(options.void, colors=table.colors) != table.void:
+            raise changed_option("void", table.shown_void, options.void)
+        if options.mask_classes is not None:
+            _refuse_other_names(table.names, tuple(read_names(options.mask_classes, options.masks) or ()))
+        if options.lossy_masks and not table.lossy:
+            raise changed_option("lossy_masks", False, True)
+
+
+def _refuse_other_names(saved: tuple[str, ...], given: tuple[str, ...]) -> None:
+    """Raise UsageError if the classes of a resumed run are given other names, but for how letters are composed."""
+    if len(saved) != len(given):
+        raise changed_option("masks of", describe_classes(saved), describe_classes(given))
+    for number, (before, now) in enumerate(zip(saved, given, strict=True)):
+        if normalize("NFC", before) != normalize("NFC", now):
+            raise changed_option(f"class {number} called", before, now)
+
+
+def _joined(table: MaskTable) -> str | None:
+    """The names of the classes as an option gives them; None for names that only a file can give."""
+    return None if any("," in name for name in table.names) else ",".join(table.names)
 
 
 def table_of(config: ModelConfig) -> MaskTable:

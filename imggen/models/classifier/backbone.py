@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d
 
 from imggen.models.base import Features, Model
+from imggen.models.batch_norm import BatchNorm2d
 from imggen.models.classifier.config import ClassifierConfig
 from imggen.models.efficientnet import VECTOR_SIZE, EfficientNetLite0
 
@@ -23,9 +24,9 @@ class Block(nn.Module):
     def __init__(self, before: int, after: int, stride: int) -> None:
         super().__init__()
         self.first = nn.Conv2d(before, after, 3, stride, padding=1, bias=False)
-        self.first_norm = nn.BatchNorm2d(after)
+        self.first_norm = BatchNorm2d(after)
         self.second = nn.Conv2d(after, after, 3, padding=1, bias=False)
-        self.second_norm = nn.BatchNorm2d(after)
+        self.second_norm = BatchNorm2d(after)
         self.shortcut = None if before == after else nn.Conv2d(before, after, 1, bias=False)
         self.stride = stride
         nn.init.zeros_(self.second_norm.weight)
@@ -47,7 +48,7 @@ class ResidualBackbone(nn.Module):
         for number in range(max(1, config.halvings)):
             stride = 2 if number < config.halvings else 1
             stem += [nn.Conv2d(channels, config.width, 3, stride, padding=1, bias=False)]
-            stem += [nn.BatchNorm2d(config.width), nn.ReLU()]
+            stem += [BatchNorm2d(config.width), nn.ReLU()]
             channels = config.width
         self.stem = nn.Sequential(*stem)
         blocks: list[nn.Module] = []
@@ -133,7 +134,7 @@ class Memory(nn.Module):
     def add(self, vectors: Tensor, labels: Tensor) -> None:
         """Keep vectors (B, D) with labels (B,) in place of the oldest."""
         rows = (torch.arange(len(vectors), device=vectors.device) + self.seen) % len(self.vectors)
-        self.vectors[rows], self.labels[rows] = vectors.half(), labels
+        self.vectors[rows], self.labels[rows] = vectors.to(self.vectors.dtype), labels
         self.seen += len(vectors)
 
     def sample(self, count: int) -> tuple[Tensor, Tensor]:

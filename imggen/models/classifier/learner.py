@@ -99,9 +99,10 @@ class ClassifierLearner(Learner):
         targets = one_hot(labels, len(config.classes)).float()
         if config.mixup:
             weight = float(torch.distributions.Beta(config.mixup, config.mixup).sample())
-            partners = torch.randperm(len(images)).to(images.device)
-            images = torch.lerp(images[partners], images, weight)
-            targets = torch.lerp(targets[partners], targets, weight)
+            partners = global_batch.permuted((images, targets))
+            images, targets = (
+                torch.lerp(other, own, weight) for other, own in zip(partners, (images, targets), strict=True)
+            )
         loss, correct = images.new_zeros(()), images.new_zeros(())
         parts = micro_batches(images, self.micro_batch), micro_batches(targets, self.micro_batch)
         for part, wanted in zip(*parts, strict=True):
@@ -122,7 +123,7 @@ class ClassifierLearner(Learner):
             vectors = torch.cat([self.model.features(part).vectors.float() for part in parts])
         # Before it is remembered: what is not finite would stay there.
         self._learn(vectors, labels)
-        self.memory.add(vectors, labels)
+        self.memory.add(global_batch.gather(vectors), global_batch.gather(labels))
         losses, hits = zip(*(self._learn(*self.memory.sample(VECTORS)) for _ in range(UPDATES - 1)), strict=True)
         return {"loss": torch.stack(losses).mean(), "train_accuracy": torch.stack(hits).mean()}
 

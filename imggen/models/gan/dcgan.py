@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from imggen.models.gan.batch_norm import BatchNorm2d
+from imggen.models.batch_norm import BatchNorm2d
 from imggen.models.gan.config import GanConfig
 from imggen.models.hard_alpha import harden_alpha
 

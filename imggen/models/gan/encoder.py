@@ -16,8 +16,8 @@ from torch.nn.functional import cross_entropy
 from imggen.models import global_batch
 from imggen.models.adversarial import composite_on_white
 from imggen.models.augment import mild_augmentation
+from imggen.models.batch_norm import BatchNorm2d
 from imggen.models.gan import dcgan, r3gan
-from imggen.models.gan.batch_norm import BatchNorm2d
 from imggen.models.gan.config import GanConfig
 from imggen.models.random_masks import random_masks
 

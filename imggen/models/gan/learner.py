@@ -19,9 +19,9 @@ from imggen.models.adversarial import (
     zero_centered_gradient_penalty,
 )
 from imggen.models.augment import AdaptiveStrength
+from imggen.models.batch_norm import twice_differentiable
 from imggen.models.gan import dcgan
 from imggen.models.gan.backend import GanBackend, build_discriminator
-from imggen.models.gan.batch_norm import twice_differentiable
 from imggen.models.gan.config import GanConfig
 from imggen.models.gan.encoder import WEIGHTS as ENCODER_WEIGHTS
 from imggen.models.gan.encoder import encoder_losses

@@ -41,7 +41,8 @@ def test_train_then_segment(
     monkeypatch.chdir(tmp_path)
     write_data(tmp_path)
     data = ["--data", "photos", "--masks", "masks", "--device", "cpu"]
-    code, _, err = run_cli(capsys, "train", "segment", *data, *SMALL)
+    reading = ["--void", "none", "--classes", "background,object"]
+    code, _, err = run_cli(capsys, "train", "segment", *data, *SMALL, *reading)
     assert code == 0, err
     assert "background" in err and "object" in err
     assert list(Path("runs/segment/samples").iterdir())
@@ -61,8 +62,14 @@ def test_train_then_segment(
     assert region["name"] == "object" and 0 < region["share"] < 1 and len(region["box"]) == 4
     code, _, err = run_cli(capsys, "segment", "--image", "photos", "-o", "found")
     assert code == 2 and "--force" in err
+    settings = Path("runs/segment/config.toml").read_text()
+    code, _, err = run_cli(capsys, "train", "segment", *data, "--resume", "--void", "255")
+    assert code == 2 and "started with void none, not 255" in err
     code, _, err = run_cli(capsys, "train", "segment", *data, "--resume", "--images", "248")
     assert code == 0, err
+    # The file of settings still says how the masks were read.
+    assert 'void = "none"' in settings and 'classes = "background,object"' in settings
+    assert Path("runs/segment/config.toml").read_text() == settings.replace("images = 240", "images = 248")
     for words in (["sample", "segment"], ["classify", "segment", "--image", "photos"]):
         code, _, err = run_cli(capsys, *words)
         assert code == 2 and ("segmentation model" in err or "has no classes" in err), words

@@ -229,6 +229,37 @@ def test_a_folder_gives_a_file_for_each_image() -> None:
     assert len(again["paths"]) == 3  # results are not taken for images
 
 
+def test_unreadable_files_of_a_folder_are_left_out() -> None:
+    Path("in").mkdir()
+    for number in range(20):
+        Image.fromarray(scene()).save(f"in/{number:02}.png")
+    Path("in/00.png").write_bytes(b"")
+    reporter = RecordingReporter()
+    more: dict[str, Any] = {"content": Path("in"), "output": "out/", "method": "color"}
+    assert len(stylize(reporter, **more)["paths"]) == 19
+    assert reporter.warnings == ["left out in/00.png: empty file"]
+    Path("in/01.png").unlink()
+    Path("in/01.png").mkdir()
+    Image.fromarray(scene()).save("in/01.tif")
+    Path("in/02.png").write_bytes(b"no image")
+    with pytest.raises(
+        DataError, match=r"2 of 20 images \(10.0%\) cannot be read: in/00.png \(empty file\), in/02.png"
+    ):
+        stylize(**more)
+    assert Path("out/19.png").exists()
+
+
+def test_sizes_are_checked_before_the_first_image_is_stylized() -> None:
+    for name, size in (("in/a.png", (20, 20)), ("in/b.png", (17_000, 20)), ("in/c.png", (20, 8))):
+        Path(name).parent.mkdir(exist_ok=True)
+        Image.new("RGB", size).save(name)
+    with pytest.raises(UsageError, match=r"b\.png is 17000x20, and WEBP allows"):
+        stylize(content=Path("in"), output="out/", format="webp")
+    with pytest.raises(DataError, match=r"c\.png is 20x8, and --method network needs 16 pixels"):
+        stylize(content=Path("in"), output="out/")
+    assert not Path("out").exists()
+
+
 def test_metadata_is_kept() -> None:
     exif = Image.Exif()
     exif[0x010E] = "a scene"

@@ -45,6 +45,8 @@ def test_learn_pairs_then_translate_then_evaluate(place: Path, capsys: pytest.Ca
     code, _, err = run_cli(capsys, *PAIRS, "--images", "400", "--l1-only", "--learning-rate", "0.01")
     assert code == 0, err
     assert "into images of 3 channels" in err and list(Path("runs/translate/samples").iterdir())
+    code, _, err = run_cli(capsys, *PAIRS[:-2], "--resume", "--to-channels", "1")
+    assert code == 2 and "started with to_channels 3, not 1" in err
     code, _, err = run_cli(capsys, *PAIRS[:-2], "--resume", "--images", "408")
     assert code == 0, err
     code, out, err = run_cli(capsys, "translate", "--image", "a", "-o", "made/", "--json")
@@ -183,6 +185,17 @@ def test_what_does_not_fit(place: Path, capsys: pytest.CaptureFixture[str]) -> N
     Image.new("RGB", (16, 32)).save("b/x/1.webp")
     code, _, err = run_cli(capsys, *start, "--from", "a", "--to", "b", "--paired")
     assert code == 3 and "cannot be read" in err
+    # What a format cannot store is refused by the header, before a model is opened.
+    Path("large").mkdir()
+    Image.new("L", (16, 16)).save("large/a.png")
+    Image.new("L", (2, 17_000)).save("large/b.png")
+    for words, text in (
+        (["--image", "large", "-o", "out/", "--format", "webp"], "b.png is 2x17000, and WEBP allows"),
+        (["--image", "large/b.png", "-o", "out.webp"], "WEBP allows at most 16,383"),
+        (["--image", "large/b.png", "-o", "out.jpg"], "vae"),
+    ):
+        code, _, err = run_cli(capsys, "translate", "vae", *words)
+        assert code == 2 and text in err and not Path("out").exists(), words
     code, _, err = run_cli(capsys, "translate", "vae", "--image", "a", "-o", "out/")
     assert code == 2 and "translates no images" in err and not Path("out").exists()
     code, _, err = run_cli(capsys, "evaluate", "vae", "--from", "a", "--data", "b")

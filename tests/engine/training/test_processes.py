@@ -14,15 +14,23 @@ import torch
 from imggen.data.dataset import Order
 from imggen.engine.distributed import ProcessGroup
 from imggen.engine.training.training_run import TrainingRun
-from imggen.models import build_learner, global_batch, presets
+from imggen.models import CLASSIFIER, GENERATOR, build_learner, global_batch, kind_of, presets
 from imggen.models.config import ModelConfig
+from imggen.models.efficientnet import VECTOR_SIZE
 from imggen.models.gan.learner import GanLearner
-from tests.test_contract import SMALL, random_images
+from imggen.models.mapper.segment.config import SegmentConfig
+from imggen.models.mapper.segment.learner import VOID
+from imggen.models.mapper.translate.config import TranslateConfig
+from tests.faults.runs import SMALL
+from tests.test_contract import random_images
 
 SIZE = 2
 BATCH = 8
 # The progress of each step: every stage of a family is reached.
 STEPS = {"gan": (0.0, 0.3, 0.9, 0.97), "vae": (0.0, 0.2, 0.5, 0.6, 0.9), "transformer": (0.0, 0.2, 0.5, 0.6, 0.9)}
+STEPS_OF_OTHERS = (0.0, 0.3, 0.9)
+BACKBONE = {"name": "pretrained", "hash": "0", "dimensions": VECTOR_SIZE, "model": None}
+TABLE = {"names": ["ground", "tree", "sky"]}
 # What makes the steps of a preset need more than gradients: statistics over the batch, dropout, further networks.
 CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "gan": ("gan", "tiny", {}),
@@ -31,16 +39,33 @@ CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "vae dense": ("vae", "dense", {"likelihood": "gaussian"}),
     "transformer": ("transformer", "tiny", {"dropout": 0.1, "adversarial": 2.0, "tokenizer_fraction": 0.7}),
     "transformer classic": ("transformer", "classic", {}),
+    "classify": ("classify", "tiny", {"mixup": 0.4}),
+    "classify head": ("classify", "head", {"backbone": BACKBONE}),
+    "segment": ("segment", "tiny", {"table": TABLE}),
+    "translate": ("translate", "tiny", {"target_channels": 4}),
+    "translate pairs": ("translate", "tiny", {"paired": True, "target_channels": 1}),
 }
 Tensors = dict[str, torch.Tensor]
 
 
 def config_of(name: str) -> ModelConfig:
     family, preset, overrides = CASES[name]
-    config = presets(family)[preset].with_overrides(
-        size=16, channels=4, classes=("ant", "bee", "owl"), class_counts=(5, 3, 2)
-    )
+    config = presets(family)[preset].with_overrides(size=16, channels=3 if "backbone" in overrides else 4)
+    if kind_of(family) in (GENERATOR, CLASSIFIER):
+        config = config.with_overrides(classes=("ant", "bee", "owl"), class_counts=(5, 3, 2))
     return config.with_overrides(**{**SMALL[family], **overrides})
+
+
+def batch_of(config: ModelConfig) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Random images with labels, or with masks of which half of the images are without a class, or with targets."""
+    images, labels = random_images(config, BATCH)
+    if isinstance(config, SegmentConfig):
+        classes = torch.randint(len(config.pixel_classes), (BATCH, 1, 16, 16))
+        classes[: BATCH // 2, :, :8] = VOID
+        return torch.cat([images, classes / 127.5 - 1], 1), None
+    if isinstance(config, TranslateConfig):
+        return torch.cat([images, torch.rand(BATCH, config.target_channels, 16, 16) * 2 - 1], 1), None
+    return images, labels
 
 
 def train(name: str, rank: int, size: int) -> Tensors:
@@ -53,10 +78,10 @@ def train(name: str, rank: int, size: int) -> Tensors:
     if name.startswith("gan"):
         assert isinstance(learner, GanLearner)
         learner.augmentation.strength = 0.4
-    images, labels = random_images(learner.config, BATCH)
+    images, labels = batch_of(learner.config)
     part = slice(rank * BATCH // size, (rank + 1) * BATCH // size)
     with global_batch.part_of_batch(rank, size):
-        for index, progress in enumerate(STEPS[learner.config.family]):
+        for index, progress in enumerate(STEPS.get(learner.config.family, STEPS_OF_OTHERS)):
             torch.manual_seed(index)
             learner.step(images[part].double(), None if labels is None else labels[part], progress, index * BATCH)
     return learner.state()[0]

@@ -85,14 +85,15 @@ def losses(scores: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
 
     Dice (Milletari et al. 2016, arXiv 1606.04797) is one minus twice the overlap over the sum of both, of each class
     over the whole batch, averaged over the classes that occur: small classes count as much as large ones. VOID pixels
-    count for neither.
+    count for neither. With several processes the batch is that of all of them; the mean of their losses is its loss.
     """
     known = classes != VOID
-    count = known.sum().clamp(min=1)
+    count = global_batch.mean_over_parts(known.sum().to(scores.dtype)).clamp(min=1 / global_batch.num_parts())
     entropy = cross_entropy(scores, classes, ignore_index=VOID, reduction="sum") / count
     truth = one_hot(torch.where(known, classes, 0), scores.shape[1]).permute(0, 3, 1, 2) * known[:, None]
     found = scores.softmax(1) * known[:, None]
-    overlap, total = (found * truth).sum((0, 2, 3)), (found + truth).sum((0, 2, 3))
-    occurs = (truth.sum((0, 2, 3)) > 0).to(scores.dtype)
+    sums = torch.stack([each.sum((0, 2, 3)) for each in (found * truth, found + truth, truth.to(scores.dtype))])
+    overlap, total, true = global_batch.mean_over_parts(sums) * global_batch.num_parts()
+    occurs = (true > 0).to(scores.dtype)
     dice = 1 - (2 * overlap + SMOOTHING) / (total + SMOOTHING)
     return entropy, (dice * occurs).sum() / occurs.sum().clamp(min=1)

@@ -226,8 +226,7 @@ class TranslateLearner(Learner):
         """
         config = self.config
         assert self.contrast is not None
-        count = -(-len(part.targets) // SHARE)
-        targets = part.targets[:count]
+        targets = _ordered(part.targets[::SHARE])
         known = to_channels(targets, config.channels)
         with self.autocast(part.images.device):
             found = self.model.network.maps(to_channels(made.images, config.channels))
@@ -240,8 +239,8 @@ class TranslateLearner(Learner):
             "identity": (weight, identity * part.fraction),
         }
         if config.turning:
-            turned = self._translate(_turned(part.images[:count])).images
-            losses["turning"] = config.turning, distance(_turned(turned), made.images[:count]) * part.fraction
+            turned = self._translate(_turned(part.images[::SHARE])).images
+            losses["turning"] = config.turning, distance(_turned(turned), made.images[::SHARE]) * part.fraction
         return losses
 
 
