@@ -243,6 +243,13 @@ def test_channels_are_those_of_pillow() -> None:
     assert to_channels(transparent, 1).item() == pytest.approx(1)
 
 
+def test_pairs_are_learned_faster() -> None:
+    plain = config()
+    assert config(paired=True).learning_rate == pytest.approx(2.5 * plain.learning_rate)
+    assert config(paired=True, learning_rate=1e-4).learning_rate == 1e-4
+    assert config(paired=True).with_overrides(paired=True) == config(paired=True)
+
+
 def test_noise_needs_pairs() -> None:
     with pytest.raises(UsageError, match="--noise needs --paired"):
         config(noise=4)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar, Self
 
 from imggen.models.mapper.config import DESCRIPTIONS as SIZE_DESCRIPTIONS
 from imggen.models.mapper.config import SIZES, MapperConfig
 from imggen.option import option
+
+PAIRED_RATE = 2.5  # the learning rate with pairs, of that without
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +46,12 @@ class TranslateConfig(MapperConfig):
         self.check(self.target_channels in (1, 3, 4), "target_channels must be 1, 3 or 4")
         self.check(self.paired or not self.l1_only, "L1 compares pairs: --l1-only needs --paired")
         self.check(self.paired or not self.noise, "what noise is for is learned from pairs: --noise needs --paired")
+
+    def with_overrides(self, **values: Any) -> Self:
+        """The same with other values. Pairs are learned by Muon, at a higher learning rate unless one is given."""
+        if values.get("paired") and not self.paired and values.get("learning_rate") is None:
+            values["learning_rate"] = PAIRED_RATE * self.learning_rate
+        return super().with_overrides(**values)
 
     @property
     def made_channels(self) -> int:

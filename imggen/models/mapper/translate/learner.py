@@ -125,14 +125,14 @@ class TranslateLearner(Learner):
         rate = config.learning_rate * warmed_cosine(progress, LAST_RATE, WARM_UP)
         set_learning_rate(self.optimizers.values(), rate)
         if config.geometry or config.color:
-            pairs = augment_pairs(*split_pairs(images, config.channels), config.geometry, config.color, "bilinear")
-            images = torch.cat(pairs, 1)
+            sides = split_pairs(images, config.channels)
+            images = torch.cat(augment_pairs(*sides, config.geometry, config.color, "bilinear"), 1)
         noise = global_batch.randn(len(images), config.noise).to(images.device) if config.noise else None
         parts = list[Part]()
-        for fraction, part, _ in self.micro_batches(images, None):
-            pixels, targets = (_ordered(each) for each in split_pairs(part, config.channels))
+        for fraction, pairs, _ in self.micro_batches(images, None):
+            pixels, targets = (_ordered(each) for each in split_pairs(pairs, config.channels))
             first = sum(len(each.images) for each in parts)
-            own = None if noise is None else noise[first : first + len(part)]
+            own = None if noise is None else noise[first : first + len(pairs)]
             parts.append(Part(fraction, pixels, targets, own))
         metrics: dict[str, Tensor] = {}
         # A single part's graph serves both updates; those of several are computed again, to bound the memory.
