@@ -110,14 +110,18 @@ def _evaluate(
     rows = evenly_spaced(len(inputs.names), options.count).numpy()
     partners = _partners(inputs, targets)
     # Half of the targets are what is compared with; a truth that is among them would make its own result look better.
-    apart, reference = np.arange(1, len(targets.names), 2), np.arange(0, len(targets.names), 2)
-    has_distance = min(len(apart), len(rows)) >= MIN_IMAGES_TO_COMPARE
+    # The halves are random: of evenly spaced images, the truths of all might be in one half.
+    shuffled = np.random.default_rng(0).permutation(len(targets.names))
+    apart, reference = np.sort(shuffled[::2]), np.sort(shuffled[1::2])
+    compared = set(reference.tolist())
+    new_rows = {row for row in rows.tolist() if partners.get(row) not in compared}
+    has_distance = min(len(apart), len(new_rows)) >= MIN_IMAGES_TO_COMPARE
     if not has_distance and not partners:
         raise DataError(
             f"{len(rows)} images of {inputs.dataset.name} are too few to compare with {targets.dataset.name}",
             "give more images, or images whose names match",
         )
-    if (count := min(len(apart), len(rows))) < MIN_IMAGES_FOR_STEADY_METRICS:
+    if (count := min(len(apart), len(new_rows))) < MIN_IMAGES_FOR_STEADY_METRICS:
         reporter.warn(f"{count:,} images are few: distances are overestimated, and intervals are wide")
     color_map, mean = _knowledge(inputs, targets)
     methods = {"model": Measured(), **{name: Measured() for name in BASELINES}}
@@ -128,7 +132,7 @@ def _evaluate(
             noise = translation_noise([options.seed + row for row in part.tolist()], model)
             made = made_by_methods(model, images, noise, color_map, mean)
             known = [index for index, row in enumerate(part.tolist()) if row in partners]
-            new = [index for index, row in enumerate(part.tolist()) if partners.get(row, 1) % 2]
+            new = [index for index, row in enumerate(part.tolist()) if row in new_rows]
             truth = targets.images([partners[int(part[index])] for index in known]) if known else None
             psnr_names += [inputs.names[int(part[index])] for index in known]
             for name, results in made.items():

@@ -71,6 +71,18 @@ def test_learn_pairs_then_translate_then_evaluate(place: Path, capsys: pytest.Ca
         assert code == 2 and "translator" in err, words
 
 
+def test_every_second_image_can_be_compared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_data(tmp_path, 60)
+    code, _, err = run_cli(capsys, *PAIRS, "--images", "8")
+    assert code == 0, err
+    for count in ("60", "30"):
+        code, out, err = run_cli(capsys, "evaluate", "translate", "--from", "a", "--data", "b", "-n", count, "--json")
+        assert code == 0 and json.loads(out)["metrics"].keys() == {"psnr", "ssim", "fd"}, err
+
+
 def test_learn_without_pairs(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for number in range(10, 16):
         Path(f"b/x/{number}.webp").rename(f"b/x/other{number}.webp")
