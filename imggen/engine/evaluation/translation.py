@@ -115,6 +115,8 @@ def _evaluate(
     apart, reference = np.sort(shuffled[::2]), np.sort(shuffled[1::2])
     compared = set(reference.tolist())
     new_rows = {row for row in rows.tolist() if partners.get(row) not in compared}
+    # As many images as there are results: distances of fewer images are larger.
+    apart = apart[evenly_spaced(len(apart), len(new_rows)).numpy()]
     has_distance = min(len(apart), len(new_rows)) >= MIN_IMAGES_TO_COMPARE
     if not has_distance and not partners:
         raise DataError(
