@@ -98,7 +98,7 @@ def own_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @cache
 def encoded_images() -> dict[str, bytes]:
-    """PNG files by their path below the folder; drawn once, for many tests begin with them."""
+    """PNG files by their path below the folder; made once, because many tests begin with them."""
     random = np.random.default_rng(0)
     y, x = np.mgrid[:16, :16]
     files = {}

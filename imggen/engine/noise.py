@@ -5,13 +5,16 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from imggen.models.base import Backend
-from imggen.models.mapper.translate.model import TranslateModel
+
+if TYPE_CHECKING:  # samplers need no translator
+    from imggen.models.mapper.translate.model import TranslateModel
 
 
 def mix_seed(*numbers: int) -> int:

@@ -229,11 +229,11 @@ class TranslateGraph(ImageGraph):
 
     def forward(self, image: Tensor, noise: Tensor | None = None) -> Tensor:
         """(N, H, W, C) uint8 → (N, H, W, C) uint8."""
-        return to_levels(self.translator(to_float(image.permute(0, 3, 1, 2)), noise)).permute(0, 2, 3, 1)
+        return self.see(to_float(image.permute(0, 3, 1, 2)), noise)
 
-    def see(self, images: Tensor) -> Tensor:
-        """(N, H, W, C) uint8, without noise."""
-        return to_levels(self.translator(images)).permute(0, 2, 3, 1)
+    def see(self, images: Tensor, noise: Tensor | None = None) -> Tensor:
+        """(N, H, W, C) uint8."""
+        return to_levels(self.translator(images, noise)).permute(0, 2, 3, 1)
 
 
 def build_graph(loaded: LoadedModel, part: str | None) -> Graph:

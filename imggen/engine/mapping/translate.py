@@ -79,7 +79,8 @@ def translate(options: TranslateOptions, reporter: Reporter) -> dict[str, Any]:
                 one = replace(options, seed=options.seed + number, count=1)
                 made = _translate(model, file, one, advance)
                 _write(one, loaded, file, made, name, path, reporter)
-                results.append({"image": name, "path": str(path), "size": list(made.size), **_seed_of(one, model)})
+                seed = {"seed": one.seed} if model.config.noise else {}
+                results.append({"image": name, "path": str(path), "size": list(made.size), **seed})
     check_skipped(tuple(skipped), len(source), strict=False)
     for name, reason in skipped:
         reporter.warn(f"left out {name}: {reason}")
@@ -94,11 +95,6 @@ def _open(loaded: LoadedModel) -> TranslateModel:
         noun, _, use = kind_of(loaded.model.config.family)
         raise UsageError(f"{loaded.path} is a {noun}: it translates no images", use)
     return loaded.model
-
-
-def _seed_of(options: TranslateOptions, model: TranslateModel) -> dict[str, int]:
-    """The seed of a result, where it has one."""
-    return {"seed": options.seed} if model.config.noise else {}
 
 
 def _outputs(options: TranslateOptions, source: Source) -> list[list[Path]]:

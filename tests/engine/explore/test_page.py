@@ -98,8 +98,7 @@ def site(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
     (folder / "data").mkdir()
     random = np.random.default_rng(0)
     for number in range(6):
-        pixels = random.integers(0, 256, (SIZE, SIZE, 3)).astype(np.uint8)
-        Image.fromarray(pixels).save(folder / "data" / f"{number}.png")
+        Image.fromarray(random.integers(0, 256, (SIZE, SIZE, 3), np.uint8)).save(folder / "data" / f"{number}.png")
     with closing(Site(server, folder, "people", "--data", "data")) as site:
         yield site
 
@@ -358,8 +357,8 @@ def test_the_translation_of_an_image(
     server: Server, chromium: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     torch.manual_seed(0)
-    settings = {"size": 16, "width": 8, "halvings": 1, "paired": True, "noise": 4}
-    translator = build_model(presets("translate")["tiny"].with_overrides(**settings)).eval()
+    config = presets("translate")["tiny"].with_overrides(size=16, width=8, halvings=1, paired=True, noise=4)
+    translator = build_model(config).eval()
     for weight in translator.parameters():  # an untrained one changes nothing
         weight.data.add_(0.2 * torch.randn_like(weight))
     save_backend(tmp_path / "t.safetensors", translator, {})
@@ -378,14 +377,12 @@ def test_the_translation_of_an_image(
             page.wait_for_function("() => document.querySelector('#map-command textarea').value.includes('0.5')")
             (half,) = images_in(page, "#mapped")
             assert downloaded(page, "#mapped a[download]") == half
-            words = command_in(page, "map-command")
-            run(capsys, words)
+            run(capsys, words := command_in(page, "map-command"))
         assert site.stop() == 130
     (path,) = Path().glob("translated*.png")
     assert half == path.read_bytes() and words[words.index("--strength") + 1] == "0.5"
-    before, after, all_changed = (
-        np.asarray(Image.open(each)).astype(int) for each in ("photo.png", path, io.BytesIO(whole))
-    )
+    files = ("photo.png", path, io.BytesIO(whole))
+    before, after, all_changed = (np.asarray(Image.open(file)).astype(int) for file in files)
     assert 0 < np.abs(after - before).mean() < np.abs(all_changed - before).mean()
 
 
@@ -394,9 +391,8 @@ def test_ctrl_c_ends_the_page_and_leaves_nothing(opened: Any, site: Site, tempor
     assert site.stop() == 130
     assert not [path.name for path in temporary.iterdir() if path.name.startswith("imggen")]
     names = {path.name for path in site.folder.iterdir()} - {"cache", "data", "runs"}
-    by_tests = re.compile(
-        r"\.(out|err)\d+|samples|secret.txt|\w+\.(png|gif|webp|csv)|filled-\d\.png"
-    )  # and the commands they ran
+    # What the tests and the commands that they ran wrote.
+    by_tests = re.compile(r"\.(out|err)\d+|samples|secret.txt|\w+\.(png|gif|webp|csv)|filled-\d\.png")
     assert not [name for name in names if not by_tests.fullmatch(name)]
     # Gradio itself reports some of the bad requests.
     assert "imggen/engine" not in site.process.err and "Warning" not in site.process.err

@@ -16,10 +16,10 @@ PAIRED_RATE = 2.5  # the learning rate with pairs, of that without
 class TranslateConfig(MapperConfig):
     """A U-Net from images to images of `target_channels`, and the losses it learns by.
 
-    With `paired`, each image has a true output, and the loss is L1 with a critic of patches, or L1 alone (`l1_only`).
-    With `noise`, an image has another result for each noise.
-    Without, a critic compares the outputs with images of the other kind, contrast keeps what the image shows, and
-    `turning` keeps it where it is.
+    With `paired`, each image has a true output, and the loss is L1 with a critic of patches, or L1 alone (`l1_only`);
+    with `noise`, too, an image has another result for each noise.
+    Without `paired`, a critic compares the outputs with images of the other kind, contrast keeps what the image shows,
+    and `turning` keeps it where it is.
     """
 
     family: ClassVar[str] = "translate"

@@ -150,7 +150,7 @@ class TranslateLearner(Learner):
         return metrics
 
     def _made(self, part: Part) -> Made:
-        """The results of a part of the batch, in every second row by noise as for new images, not from the true one."""
+        """The results of a part of the batch; with noise, that of even rows is found from their true results."""
         if self.posterior is None or part.noise is None:
             return self._translate(part.images)
         with self.autocast(part.images.device):

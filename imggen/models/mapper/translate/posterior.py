@@ -15,15 +15,15 @@ from torch.nn.functional import silu
 from imggen.models import global_batch
 
 WIDTHS = (32, 64, 128, 128)
-KNOWN = 0.9  # of the variance of the noise; the rest is added
+FOUND = 0.9  # share of the variance of the noise that comes from the output; the rest is random
 
 
 class Posterior(nn.Module):
     """Images with their true outputs → noise that gives them.
 
-    Over a batch, what is known of each number has mean 0 and variance KNOWN (arXiv 2004.12585). A divergence from the
-    normal distribution in the loss, in its place, either left noise without a meaning, because it was cheaper, or let
-    it stay near one point, which new noise is far from.
+    What an output says of each number has mean 0 and variance FOUND over a batch (arXiv 2004.12585). With a divergence
+    from the normal distribution in the loss instead, the noise either said nothing of the output, which was cheaper, or
+    stayed near one point, far from most new noise.
     """
 
     def __init__(self, channels: int, noise: int) -> None:
@@ -40,4 +40,4 @@ class Posterior(nn.Module):
         means = self.leave(x.mean((2, 3))).float()
         centered = means - global_batch.mean_over_parts(means.mean(0))
         variance = global_batch.mean_over_parts(centered.square().mean(0))
-        return KNOWN**0.5 * centered * (variance + 1e-6).rsqrt() + (1 - KNOWN) ** 0.5 * noise
+        return FOUND**0.5 * centered * (variance + 1e-6).rsqrt() + (1 - FOUND) ** 0.5 * noise
