@@ -43,6 +43,7 @@ MAX_ADDRESS_BYTES = 12 << 30
 MAX_RSS_BYTES = 1_500_000_000
 RANDOM_SEED = 19
 FOLDER = Path(__file__).parent
+ROOT = FOLDER.parent.parent
 
 
 @dataclass(frozen=True)
@@ -217,6 +218,7 @@ def _try_in_child(name: str, count: int, random_seed: int, score: Score) -> None
         [sys.executable, "-m", "tests.faults.hostile", name, *words],
         stdout=subprocess.PIPE,
         text=True,
+        cwd=ROOT,
         pass_fds=[position],
         process_group=0,  # Ctrl-C is for this process alone
     )
@@ -227,12 +229,13 @@ def _try_in_child(name: str, count: int, random_seed: int, score: Score) -> None
             if score.following // PROGRESS_INPUTS > shown and score.following < count:
                 shown = score.following // PROGRESS_INPUTS
                 print(f"{name:28} at input {score.following:,}, {len(score.faults)} faults", flush=True)
-    if score.following < count and child.returncode:
-        index = int.from_bytes(os.pread(position, 8, 0), "big")
+    at_input = os.pread(position, 8, 0)
+    if score.following < count and child.returncode and at_input:
+        index = int.from_bytes(at_input, "big")
         score.faults[index] = f"the process ended with {child.returncode}"
         score.following = index + 1
     elif score.following == began_at:
-        raise SystemExit(f"{name}: the child made no progress")
+        raise SystemExit(f"{name}: the child ended before its first input")
     os.close(position)
 
 

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from tests.faults.hostile import PROGRESS_INPUTS, try_target
+from tests.faults.hostile import PROGRESS_INPUTS, ROOT, try_target
 
 pytestmark = [pytest.mark.process, pytest.mark.slow]
 NAME = "archives.names"
@@ -17,7 +17,7 @@ NAME = "archives.names"
 def test_a_stopped_command_says_how_far_it_came() -> None:
     first = PROGRESS_INPUTS - 20
     words = [sys.executable, "-m", "tests.faults.hostile", NAME, "--start", str(first), "--count", "1000000"]
-    process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True, process_group=0)
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True, cwd=ROOT, process_group=0)
     assert process.stdout is not None
     header, progress = process.stdout.readline(), process.stdout.readline()
     assert header.startswith("target")
