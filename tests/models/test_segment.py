@@ -47,10 +47,13 @@ def run_steps(learner: Learner, first: int, last: int, pairs: Tensor) -> None:
         learner.step(pairs[(index * 8 + torch.arange(8)) % len(pairs)], None, index / 50, index * 8)
 
 
-@pytest.mark.parametrize("features", ["own", "pretrained"])
+SEEN = [("own", 16), ("pretrained", 32), ("pretrained", 64), ("pretrained", 128)]  # magnified four times, twice, once
+
+
+@pytest.mark.parametrize(("features", "size"), SEEN)
 @pytest.mark.parametrize(("channels", "height", "width"), [(1, 16, 16), (3, 13, 22), (4, 5, 40)])
-def test_any_size_and_rows(channels: int, height: int, width: int, features: str) -> None:
-    model = awake(build_model(config(channels=channels, features=features)))
+def test_any_size_and_rows(channels: int, height: int, width: int, features: str, size: int) -> None:
+    model = awake(build_model(config(channels=channels, features=features, size=size)))
     images = torch.rand(3, channels, height, width) * 2 - 1
     with torch.no_grad():
         scores, alone, again = model(images), model(images[1:2]), model(images)
@@ -60,9 +63,9 @@ def test_any_size_and_rows(channels: int, height: int, width: int, features: str
     assert seen.vectors.shape == (3, 32) and seen.maps[-1].shape[1] == 8
 
 
-@pytest.mark.parametrize(("features", "slack"), [("own", 12), ("pretrained", 80)])
-def test_nothing_beyond_the_reach_has_an_effect(features: str, slack: int) -> None:
-    model = awake(build_model(config(features=features)))
+@pytest.mark.parametrize(("features", "size", "slack"), [(*SEEN[0], 12), *((*each, 99) for each in SEEN[1:])])
+def test_nothing_beyond_the_reach_has_an_effect(features: str, size: int, slack: int) -> None:
+    model = awake(build_model(config(features=features, size=size)))
     reach = model.network.reach
     image = torch.rand(1, 3, 1, 16 * (2 * reach // 16 + 3)) * 2 - 1
     changed, middle = image.clone(), image.shape[3] // 2

@@ -1,7 +1,8 @@
 """What EfficientNet-Lite0 sees, for the levels of a U-Net: a start where there are few masks (`--features pretrained`).
 
-The network is frozen, and cut where its maps have a sixteenth of the image's side: coarser ones would depend on places
-so far away that tiles could not overlap by enough.
+The network is frozen. It was trained with photographs of 224 pixels, and sees small images magnified. Larger ones it
+sees as they are, and is cut where its maps have a sixteenth of the image's side: coarser ones would depend on places so
+far away that tiles could not overlap by enough.
 """
 
 from __future__ import annotations
@@ -12,23 +13,29 @@ from torch.nn.functional import interpolate
 
 from imggen.models.efficientnet import STAGES, EfficientNetLite0
 
-# The stage whose output is the last of its resolution, for 1/2, 1/4, 1/8 and 1/16 of the image's side.
-LEVEL_STAGES = (0, 1, 2, 4)
-MULTIPLE = 1 << len(LEVEL_STAGES)
+# The stage whose output is the last of its resolution, for 1/2, 1/4, … and 1/32 of the side of what the network sees.
+LAST_STAGES = (0, 1, 2, 4, 6)
 
 
 class Backbone(nn.Module):
-    """Images → maps for the levels 1 to `halvings` of a U-Net, of which level L has 1 / 2^L of the image's side."""
+    """Images → maps for the levels `first` to `last` of a U-Net, of which level L has 1 / 2^L of the image's side.
 
-    def __init__(self, halvings: int) -> None:
+    `magnify` is 1, 2 or 4. `widths` are the channels of the maps, whose sides must be divisible by `multiple`.
+    """
+
+    def __init__(self, halvings: int, magnify: int) -> None:
         super().__init__()
+        self.magnify, self.stage_numbers = magnify, LAST_STAGES if magnify > 1 else LAST_STAGES[:-1]
         network = EfficientNetLite0().eval()
         network.fold()
-        self.stem, self.stages = network.stem, network.stages[: LEVEL_STAGES[-1] + 1]
+        self.stem, self.stages = network.stem, network.stages[: self.stage_numbers[-1] + 1]
         self.requires_grad_(False)
-        self.levels = min(halvings, len(LEVEL_STAGES))
-        widths = [STAGES[stage].width for stage in LEVEL_STAGES]
-        self.widths = (*widths[: self.levels - 1], sum(widths[self.levels - 1 :]))
+        finest = 2 - magnify.bit_length()  # the level of the first map; those finer than the image are left out
+        self.first, self.left_out = max(0, finest), max(0, -finest)
+        self.last = min(halvings, finest + len(self.stage_numbers) - 1)
+        widths, count = [STAGES[stage].width for stage in self.stage_numbers[self.left_out :]], self.last - self.first
+        self.widths = (*widths[:count], sum(widths[count:]))
+        self.multiple = max(1, (1 << len(self.stage_numbers)) // magnify)
 
     def take(self, network: EfficientNetLite0) -> None:
         """Copy the weights of a network whose BatchNorms are folded."""
@@ -37,19 +44,22 @@ class Backbone(nn.Module):
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> list[Tensor]:
-        """(B, C, H, W) in [-1, 1], sides divisible by MULTIPLE → a map (B, widths[i], H / 2^(i + 1), …) for each level.
+        """(B, C, H, W) in [-1, 1] → a map (B, widths[i], H / 2^L, W / 2^L) for each level L = first + i.
 
         Gray is seen as color, and alpha is not seen: transparent pixels are white. The last level has its own map and
         all coarser ones, enlarged.
         """
-        x = self.stem(images[:, :3] if images.shape[1] > 2 else images.expand(-1, 3, -1, -1))
-        maps = []
+        x = images[:, :3] if images.shape[1] > 2 else images.expand(-1, 3, -1, -1)
+        if self.magnify > 1:
+            x = interpolate(x, scale_factor=self.magnify, mode="bicubic", align_corners=False)
+        x, maps = self.stem(x), []
         for number, stage in enumerate(self.stages):
             x = stage(x)
-            if number in LEVEL_STAGES:
+            if number in self.stage_numbers[self.left_out :]:
                 maps.append(x)
-        last, size = self.levels - 1, maps[self.levels - 1].shape[2:]
-        coarser = [interpolate(each, size, mode="bilinear", align_corners=False) for each in maps[self.levels :]]
+        last = self.last - self.first
+        size = maps[last].shape[2:]
+        coarser = [interpolate(each, size, mode="bilinear", align_corners=False) for each in maps[last + 1 :]]
         return [*maps[:last], torch.cat([maps[last], *coarser], 1)]
 
     @property
@@ -60,4 +70,5 @@ class Backbone(nn.Module):
             distance += stage.kernel // 2 * step
             step *= stage.stride
             distance += (stage.blocks - 1) * (stage.kernel // 2 * step)
-        return distance + 2 * step  # and the enlarging
+        distance += 2 * step  # of enlarging the coarsest map
+        return -(-distance // self.magnify) + (2 if self.magnify > 1 else 0)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, interpolate, layer_norm, pad, silu
 
-from imggen.models.mapper.backbone import MULTIPLE, Backbone
+from imggen.models.mapper.backbone import Backbone
 from imggen.models.muon import inner_weights
 
 
@@ -52,9 +52,9 @@ class UNet(nn.Module):
     """Images (B, before, H, W) → maps (B, after, H, W), of any size.
 
     `widths` are the channels of each resolution, the image's own first and each half of the one before; `blocks` is
-    the number of residual blocks at each resolution of the encoder. With a backbone, the halved resolutions are given
-    what a pretrained network sees, too. With `noise` numbers of noise an image, these change all channels of all
-    resolutions, at each place alike.
+    the number of residual blocks at each resolution of the encoder. With `magnify` the resolutions are given what a
+    pretrained network sees, too, of images magnified so many times (1, 2 or 4). With `noise` numbers of noise an image,
+    these change all channels of all resolutions, at each place alike.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class UNet(nn.Module):
         widths: tuple[int, ...],
         blocks: int,
         *,
-        with_backbone: bool = False,
+        magnify: int | None = None,
         noise: int = 0,
     ) -> None:
         super().__init__()
@@ -75,10 +75,11 @@ class UNet(nn.Module):
             encoder.append(nn.Sequential(Block(narrow, wide), *(Block(wide, wide) for _ in range(blocks - 1))))
         self.encoder = nn.ModuleList(encoder)
         self.decoder = nn.ModuleList(Block(wide + narrow, narrow) for narrow, wide in pairwise(widths))
-        self.backbone = Backbone(self.halvings) if with_backbone else None
-        seen = zip(() if self.backbone is None else self.backbone.widths, widths, strict=False)
-        self.project = nn.ModuleList(nn.Sequential(PlaceNorm(own), nn.Conv2d(own, width, 1)) for own, width in seen)
+        self.backbone = None if magnify is None else Backbone(self.halvings, magnify)
+        first, seen_widths = (0, ()) if self.backbone is None else (self.backbone.first, self.backbone.widths)
         entered = (widths[0], *widths[:-1])
+        seen = zip(seen_widths, entered[first:], strict=False)
+        self.project = nn.ModuleList(nn.Sequential(PlaceNorm(own), nn.Conv2d(own, width, 1)) for own, width in seen)
         self.encoder_noise = nn.ModuleList(nn.Linear(noise, width, bias=False) for width in entered if noise)
         self.decoder_noise = nn.ModuleList(nn.Linear(noise, width, bias=False) for width in widths[1:] if noise)
         self.norm = PlaceNorm(widths[0])
@@ -92,7 +93,7 @@ class UNet(nn.Module):
     @property
     def multiple(self) -> int:
         """The number of pixels by which a tile's place must be divisible to be halved as in the whole image."""
-        return max(1 << self.halvings, MULTIPLE if self.backbone is not None else 1)
+        return max(1 << self.halvings, 1 if self.backbone is None else self.backbone.multiple)
 
     @property
     def reach(self) -> int:
@@ -109,12 +110,12 @@ class UNet(nn.Module):
         right, bottom = -width % self.multiple, -height % self.multiple
         if right or bottom:
             images = pad(images, (0, right, 0, bottom), "replicate")
-        seen = [] if self.backbone is None else self.backbone(images)
+        first, seen = (0, []) if self.backbone is None else (self.backbone.first, self.backbone(images))
         x, maps = self.enter(images), []
         for level, layers in enumerate(self.encoder):
             x = avg_pool2d(x, 2) if level else x
-            if 0 < level <= len(seen):
-                x = x + self.project[level - 1](seen[level - 1])
+            if first <= level < first + len(seen):
+                x = x + self.project[level - first](seen[level - first])
             if noise is not None:
                 x = x + self.encoder_noise[level](noise)[:, :, None, None]
             x = layers(x)

@@ -14,6 +14,7 @@ from imggen.option import option
 
 MAX_CLASSES = 200
 OWN = "own"
+SEEN_SIDE = 128
 
 
 def _are_names(value: Any) -> bool:
@@ -47,6 +48,11 @@ class SegmentConfig(MapperConfig):
                 read_fields({"names": self.table.get("names")}, {"names": Kind("2 to 200 names", _are_names)})
             except DocumentError as error:
                 raise UsageError(f"its table of classes cannot be used: it {error}") from error
+
+    @property
+    def magnify(self) -> int:
+        """How many times larger than they are a pretrained backbone sees images, so that it sees 128 pixels or more."""
+        return next(factor for factor in (1, 2, 4) if self.size * factor >= SEEN_SIDE or factor == 4)
 
     @property
     def pixel_classes(self) -> tuple[str, ...]:

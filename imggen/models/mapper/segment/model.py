@@ -17,8 +17,8 @@ class SegmentModel(Model):
 
     def __init__(self, config: SegmentConfig) -> None:
         super().__init__(config)
-        classes, with_backbone = len(config.pixel_classes), config.features == PRETRAINED
-        self.network = UNet(config.channels, classes, config.widths, config.blocks, with_backbone=with_backbone)
+        classes, magnify = len(config.pixel_classes), config.magnify if config.features == PRETRAINED else None
+        self.network = UNet(config.channels, classes, config.widths, config.blocks, magnify=magnify)
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (B, C, H, W) in [-1, 1], of any size → scores (B, classes, H, W) of their pixels' classes."""
