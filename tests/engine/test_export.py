@@ -188,7 +188,7 @@ def test_maps_of_images_take_any_size(tmp_path: Path, monkeypatch: pytest.Monkey
         assert np.abs(found[..., 0].astype(int) - expected[:, 0].numpy()).max() <= 1
 
 
-def test_a_pretrained_backbone_takes_any_size_of_16_pixels_or_more() -> None:
+def test_a_pretrained_backbone_takes_any_size_of_8_pixels_or_more() -> None:
     torch.manual_seed(0)
     config = presets("segment")["tiny"].with_overrides(size=18, **SMALL["segment"], features="pretrained")
     graph = build_graph(LoadedModel(build_model(config).eval(), Path("s"), "run", "0", {}), None)
@@ -197,7 +197,7 @@ def test_a_pretrained_backbone_takes_any_size_of_16_pixels_or_more() -> None:
         for height, width in ((48, 32), (32, 80)):
             pixels = torch.from_numpy(images(2, height, width))
             assert traced(pixels)[1] == pytest.approx(graph(pixels)[1], abs=1e-4)
-    assert "divisible by 8 and at least 16" in graph.inputs[0].meaning
+    assert "divisible by 4 and at least 8" in graph.inputs[0].meaning
 
 
 def test_what_a_transformer_sees_is_traced_for_any_number_of_images() -> None:

@@ -1,8 +1,8 @@
 """What EfficientNet-Lite0 sees, for the levels of a U-Net: a start where there are few masks (`--features pretrained`).
 
-The network is frozen. It was trained with photographs of 224 pixels, and sees small images magnified. Larger ones it
-sees as they are, and is cut where its maps have a sixteenth of the image's side: coarser ones would depend on places so
-far away that tiles could not overlap by enough.
+The network is frozen, and cut where its maps have a sixteenth of the side of what it sees: coarser ones would depend on
+places so far away that tiles could not overlap by enough. It was trained with photographs of 224 pixels, and sees small
+images magnified.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from torch.nn.functional import interpolate
 
 from imggen.models.efficientnet import STAGES, EfficientNetLite0
 
-# The stage whose output is the last of its resolution, for 1/2, 1/4, … and 1/32 of the side of what the network sees.
-LAST_STAGES = (0, 1, 2, 4, 6)
+# The stage whose output is the last of its resolution, for 1/2, 1/4, 1/8 and 1/16 of the side of what the network sees.
+LAST_STAGES = (0, 1, 2, 4)
 
 
 class Backbone(nn.Module):
@@ -25,17 +25,17 @@ class Backbone(nn.Module):
 
     def __init__(self, halvings: int, magnify: int) -> None:
         super().__init__()
-        self.magnify, self.stage_numbers = magnify, LAST_STAGES if magnify > 1 else LAST_STAGES[:-1]
         network = EfficientNetLite0().eval()
         network.fold()
-        self.stem, self.stages = network.stem, network.stages[: self.stage_numbers[-1] + 1]
+        self.stem, self.stages = network.stem, network.stages[: LAST_STAGES[-1] + 1]
         self.requires_grad_(False)
+        self.magnify = magnify
         finest = 2 - magnify.bit_length()  # the level of the first map; those finer than the image are left out
-        self.first, self.left_out = max(0, finest), max(0, -finest)
-        self.last = min(halvings, finest + len(self.stage_numbers) - 1)
-        widths, count = [STAGES[stage].width for stage in self.stage_numbers[self.left_out :]], self.last - self.first
+        self.last_stages = LAST_STAGES[max(0, -finest) :]
+        self.first, self.last = max(0, finest), min(halvings, finest + len(LAST_STAGES) - 1)
+        widths, count = [STAGES[stage].width for stage in self.last_stages], self.last - self.first
         self.widths = (*widths[:count], sum(widths[count:]))
-        self.multiple = max(1, (1 << len(self.stage_numbers)) // magnify)
+        self.multiple = (1 << len(LAST_STAGES)) // magnify
 
     def take(self, network: EfficientNetLite0) -> None:
         """Copy the weights of a network whose BatchNorms are folded."""
@@ -55,7 +55,7 @@ class Backbone(nn.Module):
         x, maps = self.stem(x), []
         for number, stage in enumerate(self.stages):
             x = stage(x)
-            if number in self.stage_numbers[self.left_out :]:
+            if number in self.last_stages:
                 maps.append(x)
         last = self.last - self.first
         size = maps[last].shape[2:]

@@ -91,6 +91,11 @@ class UNet(nn.Module):
         return [weight for weight in weights if weight.requires_grad]
 
     @property
+    def magnify(self) -> int:
+        """How many times larger than they are the backbone sees images; 1 without one."""
+        return 1 if self.backbone is None else self.backbone.magnify
+
+    @property
     def multiple(self) -> int:
         """The number of pixels by which a tile's place must be divisible to be halved as in the whole image."""
         return max(1 << self.halvings, 1 if self.backbone is None else self.backbone.multiple)
