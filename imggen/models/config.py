@@ -153,6 +153,10 @@ class ModelConfig:
         """The preset adapted to a data set of `count` images, before the user's own options are applied."""
         return self
 
+    def advice(self, count: int) -> str:
+        """What else may help with a data set of `count` images, in one line; empty where nothing does."""
+        return ""
+
     def with_overrides(self, **values: Any) -> Self:
         """A copy with some fields changed. Raises UsageError for bad values."""
         return replace(self, **values)

@@ -390,6 +390,8 @@ def describe_plan(plan: TrainPlan, learner: Learner, reporter: Reporter) -> None
     reporter.info(f"data    {plan.dataset.name}: {len(plan.dataset):,} images, {form}")
     for choice in plan.choices:
         reporter.info(f"chosen  {choice}")
+    if advice := config.advice(len(plan.dataset)):
+        reporter.info(f"hint    {advice}")
     counts = {name: sum(p.numel() for p in network.parameters()) for name, network in learner.networks.items()}
     listed = ", ".join(f"{name} {count / 1e6:.2f} M" for name, count in counts.items())
     reporter.info(f"model   {config.family}/{config.preset}: {listed}")
