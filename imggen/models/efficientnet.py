@@ -78,7 +78,7 @@ class Unit(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, before, H, W) → (B, after, H / stride, W / stride)."""
         x = self.norm(self.conv(x))
-        return x if self.linear else hardtanh(x, 0.0, 6.0)
+        return x if self.linear else hardtanh(x, 0.0, 6.0, inplace=True)
 
     def fold(self) -> None:
         """Make the BatchNorm, as it is in eval mode, a part of the convolution."""
