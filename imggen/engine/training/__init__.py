@@ -7,7 +7,7 @@ from dataclasses import replace
 from importlib.util import find_spec
 from typing import Any
 
-from imggen.engine.distributed import is_restart, launch_began, launch_name
+from imggen.engine.distributed import launch_began, launch_name
 from imggen.engine.options import TrainOptions
 from imggen.engine.run_dir import RunDir
 from imggen.engine.training.budget import Budget
@@ -53,10 +53,11 @@ def dry_run(options: TrainOptions, reporter: Reporter) -> dict[str, Any]:
 def _continued(options: TrainOptions) -> TrainOptions:
     """With --resume where torchrun repeats a command after a failure: the run that this torchrun has started goes on.
 
-    A run that was there before is not touched: the repeated command is refused as the first one was.
+    A run that was there before is not touched: the repeated command is refused as the first one was. torchrun's count
+    of restarts does not tell: on a machine where no process failed it stays 0, though all processes start again.
     """
     state = RunDir(options.run).state
-    if not is_restart() or not state.exists():
+    if launch_name() is None or not state.exists():
         return options
     document = read_header(state, kind="state").document
     saved, began = document.get("saved"), launch_began()
