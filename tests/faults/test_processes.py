@@ -25,14 +25,17 @@ def store() -> TCPStore:
 
 @pytest.fixture
 def group(fork: Start, store: TCPStore) -> Group:
-    """Start a command line as two processes, as torchrun does; the first of them some seconds after the second."""
+    """Start a command line as two processes, as torchrun does; the first of them some seconds after the second.
+
+    The second is as on a machine that began anew: it knows nothing of the run, and does as the main process.
+    """
     shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port)}
-    shared |= {"TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RUN_ID": "one"}
+    shared |= {"TORCHELASTIC_USE_AGENT_STORE": "True"}
 
     def start(*words: object, seconds_between: float = 0.0) -> list[Fork]:
-        second = fork(*words, RANK="1", LOCAL_RANK="1", **shared)
+        second = fork(*words, RANK="1", LOCAL_RANK="1", TORCHELASTIC_RUN_ID="new", **shared)
         time.sleep(seconds_between)
-        return [fork(*words, RANK="0", LOCAL_RANK="0", **shared), second]
+        return [fork(*words, RANK="0", LOCAL_RANK="0", TORCHELASTIC_RUN_ID="one", **shared), second]
 
     return start
 
