@@ -71,8 +71,10 @@ def read_toml(text: bytes) -> dict[str, Any]:
     """Parse TOML, within the bounds of `read_json`. Raises DocumentError."""
     try:
         value = tomllib.loads(text.decode())
-    except (ValueError, RecursionError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise DocumentError(f"is not TOML: {error}") from error
+    except (ValueError, RecursionError) as error:
+        raise DocumentError("is nested too deeply, or has a number of thousands of digits") from error
     check_bounds(value)
     return value
 

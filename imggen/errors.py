@@ -72,7 +72,9 @@ class InterruptedRun(ImggenError):
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's message; its type if it has none."""
+    """The first line of an error's message; its type if it has none. A system's error: file and reason."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 

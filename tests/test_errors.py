@@ -1,8 +1,10 @@
-"""Hints: the nearest of several names, or none where it is not certain."""
+"""Hints: the nearest of several names, or none where it is not certain. Messages of errors in one line."""
+
+from pathlib import Path
 
 import pytest
 
-from imggen.errors import nearest
+from imggen.errors import first_line, nearest
 
 SETS = ("mnist", "cifar10", "cifar100")
 
@@ -34,3 +36,11 @@ def test_short_names_are_near_only_to_one_typo() -> None:
     assert nearest("gna", ("gan", "vae")) == "gan"
     assert nearest("abc", ("gan", "vae")) is None
     assert nearest("b", ("a", "c")) is None
+
+
+def test_errors_of_the_system_are_said_without_their_numbers() -> None:
+    with pytest.raises(OSError, match="No such") as caught:
+        Path("missing/x").read_bytes()
+    assert first_line(caught.value) == "missing/x: No such file or directory"
+    assert first_line(OSError(28, "No space left on device")) == "No space left on device"
+    assert first_line(OSError("odd\nmore")) == "odd" and first_line(OSError()) == "OSError"

@@ -177,18 +177,11 @@ def _as_imggen_error(error: BaseException, arguments: list[str]) -> ImggenError:
     if isinstance(error, MemoryError) or "out of memory" in str(error) or "allocate memory" in str(error):
         return DeviceError("not enough memory", "use a smaller --batch")
     if isinstance(error, OSError):
-        return _as_data_error(error)
+        return DataError(first_line(error), disk_hint(error) or "--debug prints the traceback")
     if isinstance(error, UnicodeEncodeError) and "surrogates" in error.reason:  # of a name that is not Unicode
         return DataError(f"a name cannot be written: {first_line(error)}", "use plain names")
     message = f"internal: {type(error).__name__}: {first_line(error)}"
     return ImggenError(message, "this is a bug in imggen; --debug prints the traceback")
-
-
-def _as_data_error(error: OSError) -> DataError:
-    """With the file's name and the system's reason, as far as the error has them."""
-    file = f"{error.filename}: " if error.filename else ""
-    reason = error.strerror or first_line(error)
-    return DataError(f"{file}{reason}", disk_hint(error) or "--debug prints the traceback")
 
 
 def _command_words(arguments: list[str]) -> list[str]:

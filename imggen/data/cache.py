@@ -6,7 +6,6 @@ The folder `surveys` beside the entries (see cache_entry.py) holds one small JSO
 from __future__ import annotations
 
 import dataclasses
-import errno
 import io
 import shutil
 import time
@@ -18,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from imggen.data.cache_contents import NoRoomError, make_room, remove_leftovers, remove_outdated
-from imggen.data.cache_dir import cache_limit, locked_cache
+from imggen.data.cache_dir import NOT_ALLOWED, cache_limit, locked_cache
 from imggen.data.cache_entry import (
     CacheEntry,
     Form,
@@ -152,7 +151,7 @@ def _disk_errors(cache_dir: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+        if error.errno in NOT_ALLOWED:
             raise NoRoomError(
                 f"cannot write to the cache {cache_dir}: {error.strerror}",
                 "set IMGGEN_CACHE to a folder that you may write to, or --cache none",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import stat
@@ -18,23 +19,45 @@ from imggen.option import SizeLimit, parse_limit
 from imggen.reporting import Reporter
 
 DEFAULT_LIMIT = SizeLimit(fraction=0.2)
+# Nothing may be written to a place, or there can be no folder, however much space the disk has.
+NOT_ALLOWED = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST)
 
 
 def default_cache_dir() -> Path:
     """The folder in IMGGEN_CACHE, else `imggen` in the user's cache folder, else a private temporary folder.
 
-    Raises DataError if the temporary folder would be one that others can write to.
+    The last is for users without a home folder, or whose cache can neither be read nor made. Raises DataError if it
+    would be one that others can write to.
     """
     if chosen := os.environ.get("IMGGEN_CACHE"):
         return expand_user(chosen)
+    wanted = _users_cache()
+    problem = _problem(wanted)
+    return _private_temporary_folder(problem) if wanted is None or problem else wanted
+
+
+def _users_cache() -> Path | None:
+    """`imggen` in the user's cache folder; None for a user of a container without HOME and without a name."""
     if xdg := os.environ.get("XDG_CACHE_HOME"):
         return Path(xdg) / "imggen"
     if local := os.environ.get("LOCALAPPDATA"):
         return Path(local) / "imggen"
-    home = _home()
-    if home is None:
-        return _private_temporary_folder()
+    try:
+        home = Path.home()
+    except RuntimeError:
+        return None
     return home / ("Library/Caches" if sys.platform == "darwin" else ".cache") / "imggen"
+
+
+def _problem(cache: Path | None) -> str:
+    """Why the user's cache cannot be used; empty if it can. One that can only be read is used as it is."""
+    if cache is None:
+        return "the home folder cannot be found"
+    nearest = existing_parent(cache)
+    needed = os.R_OK if nearest == cache else os.W_OK
+    if nearest.is_dir() and os.access(nearest, needed | os.X_OK):
+        return ""
+    return f"the cache {cache} cannot be {'read' if needed == os.R_OK else 'made'}"
 
 
 def expand_user(text: str) -> Path:
@@ -48,16 +71,8 @@ def expand_user(text: str) -> Path:
         raise DataError(f"{text}: the home folder cannot be found", hint) from error
 
 
-def _home() -> Path | None:
-    """The user's home folder; None for a user of a container without HOME and without an entry in /etc/passwd."""
-    try:
-        return Path.home()
-    except RuntimeError:
-        return None
-
-
-def _private_temporary_folder() -> Path:
-    """A folder of mode 0700 below the temporary folder that belongs to this user."""
+def _private_temporary_folder(problem: str) -> Path:
+    """A folder of mode 0700 below the temporary folder that belongs to this user; `problem` is why."""
     user = os.getuid() if hasattr(os, "getuid") else 0
     folder = Path(tempfile.gettempdir()) / f"imggen-{user}"
     hint = "set IMGGEN_CACHE to a folder that you may write to"
@@ -65,12 +80,10 @@ def _private_temporary_folder() -> Path:
         folder.mkdir(mode=0o700, exist_ok=True)
         status = folder.lstat()
     except OSError as error:
-        raise DataError(
-            f"the home folder cannot be found, and {folder} cannot be made: {error.strerror}", hint
-        ) from error
+        raise DataError(f"{problem}, and {folder} cannot be made: {error.strerror}", hint) from error
     private = stat.S_ISDIR(status.st_mode) and not status.st_mode & 0o077
     if not private or (hasattr(os, "getuid") and status.st_uid != user):
-        raise DataError(f"the home folder cannot be found, and {folder} is not a private folder of this user", hint)
+        raise DataError(f"{problem}, and {folder} is not a private folder of this user", hint)
     return folder
 
 
@@ -78,12 +91,10 @@ _warned: weakref.WeakSet[Reporter] = weakref.WeakSet()
 
 
 def warn_of_temporary_cache(reporter: Reporter) -> None:
-    """Warn, once for each reporter, if the cache is a temporary folder because there is no home folder."""
-    names = ("IMGGEN_CACHE", "XDG_CACHE_HOME", "LOCALAPPDATA")
-    if not any(os.environ.get(name) for name in names) and _home() is None and reporter not in _warned:
+    """Warn, once for each reporter, if the cache is a temporary folder because the user's cannot be used."""
+    if not os.environ.get("IMGGEN_CACHE") and reporter not in _warned and (problem := _problem(_users_cache())):
         _warned.add(reporter)
-        folder = default_cache_dir()
-        reporter.warn(f"the home folder cannot be found: images are decoded into {folder}; IMGGEN_CACHE sets another")
+        reporter.warn(f"{problem}: images are decoded into {default_cache_dir()}; IMGGEN_CACHE sets another folder")
 
 
 def cache_limit(cache_dir: Path, limit: SizeLimit | None = None) -> int | None:
@@ -102,7 +113,8 @@ def cache_limit(cache_dir: Path, limit: SizeLimit | None = None) -> int | None:
 
 def existing_parent(folder: Path) -> Path:
     """The folder, or the nearest one above it that exists."""
-    return next((path for path in (folder, *folder.absolute().parents) if path.exists()), Path())
+    # Unlike Path.exists, this is false for what lies in a folder that cannot be looked into.
+    return next((path for path in (folder, *folder.absolute().parents) if os.access(path, os.F_OK)), Path())
 
 
 @contextmanager

@@ -52,6 +52,9 @@ def list_folder(root: Path, exclude: Iterable[Path] = ()) -> FolderListing:
             name = prefix + entry.name
             try:
                 status = entry.stat()
+            except PermissionError as error:
+                listing.left_out.unreadable.append(f"{name} ({error.strerror})")
+                continue
             except OSError:
                 listing.left_out.broken_links.append(name)  # or it has just been removed
                 continue
@@ -81,10 +84,6 @@ def no_images(source: Path | str, left_out: LeftOut) -> DataError:
     return DataError(f"there are no images in {source}", left_out.describe())
 
 
-def _is_training_run(folder: str) -> bool:
-    return all(Path(folder, name).exists() for name in TRAINING_RUN_FILES)
-
-
 def _files_below(
     root: Path, exclude: Iterable[Path], left_out: LeftOut
 ) -> Iterator[tuple[str, list[os.DirEntry[str]]]]:
@@ -94,9 +93,8 @@ def _files_below(
     folders, links = [(str(root), "")], list[tuple[str, str]]()
     while folders or links:
         folder, prefix = folders.pop() if folders else links.pop(0)
-        is_root, is_run = not prefix, _is_training_run(folder)
-        real = os.path.realpath(folder)
-        if not is_root and (is_run or real in excluded):
+        is_root, real = not prefix, os.path.realpath(folder)
+        if not is_root and real in excluded:
             continue
         try:
             status = Path(folder).stat()
@@ -110,6 +108,9 @@ def _files_below(
                 hint = "check the disk and its permissions"
                 raise DataError(f"cannot read {root}: {error.strerror}", hint) from error
             left_out.unreadable.append(f"{prefix.rstrip('/')} ({error.strerror})")
+            continue
+        is_run = {entry.name for entry in entries}.issuperset(TRAINING_RUN_FILES)
+        if is_run and not is_root:
             continue
         files = []
         for entry in entries:

@@ -26,8 +26,8 @@ class LeftOut:
     """Files that a listing does not read.
 
     `endings` counts regular files that are not images by the last part of their names, in lower case; `unreadable`
-    are folders that cannot be listed, with the reason; `broken_links` are links that lead to nothing or to themselves;
-    `special` are pipes, devices and sockets with the name of an image.
+    are folders and files that may not be read, with the reason; `broken_links` are links that lead to nothing or to
+    themselves; `special` are pipes, devices and sockets with the name of an image.
     """
 
     endings: Counter[str] = field(default_factory=Counter)
@@ -69,7 +69,7 @@ class LeftOut:
         if archives := {ending: n for ending, n in self.endings.items() if ending in ARCHIVE_ENDINGS}:
             lines.append(f"{source}: {_counts(archives)} left out: archives are not read beside other files")
         if self.unreadable:
-            lines.append(f"{source}: folders that cannot be read are left out: {_first(self.unreadable)}")
+            lines.append(f"{source}: what cannot be read is left out: {_first(self.unreadable)}")
         if self.broken_links:
             lines.append(f"{source}: links that lead to no file are left out: {_first(self.broken_links)}")
         if self.special:
@@ -88,7 +88,7 @@ class LeftOut:
         """What there is in place of images, for an error."""
         parts = [f"what is there: {_by_ending(self.endings)}"] if self.endings else []
         if self.unreadable:
-            parts.append(f"folders that cannot be read: {_first(self.unreadable)}")
+            parts.append(f"what cannot be read: {_first(self.unreadable)}")
         if self.broken_links or self.special:
             parts.append(f"no files: {_first(self.broken_links + self.special)}")
         return "; ".join([*parts, f"imggen reads {FORMATS}"] if parts else ["it is empty", f"imggen reads {FORMATS}"])

@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, NamedTuple
 
-from imggen.data.cache_dir import cache_limit, locked_cache
+from imggen.data.cache_dir import NOT_ALLOWED, cache_limit, locked_cache
 from imggen.data.cache_files import DamagedError, block_checksums, check_blocks, read_document, write_document
 from imggen.data.layout import relative_name
 from imggen.data.readers import LABEL_ENDING, MAX_EXPANSION, MAX_LABEL_BYTES
@@ -236,10 +236,9 @@ def _over_limit(path: Path, limit: int) -> DataError:
 
 
 def _cannot_unpack(folder: Path, error: OSError) -> DataError:
-    free = ""
+    message = f"cannot unpack into {folder}: {error.strerror or error}"
+    if error.errno in NOT_ALLOWED:
+        return DataError(message, "set IMGGEN_CACHE to a folder that you may write to")
     with suppress(OSError):
-        free = f" ({size_text(shutil.disk_usage(folder).free)} free)"
-    return DataError(
-        f"cannot unpack into {folder}: {error.strerror or error}{free}",
-        "free some space, or set IMGGEN_CACHE to a folder on a larger disk",
-    )
+        message += f" ({size_text(shutil.disk_usage(folder).free)} free)"
+    return DataError(message, "free some space, or set IMGGEN_CACHE to a folder on a larger disk")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 # A day: the other processes wait while the main one decodes a large data set.
 JOIN_TIMEOUT = timedelta(days=1)
+SECONDS_BETWEEN_LOOKS = 0.02
 
 
 @dataclass(frozen=True)
@@ -56,9 +58,8 @@ class ProcessGroup:
             backend = "nccl" if device.type == "cuda" else "gloo"
             try:
                 store, rank, size = next(rendezvous("env://", timeout=JOIN_TIMEOUT))
-                distributed.init_process_group(
-                    backend, store=_store_of_this_start(store), rank=rank, world_size=size, timeout=JOIN_TIMEOUT
-                )
+                store = store_of_this_start(store, rank, size)
+                distributed.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=JOIN_TIMEOUT)
             except (RuntimeError, ValueError) as error:
                 reason = first_line(error)
                 raise DeviceError(f"the other processes cannot be reached: {reason}", "use torchrun") from error
@@ -107,17 +108,30 @@ class ProcessGroup:
         return [float(value) for value in shared]
 
 
-def _store_of_this_start(store: Store) -> Store:
+def store_of_this_start(store: Store, rank: int, size: int) -> Store:
     """The store in which processes find each other, apart from what ended processes of this torchrun left in it.
 
     torchrun keeps one store for all its restarts, so that a process may find the address of one that has ended, and
-    wait for it forever. Machines may count their restarts differently; so the number is used on one machine only.
+    wait for it forever; and machines count their restarts differently. So the main process names this start. The others
+    answer to that name, and to any newer one, until it shows that it has their own answer.
     """
     from torch.distributed.distributed_c10d import PrefixStore
 
-    if os.environ.get("GROUP_WORLD_SIZE", "1") != "1":
-        return store
-    return PrefixStore(f"start {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+    own = uuid.uuid4().hex
+    if rank == 0:
+        store.set("start", own)
+        answers = [store.get(f"{own} {other}").decode() for other in range(1, size)]
+        store.set(f"{own} complete", " ".join(answers))
+        return PrefixStore(own, store)
+    answered = ""
+    while True:
+        name = store.get("start").decode()
+        if name != answered:
+            store.set(f"{name} {rank}", own)
+            answered = name
+        if store.check([f"{name} complete"]) and own in store.get(f"{name} complete").decode():
+            return PrefixStore(name, store)
+        time.sleep(SECONDS_BETWEEN_LOOKS)
 
 
 def _together(wait: Callable[[], object]) -> None:
@@ -151,8 +165,3 @@ def launch_began() -> float:
     except (OSError, ValueError, IndexError, AttributeError):
         return 0.0
     return time.time() - age
-
-
-def is_restart() -> bool:
-    """Whether torchrun has started the processes again, after one of them had failed (--max-restarts)."""
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0

@@ -41,6 +41,45 @@ def test_without_a_home_folder_the_cache_is_private_and_temporary(no_home: Path)
     )
 
 
+@pytest.mark.parametrize("variable", ["HOME", "XDG_CACHE_HOME"])
+@pytest.mark.parametrize("fault", ["file", "missing below a file", "locked", "unreadable"])
+def test_a_cache_that_cannot_be_made_or_read_is_a_private_temporary_folder(
+    no_home: Path, monkeypatch: pytest.MonkeyPatch, variable: str, fault: str
+) -> None:
+    place = no_home / "place"
+    cache = place / (".cache/imggen" if variable == "HOME" else "imggen")
+    allowed = {"locked": os.F_OK | os.R_OK | os.X_OK, "unreadable": os.F_OK}.get(fault)
+    if allowed is None:
+        place.write_text("")
+    else:
+        (place if fault == "locked" else cache).mkdir(parents=True)
+        access = os.access
+
+        def denied(path: str | Path, mode: int) -> bool:
+            return access(path, mode) and not (Path(path).is_relative_to(place) and mode & ~allowed)
+
+        monkeypatch.setattr(os, "access", denied)  # root may do anything, so permissions cannot be taken away
+    monkeypatch.setenv(variable, str(place / "x" if fault == "missing below a file" else place))
+    recorder = WarningRecorder()
+    for _ in range(2):
+        assert default_cache_dir() == no_home / f"imggen-{os.getuid()}"
+        warn_of_temporary_cache(recorder)
+    (warning,) = recorder.warnings
+    verb = "read" if fault == "unreadable" else "made"
+    assert f"imggen cannot be {verb}" in warning and str(place) in warning and "IMGGEN_CACHE" in warning
+
+
+@pytest.mark.usefixtures("no_home")
+def test_a_cache_that_can_only_be_read_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    access = os.access
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "c"))
+    (tmp_path / "c/imggen").mkdir(parents=True)
+    monkeypatch.setattr(os, "access", lambda path, mode: access(path, mode) and not mode & os.W_OK)
+    recorder = WarningRecorder()
+    warn_of_temporary_cache(recorder)
+    assert default_cache_dir() == tmp_path / "c/imggen" and not recorder.warnings
+
+
 @pytest.mark.parametrize("trap", ["open to others", "link", "file", "foreign"])
 def test_a_temporary_folder_that_others_may_control_is_refused(
     no_home: Path, monkeypatch: pytest.MonkeyPatch, trap: str

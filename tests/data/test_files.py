@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -47,14 +48,20 @@ def test_links_that_lead_nowhere_are_left_out_and_named(tmp_path: Path) -> None:
 
 def test_folders_that_cannot_be_read_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = tree(tmp_path / "d", "a.png", "private/b.png")
-    scan = os.scandir
+    scan, stat = os.scandir, os.stat
 
     def refuse(folder: str) -> object:
         if Path(folder).name == refused:
             raise PermissionError(13, "Permission denied", folder)
         return scan(folder)
 
+    def refuse_within(path: str | Path, **more: Any) -> object:
+        if Path(path).parent.name == refused:
+            raise PermissionError(13, "Permission denied", path)
+        return stat(path, **more)
+
     monkeypatch.setattr(os, "scandir", refuse)
+    monkeypatch.setattr(os, "stat", refuse_within)
     refused = "private"
     assert names(root) == ["a.png"]
     (warning,) = list_folder(root).left_out.warnings("d")

@@ -25,15 +25,17 @@ def store() -> TCPStore:
 
 @pytest.fixture
 def group(fork: Start, store: TCPStore) -> Group:
-    """Start a command line as two processes, as torchrun does; the first of them some seconds after the second."""
-    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port), "GROUP_WORLD_SIZE": "1"}
-    shared |= {"TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RUN_ID": "one"}
+    """Start a command line as two processes, as torchrun does; the first of them some seconds after the second.
 
-    def start(*words: object, restarts: int = 0, seconds_between: float = 0.0) -> list[Fork]:
-        environment = {**shared, "TORCHELASTIC_RESTART_COUNT": str(restarts)}
-        second = fork(*words, RANK="1", LOCAL_RANK="1", **environment)
+    The second is as on a machine that began anew: it knows nothing of the run, and does as the main process.
+    """
+    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port)}
+    shared |= {"TORCHELASTIC_USE_AGENT_STORE": "True"}
+
+    def start(*words: object, seconds_between: float = 0.0) -> list[Fork]:
+        second = fork(*words, RANK="1", LOCAL_RANK="1", TORCHELASTIC_RUN_ID="new", **shared)
         time.sleep(seconds_between)
-        return [fork(*words, RANK="0", LOCAL_RANK="0", **environment), second]
+        return [fork(*words, RANK="0", LOCAL_RANK="0", TORCHELASTIC_RUN_ID="one", **shared), second]
 
     return start
 
@@ -71,10 +73,9 @@ def test_a_killed_worker_and_its_restart(
     # A restart by another torchrun does not touch the run; one by the same torchrun continues it.
     with monkeypatch.context() as patch:
         patch.setenv("TORCHELASTIC_RUN_ID", "another")
-        patch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
         assert run_cli(capsys, *words)[0] == 2 and trained_images() == saved
     # The second process finds no new address of the first: it must not wait for that of the one that has ended.
-    restarted = group(*words, restarts=1, seconds_between=2.0)
+    restarted = group(*words, seconds_between=2.0)
     assert [process.wait() for process in restarted] == [0, 0], restarted[0].err + restarted[1].err
     assert f"resuming run at {saved:,} images" in restarted[0].err and trained_images() == 160
     assert [process.out for process in restarted] == ["run/weights.safetensors\n", ""]

@@ -84,10 +84,14 @@ def pixel_vectors(labeled: Labeled) -> Tensor:
 
 
 def untrained(model: Model) -> Model:
-    """A model of the same configuration with random weights, always the same."""
+    """A model of the same configuration with random weights, always the same, of which the same parts are used."""
     with torch.random.fork_rng([]):
         torch.manual_seed(0)
-        return build_model(model.config).to(model.device).eval()
+        random = build_model(model.config)
+    # A part, such as an encoder, is used if its `trained` is 1.
+    used = {name: value for name, value in model.state_dict().items() if name.rpartition(".")[2] == "trained"}
+    random.load_state_dict(used, strict=False)
+    return random.to(model.device).eval()
 
 
 def labels_by_neighbors(known: Tensor, labels: Tensor, vectors: Tensor) -> Tensor:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 from importlib.util import find_spec
 from typing import Any
 
-from imggen.engine.distributed import is_restart, launch_began, launch_name
+from imggen.engine.distributed import ProcessGroup, launch_began, launch_name
 from imggen.engine.options import TrainOptions
 from imggen.engine.run_dir import RunDir
 from imggen.engine.training.budget import Budget
@@ -17,7 +16,7 @@ from imggen.reporting import Reporter, readable
 
 
 def check(options: TrainOptions) -> None:
-    """Refuse an impossible budget, and to overwrite files or to resume without a run.
+    """Refuse an impossible budget, and, in the main process, to overwrite files or to resume without a run.
 
     Raises UsageError and DataError.
     """
@@ -28,14 +27,16 @@ def check(options: TrainOptions) -> None:
         raise UsageError(f"TensorBoard cannot write to {options.run}: it is not Unicode", "choose another with -o")
     if options.resume and options.init_from is not None:
         raise UsageError("--init-from is for a new run, which --resume is not", "leave one of them out")
-    RunDir(options.run).check(resume=options.resume, force=options.force)
+    if ProcessGroup.from_environment().is_main:
+        RunDir(options.run).check(resume=options.resume, force=options.force)
 
 
 def run(options: TrainOptions, reporter: Reporter) -> dict[str, Any]:
     """Train; returns paths, hash, counts and timings. Errors as in `imggen.errors`."""
-    options = _continued(options)
+    is_main = ProcessGroup.from_environment().is_main
+    options = _continued(options) if is_main else options
     check(options)
-    if os.environ.get("RANK", "0") == "0":
+    if is_main:
         RunDir(options.run).refuse_if_locked()
     from imggen.engine.training import loop
 
@@ -53,10 +54,11 @@ def dry_run(options: TrainOptions, reporter: Reporter) -> dict[str, Any]:
 def _continued(options: TrainOptions) -> TrainOptions:
     """With --resume where torchrun repeats a command after a failure: the run that this torchrun has started goes on.
 
-    A run that was there before is not touched: the repeated command is refused as the first one was.
+    A run that was there before is not touched: the repeated command is refused as the first one was. torchrun's count
+    of restarts does not tell: on a machine where no process failed it stays 0, though all processes start again.
     """
     state = RunDir(options.run).state
-    if not is_restart() or not state.exists():
+    if launch_name() is None or not state.exists():
         return options
     document = read_header(state, kind="state").document
     saved, began = document.get("saved"), launch_began()

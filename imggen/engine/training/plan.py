@@ -364,7 +364,8 @@ def make_plan(options: TrainOptions, reporter: Reporter, *, decode: bool = True)
     Raises UsageError, DataError, CheckpointError and DeviceError.
     """
     machine = Machine.start(options)
-    if not options.resume:
+    # The main process alone looks whether a run of this torchrun goes on.
+    if not machine.processes.maxima([float(options.resume)], machine.device)[0]:
         return TrainPlan.fresh(options, machine, reporter, decode=decode)
     return TrainPlan.resumed(options, SavedState.read(RunDir(options.run)), machine, reporter, decode=decode)
 

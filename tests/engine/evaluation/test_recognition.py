@@ -65,3 +65,15 @@ def test_data_without_a_test_split_is_halved_and_without_classes_not_used() -> N
     assert found["neighbors"]["value"] > 0.9
     assert "recognition" not in measured("gan.safetensors", "photos/green")
     assert "recognition" not in measured("photos", "photos")
+
+
+def test_a_gan_without_discriminator_sees_by_its_encoder_and_so_does_the_untrained_one() -> None:
+    write_photos(Path("photos"), count=8)
+    torch.manual_seed(5)
+    backend = build_backend(small_gan().config.with_overrides(slim=True, encoder_fraction=0.1))
+    for name, value in backend.named_buffers():
+        if name == "encoder.trained":
+            value.fill_(1)
+    save_backend(Path("gan.safetensors"), backend, {})
+    found = measured("gan.safetensors", "photos")["recognition"]
+    assert found["neighbors"]["value"] > 0.9 and found["untrained"]["value"] > 0.5

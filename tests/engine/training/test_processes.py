@@ -44,6 +44,7 @@ CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "segment": ("segment", "tiny", {"table": TABLE}),
     "translate": ("translate", "tiny", {"target_channels": 4}),
     "translate pairs": ("translate", "tiny", {"paired": True, "target_channels": 1}),
+    "translate noise": ("translate", "tiny", {"paired": True, "target_channels": 1, "noise": 3}),
 }
 Tensors = dict[str, torch.Tensor]
 

@@ -173,7 +173,6 @@ def test_a_restart_by_torchrun_continues_what_it_has_saved_itself(
 ) -> None:
     """Not the run of an earlier torchrun of the same name, from before this one began."""
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")
-    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
     saved = None if seconds is None else launch_began() + seconds
     Path("run").mkdir()
     document = {"launch": launch, "saved": saved}
