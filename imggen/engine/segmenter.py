@@ -16,7 +16,7 @@ from imggen.data.masks import VOID, MaskTable
 from imggen.documents import DocumentError
 from imggen.engine.checkpoints import LoadedModel
 from imggen.engine.sheet import resized
-from imggen.engine.tiling import TILE_SIDE, map_in_tiles
+from imggen.engine.tiling import map_in_tiles
 from imggen.errors import CheckpointError, UsageError
 from imggen.io.image import ImageArray, composite_on_white
 from imggen.models import kind_of
@@ -87,8 +87,7 @@ def find_classes(
         reach=network.reach,
         multiple=network.multiple,
         device=model.device,
-        # What a pretrained backbone sees of a tile that is magnified four times takes 1 GB.
-        side=TILE_SIDE // 2 if network.magnify > 2 else TILE_SIDE,
+        side=network.tile_side,
         advance=advance,
     )
     planes = found[..., 1:]

@@ -13,8 +13,6 @@ from torch import Tensor
 from imggen.io.image import ImageArray
 from imggen.io.pixels import float_images
 
-TILE_SIDE = 512  # pixels of the result of one tile
-
 
 class Span(NamedTuple):
     """Along one axis: the pixels of the result, and the wider ones that the network gets for them."""
@@ -41,15 +39,16 @@ def map_in_tiles(
     *,
     reach: int,
     multiple: int,
+    side: int,
     device: torch.device,
-    side: int = TILE_SIDE,
     advance: Callable[[float], None] | None = None,
 ) -> npt.NDArray[np.uint8]:
     """`apply` of an image (H, W, C) uint8: (H, W, channels) uint8.
 
     `apply` takes (1, C, h, w) in [-1, 1] to (1, channels, h, w) uint8. A result must depend on no pixel further away
-    than `reach`, and be the same for a tile whose first pixels are divisible by `multiple`. `advance` gets the
-    fraction of the image that is done.
+    than `reach`, and be the same for a tile whose first pixels are divisible by `multiple`. A tile is for about `side`
+    pixels of a side of the result. `advance` gets the fraction of the
+    image that is done.
     """
     height, width = image.shape[:2]
     result = np.empty((height, width, channels), np.uint8)

@@ -152,6 +152,7 @@ def _translate(
         config.target_channels,
         reach=network.reach,
         multiple=network.multiple,
+        side=network.tile_side,
         device=model.device,
         advance=advance,
     )

@@ -91,9 +91,10 @@ class UNet(nn.Module):
         return [weight for weight in weights if weight.requires_grad]
 
     @property
-    def magnify(self) -> int:
-        """How many times larger than they are the backbone sees images; 1 without one."""
-        return 1 if self.backbone is None else self.backbone.magnify
+    def tile_side(self) -> int:
+        """How many pixels of a side of a large image to map at a time: `tiny` and `base` then take 1 to 2 GB."""
+        is_large = len(self.leave.weight[0]) > 32 or (self.backbone is not None and self.backbone.magnify > 2)
+        return 256 if is_large else 512
 
     @property
     def multiple(self) -> int:

@@ -90,10 +90,11 @@ def test_masks_and_kinds_that_do_not_fit(
     assert code == 2 and "labels no pixels" in err and not Path("masks/a/0.png.part").exists()
 
 
-def awake_model() -> SegmentModel:
+def awake_model(features: str = "own") -> SegmentModel:
     """A model of three classes with random weights, also where blocks begin at zero."""
     torch.manual_seed(0)
-    config = presets("segment")["tiny"].with_overrides(width=8, halvings=2, table={"names": ["a", "b", "c"]})
+    names = {"names": ["a", "b", "c"]}
+    config = presets("segment")["tiny"].with_overrides(width=8, halvings=2, table=names, features=features)
     model = build_model(config)
     assert isinstance(model, SegmentModel)
     with torch.no_grad():
@@ -102,9 +103,10 @@ def awake_model() -> SegmentModel:
     return model.eval()
 
 
-def test_tiles_give_the_whole_image() -> None:
-    network = awake_model().network
-    image = np.random.default_rng(0).integers(0, 256, (90, 131, 3)).astype(np.uint8)
+@pytest.mark.parametrize(("features", "shape"), [("own", (90, 131, 3)), ("pretrained", (20, 430, 3))])
+def test_tiles_give_the_whole_image(features: str, shape: tuple[int, ...]) -> None:
+    network = awake_model(features).network
+    image = np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
 
     def apply(tile: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():
