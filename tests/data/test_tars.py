@@ -168,6 +168,6 @@ def test_a_tar_that_expands_beyond_measure_is_refused(tmp_path: Path, monkeypatc
 def test_a_cache_that_cannot_be_a_folder_is_not_called_full(tmp_path: Path) -> None:
     path = packed(tree(tmp_path / "d", "a.png"), tmp_path / "d.tgz")
     (tmp_path / "file").write_text("")
-    with pytest.raises(DataError, match="cannot unpack into .*: Not a directory") as caught:
+    with pytest.raises(DataError, match=r"cannot unpack into .*: Not a directory") as caught:
         list_tar(path, tmp_path / "file" / "cache")
     assert caught.value.hint == "set IMGGEN_CACHE to a folder that you may write to"
