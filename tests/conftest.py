@@ -39,6 +39,7 @@ SHARING = {
     "tests/test_package.py": "wheel",
     "tests/engine/test_export.py": "export",
     "tests/test_readme.py::test_the_example_without_imggen_runs": "export",
+    "tests/benchmarks/test_gpu.py::test_every_part_is_in_the_table": "forks",
     "tests/cli/test_processes.py": "forks",
     "tests/faults/test_disk.py": "forks",
     "tests/faults/test_kill.py": "forks",

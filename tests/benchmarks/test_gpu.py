@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 import time
+from functools import partial
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, BinaryIO
 
 import pytest
 import torch
 
-from tests.benchmarks.gpu import Benchmark, FlopCounter, main, parse_options
+from tests.benchmarks.gpu import ROOT, Benchmark, FlopCounter, main, parse_options
+from tests.cli.forks import Start
 
 PART_OF_EACH_MEASURE = {
     "losses of a step": "agreement",
@@ -31,8 +37,28 @@ def run_gpu_benchmark(output: Path, data: Path, *words: str) -> tuple[int, dict[
     return code, document, {row["measure"]: row for row in document["rows"]}
 
 
+class Forked:
+    """`python -m imggen` as a fork of a process that has loaded torch, with what the benchmark uses of a Popen."""
+
+    def __init__(self, start: Start, words: list[str], *, stderr: BinaryIO, cwd: Path, **_: Any) -> None:
+        assert words[:3] == [sys.executable, "-m", "imggen"] and cwd == ROOT
+        self.fork, self.log = start(*words[3:]), Path(stderr.name)
+
+    def wait(self, seconds: float = 60) -> int:
+        code = self.fork.wait(seconds)
+        self.log.write_text(self.fork.err, encoding="utf-8")
+        return code
+
+    def kill(self) -> None:
+        self.fork.send_signal(signal.SIGKILL)
+
+
 @pytest.mark.slow
-def test_every_part_is_in_the_table(image_folder: Path, tmp_path: Path) -> None:
+def test_every_part_is_in_the_table(
+    image_folder: Path, tmp_path: Path, fork: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forking = SimpleNamespace(**{**vars(subprocess), "Popen": partial(Forked, fork)})
+    monkeypatch.setattr("tests.benchmarks.gpu.subprocess", forking)
     output = tmp_path / "out"
     words = ["--families", "gan", "--presets", "tiny", "--preset", "tiny"]
     code, document, rows = run_gpu_benchmark(output, image_folder, *words)

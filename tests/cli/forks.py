@@ -2,6 +2,7 @@
 
 Run as a program, this file is that process. It reads requests from stdin, one JSON value per line, and answers each:
 a dictionary starts a command line (the answer is its process id), a process id asks for the exit code (or null).
+A command line `torchrun N …` runs in N processes.
 """
 
 from __future__ import annotations
@@ -166,12 +167,37 @@ def serve() -> list[str]:
     os._exit(0)
 
 
+def run(words: list[str]) -> None:
+    """Run a command line as one of several processes: it must return, for its torchrun to know that it has ended."""
+    from imggen.cli.app import main
+
+    leave, os._exit = os._exit, sys.exit  # type: ignore[assignment]
+    try:
+        main(words)
+    except SystemExit as ended:
+        if ended.code:
+            raise
+    finally:
+        os._exit = leave
+
+
+def torchrun(count: int, words: list[str]) -> None:
+    """Run a command line in `count` processes, as torchrun does, but in forks of this process."""
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    config = LaunchConfig(1, 1, count, rdzv_backend="c10d", rdzv_endpoint="127.0.0.1:0", start_method="fork")
+    elastic_launch(config, run)(words)
+
+
 if __name__ == "__main__":
     for name in sys.argv[1:]:
         importlib.import_module(name)
     # Most of the time of a short training is spent on measuring the diversity of samples.
     importlib.import_module("imggen.engine.training.mode_collapse").NUM_PAIRS = 4
     command = serve()
-    from imggen.cli.app import main
+    if command[0] == "torchrun":
+        torchrun(int(command[1]), command[2:])
+    else:
+        from imggen.cli.app import main
 
-    main(command)
+        main(command)

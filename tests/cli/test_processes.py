@@ -239,11 +239,7 @@ def test_a_script_without_a_main_guard_ends(image_folder: Path) -> None:
     assert not list(Path("own").rglob("job.*"))
 
 
-def test_torchrun_divides_the_sampling() -> None:
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "imggen"]
-    done = subprocess.run(
-        [*torchrun, "sample", "gan", "-n", "9", "--seed", "1", "-o", "out", "--device", "cpu"],
-        capture_output=True, text=True, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=120,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert len(list(Path("out").iterdir())) == 9 and done.stdout == "out\n"
+def test_torchrun_divides_the_sampling(fork: Start) -> None:
+    process = fork("torchrun", 2, "sample", "gan", "-n", "9", "--seed", "1", "-o", "out", "--device", "cpu")
+    assert process.wait() == 0, process.err
+    assert len(list(Path("out").iterdir())) == 9 and process.out == "out\n"

@@ -304,7 +304,7 @@ def test_a_disk_that_is_full_for_the_small_files_leaves_nothing(
     assert sorted(path.name for path in (tmp_path / "cache").iterdir()) == [".lock", "surveys"]
 
 
-@pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES])
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES, errno.ENOTDIR])
 def test_a_cache_that_may_not_be_written_is_done_without(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:

@@ -163,3 +163,11 @@ def test_a_tar_that_expands_beyond_measure_is_refused(tmp_path: Path, monkeypatc
     with pytest.raises(DataError, match="expands more than 1,100 times"):
         list_tar(tmp_path / "d.tar.bz2", tmp_path / "cache")
     assert not list((tmp_path / "cache" / "archives").iterdir())
+
+
+def test_a_cache_that_cannot_be_a_folder_is_not_called_full(tmp_path: Path) -> None:
+    path = packed(tree(tmp_path / "d", "a.png"), tmp_path / "d.tgz")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match=r"cannot unpack into .*: Not a directory") as caught:
+        list_tar(path, tmp_path / "file" / "cache")
+    assert caught.value.hint == "set IMGGEN_CACHE to a folder that you may write to"

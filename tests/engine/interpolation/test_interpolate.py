@@ -65,7 +65,7 @@ def test_easing_is_slow_at_the_keyframes(model: str) -> None:
     [
         ("gan-digits", "3", 32, (4, 44, 100)),
         ("gan-emoji", None, 32, (4, 44, 100)),
-        ("vae", None, 32, (4,)),
+        ("vae", None, 16, (4,)),
         ("transformer-digits", "3", 12, (4,)),
     ],
 )

@@ -49,12 +49,12 @@ def bars(count: int, seed: int = 0, size: int = 16) -> tuple[torch.Tensor, torch
     return images.unsqueeze(1) * 1.6 - 0.8, labels
 
 
-def train_on_bars(config: VaeConfig, steps: int, *, labeled: bool = False) -> VaeLearner:
+def train_on_bars(config: VaeConfig, steps: int, *, batch: int = 16, labeled: bool = False) -> VaeLearner:
     learner = vae_learner(config)
     for index in range(steps):
         torch.manual_seed(index)
-        images, labels = bars(16, seed=index)
-        learner.step(images, labels if labeled else None, index / steps, index * 16)
+        images, labels = bars(batch, seed=index)
+        learner.step(images, labels if labeled else None, index / steps, index * batch)
     return learner
 
 
