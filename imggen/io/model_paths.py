@@ -50,7 +50,7 @@ def find_weights(
         raise CheckpointError(f"there is no model '{model}'", f"did you mean '{near}'?")
     family = model if model in families else families[0]
     raise CheckpointError(
-        f"there is no model '{model}'", f"imggen models lists them; imggen train {family} --data FOLDER trains one"
+        f"there is no model '{model}'", f"imggen models lists them; imggen train {family} --help says how to train one"
     )
 
 

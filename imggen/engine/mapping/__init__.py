@@ -16,7 +16,7 @@ from imggen.engine.options.mapping import FAST_PACKAGES
 from imggen.engine.outputs import output_kind, refuse_file, refuse_folder
 from imggen.engine.seeds import seed_range
 from imggen.errors import UsageError
-from imggen.io.image import format_of
+from imggen.io.image import FORMATS, format_of
 from imggen.models.pretrained import INSTALL_HINT, PRETRAINED, is_installed
 from imggen.reporting import Reporter
 
@@ -69,7 +69,11 @@ def run_segment(options: SegmentOptions, reporter: Reporter) -> dict[str, Any]:
 
     Raises UsageError, DataError, CheckpointError and DeviceError.
     """
-    refuse_folder(Path(options.output), options.force)
+    folder = Path(options.output)
+    is_image = folder.suffix.lower() in FORMATS and not options.output.endswith("/") and not folder.is_dir()
+    if is_image or output_kind(options.output) == "stdout":
+        raise UsageError("masks go into a folder", "-o masks/")
+    refuse_folder(folder, options.force)
     if options.sheet is not None:
         format_of(options.sheet)
         refuse_file(options.sheet, options.force)

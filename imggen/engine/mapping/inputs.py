@@ -78,25 +78,38 @@ def find_contents(options: StylizeOptions, reporter: Reporter) -> list[ContentFi
         return [ContentFile(options.content, output)]
     images, left_out = images_below(options.content, [Path(options.output), *options.style])
     left_out.report(str(options.content), reporter)
-    # Of images with the same stem, the results keep the endings in their names, so that none overwrites another.
-    stems = Counter(image.with_suffix("") for image in images)
-    contents = []
-    for image in images:
-        name = image.with_suffix("") if stems[image.with_suffix("")] == 1 else image
-        output = Path(options.output) / name.parent / f"{name.name}{ENDINGS[options.format]}"
-        contents.append(ContentFile(options.content / image, output))
-    return contents
+    outputs = result_names([image.as_posix() for image in images], [ENDINGS[options.format]])
+    return [
+        ContentFile(options.content / image, Path(options.output) / f"{name}{ENDINGS[options.format]}")
+        for image, name in zip(images, outputs, strict=True)
+    ]
 
 
-def result_names(names: Sequence[str], ending: str) -> list[str]:
-    """Relative paths of the results of images: theirs, with another ending; behind their own, where stems collide."""
-    stems = Counter(str(PurePosixPath(name).with_suffix("")) for name in names)
-    results = []
-    for name in names:
-        stem = str(PurePosixPath(name).with_suffix(""))
-        parts = [part for part in PurePosixPath(stem if stems[stem] == 1 else name).parts if part not in ("..", "/")]
-        results.append(f"{PurePosixPath(*parts)}{ending}")
-    return results
+def result_names(names: Sequence[str], endings: Sequence[str]) -> list[str]:
+    """Relative paths that `endings` complete to those of the results of images, so that no two results have one path.
+
+    They are the images' own without their endings; with them where results of several images would have one path.
+    """
+    short = [_path_below(PurePosixPath(name).with_suffix("")) for name in names]
+    full = [_path_below(PurePosixPath(name)) for name in names]
+    results = short
+    while True:
+        owners = Counter(name + ending for name in results for ending in endings)
+        clashes = [any(owners[name + ending] > 1 for ending in endings) for name in results]
+        separated = [longer if clash else name for name, longer, clash in zip(results, full, clashes, strict=True)]
+        if separated == results:
+            return results
+        results = separated
+
+
+def _path_below(path: PurePosixPath) -> str:
+    """The path without what would lead out of the folder of the results."""
+    return str(PurePosixPath(*(part for part in path.parts if part not in ("..", "/"))))
+
+
+def image_of(source: str, name: str) -> str:
+    """How a command names one image of `--image`: its file below a folder, else the source itself."""
+    return str(Path(source) / name) if Path(source).is_dir() else source
 
 
 def check_output(options: StylizeOptions) -> None:

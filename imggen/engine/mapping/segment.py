@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import io
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,14 @@ from imggen.data.cache import check_skipped
 from imggen.data.decode import UnreadableError, load_image
 from imggen.data.masks import MaskTable
 from imggen.data.scan import open_images
-from imggen.engine.checkpoints import load_model, prepare
-from imggen.engine.mapping.inputs import result_names
+from imggen.engine.checkpoints import LoadedModel, load_model, prepare
+from imggen.engine.mapping.inputs import image_of, result_names
 from imggen.engine.options import SegmentOptions
+from imggen.engine.provenance import settings
 from imggen.engine.segmenter import Found, Plane, colors_of, find_classes, in_square, open_segmenter, overlay
 from imggen.engine.sheet import Cell, draw_sheet, in_rows
 from imggen.io.atomic import atomic_write
-from imggen.io.image import encode, format_of
+from imggen.io.image import encode, encode_image, format_of
 from imggen.reporting import Reporter
 
 MAX_SHEET_IMAGES, SHEET_SIDE, SHEET_COLUMNS = 48, 128, 4
@@ -36,7 +38,7 @@ def segment(options: SegmentOptions, reporter: Reporter) -> dict[str, Any]:
     scale = options.scale or model.config.scale
     images, paths, cells, skipped = [], list[str](), list[list[Cell]](), list[tuple[str, str]]()
     with reporter.task("segmenting", len(source)) as task:
-        for index, name in enumerate(result_names(source.names, ".png")):
+        for index, name in enumerate(result_names(source.names, _endings(options, table))):
 
             def advance(fraction: float, index: int = index) -> None:
                 task.update(index + fraction)
@@ -47,7 +49,7 @@ def segment(options: SegmentOptions, reporter: Reporter) -> dict[str, Any]:
                 skipped.append((source.names[index], str(error)))
                 continue
             found = find_classes(model, image, scale, probabilities=options.probabilities, advance=advance)
-            written = _write(Path(options.output) / name, found, table, options)
+            written = _write(name, found, table, options, partial(_settings, options, loaded, source.names[index]))
             images.append({"path": source.names[index], "mask": written[0], "classes": _regions(found.classes, table)})
             paths += written
             if options.sheet is not None and len(cells) < MAX_SHEET_IMAGES:
@@ -57,28 +59,41 @@ def segment(options: SegmentOptions, reporter: Reporter) -> dict[str, Any]:
     for name, reason in skipped:
         reporter.warn(f"left out {name}: {reason}")
     if options.sheet is not None:
-        paths.append(_write_sheet(options.sheet, cells))
+        info = settings("segment", options, loaded, overlay=None, probabilities=None, sheet=options.sheet)
+        paths.append(_write_sheet(options.sheet, cells, info))
     seconds = round(time.monotonic() - began, 3)
     return {"images": images, "count": len(images), "hash": loaded.hash, "paths": paths, "seconds": seconds}
 
 
-def _write(path: Path, found: Found, table: MaskTable, options: SegmentOptions) -> list[str]:
+def _endings(options: SegmentOptions, table: MaskTable) -> list[str]:
+    """What ends the names of the files of one image: of the mask, the overlay, and the probability of each class."""
+    of_overlay = ["-overlay.png"] if options.overlay else []
+    classes = range(len(table.names)) if options.probabilities else ()
+    return [".png", *of_overlay, *(f"-class-{number}.png" for number in classes)]
+
+
+def _settings(options: SegmentOptions, loaded: LoadedModel, name: str, **kinds: bool) -> dict[str, Any]:
+    """What the files of one image record; `kinds` are the options that wrote them."""
+    wanted = {"overlay": None, "probabilities": None, "sheet": None, **kinds}
+    return settings("segment", options, loaded, image=image_of(options.image, name), output=options.output, **wanted)
+
+
+def _write(
+    name: str, found: Found, table: MaskTable, options: SegmentOptions, settings_with: Callable[..., dict[str, Any]]
+) -> list[str]:
     """Write the mask and what else is wanted; returns the paths, the mask's first."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    paths = [Path(options.output) / f"{name}{ending}" for ending in _endings(options, table)]
+    paths[0].parent.mkdir(parents=True, exist_ok=True)
     mask = Image.fromarray(found.classes)
     mask.putpalette(table.palette().tobytes())
-    file = io.BytesIO()
-    mask.save(file, "PNG", optimize=False)
-    atomic_write(path, file.getvalue())
-    paths = [path]
+    atomic_write(paths[0], encode_image(mask, settings_with()))
     if options.overlay:
-        paths.append(path.with_name(f"{path.stem}-overlay.png"))
-        atomic_write(paths[-1], encode(overlay(found, table), "png", None))
+        atomic_write(paths[1], encode(overlay(found, table), "png", settings_with(overlay=True)))
     if options.probabilities:
-        for number in range(len(table.names)):
-            paths.append(path.with_name(f"{path.stem}-class-{number}.png"))
-            atomic_write(paths[-1], encode(found.probability(number)[..., None], "png", None))
-    return [str(name) for name in paths]
+        info = settings_with(probabilities=True)
+        for number, path in enumerate(paths[-len(table.names) :]):
+            atomic_write(path, encode(found.probability(number)[..., None], "png", info))
+    return [str(path) for path in paths]
 
 
 def _regions(classes: Plane, table: MaskTable) -> list[dict[str, Any]]:
@@ -101,6 +116,6 @@ def _cells(found: Found, table: MaskTable, name: str) -> list[Cell]:
     return [Cell(in_square(each, SHEET_SIDE), text) for each, text in zip(shown, texts, strict=True)]
 
 
-def _write_sheet(path: Path, cells: list[list[Cell]]) -> str:
-    atomic_write(path, encode(draw_sheet(in_rows(cells, SHEET_COLUMNS), SHEET_SIDE), format_of(path), None))
+def _write_sheet(path: Path, cells: list[list[Cell]], info: dict[str, Any]) -> str:
+    atomic_write(path, encode(draw_sheet(in_rows(cells, SHEET_COLUMNS), SHEET_SIDE), format_of(path), info))
     return str(path)

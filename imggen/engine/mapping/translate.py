@@ -31,7 +31,7 @@ from imggen.data.deep_gray import image_strips
 from imggen.data.readers import Source
 from imggen.data.scan import open_images
 from imggen.engine.checkpoints import LoadedModel, load_model, prepare
-from imggen.engine.mapping.inputs import ENDINGS, metadata_of_color, result_names
+from imggen.engine.mapping.inputs import ENDINGS, image_of, metadata_of_color, result_names
 from imggen.engine.noise import translation_noise
 from imggen.engine.options import TranslateOptions
 from imggen.engine.outputs import output_kind
@@ -101,10 +101,10 @@ def _outputs(options: TranslateOptions, source: Source) -> list[list[Path]]:
     """The files of the results of each image."""
     if output_kind(options.output) != "folder":
         return [[Path(options.output)]]
-    paths = [Path(options.output) / name for name in result_names(source.names, ENDINGS[options.format])]
-    if options.count == 1:
-        return [[path] for path in paths]
-    return [[path.with_stem(f"{path.stem}-{number + 1}") for number in range(options.count)] for path in paths]
+    numbers = [""] if options.count == 1 else [f"-{number + 1}" for number in range(options.count)]
+    endings = [f"{number}{ENDINGS[options.format]}" for number in numbers]
+    folder = Path(options.output)
+    return [[folder / f"{name}{ending}" for ending in endings] for name in result_names(source.names, endings)]
 
 
 def _check_sides(source: Source, format: str, reporter: Reporter) -> None:
@@ -208,8 +208,8 @@ def _write(
 ) -> None:
     """Write one result, with the image's metadata and the settings."""
     format = format_of(output)
-    own = str(Path(options.image) / name) if Path(options.image).is_dir() else options.image
-    text = json.dumps(settings("translate", options, loaded, image=own, output=output.name))
+    own = settings("translate", options, loaded, image=image_of(options.image, name), output=output.name)
+    text = json.dumps(own)
     gray = made.mode in ("L", "LA") and file.image.mode in ("L", "LA")
     metadata = fitting(file.metadata if gray else metadata_of_color(file), format, len(text))
     if made.mode in ("L", "LA") and not gray and metadata.profile:

@@ -8,8 +8,10 @@ from pathlib import Path
 from imggen.data.layout import is_image_file
 from imggen.engine.options.shared import DATA, IMAGES, MAX_SEED, MODEL, OUTPUT, VerbOptions
 from imggen.engine.options.training import TrainOptions
-from imggen.errors import UsageError
+from imggen.models.mapper.translate.config import PRESETS
 from imggen.option import REQUIRED, argument, option
+
+NEED_PAIRS = ("paired", "l1_only", "noise")  # --paired, and the options that cannot be without it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,10 +28,11 @@ class TrainTranslateOptions(TrainOptions):
     )
 
     def __post_init__(self) -> None:
-        """Check also that pairs are given to what needs them."""
+        """Check also that pairs are given to what needs them, before any image is read."""
         super().__post_init__()
-        if self.overrides.get("l1_only") and not self.overrides.get("paired") and not self.resume:
-            raise UsageError("L1 compares pairs of images", "--l1-only needs --paired")
+        if not self.resume:
+            own = {name: self.overrides[name] for name in NEED_PAIRS if name in self.overrides}
+            PRESETS["tiny"].with_overrides(**own)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from imggen.data.masks import voc_palette
 from imggen.engine.checkpoints import load_model
 from imggen.engine.segmenter import find_classes
 from imggen.engine.tiling import map_in_tiles, spans
+from imggen.io.image import read_info
 from imggen.models import build_model, presets
 from imggen.models.efficientnet import load_efficientnet
 from imggen.models.mapper.segment.model import SegmentModel
@@ -62,6 +64,13 @@ def test_train_then_segment(
     assert region["name"] == "object" and 0 < region["share"] < 1 and len(region["box"]) == 4
     code, _, err = run_cli(capsys, "segment", "--image", "photos", "-o", "found")
     assert code == 2 and "--force" in err
+    # Each file says how it was made, and only the options that wrote it.
+    for path, words in (("0", []), ("0-overlay", ["--overlay"]), ("0-class-1", ["--probabilities"])):
+        expected = ["imggen", "segment", "--image", "photos/a/0.png", *words, "-o", "found"]
+        info = read_info(Path(f"found/a/{path}.png"))
+        assert info is not None and info["command"].split() == expected
+    info = read_info(Path("sheet.png"))
+    assert info is not None and "--sheet sheet.png" in info["command"]
     settings = Path("runs/segment/config.toml").read_text()
     code, _, err = run_cli(capsys, "train", "segment", *data, "--resume", "--void", "255")
     assert code == 2 and "started with void none, not 255" in err
@@ -85,7 +94,10 @@ def test_masks_and_kinds_that_do_not_fit(
     code, _, err = run_cli(capsys, "train", "segment", "--data", "photos", "--masks", "none")
     assert code == 3 and "there is no none" in err
     code, _, err = run_cli(capsys, "segment", "--image", "photos")
-    assert code == 3 and "imggen train segment" in err
+    assert code == 3 and "imggen train segment --help" in err
+    for output in ("x.png", "-"):
+        code, _, err = run_cli(capsys, "segment", "--image", "photos", "-o", output)
+        assert code == 2 and "masks go into a folder" in err and not Path(output).exists()
     code, _, err = run_cli(capsys, "segment", "vae", "--image", "photos")
     assert code == 2 and "labels no pixels" in err and not Path("masks/a/0.png.part").exists()
 
@@ -112,7 +124,7 @@ def test_tiles_give_the_whole_image(features: str, shape: tuple[int, ...]) -> No
         with torch.no_grad():
             return network(tile).softmax(1).mul(255).round().byte()
 
-    args = {"reach": network.reach, "multiple": network.multiple, "device": torch.device("cpu")}
+    args: dict[str, Any] = {"reach": network.reach, "multiple": network.multiple, "device": torch.device("cpu")}
     whole, tiled = (map_in_tiles(image, apply, 3, side=side, **args) for side in (512, 40))
     assert whole.std() > 10
     assert np.abs(whole.astype(int) - tiled).max() <= 1
@@ -121,7 +133,7 @@ def test_tiles_give_the_whole_image(features: str, shape: tuple[int, ...]) -> No
 def test_progress_of_one_image_ends_at_all_of_it() -> None:
     seen: list[float] = []
     image = np.zeros((70, 50, 1), np.uint8)
-    kept = {"reach": 4, "multiple": 2, "device": torch.device("cpu"), "side": 32}
+    kept: dict[str, Any] = {"reach": 4, "multiple": 2, "device": torch.device("cpu"), "side": 32}
     result = map_in_tiles(image, lambda tile: tile.byte(), 1, advance=seen.append, **kept)
     assert result.shape == image.shape and seen == sorted(seen) and len(seen) == 6 and seen[-1] == 1
 

@@ -186,7 +186,9 @@ def test_what_does_not_fit(place: Path, capsys: pytest.CaptureFixture[str]) -> N
         (["--from", "a", "--to", "a"], 2, "own targets"),
         (["--from", "a", "--to", "c", "--paired"], 3, "has a partner"),
         (["--from", "a", "--to", "none"], 3, "there is no none"),
-        (["--from", "a", "--to", "b", "--l1-only"], 2, "--paired"),
+        # Before any image is read.
+        (["--from", "none", "--to", "b", "--l1-only"], 2, "--l1-only needs --paired"),
+        (["--from", "none", "--to", "b", "--noise", "4"], 2, "--noise needs --paired"),
         (["--from", "a"], 2, "--to"),
     ]
     for words, expected, text in cases:
