@@ -112,11 +112,14 @@ def _joined(
     has_marks = images.fingerprints and chosen.fingerprints
     pairs = zip(images.fingerprints, chosen.fingerprints, strict=True) if has_marks else ()
     salt = digest([found.channels, table, resize, *(() if matched else ("unmatched",))])
+    # Each use of the same two sources has an entry of its own in the cache.
+    use = "masks" if options.masks else "pairs" if matched else "unpaired"
+    path = f"{source.origin.path} + {targets.origin.path} ({use})"
     return replace(
         images,
         key=digest([source.key, targets.key, salt]),
         reader=reader,
-        origin=Origin(f"{source.origin.path} + {targets.origin.path}", source.origin.split, use_classes=False),
+        origin=Origin(path, source.origin.split, use_classes=False),
         fingerprints=[f"{one}\0{other}\0{salt}" for one, other in pairs],
         locks=(*images.locks, *chosen.locks),
     ), found

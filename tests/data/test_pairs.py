@@ -13,6 +13,7 @@ from imggen.data.pair_scan import TargetOptions, match_names
 from imggen.data.readers import reader_document, reader_from
 from imggen.data.workers import DecodeJob
 from imggen.errors import DataError, UsageError
+from tests.data.helpers import tree
 from tests.helpers import RecordingReporter
 
 TRUTH = np.array([[0, 0, 1, 1], [0, 1, 1, 0], [1, 1, 0, 0], [0, 0, 0, 1]], np.uint8).repeat(4, 0).repeat(4, 1)
@@ -164,6 +165,18 @@ def test_folders_inside_each_other_are_not_read_for_each_other(tmp_path: Path) -
             scanned = scan_dataset(str(places["images"]), options, max_size=64, reporter=reporter)
             assert len(scanned.source.names) == 2 and not reporter.warnings
         (tmp_path / outer / "inner").rename(tmp_path / inner)
+
+
+def test_the_same_images_with_and_without_pairs_are_both_kept(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        tree(tmp_path / name, "0.png", "1.png", "2.png", "3.png")
+    reporter = RecordingReporter()
+    for matched in (True, False, True):
+        targets = TargetOptions(str(tmp_path / "b"), masks=False, matched=matched)
+        options = DataOptions(cache_dir=tmp_path / "cache", targets=targets)
+        load_dataset(str(tmp_path / "a"), options, max_size=64, reporter=reporter)
+    assert len([path for path in (tmp_path / "cache").iterdir() if (path / "index.json").exists()]) == 2
+    assert not any("changed" in line for line in reporter.lines)
 
 
 def test_worker_processes_read_the_same(tmp_path: Path) -> None:

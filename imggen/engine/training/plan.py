@@ -340,8 +340,7 @@ def _open_data(
 ) -> Dataset | ScannedDataset:
     """List the images of `data`, and open them with `decode`: one process fills the cache, the others then read it.
 
-    Without `had_classes` the data is read without classes, as for a run that was started so.
-    Raises DataError.
+    Without `had_classes` the data is read without classes, as for a run that was started so. Raises DataError.
     """
     with machine.processes.main_first():
         scanned = run_data.scan_without_new_classes(
@@ -394,8 +393,8 @@ def describe_plan(plan: TrainPlan, learner: Learner, reporter: Reporter) -> None
     if advice := config.advice(len(plan.dataset)):
         reporter.info(f"hint    {advice}")
     counts = {name: sum(p.numel() for p in network.parameters()) for name, network in learner.networks.items()}
-    listed = ", ".join(f"{name} {count / 1e6:.2f} M" for name, count in counts.items())
-    reporter.info(f"model   {config.family}/{config.preset}: {listed}")
+    listed = (f"{name} {count / 1e6:.2f} M" for name, count in counts.items())
+    reporter.info(f"model   {config.family}/{config.preset}: {', '.join(listed)}")
     group = f" on {plan.processes.size} processes" if plan.processes.size > 1 else ""
     reporter.info(f"device  {plan.device}, {precision_name(plan.precision)}, batch {plan.batch}{group}")
     reporter.info(f"budget  {plan.budget}, seed {plan.seed}, into {plan.run_dir.path}")
