@@ -95,14 +95,22 @@ _TABLE = {
 
 
 class MaskStatistics(NamedTuple):
-    """Of one mask: whether it is in colors, of mode P, saved with loss; its size, its values, and their pixels."""
+    """Of one mask: whether it is in colors, and saved with loss; its size, its values, and how many pixels have each.
+
+    `shown` are the colors (0xRRGGBB) that the palette of a mask of mode P gives its values; None in other modes.
+    """
 
     colors: bool
-    palette: bool
     lossy: bool
     size: tuple[int, int]
     values: Values
     counts: Values
+    shown: Values | None
+
+    @property
+    def palette(self) -> bool:
+        """Whether it is of mode P."""
+        return self.shown is not None
 
 
 def voc_palette() -> npt.NDArray[np.uint8]:
@@ -150,7 +158,27 @@ def values_of(image: Image.Image) -> tuple[bool, Values]:
 def statistics_of(image: Image.Image, *, lossy: bool) -> MaskStatistics:
     """What `make_table` needs of one mask. Raises UnreadableError."""
     colors, values = values_of(image)
-    return MaskStatistics(colors, image.mode == "P", lossy, image.size, *_count_values(values))
+    found, counts = _count_values(values)
+    shown = _palette_colors(image)[found] if image.mode == "P" else None
+    return MaskStatistics(colors, lossy, image.size, found, counts, shown)
+
+
+def _palette_colors(image: Image.Image) -> Values:
+    """The colors (256,) of a palette, as 0xRRGGBB; black where it has none."""
+    given = image.getpalette("RGB") or []
+    red, green, blue = np.array(given + [0] * (768 - len(given)), np.int64).reshape(256, 3).T
+    return np.asarray(red << 16 | green << 8 | blue)
+
+
+def palette_conflict(statistics: Iterable[MaskStatistics], names: Iterable[str]) -> str:
+    """Which value has different colors in the palettes of two masks, and so perhaps two meanings; empty for none."""
+    first: dict[int, tuple[int, str]] = {}
+    for one, name in zip(statistics, names, strict=True):
+        for value, color in zip(one.values.tolist(), () if one.shown is None else one.shown.tolist(), strict=False):
+            before, where = first.setdefault(value, (color, name))
+            if before != color:
+                return f"value {value} is #{before:06x} in the palette of {where}, and #{color:06x} in that of {name}"
+    return ""
 
 
 def _count_values(values: Values) -> tuple[Values, Values]:

@@ -21,7 +21,15 @@ from imggen.data.decode import (
     image_size,
     read_source,
 )
-from imggen.data.masks import MaskStatistics, MaskTable, Shares, make_table, open_mask, statistics_of
+from imggen.data.masks import (
+    MaskStatistics,
+    MaskTable,
+    Shares,
+    make_table,
+    open_mask,
+    palette_conflict,
+    statistics_of,
+)
 from imggen.data.pairs import PairReader, check_size
 from imggen.data.readers import ArchiveReader, ArrayReader, FolderReader, Origin, Source
 from imggen.data.scan import digest, open_source
@@ -230,6 +238,8 @@ def _survey_masks(images: Source, masks: Source, options: TargetOptions, spec: s
                 raise DataError(f"{masks.names[index]} cannot be a mask: {found}", hint)
             statistics.append(found)
             task.update(index + 1)
+    if conflict := palette_conflict(statistics, masks.names):
+        reporter.warn(f"{conflict}: they are one class; if colors are the classes, save all masks as RGB")
     names = read_names(options.names, spec)
     table, shares = make_table(statistics, void=options.void, lossy=options.lossy, names=names)
     _show(table, shares, reporter)

@@ -179,6 +179,26 @@ def test_the_same_images_with_and_without_pairs_are_both_kept(tmp_path: Path) ->
     assert not any("changed" in line for line in reporter.lines)
 
 
+@pytest.mark.parametrize("blue", [200, 201])
+def test_palettes_that_differ_are_named(tmp_path: Path, blue: int) -> None:
+    masks = [as_mode(TRUTH, "P"), as_mode(TRUTH, "P")]
+    palette = [channel for value in range(256) for channel in (value, 0, 200)]
+    masks[0].putpalette(palette)
+    palette[2] = blue
+    masks[1].putpalette(palette)
+    write_pairs(tmp_path, masks)
+    reporter = RecordingReporter()
+    targets = TargetOptions(str(tmp_path / "masks"), masks=True)
+    load_dataset(
+        str(tmp_path / "images"),
+        DataOptions(use_classes=False, cache_dir=tmp_path / "cache", targets=targets),
+        max_size=64,
+        reporter=reporter,
+    )
+    named = "value 0 is #0000c8 in the palette of c/0.png, and #0000c9 in that of c/1.png"
+    assert any(named in warning for warning in reporter.warnings) == (blue == 201)
+
+
 def test_worker_processes_read_the_same(tmp_path: Path) -> None:
     write_pairs(tmp_path, [as_mode(TRUTH, "RGB")] * 2)
     targets = TargetOptions(str(tmp_path / "masks"), masks=True)

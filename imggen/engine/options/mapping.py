@@ -103,7 +103,7 @@ class StylizeOptions(VerbOptions):
         if not self.style:
             raise UsageError("no style was given", "--style FILE, once or several times")
         if self.blend is not None and len(self.blend.values) != len(self.style):
-            counts = f"{len(self.blend.values)} weights for {len(self.style)} styles"
+            counts = f"{len(self.blend.values)} weights for {len(self.style)} style{'s' * (len(self.style) > 1)}"
             raise UsageError(f"--blend has {counts}", "give one weight for each --style")
 
     @property

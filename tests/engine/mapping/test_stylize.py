@@ -283,7 +283,7 @@ def test_metadata_is_kept() -> None:
         ({"output": "x.png", "format": "jpeg"}, UsageError, "ending is the format"),
         ({"output": "none/x.png"}, UsageError, "no folder none"),
         ({"content": Path(), "output": "x.png"}, UsageError, "into a folder"),
-        ({"blend": Weights((1.0, 2.0))}, UsageError, "2 weights for 1 styles"),
+        ({"blend": Weights((1.0, 2.0))}, UsageError, "2 weights for 1 style$"),
         ({"output": "style.png", "force": False}, UsageError, "already exists"),
     ],
 )
