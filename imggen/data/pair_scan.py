@@ -40,6 +40,7 @@ from imggen.reporting import Reporter
 CLASSES_FILE, MAX_CLASSES_BYTES = "classes.txt", 1 << 16
 MAX_NAMED = 3  # files in a message
 MAX_SHOWN_CLASSES = 30
+MANY_GRAY_CLASSES = 32
 T = TypeVar("T")
 
 
@@ -243,6 +244,8 @@ def _survey_masks(images: Source, masks: Source, options: TargetOptions, spec: s
     names = read_names(options.names, spec)
     table, shares = make_table(statistics, void=options.void, lossy=options.lossy, names=names)
     _show(table, shares, reporter)
+    if len(table.values) > MANY_GRAY_CLASSES and not names and not any(one.colors or one.palette for one in statistics):
+        reporter.warn(f"{len(table.values)} classes of gray values: if these are soft masks, make them black and white")
     return Targets(1, table, shares=shares)
 
 

@@ -199,6 +199,17 @@ def test_palettes_that_differ_are_named(tmp_path: Path, blue: int) -> None:
     assert any(named in warning for warning in reporter.warnings) == (blue == 201)
 
 
+@pytest.mark.parametrize("count", [32, 33])
+def test_many_gray_values_may_be_soft_masks(tmp_path: Path, count: int) -> None:
+    gray = Image.fromarray((np.arange(256) % count).reshape(16, 16).astype(np.uint8))
+    write_pairs(tmp_path, [gray, gray])
+    reporter = RecordingReporter()
+    targets = TargetOptions(str(tmp_path / "masks"), masks=True)
+    options = DataOptions(use_classes=False, cache_dir=tmp_path / "cache", targets=targets)
+    scan_dataset(str(tmp_path / "images"), options, max_size=64, reporter=reporter)
+    assert any("33 classes of gray values" in warning for warning in reporter.warnings) == (count == 33)
+
+
 def test_worker_processes_read_the_same(tmp_path: Path) -> None:
     write_pairs(tmp_path, [as_mode(TRUTH, "RGB")] * 2)
     targets = TargetOptions(str(tmp_path / "masks"), masks=True)
