@@ -151,7 +151,7 @@ def values_of(image: Image.Image) -> tuple[bool, Values]:
     if image.mode in ("RGB", "RGBA", "RGBa"):
         pixels = np.asarray(image.convert("RGBA")).astype(np.int64)
         visible = pixels[..., 3] > 0  # the color of a transparent pixel means nothing
-        return True, np.where(visible, pixels[..., 0] << 16 | pixels[..., 1] << 8 | pixels[..., 2], 0)
+        return True, np.where(visible, _color_numbers(pixels), 0)
     raise UnreadableError(f"it is of mode {image.mode}, which has no classes")
 
 
@@ -163,18 +163,24 @@ def statistics_of(image: Image.Image, *, lossy: bool) -> MaskStatistics:
     return MaskStatistics(colors, lossy, image.size, found, counts, shown)
 
 
+def _color_numbers(colors: Values) -> Values:
+    """Red, green, blue (…, 3 or more), of which more are not looked at, as 0xRRGGBB (…)."""
+    return np.asarray(colors[..., 0] << 16 | colors[..., 1] << 8 | colors[..., 2])
+
+
 def _palette_colors(image: Image.Image) -> Values:
     """The colors (256,) of a palette, as 0xRRGGBB; black where it has none."""
     given = image.getpalette("RGB") or []
-    red, green, blue = np.array(given + [0] * (768 - len(given)), np.int64).reshape(256, 3).T
-    return np.asarray(red << 16 | green << 8 | blue)
+    return _color_numbers(np.array(given + [0] * (768 - len(given)), np.int64).reshape(256, 3))
 
 
 def palette_conflict(statistics: Iterable[MaskStatistics], names: Iterable[str]) -> str:
     """Which value has different colors in the palettes of two masks, and so perhaps two meanings; empty for none."""
     first: dict[int, tuple[int, str]] = {}
     for one, name in zip(statistics, names, strict=True):
-        for value, color in zip(one.values.tolist(), () if one.shown is None else one.shown.tolist(), strict=False):
+        if one.shown is None:
+            continue
+        for value, color in zip(one.values.tolist(), one.shown.tolist(), strict=True):
             before, where = first.setdefault(value, (color, name))
             if before != color:
                 return f"value {value} is #{before:06x} in the palette of {where}, and #{color:06x} in that of {name}"

@@ -46,9 +46,8 @@ def map_in_tiles(
     """`apply` of an image (H, W, C) uint8: (H, W, channels) uint8.
 
     `apply` takes (1, C, h, w) in [-1, 1] to (1, channels, h, w) uint8. A result must depend on no pixel further away
-    than `reach`, and be the same for a tile whose first pixels are divisible by `multiple`. A tile is for about `side`
-    pixels of a side of the result. `advance` gets the fraction of the
-    image that is done.
+    than `reach`, and be the same for a tile whose first pixels are divisible by `multiple`. Each tile makes about
+    `side` x `side` pixels of the result. `advance` gets the fraction of the image that is done.
     """
     height, width = image.shape[:2]
     result = np.empty((height, width, channels), np.uint8)

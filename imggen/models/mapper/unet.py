@@ -92,9 +92,9 @@ class UNet(nn.Module):
 
     @property
     def tile_side(self) -> int:
-        """How many pixels of a side of a large image to map at a time: `tiny` and `base` then take 1 to 2 GB."""
-        is_large = len(self.leave.weight[0]) > 32 or (self.backbone is not None and self.backbone.magnify > 2)
-        return 256 if is_large else 512
+        """The side in pixels of the squares in which to map a large image: `tiny` and `base` then take 1 to 2 GB."""
+        needs_much = self.leave.in_channels > 32 or (self.backbone is not None and self.backbone.magnify > 2)
+        return 256 if needs_much else 512
 
     @property
     def multiple(self) -> int:
