@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import unicodedata
-import zipfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -14,6 +13,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from imggen.data.cache_dir import expand_user
+from imggen.data.class_names import names_beside_masks, read_names
 from imggen.data.decode import (
     PIXEL_BUDGET,
     UnreadableError,
@@ -37,7 +37,6 @@ from imggen.data.survey import SURVEY_THREADS, Survey, survey_source
 from imggen.errors import DataError, UsageError
 from imggen.reporting import Reporter
 
-CLASSES_FILE, MAX_CLASSES_BYTES = "classes.txt", 1 << 16
 MAX_NAMED = 3  # files in a message
 MAX_SHOWN_CLASSES = 30
 MANY_GRAY_CLASSES = 32
@@ -102,8 +101,14 @@ def pair_sources(
         )
     _report_unmatched(source, targets, rows, partners, noun, exclude, reporter)
     images, chosen = _subset(source, rows), _subset(targets, partners)
-    survey = _survey_masks(images, chosen, options, spec, reporter) if options.masks else None
-    return _joined(source, targets, rows, partners, survey or _survey_images(chosen, options), options)
+    if not options.masks:
+        found = _survey_images(chosen, options)
+    elif options.table is not None:
+        found = Targets(1, options.table)
+    else:
+        names = names_beside_masks(spec, cache_dir) if options.names is None else read_names(options.names)
+        found = _survey_masks(images, chosen, options, names, reporter)
+    return _joined(source, targets, rows, partners, found, options)
 
 
 def _survey_images(targets: Source, options: TargetOptions) -> Targets:
@@ -218,10 +223,10 @@ def _subset(source: Source, rows: list[int]) -> Source:
     )
 
 
-def _survey_masks(images: Source, masks: Source, options: TargetOptions, spec: str, reporter: Reporter) -> Targets:
+def _survey_masks(
+    images: Source, masks: Source, options: TargetOptions, names: list[str] | None, reporter: Reporter
+) -> Targets:
     """Read all masks, and the sizes of their images. Raises DataError for what does not fit or cannot be read."""
-    if options.table is not None:
-        return Targets(1, options.table)
 
     def examine(index: int) -> MaskStatistics | UnreadableError:
         try:
@@ -241,7 +246,6 @@ def _survey_masks(images: Source, masks: Source, options: TargetOptions, spec: s
             task.update(index + 1)
     if conflict := palette_conflict(statistics, masks.names):
         reporter.warn(f"{conflict}: they are one class; if colors are the classes, save all masks as RGB")
-    names = read_names(options.names, spec)
     table, shares = make_table(statistics, void=options.void, lossy=options.lossy, names=names)
     _show(table, shares, reporter)
     if len(table.values) > MANY_GRAY_CLASSES and not names and not any(one.colors or one.palette for one in statistics):
@@ -265,32 +269,3 @@ def _show(table: MaskTable, shares: Shares, reporter: Reporter) -> None:
         reporter.info(f"class    {number:>3} {table.shown(value):>7}  {name:16} {share:>7.2%}  {masks:,}")
     if table.void >= 0:
         reporter.info(f"void         {table.shown(table.void):>7}  {'(ignored)':16} {shares.void:>7.2%}")
-
-
-def read_names(given: str | None, spec: str) -> list[str] | None:
-    """The names of the classes: given, or in a file that is given, or in classes.txt among the masks; else None."""
-    if given is not None:
-        path = expand_user(given)
-        return _lines(_read(path)) if path.is_file() else [name.strip() for name in given.split(",")]
-    root = expand_user(spec)
-    with suppress(OSError, KeyError, zipfile.BadZipFile):
-        if root.is_dir() and (root / CLASSES_FILE).is_file():
-            return _lines(_read(root / CLASSES_FILE))
-        if root.suffix.lower() == ".zip":
-            with zipfile.ZipFile(root) as archive, archive.open(CLASSES_FILE) as file:
-                return _lines(file.read(MAX_CLASSES_BYTES))
-    return None
-
-
-def _read(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return file.read(MAX_CLASSES_BYTES)
-
-
-def _lines(data: bytes) -> list[str]:
-    """A name a line; "3 eyes" and "3: eyes" are the name of class 3 where every line begins with its number."""
-    lines = [line.strip() for line in data.decode("utf-8", "replace").splitlines() if line.strip()]
-    parts = [line.replace(":", " ").split(None, 1) for line in lines]
-    if parts and all(len(part) == 2 and part[0] == str(number) for number, part in enumerate(parts)):
-        return [part[1] for part in parts]
-    return lines

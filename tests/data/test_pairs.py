@@ -1,5 +1,7 @@
 """Images with their masks: every format of masks, names, sizes, and what is refused."""
 
+import tarfile
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from imggen.data.class_names import names_beside_masks
 from imggen.data.dataset import DataOptions, Dataset, load_dataset, scan_dataset
 from imggen.data.masks import VOID, MaskTable, voc_palette
 from imggen.data.pair_scan import TargetOptions, match_names
@@ -76,6 +79,25 @@ def test_255_beside_small_values_is_void_and_names_are_given(tmp_path: Path) -> 
         load(tmp_path, names="a,b,c")
     with pytest.raises(DataError, match="void value 9"):
         load(tmp_path, void="9")
+
+
+@pytest.mark.parametrize("ending", [".zip", ".tar", ".tar.gz"])
+def test_names_in_an_archive_of_masks(tmp_path: Path, ending: str) -> None:
+    write_pairs(tmp_path, [Image.fromarray(np.where(TRUTH == 1, 3, 0).astype(np.uint8))] * 2)
+    (tmp_path / "masks" / "classes.txt").write_text("0 ground\n1 wall\n2 door\n3 roof\n")
+    other = tmp_path / "masks" / "old"
+    other.mkdir()
+    (other / "classes.txt").write_text("a\nb\n")
+    archive = tmp_path / f"packed{ending}"
+    if ending == ".zip":
+        with zipfile.ZipFile(archive, "w") as file:
+            for path in sorted((tmp_path / "masks").rglob("*.*")):
+                file.write(path, f"masks/{path.relative_to(tmp_path / 'masks')}")
+    else:
+        with tarfile.open(archive, "w:gz" if ending.endswith("gz") else "w") as packed:
+            packed.add(tmp_path / "masks", "masks")
+    names = names_beside_masks(str(archive), tmp_path / "cache")
+    assert names == names_beside_masks(str(tmp_path), tmp_path) == ["ground", "wall", "door", "roof"]
 
 
 def test_lossy_masks(tmp_path: Path) -> None:

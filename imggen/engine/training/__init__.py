@@ -46,9 +46,9 @@ def run(options: TrainOptions, reporter: Reporter) -> dict[str, Any]:
 def dry_run(options: TrainOptions, reporter: Reporter) -> dict[str, Any]:
     """The settings that `run` would use, without decoding the data and without training."""
     check(options)
-    from imggen.engine.training import plan
+    from imggen.engine.training import describe
 
-    return plan.resolved_settings(options, reporter)
+    return describe.resolved_settings(options, reporter)
 
 
 def _continued(options: TrainOptions) -> TrainOptions:

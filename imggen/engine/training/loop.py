@@ -12,7 +12,8 @@ import torch
 from imggen.engine.options import TrainOptions
 from imggen.engine.run_dir import RunDir
 from imggen.engine.training.best_checkpoint import BestCheckpoint
-from imggen.engine.training.plan import TrainPlan, describe_plan, make_plan
+from imggen.engine.training.describe import describe_plan
+from imggen.engine.training.plan import TrainPlan, make_plan
 from imggen.engine.training.signals import StopRequest, stop_requests
 from imggen.engine.training.timers import Clock, Due, SteadyClock, Timers
 from imggen.engine.training.training_run import TrainingRun

@@ -21,15 +21,13 @@ from imggen.engine.training.backbone import HEAD, open_backbone, open_mapper_bac
 from imggen.engine.training.budget import Budget
 from imggen.engine.training.initial_weights import StartingPoint
 from imggen.engine.training.saved_state import SavedState
-from imggen.engine.training.targets import describe_targets, target_settings, target_values, targets_of
+from imggen.engine.training.targets import target_settings, target_values, targets_of
 from imggen.errors import DataError, UsageError
 from imggen.models import GENERATOR, kind_of, presets
 from imggen.models.config import ModelConfig
-from imggen.models.learner import Learner
 from imggen.reporting import Reporter
 
 DEFAULT_CROP, DEFAULT_SPLIT = "center", "train"
-KINDS = {1: "gray", 3: "color", 4: "color with alpha"}
 MIN_IMAGES_PER_PROCESS = 2  # in a batch
 # Fields of a configuration that are not options of a family.
 CONFIG_FROM_DATA = (
@@ -367,34 +365,3 @@ def make_plan(options: TrainOptions, reporter: Reporter, *, decode: bool = True)
     if not machine.processes.maxima([float(options.resume)], machine.device)[0]:
         return TrainPlan.fresh(options, machine, reporter, decode=decode)
     return TrainPlan.resumed(options, SavedState.read(RunDir(options.run)), machine, reporter, decode=decode)
-
-
-def resolved_settings(options: TrainOptions, reporter: Reporter) -> dict[str, Any]:
-    """What `train` would do: family, run, device and settings, without decoding the data."""
-    plan = make_plan(options, reporter, decode=False)
-    plan.processes.stop()
-    return {
-        "family": plan.config.family,
-        "run": str(plan.run_dir.path),
-        "device": str(plan.device),
-        "classes": run_data.describe_classes(plan.config.classes),
-        **plan.settings(),
-    }
-
-
-def describe_plan(plan: TrainPlan, learner: Learner, reporter: Reporter) -> None:
-    """Report data, model, device and budget, one line each."""
-    config = plan.config
-    classes = describe_targets(plan.dataset.targets) or run_data.describe_classes(config.classes)
-    form = f"{config.size}x{config.size} {KINDS[config.channels]}, {classes}"
-    reporter.info(f"data    {plan.dataset.name}: {len(plan.dataset):,} images, {form}")
-    for choice in plan.choices:
-        reporter.info(f"chosen  {choice}")
-    if advice := config.advice(len(plan.dataset)):
-        reporter.info(f"hint    {advice}")
-    counts = {name: sum(p.numel() for p in network.parameters()) for name, network in learner.networks.items()}
-    listed = (f"{name} {count / 1e6:.2f} M" for name, count in counts.items())
-    reporter.info(f"model   {config.family}/{config.preset}: {', '.join(listed)}")
-    group = f" on {plan.processes.size} processes" if plan.processes.size > 1 else ""
-    reporter.info(f"device  {plan.device}, {precision_name(plan.precision)}, batch {plan.batch}{group}")
-    reporter.info(f"budget  {plan.budget}, seed {plan.seed}, into {plan.run_dir.path}")

@@ -6,9 +6,10 @@ from dataclasses import replace
 from typing import Any
 from unicodedata import normalize
 
+from imggen.data.class_names import read_names
 from imggen.data.dataset import Dataset, ScannedDataset
 from imggen.data.masks import MaskTable, parse_void
-from imggen.data.pair_scan import TargetOptions, Targets, read_names
+from imggen.data.pair_scan import TargetOptions, Targets
 from imggen.documents import DocumentError
 from imggen.engine.options import TrainOptions, TrainSegmentOptions, TrainTranslateOptions
 from imggen.engine.training.run_data import changed_option, describe_classes
@@ -62,7 +63,7 @@ def refuse_other_targets(options: TrainOptions, config: ModelConfig) -> None:
         if options.void != "auto" and parse_void(options.void, colors=table.colors) != table.void:
             raise changed_option("void", table.shown_void, options.void)
         if options.mask_classes is not None:
-            _refuse_other_names(table.names, tuple(read_names(options.mask_classes, options.masks) or ()))
+            _refuse_other_names(table.names, tuple(read_names(options.mask_classes)))
         if options.lossy_masks and not table.lossy:
             raise changed_option("lossy_masks", False, True)
 
@@ -99,13 +100,13 @@ def target_values(source: Dataset | ScannedDataset) -> dict[str, Any]:
     return {"scale": source.scale, "table": source.targets.table.to_json()}
 
 
-def describe_targets(targets: Targets | None) -> str:
-    """What the targets are, in words; empty for a data set without."""
+def describe_targets(targets: Targets | None, classes: tuple[str, ...]) -> tuple[str, str]:
+    """What each image comes with, "targets" or "classes", and these in words."""
     if targets is None:
-        return ""
+        return "classes", describe_classes(classes)
     if targets.table is None:
-        return f"into images of {targets.channels} {'channel' if targets.channels == 1 else 'channels'}"
-    return f"masks of {describe_classes(targets.table.names)}"
+        return "targets", f"into images of {targets.channels} {'channel' if targets.channels == 1 else 'channels'}"
+    return "targets", f"masks of {describe_classes(targets.table.names)}"
 
 
 def target_settings(targets: TargetOptions | None) -> dict[str, Any]:

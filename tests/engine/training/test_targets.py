@@ -6,11 +6,14 @@ from typing import Any
 import pytest
 
 from imggen.data.masks import MaskTable
+from imggen.engine import training
 from imggen.engine.options import TrainSegmentOptions, TrainTranslateOptions
 from imggen.engine.training.targets import refuse_other_targets, targets_of
 from imggen.errors import UsageError
 from imggen.models import presets
 from imggen.models.config import ModelConfig
+from imggen.reporting import Silent
+from tests.data.helpers import write_images
 
 GRAY = MaskTable(False, (0, 1), ("ground", "tree"), void=255)
 COLORS = MaskTable(True, (0, 0x10FF00), ("ground", "tree"), void=0xE0E0C0)
@@ -92,3 +95,11 @@ def test_a_resumed_translation_refuses_other_channels() -> None:
                 refuse_other_targets(options, config)
         else:
             refuse_other_targets(options, config)
+
+
+def test_a_dry_run_names_targets_or_classes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for folder in ("a", "b"):
+        write_images(Path(folder), 8)
+    settings = training.dry_run(TrainTranslateOptions(family="translate", data="a", to="b"), Silent())
+    assert settings["targets"] == "into images of 3 channels" and "classes" not in settings

@@ -1,0 +1,46 @@
+"""What a training is about to do, in words."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from imggen.engine.device import precision_name
+from imggen.engine.options import TrainOptions
+from imggen.engine.training.plan import TrainPlan, make_plan
+from imggen.engine.training.targets import describe_targets
+from imggen.models.learner import Learner
+from imggen.reporting import Reporter
+
+KINDS = {1: "gray", 3: "color", 4: "color with alpha"}
+
+
+def resolved_settings(options: TrainOptions, reporter: Reporter) -> dict[str, Any]:
+    """What `train` would do: family, run, device and settings, without decoding the data."""
+    plan = make_plan(options, reporter, decode=False)
+    plan.processes.stop()
+    kind, learned = describe_targets(plan.source.targets, plan.config.classes)
+    return {
+        "family": plan.config.family,
+        "run": str(plan.run_dir.path),
+        "device": str(plan.device),
+        kind: learned,
+        **plan.settings(),
+    }
+
+
+def describe_plan(plan: TrainPlan, learner: Learner, reporter: Reporter) -> None:
+    """Report data, model, device and budget, one line each."""
+    config = plan.config
+    _, learned = describe_targets(plan.dataset.targets, config.classes)
+    form = f"{config.size}x{config.size} {KINDS[config.channels]}, {learned}"
+    reporter.info(f"data    {plan.dataset.name}: {len(plan.dataset):,} images, {form}")
+    for choice in plan.choices:
+        reporter.info(f"chosen  {choice}")
+    if advice := config.advice(len(plan.dataset)):
+        reporter.info(f"hint    {advice}")
+    counts = {name: sum(p.numel() for p in network.parameters()) for name, network in learner.networks.items()}
+    listed = (f"{name} {count / 1e6:.2f} M" for name, count in counts.items())
+    reporter.info(f"model   {config.family}/{config.preset}: {', '.join(listed)}")
+    group = f" on {plan.processes.size} processes" if plan.processes.size > 1 else ""
+    reporter.info(f"device  {plan.device}, {precision_name(plan.precision)}, batch {plan.batch}{group}")
+    reporter.info(f"budget  {plan.budget}, seed {plan.seed}, into {plan.run_dir.path}")
