@@ -15,7 +15,13 @@ from typing import Any, BinaryIO
 import pytest
 import torch
 
-from tests.benchmarks.gpu import ROOT, Benchmark, FlopCounter, main, parse_options
+from tests.benchmarks.gpu import main
+from tests.benchmarks.gpu_benchmark.flops import FlopCounter
+from tests.benchmarks.gpu_benchmark.rows import Rows
+from tests.benchmarks.gpu_benchmark.setting import Setting
+from tests.benchmarks.gpu_benchmark.table import Table
+from tests.benchmarks.gpu_benchmark.time_limit import Clock
+from tests.benchmarks.gpu_benchmark.weights import ROOT
 from tests.cli.forks import Start
 
 PART_OF_EACH_MEASURE = {
@@ -58,7 +64,7 @@ def test_every_part_is_in_the_table(
     image_folder: Path, tmp_path: Path, fork: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     forking = SimpleNamespace(**{**vars(subprocess), "Popen": partial(Forked, fork)})
-    monkeypatch.setattr("tests.benchmarks.gpu.subprocess", forking)
+    monkeypatch.setattr("tests.benchmarks.gpu_benchmark.weights.subprocess", forking)
     output = tmp_path / "out"
     words = ["--families", "gan", "--presets", "tiny", "--preset", "tiny"]
     code, document, rows = run_gpu_benchmark(output, image_folder, *words)
@@ -117,16 +123,16 @@ def test_no_row_begins_after_the_time_is_spent(image_folder: Path, tmp_path: Pat
 
 
 def test_a_time_limit_becomes_a_row(tmp_path: Path) -> None:
-    options = parse_options(["--data", "unused", "--tiny", "--device", "cpu", "--output", str(tmp_path / "out")])
-    benchmark = Benchmark(options, tmp_path)
+    table = Table(tmp_path / "out")
+    rows = Rows(table, Clock(9), Setting("cpu", tiny=True), seconds_kept_free=0)
 
     def sleep() -> dict[str, Any]:
         time.sleep(10)
         return {}
 
-    benchmark.attempt(("machine", "", "sleep"), 0.2, sleep)
-    assert benchmark.table.failures == 1
-    assert "failed: TimeoutError: stopped after" in benchmark.table.rows["machine", "", "sleep"]["note"]
+    rows.attempt(("machine", "", "sleep"), 0.2, sleep)
+    assert table.failures == 1
+    assert "failed: TimeoutError: stopped after" in table.rows["machine", "", "sleep"]["note"]
 
 
 def test_the_global_settings_are_those_of_pytorch_again(image_folder: Path, tmp_path: Path) -> None:
