@@ -12,6 +12,7 @@ from imggen.engine.device import configure_device
 from imggen.engine.training.training_run import TrainingRun
 from imggen.models import build_backend
 from imggen.models.base import Backend
+from imggen.models.learner import GeneratorLearner
 from tests.benchmarks.gpu_benchmark.flops import FlopCounter
 from tests.benchmarks.gpu_benchmark.machine import Machine
 from tests.benchmarks.gpu_benchmark.runs import STAGES, Runs, Trained, TrainedModels
@@ -121,6 +122,7 @@ class TrainingSpeed:
 
     def copy_backend(self, training: TrainingRun) -> Backend:
         """The averaged backend as a checkpoint would give it: a copy in contiguous memory."""
+        assert isinstance(training.learner, GeneratorLearner)
         source = training.learner.backend
         backend = build_backend(source.config)
         backend.load_state_dict({name: tensor.cpu().contiguous() for name, tensor in source.state_dict().items()})
