@@ -14,6 +14,8 @@ __all__ = ["ModelConfig", "SamplingOptions", "option"]
 
 SAMPLING = "Sampling"  # the heading of these options in the help
 MAX_LISTED_CLASSES = 12
+# Of a step of `tiny` on a CPU: pixels, and how many images they may be.
+CPU_BATCH_PIXELS, MIN_CPU_BATCH, MAX_CPU_BATCH = 32 * 32**2, 8, 32
 
 
 def list_classes(names: Iterable[str]) -> str:
@@ -144,10 +146,12 @@ class ModelConfig:
     def cpu_batch(self) -> int | None:
         """Batch size that trains the preset fastest on a CPU; None leaves it to the engine.
 
-        Short runs are limited by their steps, not by their images: in all three families the loss falls sooner with a
-        batch of 32 than of 64.
+        Short runs are limited by their steps, not by their images: larger images, whose steps take longer, come in
+        smaller batches.
         """
-        return 32 if self.preset == "tiny" else None
+        if self.preset != "tiny":
+            return None
+        return max(MIN_CPU_BATCH, min(MAX_CPU_BATCH, CPU_BATCH_PIXELS // self.size**2))
 
     def for_dataset_size(self, count: int) -> Self:
         """The preset adapted to a data set of `count` images, before the user's own options are applied."""

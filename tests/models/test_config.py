@@ -1,4 +1,4 @@
-"""Class names: as they are typed, and classes that the data had no image of."""
+"""Class names: as they are typed, and classes that the data had no image of; and batches for a CPU."""
 
 import pytest
 
@@ -32,3 +32,10 @@ def test_a_class_without_images_is_refused() -> None:
     with pytest.raises(UsageError, match=r"no image of.*'b'") as caught:
         model.class_index("b")
     assert caught.value.hint == "classes: a, c"
+
+
+@pytest.mark.parametrize("family", ["gan", "vae", "transformer"])
+@pytest.mark.parametrize(("size", "batch"), [(16, 32), (32, 32), (64, 8), (128, 8)])
+def test_larger_images_come_in_smaller_batches_on_a_cpu(family: str, size: int, batch: int) -> None:
+    assert presets(family)["tiny"].with_overrides(size=size).cpu_batch == batch
+    assert presets(family)["base"].with_overrides(size=size).cpu_batch is None
