@@ -6,10 +6,12 @@ from dataclasses import replace
 from typing import Any
 from unicodedata import normalize
 
+from imggen.data.cache_dir import expand_user
 from imggen.data.class_names import read_names
 from imggen.data.dataset import Dataset, ScannedDataset
 from imggen.data.masks import MaskTable, parse_void
 from imggen.data.pair_scan import TargetOptions, Targets
+from imggen.data.scan import TORCHVISION_SETS
 from imggen.documents import DocumentError
 from imggen.engine.options import TrainOptions, TrainSegmentOptions, TrainTranslateOptions
 from imggen.engine.training.run_data import changed_option, describe_classes
@@ -22,9 +24,11 @@ from imggen.models.mapper.translate.config import TranslateConfig
 def targets_of(options: TrainOptions, config: ModelConfig | None = None) -> TargetOptions | None:
     """How the targets are read: as in the run whose `config` is given, else as the options say; None for no pairs.
 
-    Raises UsageError for masks that are missing, CheckpointError for a damaged table.
+    Raises UsageError for masks that are missing or cannot be, CheckpointError for a damaged table.
     """
     if isinstance(options, TrainSegmentOptions):
+        if options.data.lower() in TORCHVISION_SETS and not expand_user(options.data).exists():
+            raise UsageError(f"{options.data} has no masks", "give a folder or an archive of images to --data")
         given = TargetOptions(
             options.masks,
             masks=True,

@@ -72,6 +72,15 @@ def test_a_resumed_run_refuses_to_read_masks_otherwise(
     assert caught.value.message == f"this run was started with {message}"
 
 
+def test_a_named_data_set_has_no_masks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    options = TrainSegmentOptions(family="segment", data="mnist", masks="masks")
+    with pytest.raises(UsageError, match="mnist has no masks"):
+        targets_of(options)
+    Path("mnist").mkdir()
+    assert targets_of(options) is not None
+
+
 def test_names_of_classes_may_be_composed_otherwise() -> None:
     config = config_of(GRAY._replace(names=("ground", "caf\u00e9")))
     refuse_other_targets(segment(mask_classes="ground,cafe\u0301"), config)
