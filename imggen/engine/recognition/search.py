@@ -59,9 +59,8 @@ def search(options: SearchOptions, reporter: Reporter) -> dict[str, Any]:
     if queries is None:
         result, rows = _find_duplicates(options, searched, reporter)
     else:
-        result, rows = _find_similar(
-            options, searched, queries, embed_source(queries, embedder, reporter, center=index.center)
-        )
+        seen = embed_source(queries, embedder, reporter, center=index.center)
+        result, rows = _find_similar(options, searched, queries, seen, reporter)
     result["paths"] = []
     if options.output is not None:
         if len(rows) > SHEET_ROWS or any(len(row) > MAX_COLUMNS for row in rows):
@@ -116,7 +115,7 @@ class _Searched:
 
 
 def _find_similar(
-    options: SearchOptions, searched: _Searched, queries: Source, seen: Vectors
+    options: SearchOptions, searched: _Searched, queries: Source, seen: Vectors, reporter: Reporter
 ) -> tuple[dict[str, Any], list[list[Draw]]]:
     """The images most similar to each query, and the rows of a sheet."""
     assert options.image is not None
@@ -141,6 +140,8 @@ def _find_similar(
                 folder = Path(index.names[match.index]).parent.name
                 row.append(searched.cell(match.index, f"{match.score:.3f}", folder))
             rows.append(row)
+    if not any(each["matches"] for each in results):
+        reporter.info("nothing found" if options.above is None else f"no image is as similar as {options.above:g}")
     return {"queries": results}, rows
 
 

@@ -47,6 +47,9 @@ def test_the_nearest_come_first(photos: Path, model_files: dict[str, str], famil
     everything = search(model_files[family], image="photos/red/1.png", count=99, own=True)
     assert matches(everything)[0] == "photos/red/1.png" and len(matches(everything)) == 12
     assert everything["queries"][0]["matches"][0]["score"] == pytest.approx(1, abs=1e-4)
+    reporter = RecordingReporter()
+    nothing = search(model_files[family], reporter, image="photos/red/1.png", above=1.0)
+    assert matches(nothing) == [] and "no image is as similar as 1" in reporter.infos
     above = search(model_files[family], image="photos/red/1.png", above=scores[1])
     assert matches(above) == matches(result)[:2]
 
