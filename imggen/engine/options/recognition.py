@@ -87,7 +87,7 @@ class SearchOptions(SeeingOptions):
 class ClassifyOptions(MachineOptions):
     """Images to label by the classes of a model."""
 
-    model: str = argument(REQUIRED, MODEL, metavar="MODEL")
+    model: str = argument("classify", MODEL, metavar="MODEL")
     image: str = option(REQUIRED, SOURCE, panel=IMAGES, metavar="SOURCE")
     weights: Path | None = option(None, "Checkpoint to load in place of MODEL's own", panel=IMAGES, metavar="FILE")
     top: int = option(1, "Most likely classes of each image", panel=RESULT, low=1)
