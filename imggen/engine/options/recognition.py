@@ -66,6 +66,7 @@ class SearchOptions(SeeingOptions):
         None, "Least similarity, -1 to 1", panel=RESULT, low=-1.0, high=1.0, chosen="none; 0.98 for duplicates"
     )
     own: bool = option(False, "Also find the image itself", panel=RESULT, flags=("own", "--self"))
+    mirror: bool = option(False, "Also find mirrored copies", panel=RESULT)
     paths: bool = option(False, "Print paths only", panel=RESULT, recorded=False)
     print0: bool = option(False, "Print paths only, a NUL after each, for xargs -0", panel=RESULT, recorded=False)
     output: Path | None = option(
@@ -77,8 +78,9 @@ class SearchOptions(SeeingOptions):
         super().__post_init__()
         if (self.image is None) != self.duplicates:
             raise UsageError("search needs an image, or --duplicates", "--image q.png, or --duplicates without it")
-        if self.duplicates and self.own:
-            raise UsageError("--self is for searches by an image", "leave --self or --duplicates out")
+        for flag, given in (("--self", self.own), ("--mirror", self.mirror)):
+            if self.duplicates and given:
+                raise UsageError(f"{flag} is for searches by an image", f"leave {flag} or --duplicates out")
         if self.duplicates and self.count is not None:
             raise UsageError("-k is for searches by an image: groups are shown whole", "leave -k or --duplicates out")
 
