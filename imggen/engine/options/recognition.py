@@ -67,8 +67,10 @@ class SearchOptions(SeeingOptions):
     )
     own: bool = option(False, "Also find the image itself", panel=RESULT, flags=("own", "--self"))
     mirror: bool = option(False, "Also find mirrored copies", panel=RESULT)
-    paths: bool = option(False, "Print paths only", panel=RESULT, recorded=False)
-    print0: bool = option(False, "Print paths only, a NUL after each, for xargs -0", panel=RESULT, recorded=False)
+    paths: bool = option(
+        False, "Print paths only; of duplicates all but the ones to keep", panel=RESULT, recorded=False
+    )
+    print0: bool = option(False, "The same, a NUL after each, for xargs -0", panel=RESULT, recorded=False)
     output: Path | None = option(
         None, "Image that shows the results", panel=OUTPUT, flags=("--output", "-o"), metavar="FILE"
     )
