@@ -1,4 +1,4 @@
-"""imggen classify MODEL --image SOURCE."""
+"""imggen classify [MODEL] --image SOURCE."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ def classify(console: Console, **given: Any) -> None:
     """Label images by the classes of a model.
 
     Example: imggen classify vae --image ./scans -o labels.csv
+    Example: imggen classify --image ./imgs
     Example: imggen classify runs/flowers --image x.png --top 3
     """
     from imggen.engine import recognition

@@ -75,11 +75,16 @@ def _classifier_lines(result: dict[str, Any]) -> list[str]:
         f"{result['count']:,} images, split {result['split']}; baselines from {result['baselines_from']}",
         f"{'':18} {'value':>9}  {'95 % interval':>19}",
     ]
-    for name, metric in {**result["metrics"], **result["baselines"]}.items():
-        lines.append(f"{name:18} {number(metric['value']):>9}  {_interval(metric)}")
+    for heading, group in (("", "metrics"), ("accuracy of baselines:", "baselines")):
+        lines += [heading] if heading else []
+        for name, metric in result[group].items():
+            lines.append(f"{name:18} {number(metric['value']):>9}  {_interval(metric)}")
     names = result["classes"]
     if len(names) <= MAX_TABLE_CLASSES:
-        lines += ["taken for:", " " * NAME_WIDTH + "".join(f"{name[:5]:>6}" for name in names)]
+        lines += [
+            "rows: the images' classes; columns: what they were taken for",
+            " " * NAME_WIDTH + "".join(f"{name[:5]:>6}" for name in names),
+        ]
         for name, row in zip(names, result["confusion"], strict=True):
             lines.append(f"{name[: NAME_WIDTH - 1]:{NAME_WIDTH}}" + "".join(f"{count:>6}" for count in row))
     lines.append("least sure:")

@@ -18,6 +18,8 @@ from imggen.option import options_of
 LONGEST_DEFAULT = 24  # characters in the help
 # How examples name the data: a folder, and what is the same of every example.
 SOURCES = {"segment": ("--data ./imgs", " --masks ./masks"), "translate": ("--from ./a", " --to ./b")}
+# Families of which --features pretrained, for photographs, is an example.
+WITH_PRETRAINED = ("classify", "segment")
 
 
 def run(family: str, console: Console, *, dry_run: bool, **given: Any) -> None:
@@ -46,6 +48,8 @@ def _command(family: str) -> Callable[..., None]:
         f"Example: imggen train {family} {archive}{more} --minutes 30 --size 64 -o runs/cats",
         f"Example: imggen train {family} {data}{more} --resume",
     ]
+    if family in WITH_PRETRAINED:
+        examples.append(f"Example: imggen train {family} {data}{more} --features pretrained")
     lines = [f"Preset {name}: {describe(family, name)}" for name in presets(family)]
     train.__doc__ = "\n\n".join([describe_family(family), "\n".join(examples), "\n".join(lines)])
     return train

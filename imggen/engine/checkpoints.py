@@ -49,6 +49,16 @@ class LoadedModel:
             raise UsageError(f"{self.path} is a {noun}: it makes no images", use)
         return self.model
 
+    def calibrated_temperature(self, reporter: Reporter) -> float:
+        """What class scores are divided by to become probabilities; 1 with a warning if they were not calibrated."""
+        if self.class_temperature is None:
+            reporter.warn(
+                "the probabilities of this model are not calibrated, and may be far off: its training was not ended, "
+                "or had too few images"
+            )
+            return 1.0
+        return self.class_temperature
+
     def for_inference(self) -> Backend:
         """The generator arranged for speed; within `keeping_models` it is arranged once."""
         if _kept is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
+import colorsys
 from typing import NamedTuple
 
 import numpy as np
@@ -29,13 +29,14 @@ def draw_sheet(rows: list[list[Cell]], side: int) -> ImageArray:
     sheet = Image.new("RGB", (columns * width, max(1, len(rows)) * height), "white")
     draw = ImageDraw.Draw(sheet)
     font = ImageFont.load_default(FONT_SIZE)
+    colors = _colors_of({cell.group for row in rows for cell in row if cell.group})
     for y, row in enumerate(rows):
         for x, cell in enumerate(row[:columns]):
             left, top = x * width + MARGIN, y * height + MARGIN
             sheet.paste(Image.fromarray(composite_on_white(cell.image)), (left, top))
             if cell.group:
                 box = (left - FRAME, top - FRAME, left + side + FRAME - 1, top + side + FRAME - 1)
-                draw.rectangle(box, outline=_color_of(cell.group), width=FRAME)
+                draw.rectangle(box, outline=colors[cell.group], width=FRAME)
             draw.text((left, top + side + 1), _fitting(cell.text, font, side), fill="black", font=font)
     return np.asarray(sheet)
 
@@ -54,10 +55,14 @@ def resized(image: ImageArray, side: int) -> ImageArray:
     return np.asarray(Image.fromarray(composite_on_white(image)).resize((side, side), Image.Resampling.BICUBIC))
 
 
-def _color_of(group: str) -> tuple[int, int, int]:
-    """A color that depends on the name alone, neither very dark nor very light."""
-    digest = hashlib.sha256(group.encode("utf-8", "backslashreplace")).digest()
-    return 40 + digest[0] % 170, 40 + digest[1] % 170, 40 + digest[2] % 170
+def _colors_of(groups: set[str]) -> dict[str, tuple[int, int, int]]:
+    """A color for each group: evenly spaced hues, dark and light in turn. Colors by hash would often be alike."""
+    colors = {}
+    for number, group in enumerate(sorted(groups)):
+        rgb = colorsys.hls_to_rgb(number / len(groups), (0.35, 0.65)[number % 2], 0.85)
+        red, green, blue = (round(255 * value) for value in rgb)
+        colors[group] = red, green, blue
+    return colors
 
 
 def _fitting(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:

@@ -41,9 +41,7 @@ def evaluate_classifier(options: EvaluateOptions, reporter: Reporter) -> dict[st
     start = time.monotonic()
     loaded = load_model(options.model, weights=options.weights, device=options.device)
     prepare(loaded, reporter, full_precision=True)
-    if loaded.class_temperature is None:
-        reporter.warn("the probabilities of this model are not calibrated")
-    model, temperature = loaded.model, loaded.class_temperature or 1.0
+    model, temperature = loaded.model, loaded.calibrated_temperature(reporter)
     test, split = _open_test(options, model, reporter)
     try:
         return _evaluate(options, loaded, temperature, test, split, reporter, start)

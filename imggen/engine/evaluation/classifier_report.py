@@ -31,9 +31,12 @@ METRICS = {
     ),
 }
 BASELINES = {
-    "majority": ("Always the most frequent class", "of the training images"),
-    "pixels": ("Nearest images by pixels", "votes of the nearest, of at most 32x32 pixels"),
-    "untrained": ("Untrained network", "logistic regression on the features of the same network with random weights"),
+    "majority": ("Accuracy of always the most frequent class", "of the training images"),
+    "pixels": ("Accuracy of the nearest images by pixels", "votes of the nearest, of at most 32x32 pixels"),
+    "untrained": (
+        "Accuracy of an untrained network",
+        "logistic regression on the features of the same network with random weights",
+    ),
 }
 MAX_CELL_IMAGES, CELL_COLUMNS = 24, 8
 STYLE = f"""{CONFUSION_STYLE}
@@ -57,10 +60,11 @@ def write_classifier_report(
     the images to show, and `metrics` a run's metrics.jsonl, which may be missing.
     """
     names = document["classes"]
+    uncalibrated = " Its probabilities are not calibrated." if document["temperature"] is None else ""
     parts = [
         f"<h1>{escape(document['model'])}</h1>",
         f'<p class="dim">on {document["count"]:,} images of {escape(document["data"])}, split '
-        f"{escape(document['split'])}. Baselines learn from {escape(document['baselines_from'])}.</p>",
+        f"{escape(document['split'])}. Baselines learn from {escape(document['baselines_from'])}.{uncalibrated}</p>",
         _table(document),
         "<h2>What was taken for what</h2>",
         "<p>Rows are the images' classes, columns the labels they got. Numbers open their images, surest first.</p>",

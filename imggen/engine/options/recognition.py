@@ -66,8 +66,11 @@ class SearchOptions(SeeingOptions):
         None, "Least similarity, -1 to 1", panel=RESULT, low=-1.0, high=1.0, chosen="none; 0.98 for duplicates"
     )
     own: bool = option(False, "Also find the image itself", panel=RESULT, flags=("own", "--self"))
-    paths: bool = option(False, "Print paths only", panel=RESULT, recorded=False)
-    print0: bool = option(False, "Print paths only, a NUL after each, for xargs -0", panel=RESULT, recorded=False)
+    mirror: bool = option(False, "Also find mirrored copies", panel=RESULT)
+    paths: bool = option(
+        False, "Print paths only; of duplicates all but the ones to keep", panel=RESULT, recorded=False
+    )
+    print0: bool = option(False, "The same, a NUL after each, for xargs -0", panel=RESULT, recorded=False)
     output: Path | None = option(
         None, "Image that shows the results", panel=OUTPUT, flags=("--output", "-o"), metavar="FILE"
     )
@@ -77,8 +80,9 @@ class SearchOptions(SeeingOptions):
         super().__post_init__()
         if (self.image is None) != self.duplicates:
             raise UsageError("search needs an image, or --duplicates", "--image q.png, or --duplicates without it")
-        if self.duplicates and self.own:
-            raise UsageError("--self is for searches by an image", "leave --self or --duplicates out")
+        for flag, given in (("--self", self.own), ("--mirror", self.mirror)):
+            if self.duplicates and given:
+                raise UsageError(f"{flag} is for searches by an image", f"leave {flag} or --duplicates out")
         if self.duplicates and self.count is not None:
             raise UsageError("-k is for searches by an image: groups are shown whole", "leave -k or --duplicates out")
 
@@ -87,7 +91,7 @@ class SearchOptions(SeeingOptions):
 class ClassifyOptions(MachineOptions):
     """Images to label by the classes of a model."""
 
-    model: str = argument(REQUIRED, MODEL, metavar="MODEL")
+    model: str = argument("classify", MODEL, metavar="MODEL")
     image: str = option(REQUIRED, SOURCE, panel=IMAGES, metavar="SOURCE")
     weights: Path | None = option(None, "Checkpoint to load in place of MODEL's own", panel=IMAGES, metavar="FILE")
     top: int = option(1, "Most likely classes of each image", panel=RESULT, low=1)

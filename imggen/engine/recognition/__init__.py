@@ -44,7 +44,7 @@ def run_search(options: SearchOptions, reporter: Reporter) -> dict[str, Any]:
 def run_classify(options: ClassifyOptions, reporter: Reporter) -> dict[str, Any]:
     """Label images: `labels`, for each its path and its most likely classes with their probabilities."""
     if options.output != "-":
-        if Path(options.output).suffix != ".csv":
+        if Path(options.output).suffix.lower() != ".csv":
             raise UsageError(f"{options.output} is no .csv file", "labels are written as CSV: -o labels.csv")
         refuse_file(Path(options.output), options.force)
     from imggen.engine.recognition.classify import classify

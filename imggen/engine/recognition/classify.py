@@ -20,6 +20,7 @@ from imggen.engine.render import default_batch_size
 from imggen.errors import UsageError
 from imggen.io.atomic import atomic_write
 from imggen.io.pixels import float_images
+from imggen.models import GENERATOR, kind_of
 from imggen.models.base import class_log_frequencies
 from imggen.reporting import Reporter
 
@@ -34,10 +35,12 @@ def classify(options: ClassifyOptions, reporter: Reporter) -> dict[str, Any]:
     loaded = load_model(options.model, weights=options.weights, device=options.device)
     model = loaded.model
     if not model.classes:
+        noun, _, use = kind = kind_of(model.config.family)
+        if kind != GENERATOR:
+            raise UsageError(f"{options.model} is a {noun}: it labels no images", use)
         raise UsageError(f"{options.model} has no classes", "use a model that was trained on folders of classes")
     prepare(loaded, reporter, full_precision=True)
-    if loaded.class_temperature is None:
-        reporter.warn("the probabilities of this model are not calibrated: they may be far off")
+    temperature = loaded.calibrated_temperature(reporter)
     channels, size, _ = model.config.image_shape
     batch = options.batch or default_batch_size(model)
     paths: list[str] = []
@@ -50,7 +53,7 @@ def classify(options: ClassifyOptions, reporter: Reporter) -> dict[str, Any]:
                 raise UsageError(f"{options.model} cannot tell classes: {model.limitation('classes')}", ENCODER_HINT)
             if options.uniform:
                 scores = scores - class_log_frequencies(model.config, scores.device)
-            parts.append((scores.double() / (loaded.class_temperature or 1.0)).softmax(1).cpu())
+            parts.append((scores.double() / temperature).softmax(1).cpu())
             paths += [path_of(options.image, source, index) for index in each.indices]
             task.update(len(paths))
     probabilities, order = torch.cat(parts).sort(dim=1, descending=True, stable=True)

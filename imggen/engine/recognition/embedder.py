@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -122,6 +122,11 @@ def open_pretrained(device: str, batch: int | None, reporter: Reporter) -> Embed
         return torch.zeros(VECTOR_SIZE)
 
     return Embedder("EfficientNet-Lite0", digest, SIDE, 3, batch or PRETRAINED_BATCH, embed, center)
+
+
+def mirrored(embedder: Embedder) -> Embedder:
+    """The same for images that are mirrored left to right before they are embedded."""
+    return replace(embedder, embed=lambda images: embedder.embed(np.ascontiguousarray(images[:, :, ::-1])))
 
 
 def projected(model: Model, key: str) -> Callable[[ImageArray], Tensor]:

@@ -18,7 +18,7 @@ from imggen.data.decode import UnreadableError, fit_image, load_image
 from imggen.data.readers import FolderReader, Source
 from imggen.data.scan import open_images
 from imggen.engine.options import SearchOptions
-from imggen.engine.recognition.embedder import bytes_of, open_named_embedder, path_of
+from imggen.engine.recognition.embedder import bytes_of, mirrored, open_named_embedder, path_of
 from imggen.engine.recognition.vectors import Vectors, embed_source, index_source, stamp_of, unchanged_index, unit
 from imggen.engine.sheet import MAX_COLUMNS, Cell, draw_sheet
 from imggen.io.atomic import atomic_write
@@ -59,9 +59,10 @@ def search(options: SearchOptions, reporter: Reporter) -> dict[str, Any]:
     if queries is None:
         result, rows = _find_duplicates(options, searched, reporter)
     else:
-        result, rows = _find_similar(
-            options, searched, queries, embed_source(queries, embedder, reporter, center=index.center)
-        )
+        seen = [embed_source(queries, embedder, reporter, center=index.center)]
+        if options.mirror:
+            seen.append(embed_source(queries, mirrored(embedder), Silent(), center=index.center))
+        result, rows = _find_similar(options, searched, queries, seen, reporter)
     result["paths"] = []
     if options.output is not None:
         if len(rows) > SHEET_ROWS or any(len(row) > MAX_COLUMNS for row in rows):
@@ -116,21 +117,24 @@ class _Searched:
 
 
 def _find_similar(
-    options: SearchOptions, searched: _Searched, queries: Source, seen: Vectors
+    options: SearchOptions, searched: _Searched, queries: Source, seen: list[Vectors], reporter: Reporter
 ) -> tuple[dict[str, Any], list[list[Draw]]]:
-    """The images most similar to each query, and the rows of a sheet."""
+    """The images most similar to each query, and the rows of a sheet.
+
+    `seen` has the vectors of the queries, and those of the mirrored queries if they count, too.
+    """
     assert options.image is not None
     index, spec = searched.index, options.image
-    scores = _scores(index, unit(seen.vectors.float() - index.center))
+    scores = _scores(index, [unit(each.vectors.float() - index.center) for each in seen])
     positions = {name: position for position, name in enumerate(queries.names)}
     results: list[dict[str, Any]] = []
     rows: list[list[Draw]] = []
-    for number, name in enumerate(seen.names):
+    for number, name in enumerate(seen[0].names):
         position = positions[name]
         path = path_of(spec, queries, position)
         # The query itself: the same file or, if that is not in the data, the same pixels.
         own = searched.number(path)
-        hidden = np.flatnonzero(index.pixels == seen.pixels[number]) if own is None else np.array([own])
+        hidden = np.flatnonzero(index.pixels == seen[0].pixels[number]) if own is None else np.array([own])
         hidden = np.empty(0, np.int64) if options.own else hidden
         matches = nearest(next(scores), hidden, options.count or DEFAULT_COUNT, options.above)
         found = [{"path": searched.path(match.index), "score": round(match.score, 6)} for match in matches]
@@ -141,13 +145,18 @@ def _find_similar(
                 folder = Path(index.names[match.index]).parent.name
                 row.append(searched.cell(match.index, f"{match.score:.3f}", folder))
             rows.append(row)
+    if not any(each["matches"] for each in results):
+        reporter.info("nothing found" if options.above is None else f"no image is as similar as {options.above:g}")
     return {"queries": results}, rows
 
 
-def _scores(index: Vectors, wanted: Tensor) -> Iterator[Tensor]:
-    """For each query (Q, D) in turn, its similarities (N,) to all images."""
-    for queries in torch.split(wanted, QUERIES_AT_ONCE):
-        yield from index.similarities(queries)
+def _scores(index: Vectors, wanted: list[Tensor]) -> Iterator[Tensor]:
+    """For each query in turn, the highest similarities (N,) of its versions to all images.
+
+    `wanted` has the unit vectors (Q, D) of all queries, once for each version.
+    """
+    for versions in zip(*(torch.split(each, QUERIES_AT_ONCE) for each in wanted), strict=True):
+        yield from torch.stack([index.similarities(queries) for queries in versions]).amax(0)
 
 
 def _query_cell(queries: Source, position: int, name: str) -> Cell:

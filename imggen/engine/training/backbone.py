@@ -215,6 +215,10 @@ def prepare_head(
     prepared = PreparedHead(backbone, mean, scale)
     if chosen:
         return prepared, True
+    reporter.info(
+        f"compare a head on {backbone.name} with a network of its own, before the budget begins; "
+        f"--preset {HEAD} takes the head at once"
+    )
     labels = torch.from_numpy(np.asarray(dataset.labels)[rows].copy())
     head = cross_validate((vectors - mean) * scale, labels, len(dataset.classes))
     compared = torch.zeros(len(rows), dtype=torch.bool)

@@ -13,7 +13,7 @@ from imggen.metrics.calibration import fit_temperature
 from imggen.models.base import Model
 from imggen.reporting import Reporter
 
-MAX_IMAGES, MIN_IMAGES = 500, 20  # fewer say too little
+MAX_IMAGES, MIN_IMAGES = 500, 16  # fewer say too little; where images are held out, 16 or more are
 MAX_SCORES = 10_000  # images times classes: each takes as long as decoding an image
 MAX_CLASSES = MAX_SCORES // MIN_IMAGES
 

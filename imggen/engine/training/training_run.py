@@ -276,6 +276,9 @@ class TrainingRun:
             **{name: round(value, 6) for name, value in means.items()},
             **self.inspection_metrics,
         }
+        if progress >= 1 and self.inspection_metrics:
+            measured = ", ".join(f"{name} {value:.4g}" for name, value in self.inspection_metrics.items())
+            self.reporter.info(f"at the end of the training: {measured}")
         self.inspection_metrics = {}
         if self.plan.processes.is_main:
             self.run_dir.append_metrics(record)

@@ -98,6 +98,6 @@ PRESETS = {
 DESCRIPTIONS = {
     "tiny": "residual network on augmented images: two CPU cores, minutes",
     "head": "logistic regression on what --features sees, which is not trained further",
-    "tuned": "the same, and --features pretrained is trained further: photographs, half an hour",
-    "base": "the same, wider and deeper: one GPU",
+    "tuned": "as head, but --features pretrained is trained further: photographs, half an hour",
+    "base": "as tiny, wider and deeper: one GPU",
 }

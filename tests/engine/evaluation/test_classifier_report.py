@@ -14,7 +14,7 @@ from imggen.io.image import ImageArray
 from tests.helpers import browser_words
 
 
-def write_report(path: Path) -> None:
+def write_report(path: Path, temperature: float | None = 1.0) -> None:
     """Six images of two classes, of which one is taken for the other; a class has a name that is HTML."""
     labels, guesses = torch.tensor([0, 0, 0, 1, 1, 1]), torch.tensor([0, 0, 1, 1, 1, 1])
     sureness = torch.tensor([0.9, 0.8, 0.55, 0.9, 0.7, 0.6])
@@ -22,6 +22,7 @@ def write_report(path: Path) -> None:
     names = ["ants", "<b>bees</b>"]
     document: dict[str, Any] = {
         "model": "run", "data": "imgs", "split": "test", "count": 6, "baselines_from": "5 images", "classes": names,
+        "temperature": temperature,
         "metrics": dict.fromkeys(("accuracy", "balanced_accuracy", "calibration_error"), estimate),
         "baselines": dict.fromkeys(("majority", "pixels", "untrained"), estimate),
         "confusion": [[2, 1], [0, 3]],
@@ -39,6 +40,9 @@ def test_a_section_for_each_number() -> None:
     page = Path("r.html").read_text(encoding="utf-8")
     assert set(re.findall(r'href="#(cell-\d-\d)"', page)) == set(re.findall(r'id="(cell-\d-\d)"', page))
     assert page.count('<section class="cell"') == 3 and "<b>bees" not in page and "55%, is ants" in page
+    assert "not calibrated" not in page and "Accuracy of an untrained network" in page
+    write_report(Path("u.html"), temperature=None)
+    assert "not calibrated" in Path("u.html").read_text(encoding="utf-8")
     assert not re.search(r"""(src|href)=["'](?!data:|#)""", page)
 
 

@@ -81,7 +81,7 @@ def test_train_then_segment(
     assert Path("runs/segment/config.toml").read_text() == settings.replace("images = 240", "images = 248")
     for words in (["sample", "segment"], ["classify", "segment", "--image", "photos"]):
         code, _, err = run_cli(capsys, *words)
-        assert code == 2 and ("segmentation model" in err or "has no classes" in err), words
+        assert code == 2 and "is a segmentation model" in err and "hint: imggen segment" in err, words
 
 
 def test_masks_and_kinds_that_do_not_fit(

@@ -54,6 +54,8 @@ def test_the_file_and_the_command_line(
     assert (code, printed) == (0, "labels.csv\n") and Path("labels.csv").read_text() == out
     code, _, err = run_cli(capsys, *words, "-o", "labels.csv")
     assert code == 2 and "already exists" in err
+    code, printed, _ = run_cli(capsys, *words, "-o", "UPPER.CSV")
+    assert (code, printed) == (0, "UPPER.CSV\n") and Path("UPPER.CSV").read_text() == out
     code, _, err = run_cli(capsys, *words, "-o", "labels.txt")
     assert code == 2 and ".csv" in err
 
@@ -73,10 +75,15 @@ def test_models_that_cannot_classify(photos: Path, model_files: dict[str, str]) 
         classify(model_files["vae"], image="empty")
 
 
-def test_a_wrong_temperature_is_refused(model_files: dict[str, str]) -> None:
+def test_temperatures_that_are_missing_or_wrong(photos: Path, model_files: dict[str, str]) -> None:
     path = Path(model_files["vae"])
     assert load_backend(path, device="cpu").class_temperature == 2.5
     header, tensors = read_header(path), read_tensor_file(path)
+    document = {name: value for name, value in header.document.items() if name != "class_temperature"}
+    write_checkpoint(Path("u.safetensors"), tensors, document, kind="weights")
+    reporter = RecordingReporter()
+    classify("u.safetensors", reporter)
+    assert any("not calibrated" in warning for warning in reporter.warnings)
     for wrong in (0, -1, "2", None, True, 1e9, [1]):
         write_checkpoint(
             Path("w.safetensors"), tensors, {**header.document, "class_temperature": wrong}, kind="weights"

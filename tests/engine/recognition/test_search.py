@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 from imggen.data import scan
 from imggen.data.shards import list_archives
@@ -47,6 +47,9 @@ def test_the_nearest_come_first(photos: Path, model_files: dict[str, str], famil
     everything = search(model_files[family], image="photos/red/1.png", count=99, own=True)
     assert matches(everything)[0] == "photos/red/1.png" and len(matches(everything)) == 12
     assert everything["queries"][0]["matches"][0]["score"] == pytest.approx(1, abs=1e-4)
+    reporter = RecordingReporter()
+    nothing = search(model_files[family], reporter, image="photos/red/1.png", above=1.0)
+    assert matches(nothing) == [] and "no image is as similar as 1" in reporter.infos
     above = search(model_files[family], image="photos/red/1.png", above=scores[1])
     assert matches(above) == matches(result)[:2]
 
@@ -110,14 +113,22 @@ def draw_scene(number: int) -> Image.Image:
 
 @pytest.mark.parametrize("family", ["gan", "vae"])
 def test_copies_in_other_formats_are_found_among_many_images(model_files: dict[str, str], family: str) -> None:
-    for folder in ("photos", "copies"):
+    for folder in ("photos", "copies", "mirrored"):
         Path(folder).mkdir()
-    for number in range(120):
+    for number in range(500):
         draw_scene(number).save(f"photos/{number}.png")
     for number in range(20):
         draw_scene(number).save(f"copies/{number}.bmp" if number % 2 else f"copies/{number}.jpg")
-    for query in search(model_files[family], image="copies", count=1, own=True)["queries"]:
-        assert Path(query["matches"][0]["path"]).stem == Path(query["query"]).stem
+        ImageOps.mirror(draw_scene(number)).save(f"mirrored/{number}.png")
+
+    def found(image: str, **more: Any) -> int:
+        """How often the first match is the original."""
+        queries = search(model_files[family], image=image, count=1, **more)["queries"]
+        assert len(queries) == 20
+        return sum(Path(query["matches"][0]["path"]).stem == Path(query["query"]).stem for query in queries)
+
+    assert found("copies", own=True) == found("copies", own=True, mirror=True) == 20
+    assert found("mirrored") < found("mirrored", mirror=True) == 20
 
 
 def test_an_unchanged_zip_is_not_listed_again(
@@ -302,6 +313,8 @@ def test_the_command_line(photos: Path, model_files: dict[str, str], capsys: pyt
     assert (code, out) == (0, "photos/red/9.png\n")
     code, out, _ = run_cli(capsys, *words, "--duplicates", "--above", "0.99999", "--print0")
     assert (code, out) == (0, "photos/red/9.png\0")
+    code, _, err = run_cli(capsys, *words, "--duplicates", "--mirror")
+    assert code == 2 and "--mirror is for searches by an image" in err
     code, _, err = run_cli(capsys, *words, "--duplicates", "-k", "3")
     assert code == 2 and "groups are shown whole" in err
     code, out, _ = run_cli(capsys, "cache")

@@ -55,17 +55,19 @@ def seeing_model(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def test_a_run_and_the_verbs_on_it(capsys: pytest.CaptureFixture[str]) -> None:
-    write_colors(Path("data/train"), 140)
+    write_colors(Path("data/train"), 64)  # 192 images: the fewest of which some are held out, and calibrated on
     write_colors(Path("data/test"), 10)
     words = ("--data", "data", "--device", "cpu", "--seed", 5, "--batch", 16, "--width", 8, "--ema-images", 0)
     code, _, err = run_cli(capsys, "train", "classify", *words, "--images", 960)
     assert code == 0, err
+    assert "at the end of the training: held_out_accuracy" in err
     run = Path("runs/classify")
     assert read_header(run / "weights.safetensors").document["class_temperature"] > 0
     assert read_metrics(str(run))[-1]["held_out_accuracy"] > 0.9
     with Image.open(run / "samples" / "000060.png") as image:
         assert image.width == 8 * (64 + 8)
-    code, out, _ = run_cli(capsys, "classify", run, "--image", "data/test", "--device", "cpu", "-q")
+    code, out, err = run_cli(capsys, "classify", "--image", "data/test", "--device", "cpu", "-q")  # in runs/classify
+    assert "calibrated" not in err
     rows = [line.split(",") for line in out.splitlines()[1:]]
     assert code == 0 and len(rows) == 30
     assert sum(path.split("/")[2] == label for path, label, _ in rows) >= 27
@@ -88,7 +90,8 @@ def test_a_run_and_the_verbs_on_it(capsys: pytest.CaptureFixture[str]) -> None:
     page = Path("r.html").read_text(encoding="utf-8")
     assert page.count('<section class="cell"') == sum(count > 0 for row in found["confusion"] for count in row)
     code, out, _ = run_cli(capsys, *evaluate[:3], "data/test", *evaluate[4:])
-    assert code == 0 and "taken for:" in out and "five folds" in out
+    assert code == 0 and "what they were taken for" in out and "five folds" in out
+    assert "\naccuracy of baselines:\nmajority " in out
 
     # The verbs of generators say in one line that it is none
     Image.new("RGB", (16, 16)).save("x.png")
