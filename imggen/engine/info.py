@@ -78,6 +78,7 @@ def _describe_checkpoint(header: Header) -> dict[str, Any]:
         "size": config.pop("size", None),
         "channels": config.pop("channels", None),
         "classes": classes,
+        **({"calibrated": header.document.get("class_temperature") is not None} if classes else {}),
         "parameters": sum(math.prod(info.shape) for info in header.tensors.values()),
         "bytes": header.size,
         "hash": weights_hash(header) or None,

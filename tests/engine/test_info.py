@@ -10,6 +10,7 @@ from PIL import Image, PngImagePlugin
 from imggen.cli.info import _lines
 from imggen.engine.info import describe_file
 from imggen.errors import DataError
+from imggen.io.model_paths import shipped_weights
 from tests.helpers import run_cli
 
 
@@ -65,3 +66,8 @@ def test_a_gif_of_gigapixels_is_refused() -> None:
     Path("b.gif").write_bytes(b"GIF89a\xff\xff\xff\xff\0\0\0,\0\0\0\0\xff\xff\xff\xff\0\2\0;")
     with pytest.raises(DataError, match=r"b\.gif is not an image that can be read"):
         describe_file(Path("b.gif"))
+
+
+def test_a_model_with_classes_is_calibrated_or_not() -> None:
+    described = {name: describe_file(path) for name, path in shipped_weights().items()}
+    assert described["gan-digits"]["calibrated"] and "calibrated" not in described["gan-emoji"]
