@@ -39,7 +39,7 @@ def describe_plan(plan: TrainPlan, learner: Learner, reporter: Reporter) -> None
     if advice := config.advice(len(plan.dataset)):
         reporter.info(f"hint    {advice}")
     counts = {name: sum(p.numel() for p in network.parameters()) for name, network in learner.networks.items()}
-    listed = (f"{name} {count / 1e6:.2f} M" for name, count in counts.items())
+    listed = (f"{name} {count / 1e6:.2f} M" for name, count in counts.items() if count)
     reporter.info(f"model   {config.family}/{config.preset}: {', '.join(listed)}")
     group = f" on {plan.processes.size} processes" if plan.processes.size > 1 else ""
     reporter.info(f"device  {plan.device}, {precision_name(plan.precision)}, batch {plan.batch}{group}")
