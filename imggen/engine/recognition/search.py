@@ -64,7 +64,9 @@ def search(options: SearchOptions, reporter: Reporter) -> dict[str, Any]:
             seen.append(embed_source(queries, mirrored(embedder), Silent(), center=index.center))
         result, rows = _find_similar(options, searched, queries, seen, reporter)
     result["paths"] = []
-    if options.output is not None:
+    if options.output is not None and not rows:
+        reporter.info(f"{options.output} is not written: there is nothing to show")
+    elif options.output is not None:
         if len(rows) > SHEET_ROWS or any(len(row) > MAX_COLUMNS for row in rows):
             reporter.info(f"{options.output} shows the first {SHEET_ROWS} rows and {MAX_COLUMNS} columns")
         drawn = [[cell() for cell in row[:MAX_COLUMNS]] for row in rows[:SHEET_ROWS]]

@@ -188,6 +188,12 @@ def test_duplicates(photos: Path, model_files: dict[str, str]) -> None:
         assert sheet.width // 2 > 96 and sheet.height // 2 > 96
 
 
+def test_no_sheet_is_written_where_there_are_no_duplicates(photos: Path, model_files: dict[str, str]) -> None:
+    reporter = RecordingReporter()
+    result = search(model_files["vae"], reporter, duplicates=True, above=1.0, output=Path("groups.png"))
+    assert not result["groups"] and not result["paths"] and not Path("groups.png").exists()
+
+
 def test_groups_do_not_depend_on_the_order() -> None:
     generator = torch.Generator().manual_seed(0)
     points = torch.randn(40, 6, generator=generator)
