@@ -157,6 +157,10 @@ class ModelConfig:
         """The preset adapted to a data set of `count` images, before the user's own options are applied."""
         return self
 
+    def for_size(self, size: int) -> dict[str, Any]:
+        """Fields that the preset has other values of for images of `size` pixels; not used if the user sets one."""
+        return {}
+
     def advice(self, count: int) -> str:
         """What else may help with a data set of `count` images, in one line; empty where nothing does."""
         return ""

@@ -170,7 +170,10 @@ class TrainPlan:
         )
         source = _open_data(options.data, data_options, machine, reporter, decode=decode)
         run_data.warn_of_empty_classes(source, reporter)
+        by_size = {} if begun is not None else preset.for_size(source.size)
+        by_size = {} if by_size.keys() & options.overrides.keys() else by_size
         config = preset.for_dataset_size(len(source)).with_overrides(
+            **by_size,
             size=source.size,
             channels=source.channels,
             classes=source.classes,
@@ -181,6 +184,9 @@ class TrainPlan:
         )
         config.check_classes()
         choices = list(source.choices)
+        if by_size:
+            listed = ", ".join(f"{name} {value}" for name, value in by_size.items())
+            choices.append(f"{listed}: suits images of {source.size} pixels")
         if backbone is not None:
             config, initial = with_backbone(
                 config, backbone, source, machine.defaults.preset, machine.device, options, reporter

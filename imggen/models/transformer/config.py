@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 from imggen.models.config import ModelConfig
 from imggen.option import option
@@ -18,6 +18,7 @@ LEVELS = {
 }
 SMALL_DATASET, MIN_DROPOUT_SMALL_DATASET = 20_000, 0.1  # images
 MAX_TOKENS_PER_SIDE = 16  # larger images get larger patches
+LARGE_SIZE = 64  # pixels: see `for_size`
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +79,12 @@ class TransformerConfig(ModelConfig):
         if count >= SMALL_DATASET:
             return self
         return self.with_overrides(dropout=max(self.dropout, MIN_DROPOUT_SMALL_DATASET))
+
+    def for_size(self, size: int) -> dict[str, Any]:
+        """For `tiny`, few tokens of many codes: a step takes a third of the time, and the images are better."""
+        if self.preset != "tiny" or size < LARGE_SIZE:
+            return {}
+        return {"factor": 8, "codes": 262144, "tokenizer_fraction": 0.3}
 
     @property
     def patch(self) -> int:

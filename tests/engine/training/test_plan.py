@@ -14,6 +14,7 @@ from imggen.engine.options import TrainOptions
 from imggen.engine.training.plan import make_plan
 from imggen.errors import UsageError
 from imggen.models import presets
+from imggen.models.transformer.config import TransformerConfig
 from imggen.reporting import Silent
 from tests.helpers import RecordingReporter
 
@@ -78,3 +79,15 @@ def test_a_small_data_set_has_dropout_unless_it_is_set(image_folder: Path) -> No
     assert make_plan(without, Silent()).config.to_json()["dropout"] == 0
     tiny = presets("transformer")["tiny"]
     assert tiny.for_dataset_size(1_000_000) == tiny
+
+
+def test_large_images_get_few_tokens_of_many_codes_unless_one_is_set(image_folder: Path) -> None:
+    default = TrainOptions(family="transformer", data=str(image_folder), device="cpu", preset="tiny", size=64)
+    plan = make_plan(default, Silent())
+    assert isinstance(plan.config, TransformerConfig) and (plan.config.side, plan.config.codes) == (8, 262144)
+    assert any(choice.startswith("factor 8, codes 262144") for choice in plan.choices)
+    other = make_plan(replace(default, overrides={"codes": 15360}), Silent())
+    assert isinstance(other.config, TransformerConfig) and (other.config.side, other.config.codes) == (16, 15360)
+    assert not any(choice.startswith("factor") for choice in other.choices)
+    small = make_plan(replace(default, size=32), Silent()).config
+    assert isinstance(small, TransformerConfig) and (small.side, small.codes) == (8, 0)
