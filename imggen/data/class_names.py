@@ -7,9 +7,9 @@ from pathlib import Path, PurePosixPath
 
 from imggen.data.cache_dir import expand_user
 from imggen.data.readers import expand_zip_member
-from imggen.data.tars import TAR_SUFFIXES, list_tar
+from imggen.data.shards import archive_kind
+from imggen.data.tars import list_tar
 from imggen.data.zips import list_zip
-from imggen.errors import DataError
 
 CLASSES_FILE, MAX_CLASSES_BYTES = "classes.txt", 1 << 16
 
@@ -26,17 +26,14 @@ def names_beside_masks(spec: str, cache_dir: Path) -> list[str] | None:
     Of several files called so, the one in the fewest folders counts.
     """
     path = expand_user(spec)
-    name = path.name.lower()
-    with suppress(OSError, DataError):
+    with suppress(Exception):  # damaged archives raise nearly anything
         if path.is_dir():
             found = sorted(
                 [*path.glob(CLASSES_FILE), *path.glob(f"*/{CLASSES_FILE}")], key=lambda each: len(each.parts)
             )
             return _lines(_read(found[0])) if found else None
-        if name.endswith(".zip"):
-            return _in_zip(path)
-        if name.endswith(TAR_SUFFIXES):
-            return _in_tar(path, cache_dir)
+        if kind := archive_kind(path):
+            return _in_zip(path) if kind == "zip" else _in_tar(path, cache_dir)
     return None
 
 

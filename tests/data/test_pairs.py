@@ -100,6 +100,17 @@ def test_names_in_an_archive_of_masks(tmp_path: Path, ending: str) -> None:
     assert names == names_beside_masks(str(tmp_path), tmp_path) == ["ground", "wall", "door", "roof"]
 
 
+def test_damaged_names_in_an_archive_are_missing(tmp_path: Path) -> None:
+    archive = tmp_path / "masks.zip"
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("classes.txt", "ground\nwall\n" * 50)
+    content = bytearray(archive.read_bytes())
+    begin = content.index(b"classes.txt") + len("classes.txt")
+    content[begin : begin + 8] = b"\xff" * 8
+    archive.write_bytes(content)
+    assert names_beside_masks(str(archive), tmp_path) is None
+
+
 def test_lossy_masks(tmp_path: Path) -> None:
     write_pairs(tmp_path, [as_mode(TRUTH, "L")] * 2, ".jpg")
     with pytest.raises(DataError, match="2 of 2 masks are JPEG"):

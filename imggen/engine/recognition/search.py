@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property, partial, reduce
 from pathlib import Path
 from typing import Any
 
@@ -158,7 +158,7 @@ def _scores(index: Vectors, wanted: list[Tensor]) -> Iterator[Tensor]:
     `wanted` has the unit vectors (Q, D) of all queries, once for each version.
     """
     for versions in zip(*(torch.split(each, QUERIES_AT_ONCE) for each in wanted), strict=True):
-        yield from torch.stack([index.similarities(queries) for queries in versions]).amax(0)
+        yield from reduce(torch.maximum, map(index.similarities, versions))
 
 
 def _query_cell(queries: Source, position: int, name: str) -> Cell:
