@@ -131,18 +131,19 @@ def _run_child(name: str, start: int, count: int, random_seed: int, position: in
         tally.update(accepted=0, refused=0)
 
     for index in range(start, count):
-        data = make_input(target, seeds, index, random_seed)
         os.pwrite(position, index.to_bytes(8, "big"), 0)
         began, fault = time.process_time(), ""
-        signal.setitimer(signal.ITIMER_PROF, SECONDS_PER_INPUT)
         try:
-            tally["refused" if target.run(data) is False else "accepted"] += 1
+            data = make_input(target, seeds, index, random_seed)
+            signal.setitimer(signal.ITIMER_PROF, SECONDS_PER_INPUT)
+            try:
+                tally["refused" if target.run(data) is False else "accepted"] += 1
+            finally:  # the timer may go off in here, too
+                signal.setitimer(signal.ITIMER_PROF, 0)
         except TooSlowError:
             fault = "too slow\n" + traceback.format_exc(limit=-6)
         except Exception:
             fault = traceback.format_exc(limit=-6)
-        finally:
-            signal.setitimer(signal.ITIMER_PROF, 0)
         worst = max(worst, time.process_time() - began)
         if resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 > target.max_rss:
             report(index, fault=fault or "too much memory")
