@@ -14,7 +14,7 @@ def stretched(rows: int, columns: int, seed: int) -> Tensor:
     return left @ torch.diag(torch.linspace(1, 0.05, len(right))) @ right
 
 
-@pytest.mark.parametrize("shape", [(24, 24), (24, 40), (40, 24)])
+@pytest.mark.parametrize("shape", [(24, 24), (24, 40), (40, 24), (16, 90), (90, 16)])
 def test_singular_values_become_equal(shape: tuple[int, int]) -> None:
     matrix = stretched(*shape, seed=1)
     (result,) = orthogonalize([matrix])
