@@ -11,7 +11,7 @@ from torch import Tensor, nn
 # Coefficients of the quintic Newton-Schulz iteration; five iterations bring singular values between 0.01 and 1 near 1.
 NEWTON_SCHULZ_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 NEWTON_SCHULZ_STEPS = 5
-WIDE = 2.5  # times as many columns as rows: then iterating x xᵀ needs fewer multiplications than iterating x
+WIDE = 2.5  # times as many columns as rows; from there on `_newton_schulz` is faster on a CPU by a detour (measured)
 UPDATE_RMS = 0.2  # root mean square of an update in units of the learning rate; AdamW's is usually about this
 
 
@@ -123,20 +123,16 @@ def _newton_schulz(batch: Tensor) -> Tensor:
     x = x.transpose(1, 2) if tall else x
     x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-12)
     a, b, c = NEWTON_SCHULZ_COEFFICIENTS
+    # Each step multiplies x from the left by a polynomial of x xᵀ. For a wide x, iterate the product of these, a square
+    # matrix, and multiply x once. Not on a GPU: TF32 products are too coarse for it, up to 65 % off where x is nearly
+    # singular.
     rows, columns = x.shape[1:]
-    if columns < WIDE * rows:
-        for _ in range(NEWTON_SCHULZ_STEPS):
-            square = x @ x.transpose(1, 2)
-            x = torch.baddbmm(x, torch.baddbmm(square, square, square, beta=b, alpha=c), x, beta=a)
-    else:
-        # A step multiplies x by a polynomial of x xᵀ from the left: iterate these smaller matrices, and multiply x once
-        square, product = x @ x.transpose(1, 2), torch.eye(rows, device=x.device).expand(len(x), -1, -1)
-        for _ in range(NEWTON_SCHULZ_STEPS):
-            polynomial = torch.baddbmm(square, square, square, beta=b, alpha=c)
-            polynomial.diagonal(dim1=1, dim2=2).add_(a)
-            product = polynomial @ product
-            square = polynomial @ (polynomial @ square)
-        x = product @ x
+    gram = x @ x.transpose(1, 2) if columns >= WIDE * rows and x.device.type == "cpu" else None
+    left = x if gram is None else torch.eye(rows).expand(len(x), -1, -1)
+    for _ in range(NEWTON_SCHULZ_STEPS):
+        square = (left if gram is None else left @ gram) @ left.transpose(1, 2)
+        left = torch.baddbmm(left, torch.baddbmm(square, square, square, beta=b, alpha=c), left, beta=a)
+    x = left if gram is None else left @ x
     x = x.transpose(1, 2) if tall else x
     size: float = UPDATE_RMS * max(batch.shape[1:]) ** 0.5
     return x * size

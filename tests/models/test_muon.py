@@ -1,9 +1,12 @@
 """Muon: updates with equal singular values, whatever those of the gradient are."""
 
+import math
+
 import pytest
 import torch
 from torch import Tensor, nn
 
+from imggen.models import muon
 from imggen.models.muon import UPDATE_RMS, Muon, orthogonalize
 
 
@@ -23,6 +26,19 @@ def test_singular_values_become_equal(shape: tuple[int, int]) -> None:
     left, _, right = torch.linalg.svd(matrix, full_matrices=False)
     rotated = left.T @ result @ right.T
     assert (rotated - torch.diag(rotated.diagonal())).abs().max() < 1e-4 * rotated.abs().max()
+
+
+@pytest.mark.parametrize("smallest", [1e-1, 1e-6])
+def test_wide_matrices_are_only_computed_in_another_way(smallest: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    left, _, right = torch.linalg.svd(
+        torch.randn(16, 90, generator=torch.Generator().manual_seed(1)), full_matrices=False
+    )
+    matrix = left @ torch.diag(torch.logspace(0, math.log10(smallest), 16)) @ right
+    (wide,) = orthogonalize([matrix])
+    monkeypatch.setattr(muon, "WIDE", math.inf)
+    (plain,) = orthogonalize([matrix])
+    assert not torch.equal(wide, plain)  # it was another way
+    assert (wide - plain).norm() < 1e-3 * plain.norm()
 
 
 def test_matrices_are_independent_and_stacked_ones_are_split() -> None:
