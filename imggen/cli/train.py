@@ -15,7 +15,8 @@ from imggen.engine.options import train_options
 from imggen.models import TRAINED, describe, describe_family, family_config, presets
 from imggen.option import options_of
 
-LONGEST_DEFAULT = 24  # characters in the help
+LONGEST_DEFAULT = 32  # characters in the help
+LARGE_SIZE = 64  # pixels, for which help shows another default where `for_size` has one
 # How examples name the data: a folder, and what is the same of every example.
 SOURCES = {"segment": ("--data ./imgs", " --masks ./masks"), "translate": ("--from ./a", " --to ./b")}
 # Families of which --features pretrained, for photographs, is an example.
@@ -56,13 +57,15 @@ def _command(family: str) -> Callable[..., None]:
 
 
 def _family_defaults(family: str) -> dict[str, str]:
-    """What help shows as the default of each option: the value of `tiny`, and that of `base` where it differs."""
+    """What help shows as the default of each option: the value of `tiny`, and those of large images and `base`."""
     defaults = {}
     tiny, base = presets(family)["tiny"], presets(family)["base"]
+    large = tiny.with_overrides(**tiny.for_size(LARGE_SIZE))
     for item, option in options_of(tiny).items():
-        values = [getattr(preset, item.name) for preset in (tiny, base)]
+        values = [getattr(preset, item.name) for preset in (tiny, large, base)]
         texts = [("off", "on")[value] if isinstance(value, bool) else value_text(option, value) for value in values]
-        shown = texts[0] if texts[0] == texts[1] else f"{texts[0]}; base {texts[1]}"
+        shown = texts[0] if texts[0] == texts[1] else f"{texts[0]}; {LARGE_SIZE} px: {texts[1]}"
+        shown += "" if texts[0] == texts[2] else f"; base {texts[2]}"
         defaults[item.name] = shown if len(shown) <= LONGEST_DEFAULT else "by preset"
     return defaults
 

@@ -28,13 +28,13 @@ class TransformerConfig(ModelConfig):
     family: ClassVar[str] = "transformer"
 
     # Doubled until an image has at most MAX_TOKENS_PER_SIDE tokens along a side.
-    factor: int = option(4, "Minimum patch size of a token in pixels", low=2, high=32)
+    factor: int = option(4, "Minimum side of a token, px", low=2, high=32)
     # By image size and channels if 0: see `levels`.
-    codes: int = option(0, "Codes of a token, such as 15360; 0: automatic", low=0)
+    codes: int = option(0, "Codes of a token; 0: automatic", low=0)
     # At half resolution; up to 4 times as many below.
     tokenizer_width: int = option(32, "Base channels of the tokenizer", low=4, high=1024)
     # The rest of the budget trains the prior.
-    tokenizer_fraction: float = option(0.25, "Fraction of training for the tokenizer", low=0.01, high=0.99)
+    tokenizer_fraction: float = option(0.25, "Fraction for the tokenizer", low=0.01, high=0.99)
     # Without it, the tokenizer's loss is the likelihood only.
     edges: float = option(1.0, "Weight of the tokenizer's edge loss; 0: none", low=0.0, high=100.0)
     # 1 to 4 for sharper images, at the end of the tokenizer's training; lowers PSNR and likelihood.
