@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch import nn
 
 from imggen.errors import UsageError
 from imggen.models import build_backend, build_learner, presets
@@ -10,6 +11,7 @@ from imggen.models.gan.backend import GanBackend
 from imggen.models.gan.config import GanConfig
 from imggen.models.gan.inversion import SearchBudget
 from imggen.models.gan.learner import GanLearner
+from imggen.models.transfer import transfer
 
 
 def config(preset: str = "tiny", **more: object) -> GanConfig:
@@ -204,6 +206,28 @@ def test_larger_generators_get_a_smaller_search_budget() -> None:
     for one, cost in zip(budgets, total, strict=True):
         encoded = one.from_encoder()
         assert encoded.final_steps >= 1 and encoded.candidates + 3 * encoded.final_steps < 0.5 * cost
+
+
+@pytest.mark.parametrize(("slim_source", "slim"), [(True, True), (True, False), (False, False)])
+def test_a_new_discriminator_first_learns_alone_beside_a_trained_generator(slim_source: bool, slim: bool) -> None:
+    source, learner = (learner_of(config(slim=each, encoder_fraction=0.0)) for each in (slim_source, slim))
+    given = source.averaged.state_dict()
+    learner.begin_from(transfer(given, learner.saved_model.state_dict()).tensors)
+    resumed = learner_of(learner.config)
+    resumed.load_state(*learner.state())
+    images = torch.rand(4, 1, 16, 16) * 2 - 1
+    for progress, alone in ((0.0, slim_source), (0.04, slim_source), (0.06, False)):
+        before = {name: value.clone() for name, value in networks_of(resumed).items()}
+        metrics = resumed.step(images, None, progress, 0)
+        changed = {name for name, value in networks_of(resumed).items() if not torch.equal(value, before[name])}
+        assert changed == ({"discriminator"} if alone else {"generator", "discriminator"})
+        assert ("loss_g" in metrics) != alone
+
+
+def networks_of(learner: GanLearner) -> dict[str, torch.Tensor]:
+    """The weights of each network as one vector."""
+    networks = {"generator": learner.model.generator, "discriminator": learner.discriminator}
+    return {name: nn.utils.parameters_to_vector(network.parameters()) for name, network in networks.items()}
 
 
 def test_slim_checkpoints_have_no_discriminator() -> None:
