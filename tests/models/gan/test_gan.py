@@ -216,7 +216,7 @@ def test_a_new_discriminator_first_learns_alone_beside_a_trained_generator(slim_
     resumed = learner_of(learner.config)
     resumed.load_state(*learner.state())
     images = torch.rand(4, 1, 16, 16) * 2 - 1
-    for progress, alone in ((0.0, slim_source), (0.04, slim_source), (0.06, False)):
+    for progress, alone in ((0.0, slim_source), (0.09, slim_source), (0.11, False)):
         before = {name: value.clone() for name, value in networks_of(resumed).items()}
         metrics = resumed.step(images, None, progress, 0)
         changed = {name for name, value in networks_of(resumed).items() if not torch.equal(value, before[name])}
