@@ -38,7 +38,10 @@ def adapted_to_data(
     by_count = preset.for_dataset_size(len(source))
     chosen: dict[str, Any] = {}
     choices = []
-    for fields, reason in ((by_size, f"images of {source.size} pixels"), (by_count, f"only {len(source):,} images")):
+    for fields, reason in (
+        (by_size, f"images of {source.size} pixels"),
+        (by_count, f"a data set of {len(source):,} images"),
+    ):
         if fields and not fields.keys() & overrides.keys():
             chosen |= fields
             choices.append(f"{_listed(fields)}: suits {reason}")

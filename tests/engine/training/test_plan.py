@@ -87,7 +87,7 @@ def test_a_dry_run_says_what_was_chosen_and_why(image_folder: Path) -> None:
     plain = TrainOptions(family="transformer", data=str(image_folder), output=Path("run"), device="cpu")
     training.dry_run(plain, reporter)
     assert [line for line in reporter.infos if line.startswith("chosen")][-4:] == [
-        "chosen  dropout 0.1: suits only 120 images",
+        "chosen  dropout 0.1: suits a data set of 120 images",
         "chosen  preset tiny: the default on a CPU",
         "chosen  batch 32: transformer/tiny learns fastest with it on a CPU, at 16 pixels",
         "chosen  30 minutes: the default on a CPU",
