@@ -159,7 +159,8 @@ class Console:
 
     def settings(self, document: dict[str, Any]) -> None:
         """Print resolved settings on stdout: JSON if asked for, else one a line."""
-        self.result(document, text=[f"{name:14} {value}" for name, value in document.items()])
+        width = max(14, *map(len, document))
+        self.result(document, text=[f"{name:{width}} {value}" for name, value in document.items()])
 
     def result(
         self, document: dict[str, Any], names: Sequence[str] = (), *, text: Sequence[str] = (), end: str = "\n"

@@ -153,9 +153,9 @@ class ModelConfig:
             return None
         return max(MIN_CPU_BATCH, min(MAX_CPU_BATCH, CPU_BATCH_PIXELS // self.size**2))
 
-    def for_dataset_size(self, count: int) -> Self:
-        """The preset adapted to a data set of `count` images, before the user's own options are applied."""
-        return self
+    def for_dataset_size(self, count: int) -> dict[str, Any]:
+        """Fields that suit a data set of `count` images better than the preset's; not used if the user sets one."""
+        return {}
 
     def for_size(self, size: int) -> dict[str, Any]:
         """Fields that the preset has other values of for images of `size` pixels; not used if the user sets one."""

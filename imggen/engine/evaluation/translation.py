@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -32,6 +33,7 @@ from imggen.models.mapper.translate.channels import to_channels
 from imggen.models.mapper.translate.model import TranslateModel
 from imggen.reporting import Reporter
 
+IndexArray = npt.NDArray[np.int64]
 AT_ONCE = 32
 MAX_MEASURED = 1_000  # images whose colors and mean the baselines know
 NUM_WORST, NUM_SHOWN = 12, 24
@@ -109,14 +111,7 @@ def _evaluate(
 ) -> dict[str, Any]:
     rows = evenly_spaced(len(inputs.names), options.count).numpy()
     partners = _partners(inputs, targets)
-    # Half of the targets are what is compared with; a truth that is among them would make its own result look better.
-    # The halves are random: of evenly spaced images, the truths of all might be in one half.
-    shuffled = np.random.default_rng(0).permutation(len(targets.names))
-    apart, reference = np.sort(shuffled[::2]), np.sort(shuffled[1::2])
-    compared = set(reference.tolist())
-    new_rows = {row for row in rows.tolist() if partners.get(row) not in compared}
-    # As many images as there are results: distances of fewer images are larger.
-    apart = apart[evenly_spaced(len(apart), len(new_rows)).numpy()]
+    reference, apart, new_rows = _halves(rows.tolist(), partners, len(targets.names))
     has_distance = min(len(apart), len(new_rows)) >= MIN_IMAGES_TO_COMPARE
     if not has_distance and not partners:
         raise DataError(
@@ -165,6 +160,20 @@ def _evaluate(
         "floor": _as_json(floor),
         "worst": _worst(methods["model"], psnr_names),
     }
+
+
+def _halves(rows: list[int], partners: dict[int, int], count: int) -> tuple[IndexArray, IndexArray, set[int]]:
+    """Rows of the `count` targets to compare with, and as many others as there are results; and the images of these.
+
+    A truth among the targets to compare with would make its own result look better, so such images are left out.
+    """
+    # Random halves: of evenly spaced images, the truths of all might be in one half.
+    shuffled = np.random.default_rng(0).permutation(count)
+    apart, reference = np.sort(shuffled[::2]), np.sort(shuffled[1::2])
+    compared = set(reference.tolist())
+    new_rows = {row for row in rows if partners.get(row) not in compared}
+    # As many as there are results: distances of fewer images are larger.
+    return reference, apart[evenly_spaced(len(apart), len(new_rows)).numpy()], new_rows
 
 
 def _partners(inputs: Side, targets: Side) -> dict[int, int]:

@@ -15,9 +15,15 @@ KINDS = {1: "gray", 3: "color", 4: "color with alpha"}
 
 
 def resolved_settings(options: TrainOptions, reporter: Reporter) -> dict[str, Any]:
-    """What `train` would do: family, run, device and settings, without decoding the data."""
+    """What `train` would do: family, run, device and settings, without decoding the data.
+
+    What was chosen for the user is reported, with the reasons, and the model that the run would begin from.
+    """
     plan = make_plan(options, reporter, decode=False)
     plan.processes.stop()
+    _report_choices(plan, reporter)
+    if plan.state is None and (begun := plan.credits.get("init_from")):
+        reporter.info(f"begin   from {begun}")
     kind, learned = describe_targets(plan.source.targets, plan.config.classes)
     return {
         "family": plan.config.family,
@@ -34,13 +40,18 @@ def describe_plan(plan: TrainPlan, learner: Learner, reporter: Reporter) -> None
     _, learned = describe_targets(plan.dataset.targets, config.classes)
     form = f"{config.size}x{config.size} {KINDS[config.channels]}, {learned}"
     reporter.info(f"data    {plan.dataset.name}: {len(plan.dataset):,} images, {form}")
-    for choice in plan.choices:
-        reporter.info(f"chosen  {choice}")
-    if advice := config.advice(len(plan.dataset)):
-        reporter.info(f"hint    {advice}")
+    _report_choices(plan, reporter)
     counts = {name: sum(p.numel() for p in network.parameters()) for name, network in learner.networks.items()}
     listed = (f"{name} {count / 1e6:.2f} M" for name, count in counts.items() if count)
     reporter.info(f"model   {config.family}/{config.preset}: {', '.join(listed)}")
     group = f" on {plan.processes.size} processes" if plan.processes.size > 1 else ""
     reporter.info(f"device  {plan.device}, {precision_name(plan.precision)}, batch {plan.batch}{group}")
     reporter.info(f"budget  {plan.budget}, seed {plan.seed}, into {plan.run_dir.path}")
+
+
+def _report_choices(plan: TrainPlan, reporter: Reporter) -> None:
+    """Report what was chosen for the user, and why, and what else may help with so few images."""
+    for choice in plan.choices:
+        reporter.info(f"chosen  {choice}")
+    if advice := plan.config.advice(len(plan.source)):
+        reporter.info(f"hint    {advice}")

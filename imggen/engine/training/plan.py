@@ -19,9 +19,10 @@ from imggen.engine.run_dir import RunDir
 from imggen.engine.training import initial_weights, run_data
 from imggen.engine.training.backbone import HEAD, open_backbone, open_mapper_backbone, with_backbone
 from imggen.engine.training.budget import Budget
+from imggen.engine.training.choices import CONFIG_FROM_DATA, adapted_to_data, differences
 from imggen.engine.training.initial_weights import StartingPoint
 from imggen.engine.training.saved_state import SavedState
-from imggen.engine.training.targets import target_settings, target_values, targets_of
+from imggen.engine.training.targets import target_settings, targets_of
 from imggen.errors import DataError, UsageError
 from imggen.models import GENERATOR, kind_of, presets
 from imggen.models.config import ModelConfig
@@ -29,21 +30,6 @@ from imggen.reporting import Reporter
 
 DEFAULT_CROP, DEFAULT_SPLIT = "center", "train"
 MIN_IMAGES_PER_PROCESS = 2  # in a batch
-# Fields of a configuration that are not options of a family.
-CONFIG_FROM_DATA = (
-    "family",
-    "preset",
-    "size",
-    "channels",
-    "classes",
-    "class_counts",
-    "hard_alpha",
-    "backbone",
-    "tune",
-    "table",
-    "scale",
-    "target_channels",
-)
 
 
 @dataclass(frozen=True)
@@ -88,11 +74,27 @@ class Machine:
         """Whether this process trains on a CPU."""
         return self.device.type == "cpu"
 
+    @property
+    def kind(self) -> str:
+        """The kind of the device, for messages."""
+        return "a CPU" if self.on_cpu else "a GPU"
+
     def default_batch(self, config: ModelConfig, dataset_size: int) -> int:
         """The preset's or the device's batch size, at most the data set, and divisible by the number of processes."""
-        preferred = (config.cpu_batch if self.on_cpu else None) or self.defaults.batch
-        batch = min(preferred, max(MIN_IMAGES_PER_PROCESS * self.processes.size, dataset_size))
+        batch = min(self._preferred_batch(config), max(MIN_IMAGES_PER_PROCESS * self.processes.size, dataset_size))
         return batch - batch % self.processes.size
+
+    def reason_of_batch(self, config: ModelConfig, batch: int) -> str:
+        """Why `default_batch` has chosen this batch size, in words."""
+        preferred = self._preferred_batch(config)
+        if batch <= preferred - self.processes.size:
+            return "there are no more images"
+        if preferred == self.defaults.batch:
+            return f"the default on {self.kind}"
+        return f"{config.family}/{config.preset} learns fastest with it on a CPU, at {config.size} pixels"
+
+    def _preferred_batch(self, config: ModelConfig) -> int:
+        return (config.cpu_batch if self.on_cpu else None) or self.defaults.batch
 
     def random_seed(self) -> int:
         """A random seed, the same in all processes."""
@@ -170,30 +172,24 @@ class TrainPlan:
         )
         source = _open_data(options.data, data_options, machine, reporter, decode=decode)
         run_data.warn_of_empty_classes(source, reporter)
-        by_size = {} if begun is not None else preset.for_size(source.size)
-        by_size = {} if by_size.keys() & options.overrides.keys() else by_size
-        config = preset.for_dataset_size(len(source)).with_overrides(
-            **by_size,
-            size=source.size,
-            channels=source.channels,
-            classes=source.classes,
-            class_counts=source.class_counts,
-            hard_alpha=source.hard_alpha,
-            **target_values(source),
-            **options.overrides,
-        )
+        config, adapted = adapted_to_data(preset, source, options.overrides, is_preset=begun is None)
         config.check_classes()
-        choices = list(source.choices)
-        if by_size:
-            listed = ", ".join(f"{name} {value}" for name, value in by_size.items())
-            choices.append(f"{listed}: suits images of {source.size} pixels")
+        choices = [*source.choices, *adapted]
         if backbone is not None:
             config, initial = with_backbone(
                 config, backbone, source, machine.defaults.preset, machine.device, options, reporter
             )
         elif not options.preset:
-            default = f"the default on {'a CPU' if machine.on_cpu else 'a GPU'}"
-            choices.append(f"preset {config.preset}: {default if begun is None else 'that of the model to begin from'}")
+            reason = f"the default on {machine.kind}" if begun is None else "that of the model to begin from"
+            choices.append(f"preset {config.preset}: {reason}")
+            if begun is not None and (other := differences(begun.config, options.overrides)):
+                choices.append(f"{other}: those of the model to begin from, in place of the preset's")
+        batch = options.batch
+        if batch is None:
+            batch = machine.default_batch(config, len(source))
+            choices.append(f"batch {batch}: {machine.reason_of_batch(config, batch)}")
+        if not _has_budget(options):
+            choices.append(f"{machine.defaults.minutes:g} minutes: the default on {machine.kind}")
         return cls(
             **_run_settings(options),
             credits={**run_data.given_credits(options), **({} if begun is None else {"init_from": begun.name})},
@@ -203,7 +199,7 @@ class TrainPlan:
             choices=tuple(choices),
             initial=initial,
             config=config,
-            batch=options.batch or machine.default_batch(config, len(source)),
+            batch=batch,
             seed=machine.random_seed() if options.seed is None else options.seed,
             mirror=options.mirror,
             budget=_given_budget(options, len(source), machine),
@@ -230,7 +226,6 @@ class TrainPlan:
         )
         had_classes = bool(saved.config.classes)
         source = _open_data(options.data, data_options, machine, reporter, decode=decode, had_classes=had_classes)
-        given_budget = any(value is not None for value in (options.images, options.epochs, options.minutes))
         return cls(
             **_run_settings(options),
             credits={**saved.credits, **run_data.given_credits(options)},
@@ -241,7 +236,7 @@ class TrainPlan:
             batch=settings["batch"],
             seed=settings["seed"],
             mirror=settings["mirror"],
-            budget=_given_budget(options, len(source), machine) if given_budget else saved.budget,
+            budget=_given_budget(options, len(source), machine) if _has_budget(options) else saved.budget,
             state=saved,
         )
 
@@ -327,6 +322,10 @@ def _run_settings(options: TrainOptions) -> dict[str, Any]:
         "force": options.force,
         "command": options.command,
     }
+
+
+def _has_budget(options: TrainOptions) -> bool:
+    return any(value is not None for value in (options.images, options.epochs, options.minutes))
 
 
 def _given_budget(options: TrainOptions, dataset_size: int, machine: Machine) -> Budget:

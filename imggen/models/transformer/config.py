@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 from imggen.models.config import ModelConfig
 from imggen.option import option
@@ -74,11 +74,11 @@ class TransformerConfig(ModelConfig):
         """Images per step on a CPU: `classic` has the tokenizer of `tiny`, so the same batch."""
         return 32 if self.preset == "classic" else super().cpu_batch
 
-    def for_dataset_size(self, count: int) -> Self:
+    def for_dataset_size(self, count: int) -> dict[str, Any]:
         """More dropout for a small data set, which the prior would memorize."""
-        if count >= SMALL_DATASET:
-            return self
-        return self.with_overrides(dropout=max(self.dropout, MIN_DROPOUT_SMALL_DATASET))
+        if count >= SMALL_DATASET or self.dropout >= MIN_DROPOUT_SMALL_DATASET:
+            return {}
+        return {"dropout": MIN_DROPOUT_SMALL_DATASET}
 
     def for_size(self, size: int) -> dict[str, Any]:
         """For `tiny`, few tokens of many codes: a step takes a third of the time, and the images are better."""

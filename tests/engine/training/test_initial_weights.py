@@ -47,7 +47,11 @@ def test_the_preset_is_that_of_the_model(image_folder: Path, options: MakeOption
     first = options(image_folder, "first")
     training.run(replace(first, overrides={**first.overrides, "encoder_fraction": 1.0}), Silent())
     plain = TrainOptions(family="gan", data=str(image_folder), output=Path("second"), device="cpu", init_from="first")
-    assert training.dry_run(plain, Silent())["width"] == options(image_folder, "first").overrides["width"]
+    reporter = RecordingReporter()
+    assert training.dry_run(plain, reporter)["width"] == options(image_folder, "first").overrides["width"]
+    assert any(line.startswith("begin   from first (") for line in reporter.infos)
+    said = [line for line in reporter.infos if line.endswith("in place of the preset's")]
+    assert len(said) == 1 and f"width {options(image_folder, 'first').overrides['width']}" in said[0]
     assert training.dry_run(replace(plain, preset="tiny"), Silent())["width"] == 64
     assert training.dry_run(plain, Silent())["encoder_fraction"] == 0.05  # not 1, which trains no generator
     with pytest.raises(UsageError, match="first is a gan, and cannot begin a vae"):

@@ -67,7 +67,8 @@ def test_what_is_chosen_is_said_with_its_reason(options: MakeOptions) -> None:
     chosen = TrainOptions(family="gan", data="icons", output=Path("run"), device="cpu", images=16)
     training.run(replace(chosen, overrides={"width": 4, "max_width": 4}), reporter)
     lines = [line for line in reporter.infos if line.startswith("chosen")]
-    assert [line.split(":")[0].split()[1] for line in lines] == ["size", "channels", "hard", "preset"]
+    assert [line.split(":")[0].split()[1] for line in lines] == ["size", "channels", "hard", "preset", "batch"]
+    assert lines[-1] == "chosen  batch 8: there are no more images"
     config = load_backend(Path("run"), device="cpu").backend.config
     assert config.hard_alpha and (config.size, config.channels) == (16, 4)
 
@@ -78,7 +79,23 @@ def test_a_small_data_set_has_dropout_unless_it_is_set(image_folder: Path) -> No
     without = replace(default, overrides={"dropout": 0.0})
     assert make_plan(without, Silent()).config.to_json()["dropout"] == 0
     tiny = presets("transformer")["tiny"]
-    assert tiny.for_dataset_size(1_000_000) == tiny
+    assert not tiny.for_dataset_size(1_000_000)
+
+
+def test_a_dry_run_says_what_was_chosen_and_why(image_folder: Path) -> None:
+    reporter = RecordingReporter()
+    plain = TrainOptions(family="transformer", data=str(image_folder), output=Path("run"), device="cpu")
+    training.dry_run(plain, reporter)
+    assert [line for line in reporter.infos if line.startswith("chosen")][-4:] == [
+        "chosen  dropout 0.1: suits a data set of 120 images",
+        "chosen  preset tiny: the default on a CPU",
+        "chosen  batch 32: transformer/tiny learns fastest with it on a CPU, at 16 pixels",
+        "chosen  30 minutes: the default on a CPU",
+    ]
+    given = replace(plain, preset="tiny", batch=4, images=16, size=16, channels=3, overrides={"dropout": 0.0})
+    said = RecordingReporter()
+    training.dry_run(given, said)
+    assert not any(line.startswith("chosen") for line in said.infos)
 
 
 def test_large_images_get_few_tokens_of_many_codes_unless_one_is_set(image_folder: Path) -> None:
