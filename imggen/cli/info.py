@@ -9,6 +9,7 @@ from imggen.cli.console import Console
 from imggen.engine.options import InfoOptions
 
 MAX_INDENT_LEVELS = 12
+NAME_WIDTH = 18
 
 
 @verb(InfoOptions)
@@ -36,7 +37,7 @@ def _lines(description: dict[str, Any]) -> list[str]:
             lines.append(f"{indent}{name}:")
             pending += [(inner, each, level + 1) for inner, each in reversed(value.items())]
         elif isinstance(value, list):
-            lines.append(f"{indent}{name:14} {', '.join(map(str, value)) or 'none'}")
+            lines.append(f"{indent}{name:{NAME_WIDTH}} {', '.join(map(str, value)) or 'none'}")
         else:
-            lines.append(f"{indent}{name:14} {value}")
+            lines.append(f"{indent}{name:{NAME_WIDTH}} {value}")
     return lines

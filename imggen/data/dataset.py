@@ -39,6 +39,7 @@ CHANNEL_REASONS = {
     3: "the images have colors, and most have no transparent pixels",
     4: "half of the images or more have transparent pixels",
 }
+DEVICE_LIMIT = "the largest default on this device"  # why there is no larger size
 _MIN_SIZE = 16
 _MAX_KEPT_SIZE = 64  # images that all have one size up to this are not made smaller, whatever the device
 _COPY_BYTES = 256 << 20
@@ -203,7 +204,7 @@ class Order:
         return np.concatenate(parts)
 
 
-def _choose_size(survey: Survey, max_size: int) -> tuple[int, str]:
+def _choose_size(survey: Survey, max_size: int, reason_of_max: str) -> tuple[int, str]:
     """The least power of two from 16 on that is not below the images' short side, but at most `max_size`; and why.
 
     Images that all have one size up to _MAX_KEPT_SIZE are an exception: they are never made smaller.
@@ -214,7 +215,7 @@ def _choose_size(survey: Survey, max_size: int) -> tuple[int, str]:
     if survey.same_size and size <= _MAX_KEPT_SIZE:
         return size, "all images have it" if size == side else f"the next power of two above the images' {side}"
     if size > max_size:
-        return max_size, f"the largest default on this device; the images' median side is {side}"
+        return max_size, f"{reason_of_max}; the images' median side is {side}"
     return size, f"the next power of two from the images' median side, {side}"
 
 
@@ -337,11 +338,13 @@ def counts_of(labels: npt.NDArray[np.int64], classes: tuple[str, ...]) -> tuple[
     return tuple(int(n) for n in np.bincount(labels, minlength=len(classes))) if classes else ()
 
 
-def scan_dataset(spec: str, options: DataOptions, *, max_size: int, reporter: Reporter) -> ScannedDataset:
+def scan_dataset(
+    spec: str, options: DataOptions, *, max_size: int, reason_of_max: str = DEVICE_LIMIT, reporter: Reporter
+) -> ScannedDataset:
     """List the images of `spec` (see `open_source`), survey some of them, and choose size and channels.
 
-    `max_size` limits the size that is chosen if `options.size` is None. Raises UsageError for an invalid option and
-    DataError for unusable data.
+    `max_size` limits the size that is chosen if `options.size` is None, for a reason that is said. Raises UsageError
+    for an invalid option and DataError for unusable data.
     """
     if options.crop not in CROPS:
         raise UsageError(f"there is no crop {options.crop!r}", f"choose one of {', '.join(CROPS)}")
@@ -365,7 +368,7 @@ def scan_dataset(spec: str, options: DataOptions, *, max_size: int, reporter: Re
     survey = load_survey(source, cache_dir)
     if (warning := survey.warning()) is not None:
         reporter.warn(f"{source.name}: {warning}")
-    size, reason = (options.size, "") if options.size else _choose_size(survey, max_size)
+    size, reason = (options.size, "") if options.size else _choose_size(survey, max_size, reason_of_max)
     choices = [f"size {size}: {reason}"] if reason else []
     channels = options.channels or survey.channels
     if not options.channels:

@@ -68,6 +68,8 @@ class ModelConfig:
     """
 
     family: ClassVar[str]
+    # Fields that say how a model is trained, not what it is.
+    training: ClassVar[tuple[str, ...]] = ()
     objects: ClassVar[tuple[str, ...]] = ()
 
     preset: str
@@ -114,9 +116,9 @@ class ModelConfig:
             )
         return index
 
-    def to_begin_from(self) -> Self:
-        """The configuration of a new model that begins with the weights of this one: how it is trained may differ."""
-        return self
+    def to_begin_from(self, preset: Self | None) -> Self:
+        """The configuration of a new model that begins with the weights of this one: trained as `preset`, if given."""
+        return self if preset is None else replace(self, **{name: getattr(preset, name) for name in self.training})
 
     def check_classes(self) -> None:
         """Raise DataError if this family cannot learn from data with these classes."""

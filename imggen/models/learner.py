@@ -75,6 +75,11 @@ class Learner(ABC):
     def begin_from(self, weights: dict[str, Tensor]) -> None:
         """Begin a new run with these weights, a state of `saved_model`, in place of random ones."""
 
+    @property
+    def beginning(self) -> str:
+        """How a training begins that follows `begin_from`, in one line; empty where there is nothing special."""
+        return ""
+
     def to(self, device: torch.device) -> None:
         """Move every network to `device`, in channels_last layout, which is faster for convolutions."""
         for network in self.networks.values():

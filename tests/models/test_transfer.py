@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from imggen.models import FAMILIES, build_backend, build_learner
+from imggen.models import FAMILIES, build_backend, build_learner, presets
 from imggen.models.base import Backend
 from imggen.models.transfer import transfer
 from tests.test_contract import random_images, small
@@ -36,6 +36,15 @@ def test_a_model_of_the_same_form_is_taken_whole(family: str) -> None:
     after = learner.backend.state_dict()
     distances = [(after[name] - value).abs().mean() for name, value in source.named_parameters()]
     assert torch.stack(distances).max() < 0.04  # 0.11 between two random models
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_how_it_is_trained_is_that_of_the_preset(family: str) -> None:
+    preset = presets(family)["tiny"]
+    given = preset.with_overrides(learning_rate=0.125, width=preset.to_json()["width"] * 2)
+    begun = given.to_begin_from(preset).to_json()
+    assert begun == {**preset.to_json(), "width": given.to_json()["width"]}
+    assert given.to_begin_from(None) == given
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -42,7 +42,7 @@ def describe_plan(plan: TrainPlan, learner: Learner, reporter: Reporter) -> None
     reporter.info(f"data    {plan.dataset.name}: {len(plan.dataset):,} images, {form}")
     _report_choices(plan, reporter)
     counts = {name: sum(p.numel() for p in network.parameters()) for name, network in learner.networks.items()}
-    listed = (f"{name} {count / 1e6:.2f} M" for name, count in counts.items() if count)
+    listed = (f"{'EMA' if name == 'average' else name} {count / 1e6:.2f} M" for name, count in counts.items() if count)
     reporter.info(f"model   {config.family}/{config.preset}: {', '.join(listed)}")
     group = f" on {plan.processes.size} processes" if plan.processes.size > 1 else ""
     reporter.info(f"device  {plan.device}, {precision_name(plan.precision)}, batch {plan.batch}{group}")

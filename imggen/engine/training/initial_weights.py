@@ -11,6 +11,7 @@ from torch import Tensor
 from imggen.engine.checkpoints import load_model
 from imggen.engine.options import TrainOptions
 from imggen.errors import UsageError
+from imggen.models import presets
 from imggen.models.config import ModelConfig
 from imggen.models.learner import Learner
 from imggen.models.transfer import transfer
@@ -45,6 +46,8 @@ class InitialWeights:
             reporter.info(f"begin   in part: {_list(result.parts)}")
         if result.new:
             reporter.info(f"begin   anew: {_list(result.new)}")
+        if learner.beginning:
+            reporter.info(f"begin   {learner.beginning}")
         if not result.whole:
             reporter.warn(f"nothing of {self.name} fits this model: it is trained from nothing")
 
@@ -58,12 +61,12 @@ def refuse_init_from(options: TrainOptions) -> None:
 def open_model(name: str, family: str) -> InitialWeights:
     """The model of a name, run or file. Raises CheckpointError, and UsageError for one of another family."""
     loaded = load_model(name, device="cpu")
-    config = loaded.model.config.to_begin_from()
-    if config.family != family:
+    own = loaded.model.config
+    if own.family != family:
         raise UsageError(
-            f"{name} is a {config.family}, and cannot begin a {family}",
-            f"imggen train {config.family} --init-from {name}",
+            f"{name} is a {own.family}, and cannot begin a {family}", f"imggen train {own.family} --init-from {name}"
         )
+    config = own.to_begin_from(presets(family).get(own.preset))
     # The name is kept in the new model, which may be published: without this machine's folders.
     shown = Path(name).name if Path(name).is_absolute() else name
     return InitialWeights(f"{shown} ({loaded.hash})", config, loaded.model.state_dict())

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 import imggen
-from imggen.data.dataset import DataOptions, Dataset, ScannedDataset
+from imggen.data.dataset import DEVICE_LIMIT, DataOptions, Dataset, ScannedDataset
 from imggen.engine.device import configure_device, find_device, find_precision, precision_name
 from imggen.engine.distributed import ProcessGroup
 from imggen.engine.options import TrainOptions
@@ -20,7 +20,7 @@ from imggen.engine.training import initial_weights, run_data
 from imggen.engine.training.backbone import HEAD, open_backbone, open_mapper_backbone, with_backbone
 from imggen.engine.training.budget import Budget
 from imggen.engine.training.choices import CONFIG_FROM_DATA, adapted_to_data, differences
-from imggen.engine.training.initial_weights import StartingPoint
+from imggen.engine.training.initial_weights import InitialWeights, StartingPoint
 from imggen.engine.training.saved_state import SavedState
 from imggen.engine.training.targets import target_settings, targets_of
 from imggen.errors import DataError, UsageError
@@ -29,6 +29,7 @@ from imggen.models.config import ModelConfig
 from imggen.reporting import Reporter
 
 DEFAULT_CROP, DEFAULT_SPLIT = "center", "train"
+MODEL_LIMIT = "that of the model to begin from"  # why there is no larger size
 MIN_IMAGES_PER_PROCESS = 2  # in a batch
 
 
@@ -107,7 +108,7 @@ class TrainPlan:
 
     `state` is what to resume from, None for a new run. `source` is the decoded data set, or only
     the list of its images if the plan was made without decoding. `choices` are what was chosen for the user, and why.
-    `credits` are author and license of the images, and the model that the run began from.
+    `credits` are author and license of the images, the command that started the run, and the model it began from.
     `initial` is what a new run begins from, None for random weights.
     """
 
@@ -170,7 +171,8 @@ class TrainPlan:
             exclude=(options.run,),
             targets=targets,
         )
-        source = _open_data(options.data, data_options, machine, reporter, decode=decode)
+        limit = (machine.defaults.size, DEVICE_LIMIT) if begun is None else (begun.config.size, MODEL_LIMIT)
+        source = _open_data(options.data, data_options, machine, reporter, decode=decode, limit=limit)
         run_data.warn_of_empty_classes(source, reporter)
         config, adapted = adapted_to_data(preset, source, options.overrides, is_preset=begun is None)
         config.check_classes()
@@ -192,7 +194,7 @@ class TrainPlan:
             choices.append(f"{machine.defaults.minutes:g} minutes: the default on {machine.kind}")
         return cls(
             **_run_settings(options),
-            credits={**run_data.given_credits(options), **({} if begun is None else {"init_from": begun.name})},
+            credits=_first_credits(options, begun),
             machine=machine,
             data_options=data_options,
             source=source,
@@ -225,7 +227,10 @@ class TrainPlan:
             targets=targets_of(options, saved.config),
         )
         had_classes = bool(saved.config.classes)
-        source = _open_data(options.data, data_options, machine, reporter, decode=decode, had_classes=had_classes)
+        limit = machine.defaults.size, DEVICE_LIMIT
+        source = _open_data(
+            options.data, data_options, machine, reporter, decode=decode, limit=limit, had_classes=had_classes
+        )
         return cls(
             **_run_settings(options),
             credits={**saved.credits, **run_data.given_credits(options)},
@@ -298,6 +303,7 @@ class TrainPlan:
             "torch": torch.__version__,
             "python": platform.python_version(),
             "command": self.command,
+            **({} if self.state is None else {"resumed": self.command}),
             "data": Path(self.data).name or self.data,
             "data_key": self.dataset.key,
             "dataset_size": len(self.dataset),
@@ -324,6 +330,11 @@ def _run_settings(options: TrainOptions) -> dict[str, Any]:
     }
 
 
+def _first_credits(options: TrainOptions, begun: InitialWeights | None) -> dict[str, str]:
+    credits = {"command": options.command, **run_data.given_credits(options)}
+    return credits if begun is None else {**credits, "init_from": begun.name}
+
+
 def _has_budget(options: TrainOptions) -> bool:
     return any(value is not None for value in (options.images, options.epochs, options.minutes))
 
@@ -339,15 +350,22 @@ def _open_data(
     reporter: Reporter,
     *,
     decode: bool,
+    limit: tuple[int, str],
     had_classes: bool = True,
 ) -> Dataset | ScannedDataset:
     """List the images of `data`, and open them with `decode`: one process fills the cache, the others then read it.
 
-    Without `had_classes` the data is read without classes, as for a run that was started so. Raises DataError.
+    `limit` is the largest size that is chosen, and why. Without `had_classes` the data is read without classes, as for
+    a run that was started so. Raises DataError.
     """
     with machine.processes.main_first():
         scanned = run_data.scan_without_new_classes(
-            data, data_options, had_classes=had_classes, max_size=machine.defaults.size, reporter=reporter
+            data,
+            data_options,
+            had_classes=had_classes,
+            max_size=limit[0],
+            reason_of_max=limit[1],
+            reporter=reporter,
         )
         source: Dataset | ScannedDataset = scanned.load(reporter) if decode else scanned
     if isinstance(source, Dataset):

@@ -26,10 +26,10 @@ def warn_of_empty_classes(source: Dataset | ScannedDataset, reporter: Reporter) 
 
 @keeping_listings()
 def scan_without_new_classes(
-    data: str, options: DataOptions, *, had_classes: bool, max_size: int, reporter: Reporter
+    data: str, options: DataOptions, *, had_classes: bool, max_size: int, reason_of_max: str, reporter: Reporter
 ) -> ScannedDataset:
     """List the images of a run; if it was started without classes, those that the data has by now are not used."""
-    source = scan_dataset(data, options, max_size=max_size, reporter=reporter)
+    source = scan_dataset(data, options, max_size=max_size, reason_of_max=reason_of_max, reporter=reporter)
     if had_classes or not source.classes:
         return source
     reporter.warn(f"the run was started without classes and goes on without: {describe_classes(source.classes)}")

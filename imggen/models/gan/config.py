@@ -15,6 +15,10 @@ class GanConfig(ModelConfig):
     """Architecture (DCGAN, or R3GAN where `blocks` > 0) and training of a GAN."""
 
     family: ClassVar[str] = "gan"
+    training: ClassVar[tuple[str, ...]] = (
+        "slim", "learning_rate", "cosine", "relativistic", "gamma", "penalty_every", "augment", "blend", "normalize",
+        "ema_images",
+    )  # fmt: skip
 
     z_dim: int = option(100, "Length of the latent vector z", low=1, high=4096)
     # Channels of the layer at half of the image's size.
@@ -51,12 +55,12 @@ class GanConfig(ModelConfig):
         for width in self.widths if self.blocks else ():
             self.check(2 * width % min(self.group_width, 2 * width) == 0, "--group-width must divide 2 x channels")
 
-    def to_begin_from(self) -> Self:
+    def to_begin_from(self, preset: Self | None) -> Self:
         """Without a training of the encoder alone, which would leave the generator as it is."""
-        if self.encoder_fraction < 1:
-            return self
-        usual = PRESETS[self.preset].encoder_fraction if self.preset in PRESETS else 0.0
-        return replace(self, encoder_fraction=usual)
+        begun = super().to_begin_from(preset)
+        if begun.encoder_fraction < 1:
+            return begun
+        return replace(begun, encoder_fraction=0.0 if preset is None else preset.encoder_fraction)
 
     @property
     def widths(self) -> tuple[int, ...]:

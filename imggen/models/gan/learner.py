@@ -112,6 +112,13 @@ class GanLearner(GeneratorLearner):
         if self.averaged.encoder is not None:
             self.averaged.encoder.trained.zero_()
 
+    @property
+    def beginning(self) -> str:
+        """Whether the discriminator learns alone at first."""
+        if not self.discriminator_is_new:
+            return ""
+        return f"with a new discriminator: it learns alone for the first {DISCRIMINATOR_ALONE:.0%} of the training"
+
     def set_dataset_size(self, num_images: int) -> None:
         """Limit the augmentation: the fewer images, the stronger it may get, and the sooner."""
         scarcity = min(1.0, max(0.0, math.log10(MIN_IMAGES_WITHOUT_AUGMENTATION / max(1, num_images)) / 2))

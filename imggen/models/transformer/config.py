@@ -26,6 +26,9 @@ class TransformerConfig(ModelConfig):
     """A tokenizer and a prior over its tokens; `classic` differs in the prior only."""
 
     family: ClassVar[str] = "transformer"
+    training: ClassVar[tuple[str, ...]] = (
+        "edges", "dropout", "drop_label", "learning_rate", "prior_rate", "muon", "weight_decay", "ema_images",
+    )  # fmt: skip
 
     # Doubled until an image has at most MAX_TOKENS_PER_SIDE tokens along a side.
     factor: int = option(4, "Minimum side of a token, px", low=2, high=32)

@@ -31,6 +31,9 @@ class VaeConfig(ModelConfig):
     """A hierarchy of latents given by architecture strings or, with `hidden`, the textbook VAE of dense layers."""
 
     family: ClassVar[str] = "vae"
+    training: ClassVar[tuple[str, ...]] = (
+        "learning_rate", "muon_rate", "weight_decay", "cosine", "warm_up", "free_nats", "skip_threshold", "ema_images",
+    )  # fmt: skip
 
     # VDVAE's notation (architecture.py). Encoder: blocks from fine to coarse, 16x2 is two at 16 px, 16d2 downsamples by
     # 2. Decoder: layers of latents from coarse to fine, 8x2 is two at 8 px, 16m8 upsamples from 8 to 16.

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from imggen.engine import training
 from imggen.engine.checkpoints import load_backend
@@ -59,6 +60,42 @@ def test_the_preset_is_that_of_the_model(image_folder: Path, options: MakeOption
     with pytest.raises(CheckpointError):
         training.dry_run(replace(plain, init_from="third"), Silent())
     assert not Path("second").exists()
+
+
+def test_what_it_is_comes_from_the_model_and_how_it_is_trained_from_the_preset(
+    image_folder: Path, options: MakeOptions
+) -> None:
+    first = options(image_folder, "first")
+    training.run(replace(first, overrides={**first.overrides, "gamma": 7.0, "slim": True, "z_dim": 5}), Silent())
+    second = TrainOptions(family="gan", data=str(image_folder), output=Path("second"), device="cpu", init_from="first")
+    settings = training.dry_run(second, Silent())
+    assert (settings["gamma"], settings["slim"], settings["z_dim"]) == (1.0, False, 5)
+    reporter = RecordingReporter()
+    training.run(replace(second, images=8, batch=8), reporter)
+    assert any("a new discriminator: it learns alone for the first 10%" in line for line in reporter.infos)
+
+
+def test_images_that_are_resized_get_the_size_of_the_model(image_folder: Path, options: MakeOptions) -> None:
+    first = options(image_folder, "first")
+    training.run(first, Silent())
+    for side in (80, 90):
+        Image.new("RGB", (side, side)).save(image_folder / "disc" / f"{side}.png")
+    for path in image_folder.glob("*/*.png"):
+        Image.open(path).resize((100, 100)).save(path)
+    given = TrainOptions(family="gan", data=str(image_folder), output=Path("second"), device="cpu")
+    assert training.dry_run(given, Silent())["size"] == 32
+    reporter = RecordingReporter()
+    assert training.dry_run(replace(given, init_from="first"), reporter)["size"] == 16
+    assert any("size 16: that of the model to begin from" in line for line in reporter.infos)
+
+
+def test_the_command_that_started_a_run_is_kept_when_it_is_resumed(image_folder: Path, options: MakeOptions) -> None:
+    first = replace(options(image_folder, "first"), command="imggen train gan --data imgs")
+    training.run(first, Silent())
+    training.run(replace(first, resume=True, images=16 * 16, command="imggen train gan --resume"), Silent())
+    provenance = load_backend(Path("first"), device="cpu").provenance
+    assert provenance["command"] == "imggen train gan --data imgs"
+    assert provenance["resumed"] == "imggen train gan --resume"
 
 
 def test_credits_are_kept_in_the_model(image_folder: Path, options: MakeOptions) -> None:
