@@ -174,6 +174,7 @@ class TrainPlan:
         limit = (machine.defaults.size, DEVICE_LIMIT) if begun is None else (begun.config.size, MODEL_LIMIT)
         source = _open_data(options.data, data_options, machine, reporter, decode=decode, limit=limit)
         run_data.warn_of_empty_classes(source, reporter)
+        run_data.warn_of_few_images(options.family, source, reporter)
         config, adapted = adapted_to_data(preset, source, options.overrides, is_preset=begun is None)
         config.check_classes()
         choices = [*source.choices, *adapted]

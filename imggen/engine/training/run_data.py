@@ -8,8 +8,11 @@ from imggen.data.dataset import DataOptions, Dataset, ScannedDataset, scan_datas
 from imggen.data.scan import keeping_listings
 from imggen.engine.options import TrainOptions
 from imggen.errors import CheckpointError, UsageError
+from imggen.models import GENERATOR, kind_of
 from imggen.models.config import ModelConfig, list_classes
 from imggen.reporting import Reporter, Silent
+
+FEW_IMAGES = 20  # of fewer a generator learns no variety
 
 
 def describe_classes(classes: tuple[str, ...]) -> str:
@@ -22,6 +25,12 @@ def warn_of_empty_classes(source: Dataset | ScannedDataset, reporter: Reporter) 
     empty = [name for name, count in zip(source.classes, source.class_counts, strict=True) if not count]
     if empty:
         reporter.warn(f"no training images of: {list_classes(empty)}")
+
+
+def warn_of_few_images(family: str, source: Dataset | ScannedDataset, reporter: Reporter) -> None:
+    """Warn where a generator has so few images that it can only repeat them."""
+    if kind_of(family) == GENERATOR and len(source) < FEW_IMAGES:
+        reporter.warn(f"with {len(source)} images a model only learns to repeat them: use 50 or more")
 
 
 @keeping_listings()

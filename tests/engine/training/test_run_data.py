@@ -34,6 +34,14 @@ def test_classes_without_training_images_are_named(options: MakeOptions) -> None
     assert "no training images of: empty" in reporter.warnings
 
 
+@pytest.mark.parametrize(("count", "said"), [(20, 0), (19, 1)])
+def test_a_generator_warns_of_too_few_images(options: MakeOptions, count: int, said: int) -> None:
+    write_images(Path("d"), count)
+    reporter = RecordingReporter()
+    training.dry_run(options(Path("d"), "run"), reporter)
+    assert sum(f"with {count} images" in line for line in reporter.warnings) == said
+
+
 def test_classes_of_other_splits_only_are_named(options: MakeOptions) -> None:
     write_images(Path("d/train"), 40)
     write_images(Path("d/test"), 4)
