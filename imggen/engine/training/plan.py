@@ -186,7 +186,7 @@ class TrainPlan:
             reason = f"the default on {machine.kind}" if begun is None else "that of the model to begin from"
             choices.append(f"preset {config.preset}: {reason}")
             if begun is not None and (other := differences(begun.config, options.overrides)):
-                choices.append(f"{other}: those of the model to begin from, in place of the preset's")
+                choices.append(f"{other}: from the model to begin from, in place of the preset's")
         batch = options.batch
         if batch is None:
             batch = machine.default_batch(config, len(source))
