@@ -36,6 +36,12 @@ def test_the_rule_for_gamma_is_near_the_published(size: int, batch: int, first: 
     assert config("dcgan").penalty_weight(64, 0.0) == 0
 
 
+@pytest.mark.parametrize(("size", "rise"), [(32, 1.0), (64, 4.0)])
+def test_the_penalty_of_a_large_dcgan_rises(size: int, rise: float) -> None:
+    first, middle, last = (config(size=size).penalty_weight(8, progress) for progress in (0.0, 0.5, 1.0))
+    assert middle == pytest.approx(first * rise**0.5) and last == pytest.approx(first * rise)
+
+
 @pytest.mark.parametrize(("preset", "size", "low", "high"), [("large", 64, 22e6, 23e6), ("base", 32, 5e6, 6.5e6)])
 def test_networks_have_the_published_size(preset: str, size: int, low: float, high: float) -> None:
     given = presets("gan")[preset].with_overrides(size=size, channels=3)
