@@ -90,9 +90,9 @@ class GanConfig(ModelConfig):
 
         The rule: gamma is 0.1 for 32x32 and a batch of 64, grows with the cube of the size, and falls with the square
         root of the batch. For R3GAN a factor falls along a cosine from sqrt(10) to 1 / sqrt(10). R3GAN's published
-        values (arXiv 2501.05441) lie within a factor of two. For a DCGAN of 64 pixels and more the factor rises from 1 to
-        4: with 4 from the start the first 7,500 images of people give a Fréchet distance of 65 in place of 36, with 1 to
-        the end the discriminator memorizes 13,000 images in 40 epochs.
+        values (arXiv 2501.05441) lie within a factor of two. For a DCGAN of 64 pixels and more the factor rises from 1
+        to 4: with 4 from the start, 7,500 images of people give a Fréchet distance of 65 in place of 36; with 1 to the
+        end, the discriminator memorizes 13,000 images in 40 epochs.
         """
         rule = 0.1 * (self.size / 32) ** 3 * math.sqrt(64 / batch)
         dcgan_factor = 4.0**progress if self.size >= 64 else 1.0
