@@ -153,7 +153,7 @@ def test_a_byte_of_a_file_is_escaped_once(monkeypatch: pytest.MonkeyPatch) -> No
     shown = r"caf\xe9\n\x1b[31m\x9b\u202e猫"
     for terminal in (False, True):
         code, out, _ = run_bytes(monkeypatch, "info", "x.png", terminal=terminal)
-        assert code == 0 and shown in out.decode() and "literal        \\x1b\n" in out.decode()
+        assert code == 0 and shown in out.decode() and "literal            \\x1b\n" in out.decode()
 
 
 @pytest.mark.parametrize("terminal", [False, True])

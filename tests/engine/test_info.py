@@ -42,7 +42,7 @@ def test_settings_cannot_replace_what_is_said_of_the_file(capsys: pytest.Capture
     code, out, _ = run_cli(capsys, "info", path, "--json")
     expected = {"kind": "image", "file": "x.png", "a": None, "b": [1, {"c": 2.5}]}
     assert code == 0 and json.loads(out) == expected
-    assert run_cli(capsys, "info", path)[1].splitlines()[:2] == [f"{'kind':14} image", f"{'file':14} x.png"]
+    assert run_cli(capsys, "info", path)[1].splitlines()[:2] == [f"{'kind':18} image", f"{'file':18} x.png"]
 
 
 def test_nested_settings_are_printed_in_linear_time() -> None:
@@ -55,10 +55,10 @@ def test_nested_settings_are_printed_in_linear_time() -> None:
     assert time.process_time() - began < 2
     assert _lines({"a": {"b": 1, "c": {"d": []}}, "e": 2}) == [
         "a:",
-        f"  {'b':14} 1",
+        f"  {'b':18} 1",
         "  c:",
-        f"    {'d':14} none",
-        f"{'e':14} 2",
+        f"    {'d':18} none",
+        f"{'e':18} 2",
     ]
 
 

@@ -66,9 +66,10 @@ def train_words(family: str, output: str, images: int, *, data: str = "imgs", se
 
 
 def read_state(run: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """All of a run's state, checked, without the times."""
+    """All of a run's state, checked, without the times and the command, which names the run."""
     header = read_header(run / "state.safetensors", kind="state")
     document = {name: value for name, value in header.document.items() if name not in ("seconds", "data_wait", "saved")}
+    document["credits"] = {name: value for name, value in document["credits"].items() if name != "command"}
     return read_tensors(run / "state.safetensors", header, None), document
 
 
