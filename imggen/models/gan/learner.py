@@ -105,8 +105,8 @@ class GanLearner(GeneratorLearner):
         A discriminator that is not among them begins anew, and first learns alone.
         """
         own = self.averaged.state_dict()
-        discriminator = [name for name in weights if name.startswith("discriminator.")]
-        self.discriminator_is_new = all(torch.equal(weights[name], own[name]) for name in discriminator)
+        changed = {name.partition(".")[0] for name in weights if not torch.equal(weights[name], own[name])}
+        self.discriminator_is_new = "generator" in changed and "discriminator" not in changed
         self.averaged.load_state_dict(weights)
         self.model.load_state_dict(self.average.network.state_dict())
         if self.averaged.encoder is not None:
@@ -115,7 +115,7 @@ class GanLearner(GeneratorLearner):
     @property
     def beginning(self) -> str:
         """Whether the discriminator learns alone at first."""
-        if not self.discriminator_is_new:
+        if not self.discriminator_is_new or self.config.encoder_fraction == 1:
             return ""
         return f"with a new discriminator: it learns alone for the first {DISCRIMINATOR_ALONE:.0%} of the training"
 

@@ -230,6 +230,16 @@ def test_a_new_discriminator_first_learns_alone_beside_a_trained_generator(slim_
         assert ("loss_g" in metrics) != alone
 
 
+def test_nothing_learns_alone_where_the_generator_is_new_too_or_is_not_trained() -> None:
+    learner = learner_of(config(slim=True))
+    learner.begin_from(learner.averaged.state_dict())
+    assert not learner.discriminator_is_new and not learner.beginning
+    for fraction, said in ((0.05, "new discriminator"), (1.0, "")):
+        learner = learner_of(config(slim=True, encoder_fraction=fraction))
+        learner.begin_from(learner_of(config(slim=True)).averaged.state_dict())
+        assert learner.discriminator_is_new and said in learner.beginning and bool(said) == bool(learner.beginning)
+
+
 def networks_of(learner: GanLearner) -> dict[str, torch.Tensor]:
     """The weights of each network as one vector."""
     networks = {"generator": learner.model.generator, "discriminator": learner.discriminator}
