@@ -22,6 +22,7 @@ from imggen.reporting import Silent, Task
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
+NAME_WIDTH = 18  # characters of a setting's name in a list; the longest is tokenizer_fraction
 SECONDS_TO_FIRST_LINE, SECONDS_BETWEEN_LINES = 3.0, 10.0
 
 
@@ -159,8 +160,7 @@ class Console:
 
     def settings(self, document: dict[str, Any]) -> None:
         """Print resolved settings on stdout: JSON if asked for, else one a line."""
-        width = max(14, *map(len, document))
-        self.result(document, text=[f"{name:{width}} {value}" for name, value in document.items()])
+        self.result(document, text=[f"{name:{NAME_WIDTH}} {value}" for name, value in document.items()])
 
     def result(
         self, document: dict[str, Any], names: Sequence[str] = (), *, text: Sequence[str] = (), end: str = "\n"

@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from imggen.cli.build import verb
-from imggen.cli.console import Console
+from imggen.cli.console import NAME_WIDTH, Console
 from imggen.engine.options import InfoOptions
 
 MAX_INDENT_LEVELS = 12
-NAME_WIDTH = 18
 
 
 @verb(InfoOptions)

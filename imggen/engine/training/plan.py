@@ -171,8 +171,7 @@ class TrainPlan:
             exclude=(options.run,),
             targets=targets,
         )
-        limit = (machine.defaults.size, DEVICE_LIMIT) if begun is None else (begun.config.size, MODEL_LIMIT)
-        source = _open_data(options.data, data_options, machine, reporter, decode=decode, limit=limit)
+        source = _open_data(options.data, data_options, machine, reporter, decode=decode, begun=begun)
         run_data.warn_of_empty_classes(source, reporter)
         run_data.warn_of_few_images(options.family, source, reporter)
         config, adapted = adapted_to_data(preset, source, options.overrides, is_preset=begun is None)
@@ -228,10 +227,7 @@ class TrainPlan:
             targets=targets_of(options, saved.config),
         )
         had_classes = bool(saved.config.classes)
-        limit = machine.defaults.size, DEVICE_LIMIT
-        source = _open_data(
-            options.data, data_options, machine, reporter, decode=decode, limit=limit, had_classes=had_classes
-        )
+        source = _open_data(options.data, data_options, machine, reporter, decode=decode, had_classes=had_classes)
         return cls(
             **_run_settings(options),
             credits={**saved.credits, **run_data.given_credits(options)},
@@ -351,14 +347,15 @@ def _open_data(
     reporter: Reporter,
     *,
     decode: bool,
-    limit: tuple[int, str],
+    begun: InitialWeights | None = None,
     had_classes: bool = True,
 ) -> Dataset | ScannedDataset:
     """List the images of `data`, and open them with `decode`: one process fills the cache, the others then read it.
 
-    `limit` is the largest size that is chosen, and why. Without `had_classes` the data is read without classes, as for
-    a run that was started so. Raises DataError.
+    The largest size that is chosen is that of the model that the run is `begun` from, or the device's. Without
+    `had_classes` the data is read without classes, as for a run that was started so. Raises DataError.
     """
+    limit = (machine.defaults.size, DEVICE_LIMIT) if begun is None else (begun.config.size, MODEL_LIMIT)
     with machine.processes.main_first():
         scanned = run_data.scan_without_new_classes(
             data,

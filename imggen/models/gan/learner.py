@@ -126,7 +126,10 @@ class GanLearner(GeneratorLearner):
         self.augmentation = AdaptiveStrength(self.config.augment * scarcity, min(MAX_AUGMENT_RAMP_IMAGES, ramp_images))
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Adds the number of steps (the lazy penalty is due by it), the augmentation's strength, and its beginning."""
+        """Adds the number of steps, from which the lazy penalty is due, the augmentation's strength, and how it began.
+
+        How it began: whether the discriminator was new beside a trained generator.
+        """
         tensors, document = super().state()
         document |= {"steps": self.steps, "discriminator_is_new": self.discriminator_is_new}
         augmentation = {"strength": self.augmentation.strength, "signs": self.augmentation.mean_sign}
@@ -169,7 +172,7 @@ class GanLearner(GeneratorLearner):
         self.discriminator.requires_grad_(True)
         with_penalty = self.config.gamma > 0 and self.steps % self.config.penalty_every == 0
         penalty_weight = self.config.penalty_weight(batch, progress) * self.config.penalty_every
-        loss_d, loss_g, penalty = (images.new_zeros(()) for _ in range(3))
+        loss_d, penalty = images.new_zeros(()), images.new_zeros(())
         logits: list[tuple[Tensor, Tensor]] = []
         for part in parts:
             with torch.set_grad_enabled(not alone):
@@ -182,17 +185,9 @@ class GanLearner(GeneratorLearner):
                     penalty += _backward(self._gradient_penalty(penalized, part) * part.fraction, penalty_weight)
         self._apply(self.adam_d, self.discriminator, loss_d, penalty)
 
-        # Update the generator; a frozen discriminator computes no gradients of its weights, a twelfth of the step
-        self.discriminator.requires_grad_(False)
-        for part in [] if alone else parts:
-            # A single part's graph serves both updates; those of several are computed again, to bound the memory.
-            fake = fake if len(parts) == 1 else self._generate(part)
-            loss_g += _backward(self._generator_loss(fake, part) * part.fraction)
-        self.discriminator.requires_grad_(True)
         metrics = {"loss_d": loss_d}
         if not alone:
-            self._apply(self.adam_g, self.model.generator, loss_g)
-            metrics["loss_g"] = loss_g
+            metrics["loss_g"] = self._update_generator(parts, fake)
 
         # Update the augmentation's strength and the EMA
         if self.augmentation.limit > 0:
@@ -202,6 +197,19 @@ class GanLearner(GeneratorLearner):
         self.steps += 1
         self.average.update(self.model, batch, images_seen)
         return {**metrics, "penalty": penalty} if with_penalty else metrics
+
+    def _update_generator(self, parts: list[MicroBatch], fake: Tensor) -> Tensor:
+        """Update the generator; returns its loss. `fake` are the samples of the last part, with their graph."""
+        loss = fake.new_zeros(())
+        # A frozen discriminator computes no gradients of its weights, a twelfth of the step.
+        self.discriminator.requires_grad_(False)
+        for part in parts:
+            # A single part's graph serves both updates; those of several are computed again, to bound the memory.
+            fake = fake if len(parts) == 1 else self._generate(part)
+            loss += _backward(self._generator_loss(fake, part) * part.fraction)
+        self.discriminator.requires_grad_(True)
+        self._apply(self.adam_g, self.model.generator, loss)
+        return loss
 
     def _reset_encoder(self) -> None:
         """On --resume with a larger budget the generator is trained further: what the encoder knows of it is old."""
