@@ -16,7 +16,7 @@ import typer
 
 import imggen
 from imggen.cli.commands import Group, command_of
-from imggen.cli.console import accept_all_characters, escaped
+from imggen.cli.console import Console, accept_all_characters, escaped
 from imggen.cli.invocation import Invocation
 from imggen.errors import DataError, DeviceError, ImggenError, InterruptedRun, UsageError, first_line
 from imggen.io.atomic import disk_hint
@@ -91,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Run a command line and exit with its code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     accept_all_characters()
-    Invocation.words, Invocation.is_interrupted = tuple(arguments), False
+    Invocation.words, Invocation.is_interrupted, Invocation.console = tuple(arguments), False, Console()
     signal.signal(signal.SIGTERM, _raise_on_sigterm)
     if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:  # as for a command that a script runs in the background
         signal.signal(signal.SIGINT, _raise_on_ctrl_c)

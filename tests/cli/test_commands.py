@@ -191,6 +191,11 @@ def test_wrong_input_is_one_line_with_a_code(call: Call, words: list[str], code:
     assert not [path for path in Path().iterdir() if path.name not in ("cache", "runs")]
 
 
+def test_a_command_does_not_take_over_the_settings_of_the_one_before(call: Call) -> None:
+    assert "Traceback" in call("info", "missing.png", "--debug")[2]
+    assert "Traceback" not in call("no-such-verb")[2]
+
+
 @pytest.mark.parametrize(
     "words",
     [
