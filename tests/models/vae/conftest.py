@@ -10,7 +10,7 @@ from tests.models.vae.helpers import CLASSES, QUICK, small_config, train_on_bars
 @pytest.fixture(scope="session")
 def unlabeled() -> VaeBackend:
     """Without classes, with a trained partial encoder."""
-    return train_on_bars(small_config(**QUICK, inpaint_fraction=0.4), 220, batch=8).backend
+    return train_on_bars(small_config(**QUICK, inpaint_fraction=0.3), 190, batch=8).backend
 
 
 @pytest.fixture(scope="session")

@@ -33,7 +33,7 @@ def copy_of(network: torch.nn.Module) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("muon", [0.0, 1.0])
 def test_resuming_across_the_stages_is_bit_exact(muon: float) -> None:
     """Of twelve steps the last four are the partial encoder's."""
-    assert_resumes_bit_exactly(small_config(inpaint_fraction=0.34, muon_rate=muon), run, (5, 7, 8, 9, 11))
+    assert_resumes_bit_exactly(small_config(inpaint_fraction=0.34, muon_rate=muon), run, (7, 8, 9))
 
 
 def test_muon_trains_the_weights_between_hidden_layers() -> None:
@@ -132,7 +132,7 @@ def test_non_finite_steps_are_skipped_but_not_for_ever() -> None:
 @pytest.mark.parametrize("hidden", [0, 32])
 def test_every_likelihood_learns(likelihood: str, hidden: int) -> None:
     config = small_config(likelihood=likelihood, hidden=hidden, inpaint_fraction=0.0, learning_rate=1e-2)
-    backend = train_on_bars(config, 20).backend
+    backend = train_on_bars(config, 20, batch=8).backend
     images, _ = bars(16, seed=908)
     if backend.binarized:
         images = torch.where(images > 0, 1.0, -1.0)
