@@ -98,7 +98,7 @@ def test_training_teaches_and_calibrates() -> None:
     write_photos(Path("photos"), count=12)
     overrides = {"width": 8, "max_width": 8, "z": 2, "depth": 0.01, "mixtures": 2, "inpaint_fraction": 0.0}
     options = TrainOptions(
-        family="vae", data="photos", output=Path("run"), size=16, preset="tiny", batch=12, images=12 * 80, seed=0,
+        family="vae", data="photos", output=Path("run"), size=16, preset="tiny", batch=12, images=12 * 40, seed=0,
         device="cpu", overrides={**overrides, "learning_rate": 6e-3},
     )  # fmt: skip
     training.run(options, Silent())

@@ -127,7 +127,7 @@ def test_a_backbone_is_chosen_by_cross_validation_and_kept(seeing_model: str, mo
     monkeypatch.setattr(backbone, "OWN_IMAGES", 32)  # an untrained network of its own: the head is better
     for attempt in ("one", "two"):
         reporter = RecordingReporter()
-        training.run(options(attempt, overrides={"features": "backbone.safetensors"}), reporter)
+        training.run(options(attempt, images=160, overrides={"features": "backbone.safetensors"}), reporter)
         assert any("by cross-validation: a head on backbone.safetensors has" in line for line in reporter.infos)
     Path("backbone.safetensors").unlink()
     loaded, other = (load_model(run, device="cpu") for run in ("one", "two"))
@@ -153,7 +153,7 @@ def test_a_network_of_its_own_where_the_other_is_worse(seeing_model: str, monkey
 @pytest.mark.parametrize("preset", ["head", "tuned"])
 def test_a_pretrained_backbone(preset: str) -> None:
     write_colors(Path("data"), 8)
-    training.run(options(preset=preset, size=32, images=48, overrides={"features": "pretrained"}), Silent())
+    training.run(options(preset=preset, size=32, images=32, overrides={"features": "pretrained"}), Silent())
     loaded = load_model("run", device="cpu")
     assert loaded.model.config.to_json()["backbone"]["dimensions"] == 1280
     found = evaluation.run(EvaluateOptions(model="run", data="data", device="cpu"), Silent())
