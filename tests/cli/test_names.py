@@ -189,6 +189,7 @@ def test_evaluating(command: Command, model: str, images: Path) -> None:
     assert result["report"] == f"{ODD}.html"
     page = Path(f"{ODD}.html").read_bytes().decode()
     assert "caf\N{REPLACEMENT CHARACTER}" in page and "<b>&" not in page
+    assert not (CONTROL | {"\u202e"}) & set(page)
     parser = HTMLParser()
     parser.feed(page)
     parser.close()
