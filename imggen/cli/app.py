@@ -16,7 +16,7 @@ import typer
 
 import imggen
 from imggen.cli.commands import Group, command_of
-from imggen.cli.console import Console, accept_all_characters, escaped
+from imggen.cli.console import Console, accept_all_characters, escaped, open_closed_streams
 from imggen.cli.invocation import Invocation
 from imggen.errors import DataError, DeviceError, ImggenError, InterruptedRun, UsageError, first_line
 from imggen.io.atomic import disk_hint
@@ -90,6 +90,7 @@ def _root(
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Run a command line and exit with its code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    open_closed_streams()
     accept_all_characters()
     Invocation.words, Invocation.is_interrupted, Invocation.console = tuple(arguments), False, Console()
     signal.signal(signal.SIGTERM, _raise_on_sigterm)

@@ -20,5 +20,5 @@ def classify(console: Console, **given: Any) -> None:
     from imggen.engine import recognition
 
     result = recognition.run_classify(ClassifyOptions(**given), console)
-    text = result.pop("csv", None)
-    console.result(result, result["paths"] if text is None else text.removesuffix("\n").split("\n"))
+    lines = result.pop("csv", None)
+    console.result(result, result["paths"] if lines is None else lines)

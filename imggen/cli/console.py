@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console as RichConsole
@@ -52,6 +53,16 @@ def _encode_any(error: UnicodeError) -> tuple[bytes, int]:
 
 
 codecs.register_error("imggen", _encode_any)
+
+
+def open_closed_streams() -> None:
+    """Open the null device in place of a standard stream with which the program was started closed (`>&-`).
+
+    Python has None there; and the next file to be opened would be the one that libraries print to.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115 (until the process ends)
 
 
 def accept_all_characters() -> None:
@@ -117,25 +128,25 @@ class Console:
         # Rich itself reads NO_COLOR and TERM=dumb.
         self.rich = PipeSafeConsole(stderr=True, no_color=no_color or None, highlight=False, soft_wrap=True)
 
-    def _line(self, text: Text) -> None:
-        text.plain = escaped(text.plain)
-        self.rich.print(text, soft_wrap=True)
+    def _line(self, message: str, label: str = "", style: str = "") -> None:
+        # Escaped first: Rich would leave out some control characters, and the line would not name the file.
+        self.rich.print(Text.assemble((label, style), escaped(message)), soft_wrap=True)
 
     def info(self, message: str) -> None:
         """Print a message, unless --quiet."""
         if not self.quiet:
-            self._line(Text(message))
+            self._line(message)
 
     def warn(self, message: str) -> None:
         """Print a warning, even with --quiet."""
         if self.is_main:
-            self._line(Text.assemble(("warning: ", "yellow"), message))
+            self._line(message, "warning: ", "yellow")
 
     def error(self, error: ImggenError) -> None:
         """Print an error as one line, and its hint as another."""
-        self._line(Text.assemble(("error: ", "bold red"), error.message))
+        self._line(error.message, "error: ", "bold red")
         if error.hint:
-            self._line(Text.assemble(("hint: ", "cyan"), error.hint))
+            self._line(error.hint, "hint: ", "cyan")
 
     @contextmanager
     def task(self, description: str, total: float) -> Iterator[Task]:

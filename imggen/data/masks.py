@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import Any, NamedTuple
+from unicodedata import normalize
 
 import numpy as np
 import numpy.typing as npt
@@ -348,11 +349,16 @@ def _named(table: MaskTable, names: list[str] | None) -> MaskTable:
     if names is None:
         binary = values in BINARY
         return table._replace(names=BINARY_NAMES if binary else tuple(table.shown(value) for value in values))
-    if len(set(names)) != len(names) or any(not name or len(name) > MAX_NAME_LENGTH for name in names):
+    if len({normalize("NFC", name) for name in names}) != len(names) or any(
+        not name or len(name) > MAX_NAME_LENGTH for name in names
+    ):
         raise DataError("the names of the classes must be different", f"and of 1 to {MAX_NAME_LENGTH} letters each")
     if not table.colors and not table.lossy and max(values) < len(names) <= MAX_CLASSES:
         return table._replace(values=tuple(range(len(names))), names=tuple(names))
     if len(values) == len(names):
         return table._replace(names=tuple(names))
     listed = ", ".join(table.shown(value) for value in values[:12])
-    raise DataError(f"{len(names)} names for {len(values)} classes of the masks: {listed}", "one name for each")
+    raise DataError(
+        f"{len(names)} name{'s' * (len(names) > 1)} for {len(values)} classes of the masks: {listed}",
+        "one name for each",
+    )

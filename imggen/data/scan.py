@@ -78,11 +78,12 @@ def open_source(
 
     A path that exists takes precedence over a name. A folder that holds archives in place of images is read as one
     data set. Of a folder, what lies in or at a path of `exclude` is left out. Raises DataError if there are no images,
-    UsageError for an unknown split.
+    UsageError for an unknown split and for a pipe.
     """
     if split not in SPLIT_CHOICES:
         raise UsageError(f"there is no split {split!r}", f"choose one of {', '.join(SPLIT_CHOICES)}")
     path = expand_user(spec)
+    refuse_pipe(path)
     try:
         with _without_garbage_collection():
             if not path.exists():
@@ -119,10 +120,9 @@ def _without_garbage_collection() -> Iterator[None]:
 def open_images(spec: str, reporter: Reporter, *, exclude: Sequence[Path] = ()) -> Source:
     """All images of a data set, without classes, or a single image file as a source of one.
 
-    Raises UsageError for a pipe, and what `open_source` raises.
+    Raises what `open_source` raises.
     """
     path = expand_user(spec)
-    refuse_pipe(path)
     if path.is_file() and not is_archive(path):
         status = path.stat()
         fingerprint = f"{status.st_size} {status.st_mtime_ns}"

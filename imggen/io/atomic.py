@@ -29,6 +29,9 @@ _PATH_HINTS = {
     errno.ENAMETOOLONG: "the name is too long for this disk",
 }
 
+# Letters of a file's name in that of its temporary file: four bytes each at most, of the 255 that disks allow.
+MAX_SHARED_LENGTH = 40
+
 # They make temporary names unique: the counter within a process, process id and token among processes.
 _TOKEN, _COUNTER = secrets.token_hex(4), itertools.count()
 
@@ -108,7 +111,7 @@ def _target_and_temporary(path: Path) -> tuple[str, str]:
     """
     target = os.path.realpath(path) if os.path.islink(path) else os.fspath(path)
     folder, name = os.path.split(target)
-    return target, os.path.join(folder, f".{name[:80]}.{os.getpid():x}{_TOKEN}{next(_COUNTER):x}.part")
+    return target, os.path.join(folder, f".{name[:MAX_SHARED_LENGTH]}.{os.getpid():x}{_TOKEN}{next(_COUNTER):x}.part")
 
 
 def _clean_up(path: Path, sibling: str, error: BaseException) -> None:

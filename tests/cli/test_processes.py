@@ -184,6 +184,14 @@ def test_a_closed_stdout_exits_with_141() -> None:
     assert process.returncode == 141 and "Traceback" not in err and "Exception" not in err
 
 
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
+def test_streams_that_are_closed_from_the_start_end_no_command(closed: str) -> None:
+    for words, code in ((("models",), 0), (("info", "nothing.png"), 3)):
+        command = ["sh", "-c", f'exec "$@" {closed}', "sh", sys.executable, "-m", "imggen", *words]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == code and "internal" not in done.stderr and "Traceback" not in done.stderr
+
+
 def test_training_goes_on_when_stderr_is_closed(image_folder: Path, fork: Start) -> None:
     """An error keeps its exit code, too."""
     for words, code in ((train_words(image_folder, "run", 64), 0), (("sample", "gan", "--seeds", "5-2"), 2)):

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from imggen.data import scan
-from imggen.data.scan import keeping_listings, open_source
+from imggen.data.scan import keeping_listings, open_images, open_source
 from imggen.data.shards import is_archive
 from imggen.errors import DataError, UsageError
+from imggen.reporting import Silent
 from tests.data.helpers import packed, tree
 
 SPLIT_TREE = ("w/train/0/a.png", "w/train/2/b.PNG", "w/train/10/c.png", "w/test/2/d.png")
@@ -100,6 +103,15 @@ def test_defects_are_data_errors(tmp_path: Path) -> None:
             open_source(str(tmp_path / name) if ":" not in name else name, cache_dir=tmp_path / "cache")
         assert caught.value.hint
     assert not list((tmp_path / "cache").rglob(".unpacking*"))
+
+
+@pytest.mark.skipif(os.name != "posix", reason="there are no named pipes")
+@pytest.mark.parametrize("name", ["pipe", "pipe.png", "pipe.zip", "pipe.tar", "pipe.tar.gz"])
+def test_a_pipe_is_refused_and_not_opened(tmp_path: Path, name: str) -> None:
+    os.mkfifo(tmp_path / name)
+    for open_it in (partial(open_source, cache_dir=tmp_path / "cache"), partial(open_images, reporter=Silent())):
+        with pytest.raises(UsageError, match=f"{name} is a pipe or a device"):
+            open_it(str(tmp_path / name))
 
 
 def test_missing_path_suggests(tmp_path: Path) -> None:

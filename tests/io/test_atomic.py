@@ -34,6 +34,21 @@ def test_write_and_replace(tmp_path: Path) -> None:
     assert path.read_bytes() == b"durable" and names_in(tmp_path) == ["a"]
 
 
+@pytest.mark.skipif(os.name != "posix", reason="limits names in another way")
+@pytest.mark.parametrize("letter", ["x", "é", "猫", "\U0001f408", "\udce9"])
+def test_every_name_that_the_disk_allows_can_be_written(tmp_path: Path, letter: str) -> None:
+    longest = os.pathconf(tmp_path, "PC_NAME_MAX")
+    path = tmp_path / (letter * (longest // len(os.fsencode(letter))))
+    atomic.atomic_write(path, b"one")
+    with atomic.atomic_path(path) as sibling:
+        sibling.write_bytes(b"two")
+    assert path.read_bytes() == b"two"
+    path.unlink()
+    with atomic.atomic_folder(path, re.compile("x")) as folder:
+        (folder / "a").write_bytes(b"three")
+    assert names_in(path) == ["a"] and len(names_in(tmp_path)) == 1
+
+
 def test_a_failing_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a"
     path.write_bytes(b"old")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from html import escape
@@ -18,6 +19,8 @@ from imggen.io.atomic import atomic_write
 from imggen.io.image import ImageArray, encode, grid
 from imggen.reporting import readable
 
+# Characters of names that a terminal would obey, or that turn the direction of the text after them.
+_UNSEEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 DESCRIPTIONS = {
     "fd": ("Fréchet distance", "lower is better; 0 for the same distribution"),
     "fid": ("Fréchet Inception distance", "lower is better; 0 for the same distribution"),
@@ -128,7 +131,7 @@ def write_page(path: Path, model: str, parts: list[str], *, style: str = "") -> 
         f'<meta name="viewport" content="width=device-width"><style>{STYLE}{style}</style></head>'
         f"<body>\n{chr(10).join(parts)}\n</body></html>\n"
     )
-    atomic_write(path, readable(page).encode())
+    atomic_write(path, _UNSEEN.sub("\N{REPLACEMENT CHARACTER}", readable(page)).encode())
 
 
 def json_section(document: dict[str, Any]) -> str:

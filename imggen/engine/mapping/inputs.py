@@ -104,7 +104,7 @@ def result_names(names: Sequence[str], endings: Sequence[str]) -> list[str]:
 
 def _path_below(path: PurePosixPath) -> str:
     """The path without what would lead out of the folder of the results."""
-    return str(PurePosixPath(*(part for part in path.parts if part not in ("..", "/"))))
+    return str(PurePosixPath(*(part for part in path.parts if part.strip("/") not in ("..", ""))))
 
 
 def image_of(source: str, name: str) -> str:

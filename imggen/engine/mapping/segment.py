@@ -31,7 +31,8 @@ MAX_SHEET_IMAGES, SHEET_SIDE, SHEET_COLUMNS = 48, 128, 4
 def segment(options: SegmentOptions, reporter: Reporter) -> dict[str, Any]:
     """Write the masks; see `imggen.engine.mapping.run_segment`."""
     began = time.monotonic()
-    source = open_images(options.image, reporter, exclude=(Path(options.output),))
+    exclude = [Path(options.output)] + ([] if options.sheet is None else [options.sheet])
+    source = open_images(options.image, reporter, exclude=exclude)
     loaded = load_model(options.model, weights=options.weights, device=options.device)
     model, table = open_segmenter(loaded)
     prepare(loaded, reporter, full_precision=True)

@@ -71,6 +71,8 @@ def translate(options: TranslateOptions, reporter: Reporter) -> dict[str, Any]:
             except UnreadableError as error:
                 skipped.append((name, str(error)))
                 continue
+            if file.frames > 1:
+                reporter.warn(f"{name}: of its {file.frames} images only the first is translated")
             for number, path in enumerate(paths):
 
                 def advance(fraction: float, done: int = index * count + number) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import time
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ from imggen.engine.recognition.embedder import path_of, read_batches
 from imggen.engine.render import default_batch_size
 from imggen.errors import UsageError
 from imggen.io.atomic import atomic_write
+from imggen.io.csv_line import csv_line
 from imggen.io.pixels import float_images
 from imggen.models import GENERATOR, kind_of
 from imggen.models.base import class_log_frequencies
@@ -63,23 +62,21 @@ def classify(options: ClassifyOptions, reporter: Reporter) -> dict[str, Any]:
         found = zip((model.classes[index] for index in indices), values, strict=True)
         classes = [{"label": name if p >= options.above else "", "probability": round(p, 6)} for name, p in found]
         labels.append({"path": path, "classes": classes})
-    text = csv_text(labels, top)
+    lines = csv_lines(labels, top)
     result: dict[str, Any] = {"labels": labels, "count": len(labels), "hash": loaded.hash, "paths": []}
     if options.output == "-":
-        result["csv"] = text
+        result["csv"] = lines
     else:
-        atomic_write(Path(options.output), text.encode("utf-8", "surrogateescape"))
+        atomic_write(Path(options.output), "".join(f"{line}\n" for line in lines).encode("utf-8", "surrogateescape"))
         result["paths"] = [options.output]
     return {**result, "seconds": round(time.monotonic() - began, 3)}
 
 
-def csv_text(labels: list[dict[str, Any]], top: int) -> str:
+def csv_lines(labels: list[dict[str, Any]], top: int) -> list[str]:
     """A header, and a line for each image: its path, then label and probability of its `top` classes."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
     numbers = ["", *map(str, range(2, top + 1))]
-    writer.writerow(["path", *(f"{column}{number}" for number in numbers for column in ("label", "probability"))])
+    lines = [csv_line(["path", *(f"{column}{number}" for number in numbers for column in ("label", "probability"))])]
     for image in labels:
         cells = [cell for each in image["classes"] for cell in (each["label"], f"{each['probability']:.4f}")]
-        writer.writerow([image["path"], *cells])
-    return text.getvalue()
+        lines.append(csv_line([image["path"], *cells]))
+    return lines

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import time
 from pathlib import Path
@@ -15,6 +14,7 @@ from imggen.engine.options import EmbedOptions
 from imggen.engine.recognition.embedder import open_named_embedder
 from imggen.engine.recognition.vectors import Vectors, embed_source, write_vectors
 from imggen.io.atomic import atomic_write
+from imggen.io.csv_line import csv_line
 from imggen.reporting import Reporter
 
 
@@ -47,9 +47,7 @@ def _npz(vectors: Vectors) -> bytes:
 
 def _csv(vectors: Vectors) -> bytes:
     """A line for each image: its path, then its vector."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["path", *(f"v{number}" for number in range(vectors.vectors.shape[1]))])
+    lines = [csv_line(["path", *(f"v{number}" for number in range(vectors.vectors.shape[1]))])]
     for name, vector in zip(vectors.names, vectors.vectors.float().tolist(), strict=True):
-        writer.writerow([name, *(f"{value:.5g}" for value in vector)])
-    return text.getvalue().encode("utf-8", "surrogateescape")
+        lines.append(csv_line([name, *(f"{value:.5g}" for value in vector)]))
+    return "".join(f"{line}\n" for line in lines).encode("utf-8", "surrogateescape")

@@ -5,6 +5,7 @@ from imggen.engine.mapping.inputs import result_names
 
 def test_results_are_named_as_their_images() -> None:
     assert result_names(["a/x.jpg", "b/x.png", "../y.webp"], [".png"]) == ["a/x", "b/x", "y"]
+    assert result_names(["/a/x.png", "//b/x.png", "///c/x.png"], [".png"]) == ["a/x", "b/x", "c/x"]
 
 
 def test_no_result_overwrites_another() -> None:

@@ -1,7 +1,6 @@
 """Labels by a model's own classes, and the calibration of their probabilities."""
 
 import csv
-import io
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,7 +31,7 @@ def test_labels_are_those_of_the_scores(photos: Path, model_files: dict[str, str
         "photos/blue/0.png",
         "photos/blue/1.png",
     ]
-    rows = list(csv.reader(io.StringIO(result["csv"])))
+    rows = list(csv.reader(result["csv"]))
     assert rows[0] == ["path", "label", "probability", "label2", "probability2", "label3", "probability3"]
     for row in rows[1:]:
         values = [float(value) for value in row[2::2]]
