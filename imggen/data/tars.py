@@ -84,16 +84,24 @@ def list_tar(path: Path, cache_dir: Path) -> TarListing:
 
 
 class _HeaderFile(io.BufferedReader):
-    """A tar of which only headers are read: tarfile would read an extension of any size into memory."""
+    """A tar of which only headers are read: tarfile would read an extension of any size into memory.
+
+    Newer Pythons read it in pieces, so the pieces of a member are counted together.
+    """
 
     def __init__(self, path: Path) -> None:
         super().__init__(io.FileIO(path))
-        self.length = path.stat().st_size
+        self.length, self.allowed = path.stat().st_size, MAX_HEADER_BYTES
+
+    def begin_member(self) -> None:
+        """Allow the label of a member and the headers of the next one, MAX_HEADER_BYTES together."""
+        self.allowed = MAX_HEADER_BYTES
 
     def read(self, size: int | None = -1, /) -> bytes:
-        """Read `size` bytes. Raises tarfile.ReadError for more than MAX_HEADER_BYTES."""
-        if size is None or not 0 <= size <= MAX_HEADER_BYTES:
+        """Read `size` bytes. Raises tarfile.ReadError for more than are allowed."""
+        if size is None or not 0 <= size <= self.allowed:
             raise tarfile.ReadError("a header is too large")
+        self.allowed -= size
         return super().read(size)
 
 
@@ -103,6 +111,7 @@ def _read_entries(file: _HeaderFile) -> tuple[dict[str, TarFileEntry], dict[str,
     links: dict[str, str] = {}
     with tarfile.open(fileobj=file, mode="r:", encoding="utf-8", errors="surrogateescape") as archive:
         while (info := archive.next()) is not None:
+            file.begin_member()
             archive.members.clear()  # type: ignore[attr-defined]  # tarfile would keep them all
             name = relative_name(info.name)
             if info.isreg() and not info.issparse():
