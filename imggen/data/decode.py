@@ -21,6 +21,7 @@ from imggen.errors import DataError, UsageError, in_one_line
 from imggen.io import formats
 from imggen.io.image import drop_alpha
 from imggen.io.metadata import Metadata, SilencedPillow, read_metadata, read_orientation, without_metadata
+from imggen.reporting import Reporter
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 FORMATS_HINT = "supported formats: PNG, JPEG, WebP, GIF, BMP and TIFF"
@@ -80,6 +81,12 @@ def refuse_pipe(path: Path) -> None:
     """Raise UsageError for a pipe or a device: it could be read only once, and has no name that tells its format."""
     if path.exists() and not path.is_file() and not path.is_dir():
         raise UsageError(f"{path} is a pipe or a device, not a file", "give a file, or a folder of files")
+
+
+def warn_of_frames(name: object, frames: int, use: str, reporter: Reporter) -> None:
+    """Warn of a file of several images, of which only the first has a `use`, such as "stylized"."""
+    if frames > 1:
+        reporter.warn(f"{name}: of its {frames} images only the first is {use}")
 
 
 def decode_file(path: Path, hint: str = "give an image file") -> Image.Image:

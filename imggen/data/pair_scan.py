@@ -12,7 +12,6 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from imggen.data.cache_dir import expand_user
 from imggen.data.class_names import names_beside_masks, read_names
 from imggen.data.decode import (
     PIXEL_BUDGET,
@@ -32,7 +31,7 @@ from imggen.data.masks import (
 )
 from imggen.data.pairs import PairReader, check_size
 from imggen.data.readers import ArchiveReader, ArrayReader, FolderReader, Origin, Source
-from imggen.data.scan import digest, open_source
+from imggen.data.scan import digest, open_source, refuse_own_targets
 from imggen.data.survey import SURVEY_THREADS, Survey, survey_source
 from imggen.errors import DataError, UsageError
 from imggen.reporting import Reporter
@@ -82,8 +81,8 @@ def pair_sources(
     DataError if no names match, or a target cannot be read or is of another size.
     """
     spec = options.spec
-    if expand_user(spec).resolve() == Path(source.origin.path) and source.origin.path:
-        raise UsageError(f"the images in {spec} would be their own targets", "give another folder")
+    if source.origin.path:
+        refuse_own_targets(spec, Path(source.origin.path))
     split = "all" if options.matched else source.origin.split
     around = (*exclude, Path(source.origin.path)) if source.origin.path else exclude
     targets = open_source(spec, split=split, use_classes=False, cache_dir=cache_dir, exclude=around)

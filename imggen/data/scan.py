@@ -102,6 +102,12 @@ def open_source(
     raise DataError(f"{spec} is neither a folder nor an archive", hint)
 
 
+def refuse_own_targets(targets: str, images: Path) -> None:
+    """Raise UsageError where the targets of `images` are these images themselves."""
+    if expand_user(targets).resolve() == images.resolve():
+        raise UsageError(f"the images in {targets} would be their own targets", "give another folder")
+
+
 @contextmanager
 def _without_garbage_collection() -> Iterator[None]:
     """Let the block make many small objects, none of which are in cycles, without Python looking for cycles.

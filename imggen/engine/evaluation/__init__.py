@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from imggen.data.cache_dir import expand_user
-from imggen.data.scan import is_set_of_archives, keeping_listings
+from imggen.data.scan import is_set_of_archives, keeping_listings, refuse_own_targets
 from imggen.engine.options import EvaluateOptions
 from imggen.engine.outputs import refuse_file
 from imggen.errors import DataError, UsageError
@@ -36,8 +36,8 @@ def check(options: EvaluateOptions) -> None:
         raise UsageError(f"{options.model} is a folder of images: sampling options do not apply", "leave them out")
     elif options.iw is not None:
         raise UsageError(f"{options.model} is a folder of images: it has no likelihood", "leave --iw out")
-    if options.source is not None and expand_user(options.source).resolve() == expand_user(options.data).resolve():
-        raise UsageError(f"the images in {options.data} would be their own targets", "give another folder")
+    if options.source is not None:
+        refuse_own_targets(options.source, expand_user(options.data))
     if options.output is not None:
         _check_report(options.output, force=options.force)
     _check_features(options.features)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from imggen.data.decode import refuse_pipe
+from imggen.data.decode import refuse_pipe, warn_of_frames
 from imggen.data.files import images_below
 from imggen.engine.inpainting.image_file import (
     FORMATS,
@@ -143,13 +143,12 @@ class MaskedImages:
 
 def _warn(options: InpaintOptions, image: MaskedImage, reporter: Reporter) -> None:
     """Warn of an image that will be filled badly, or of which only the first frame is kept."""
-    name, fraction, frames = image.files.image, image.masked_fraction, image.source.frames
+    name, fraction = image.files.image, image.masked_fraction
     if fraction > WARN_MASKED_FRACTION:
         reporter.warn(f"{name}: {fraction:.0%} is masked, so the model sees little of the image")
     if options.method == "classical" and fraction > WARN_CLASSICAL_MASKED_FRACTION:
         reporter.warn(f"{name}: {fraction:.0%} is masked; --method classical is for thin scratches")
-    if frames > 1:
-        reporter.warn(f"{name}: of its {frames} images only the first is filled and kept")
+    warn_of_frames(name, image.source.frames, "filled and kept", reporter)
     if image.note is not None:
         reporter.info(image.note)
     if image.source.metadata.lost and not options.sheet:

@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from imggen.data.cache import check_skipped
+from imggen.data.decode import warn_of_frames
 from imggen.engine.color import (
     ColorMap,
     Moments,
@@ -97,8 +98,7 @@ def _open_stylist(options: StylizeOptions, styles: Sequence[ColorImage], reporte
         network = open_network(options.features, device)
         reporter.info(f"features {network.name} ({network.hash}) on {device}")
     for style in styles:
-        if style.frames > 1:
-            reporter.warn(f"{style.path}: of its {style.frames} images only the first is used")
+        warn_of_frames(style.path, style.frames, "used", reporter)
     moments = [color_moments(style.colors, style.alpha) for style in styles]
     if options.keep_colors:
         moments = [luminance_moments(each) for each in moments]
@@ -202,8 +202,7 @@ class Stylist:
 
 
 def _report_content(content: ColorImage, reporter: Reporter) -> None:
-    if content.frames > 1:
-        reporter.warn(f"{content.path}: of its {content.frames} images only the first is stylized")
+    warn_of_frames(content.path, content.frames, "stylized", reporter)
 
 
 def _write(

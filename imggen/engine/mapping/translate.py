@@ -25,6 +25,7 @@ from imggen.data.decode import (
     read_source,
     simple_mode,
     to_array,
+    warn_of_frames,
     with_channels,
 )
 from imggen.data.deep_gray import image_strips
@@ -71,8 +72,7 @@ def translate(options: TranslateOptions, reporter: Reporter) -> dict[str, Any]:
             except UnreadableError as error:
                 skipped.append((name, str(error)))
                 continue
-            if file.frames > 1:
-                reporter.warn(f"{name}: of its {file.frames} images only the first is translated")
+            warn_of_frames(name, file.frames, "translated", reporter)
             for number, path in enumerate(paths):
 
                 def advance(fraction: float, done: int = index * count + number) -> None:

@@ -82,8 +82,7 @@ class VaeBackend(Backend):
     @property
     def detail_mask(self) -> Tensor | None:
         """The noise of layers whose latents are less than MAX_DETAIL_SPACING pixels apart."""
-        shapes = [layer.shape for layer in self.core.layers]
-        fine = [self._is_detail(shape) for shape in shapes]
+        fine = self._details
         if all(fine) or not any(fine):
             return None
         sizes = self._layer_sizes()
@@ -165,7 +164,7 @@ class VaeBackend(Backend):
         labels = None
         if self.classes:
             labels = class_log_frequencies(self.config, images.device).softmax(0).expand(images.shape[0], -1)
-        detail = [self._is_detail(layer.shape) for layer in layers]
+        detail = self._details
         encoded = self.core.encode(images)
         means = posterior_means(self.core, encoded, labels, detail.index(True) if True in detail[1:] else len(layers))
         maps = [each.float() for each in encoded] if isinstance(self.core, Hierarchy) else []
@@ -193,14 +192,14 @@ class VaeBackend(Backend):
         images, masked = self._binarize(images[first]), masked[first]
         unmasked = 1 - masked
         posterior = self._posterior_of_masked(images, masked, use_partial_encoder=mask is not None)
-        weights = [CLASS_DETAIL_WEIGHT if self._is_detail(layer.shape) else 1.0 for layer in self.core.layers]
+        weights = images.new_tensor([CLASS_DETAIL_WEIGHT if detail else 1.0 for detail in self._details])
         scores = []
         for label in range(len(self.classes)):
             labels = torch.full_like(first, label)
             encoding = top_down_pass(self.core, len(images), labels, posterior, posterior_mean)
-            layer_kl = [w * kl for w, kl in zip(weights, encoding.layer_kl, strict=True)]
+            kl = (weights[:, None] * torch.stack(encoding.layer_kl)).sum(0)
             pixels = self._log_prob(encoding, images, unmasked)
-            scores.append(CLASS_PIXEL_WEIGHT * pixels - torch.stack(layer_kl).sum(0))
+            scores.append(CLASS_PIXEL_WEIGHT * pixels - kl)
         return torch.stack(scores, 1)[inverse] + class_log_frequencies(self.config, images.device)
 
     def _posterior_of_masked(self, images: Tensor, masked: Tensor, *, use_partial_encoder: bool) -> PosteriorFunction:
@@ -305,9 +304,11 @@ class VaeBackend(Backend):
         """Set pixels to -1 or 1 if the model was trained on such images."""
         return torch.where(images > 0, 1.0, -1.0) if self.binarized else images
 
-    def _is_detail(self, shape: tuple[int, ...]) -> bool:
-        """Whether the latents of a layer of this shape are less than MAX_DETAIL_SPACING pixels apart."""
-        return len(shape) == 3 and MAX_DETAIL_SPACING * shape[-1] > self.config.size
+    @property
+    def _details(self) -> list[bool]:
+        """Of each layer, whether its latents are less than MAX_DETAIL_SPACING pixels apart."""
+        shapes = [layer.shape for layer in self.core.layers]
+        return [len(shape) == 3 and MAX_DETAIL_SPACING * shape[-1] > self.config.size for shape in shapes]
 
     def _layer_sizes(self) -> list[int]:
         return [math.prod(layer.shape) for layer in self.core.layers]

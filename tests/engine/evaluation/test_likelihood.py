@@ -69,7 +69,7 @@ def assert_command_reproduces(cli: Cli, name: str, flag: str) -> None:
 def test_bits_bounds_and_layers(cli: Cli, make: Make, split_folder: Path) -> None:
     backend = make()
     options = EvaluateOptions(
-        model="vae.safetensors", data=str(split_folder), count=12, device="cpu", iw=10, output=Path("r.html"), seed=1
+        model="vae.safetensors", data=str(split_folder), count=20, device="cpu", iw=20, output=Path("r.html"), seed=1
     )
     document = evaluate(options, Silent())
     figures = document["metrics"]
@@ -85,7 +85,7 @@ def test_bits_bounds_and_layers(cli: Cli, make: Make, split_folder: Path) -> Non
     exit_code, out, _ = cli("evaluate", "vae.safetensors", "--data", split_folder, "-n", 12, "--json", "--iw", 3)
     assert exit_code == 0 and json.loads(out)["iw"] == 3
     # --iw and --output do not change the other metrics.
-    options = EvaluateOptions(model="vae.safetensors", data=str(split_folder), count=12, device="cpu", seed=1)
+    options = EvaluateOptions(model="vae.safetensors", data=str(split_folder), count=20, device="cpu", seed=1)
     plain = evaluate(options, Silent())
     assert plain["metrics"]["bits"]["value"] == pytest.approx(figures["bits"]["value"], abs=1e-9)
     assert plain["layers"] == document["layers"]
