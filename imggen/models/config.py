@@ -120,6 +120,10 @@ class ModelConfig:
         """The configuration of a new model that begins with the weights of this one: trained as `preset`, if given."""
         return self if preset is None else replace(self, **{name: getattr(preset, name) for name in self.training})
 
+    def check_start(self, begun: ModelConfig | None) -> None:
+        """Raise UsageError if a new run cannot begin from a model with the configuration `begun`, or from nothing."""
+        return
+
     def check_classes(self) -> None:
         """Raise DataError if this family cannot learn from data with these classes."""
         return

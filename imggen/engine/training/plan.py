@@ -176,6 +176,7 @@ class TrainPlan:
         run_data.warn_of_few_images(options.family, source, reporter)
         config, adapted = adapted_to_data(preset, source, options.overrides, is_preset=begun is None)
         config.check_classes()
+        config.check_start(None if begun is None else begun.config)
         choices = [*source.choices, *adapted]
         if backbone is not None:
             config, initial = with_backbone(

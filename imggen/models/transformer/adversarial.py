@@ -31,10 +31,12 @@ class AdversarialPhase(DiscriminatorTrainer):
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__(config.channels, config.size, config.tokenizer_width)
         self.weight = config.adversarial
+        # The decoder of a model to begin from needs no training before it.
+        self.share = 1.0 if config.keep_tokens else ADVERSARIAL_FRACTION
 
     def phase(self, t: float) -> float | None:
         """The fraction of the adversarial phase that is over; None before it begins."""
-        return (t - 1 + ADVERSARIAL_FRACTION) / ADVERSARIAL_FRACTION if t >= 1 - ADVERSARIAL_FRACTION else None
+        return (t - 1 + self.share) / self.share if t >= 1 - self.share else None
 
     def schedule(self, t: float) -> tuple[float, float]:
         """Progress and peak of the tokenizer's learning-rate schedule.
@@ -43,7 +45,7 @@ class AdversarialPhase(DiscriminatorTrainer):
         down before it, too.
         """
         phase = self.phase(t)
-        return (t / (1 - ADVERSARIAL_FRACTION), 1.0) if phase is None else (phase, PEAK_LEARNING_RATE)
+        return (t / (1 - self.share), 1.0) if phase is None else (phase, PEAK_LEARNING_RATE)
 
     def train_discriminator(
         self,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from imggen.errors import UsageError
 from imggen.models.config import ModelConfig
 from imggen.option import option
 
@@ -27,7 +29,8 @@ class TransformerConfig(ModelConfig):
 
     family: ClassVar[str] = "transformer"
     training: ClassVar[tuple[str, ...]] = (
-        "edges", "dropout", "drop_label", "learning_rate", "prior_rate", "muon", "weight_decay", "ema_images",
+        "keep_tokens", "edges", "dropout", "drop_label", "learning_rate", "prior_rate", "muon", "weight_decay",
+        "ema_images",
     )  # fmt: skip
 
     # Doubled until an image has at most MAX_TOKENS_PER_SIDE tokens along a side.
@@ -39,6 +42,8 @@ class TransformerConfig(ModelConfig):
     # The rest of the budget trains the prior.
     tokenizer_fraction: float = option(0.25, "Fraction for the tokenizer", low=0.01, high=0.99)
     # Without it, the tokenizer's loss is the likelihood only.
+    # For a decoder that is trained on, and a prior that is then still right.
+    keep_tokens: bool = option(False, "Freeze the encoder of --init-from")
     edges: float = option(1.0, "Weight of the tokenizer's edge loss; 0: none", low=0.0, high=100.0)
     # 1 to 4 for sharper images, at the end of the tokenizer's training; lowers PSNR and likelihood.
     adversarial: float = option(0.0, "Weight of the tokenizer's GAN loss; 0: none", low=0.0, high=10.0)
@@ -71,6 +76,26 @@ class TransformerConfig(ModelConfig):
         self.check(width_fits, f"width must be a multiple of 4 times heads, {4 * self.heads}, not {self.width}")
         self.check(self.adversarial == 0 or self.size >= 16, "--adversarial needs a size of at least 16")
         self.check(self.raster or self.depth % 2 == 0, "--depth must be even, unless --raster is given")
+
+    def check_start(self, begun: ModelConfig | None) -> None:
+        """Raise UsageError if the encoder is to be frozen, and the model to begin from has no such encoder."""
+        if not self.keep_tokens:
+            return
+        if begun is None:
+            raise UsageError("--keep-tokens needs a trained encoder", "add --init-from with a transformer")
+        assert isinstance(begun, TransformerConfig)
+        for name, wanted, there in (
+            ("channels", self.channels, begun.channels),
+            ("pixels along a side of a token", self.patch, begun.patch),
+            ("codes", math.prod(self.levels), math.prod(begun.levels)),
+            ("base channels of the tokenizer", self.tokenizer_width, begun.tokenizer_width),
+        ):
+            if wanted != there:
+                raise UsageError(
+                    f"--keep-tokens needs the encoder of the model to begin from: it has {there:,} {name}, not"
+                    f" {wanted:,}",
+                    "leave --keep-tokens out",
+                )
 
     @property
     def cpu_batch(self) -> int | None:

@@ -41,6 +41,7 @@ class TransformerLearner(GeneratorLearner):
         self.model = TransformerBackend(config)
         self.average = EMA(self.model, config.ema_images)
         tokenizer, prior, rate = self.model.tokenizer, self.model.prior, config.learning_rate
+        tokenizer.encoder.requires_grad_(not config.keep_tokens)
         self.tokenizer_optimizers = adam_and_muon(tokenizer, {1: tokenizer.hidden_weights()}, rate, betas=(0.9, 0.99))
         hidden = prior.hidden_weights() if config.muon else {}
         self.prior_optimizers = adam_and_muon(prior, hidden, rate, weight_decay=config.weight_decay)

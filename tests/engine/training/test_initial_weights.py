@@ -13,6 +13,7 @@ from imggen.engine.checkpoints import load_backend
 from imggen.engine.options import TrainOptions
 from imggen.errors import CheckpointError, UsageError
 from imggen.io.checkpoint import read_header
+from imggen.models import presets
 from imggen.reporting import Silent
 from tests.helpers import RecordingReporter
 
@@ -121,3 +122,22 @@ def test_a_restart_of_torchrun_continues_it(
     reporter = RecordingReporter()
     training.run(second, reporter)
     assert any(line.startswith("resuming second") for line in reporter.infos)
+
+
+def test_tokens_to_keep_must_be_those_of_the_model(image_folder: Path) -> None:
+    plain = TrainOptions(
+        family="transformer", data=str(image_folder), output=Path("second"), device="cpu",
+        overrides={"keep_tokens": True},
+    )  # fmt: skip
+    with pytest.raises(UsageError, match="--keep-tokens needs a trained encoder"):
+        training.dry_run(plain, Silent())
+    begun = presets("transformer")["tiny"]
+    begun.with_overrides(keep_tokens=True, width=80, depth=2).check_start(begun)
+    for other, message in (
+        ({"channels": 1}, "it has 3 channels, not 1"),
+        ({"factor": 8}, "it has 4 pixels along a side of a token, not 8"),
+        ({"codes": 15360}, "it has 1,000 codes, not 15,360"),
+        ({"tokenizer_width": 16}, "it has 32 base channels of the tokenizer, not 16"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            begun.with_overrides(keep_tokens=True, **other).check_start(begun)

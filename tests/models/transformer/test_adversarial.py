@@ -74,6 +74,20 @@ def test_decoded_images_become_rougher_and_tokens_stay() -> None:
     assert (learner.backend.tokenizer.encode(grain(64, 1)) == tokens).float().mean() > 0.95
 
 
+@pytest.mark.parametrize("adversarial", [0.0, 2.0])
+def test_kept_tokens_freeze_the_encoder_and_the_decoder_learns(adversarial: float) -> None:
+    trained = small_learner(adversarial=0.0)
+    train(trained, 0, 6, 6)
+    learner = small_learner(keep_tokens=True, adversarial=adversarial)
+    learner.begin_from(trained.backend.state_dict())
+    metrics = train(learner, 0, 6, 6)
+    # The discriminator is there from the first step: the decoder needs no training before it.
+    assert all(("critic" in step) == bool(adversarial) for step in metrics)
+    before, after = trained.backend.tokenizer, learner.backend.tokenizer
+    for (name, old), new in zip(before.named_parameters(), after.parameters(), strict=True):
+        assert torch.equal(old, new) == name.startswith("encoder"), name
+
+
 @cache
 def whole_run() -> TransformerLearner:
     """A learner after all 12 steps."""
