@@ -1,9 +1,10 @@
 """How much faster imggen samples than a plain eager loop over the same network, and what writing PNGs adds.
 
-    python tests/benchmarks/sample_speed.py [--count 10000] [--rounds 3] [--folder /dev/shm]
+    python tests/benchmarks/sample_speed.py [--model gan] [--count 10000] [--rounds 3] [--folder /dev/shm]
 
 Each number is measured in its own process, so that the plain loop and imggen do not share global settings. The plain
-loop uses its best batch size. The speed of the disk alone, for as many files of that size, is printed too: with
+loop uses its best batch size. Without --model (a shipped GAN, a run or a file) the network is an untrained DCGAN of
+32 px. The speed of the disk alone, for as many files of that size, is printed too: with
 --folder in memory, the time of imggen alone remains.
 """
 
@@ -21,7 +22,7 @@ from pathlib import Path
 import torch
 
 from imggen.engine import sampling
-from imggen.engine.checkpoints import save_backend
+from imggen.engine.checkpoints import load_backend, save_backend
 from imggen.engine.device import configure_device
 from imggen.engine.noise import SampleSpec
 from imggen.engine.options import SampleOptions
@@ -32,11 +33,13 @@ from imggen.reporting import Silent
 
 
 def eager(backend: Backend, count: int, batch: int) -> float:
-    """Images per second of `generator(torch.randn(…))`, batch by batch."""
+    """Images per second of `generator(torch.randn(…), labels)`, batch by batch."""
+    classes = len(backend.config.classes)
     began = time.perf_counter()
     with torch.no_grad():
         for _ in range(count // batch):
-            backend.generate(torch.randn(batch, *backend.noise_shape))
+            labels = torch.randint(classes, (batch,)) if classes else None
+            backend.generate(torch.randn(batch, *backend.noise_shape), labels)
     return count // batch * batch / (time.perf_counter() - began)
 
 
@@ -50,9 +53,16 @@ def disk_speed(folder: str, count: int) -> float:
         return count / (time.perf_counter() - began)
 
 
-def measure(what: str, count: int, folder: str) -> float:
+def backend_of(model: str | None) -> Backend:
+    """The model of a name, or an untrained DCGAN."""
+    if model is not None:
+        return load_backend(model, device="cpu").backend
+    return build_backend(presets("gan")["dcgan"].with_overrides(size=32, channels=3)).eval().requires_grad_(False)
+
+
+def measure(what: str, count: int, folder: str, model: str | None) -> float:
     """Images per second of one way, after a warm-up."""
-    backend = build_backend(presets("gan")["dcgan"].with_overrides(size=32, channels=3)).eval().requires_grad_(False)
+    backend = backend_of(model)
     if what.startswith("eager"):
         batch = int(what.removeprefix("eager"))
         eager(backend, 1000, batch)
@@ -74,9 +84,10 @@ def measure(what: str, count: int, folder: str) -> float:
         return count / (time.perf_counter() - began)
 
 
-def measure_in_process(what: str, count: int, folder: str) -> tuple[float, float]:
+def measure_in_process(what: str, count: int, folder: str, model: str | None) -> tuple[float, float]:
     """The same in a new process, and its peak memory in MiB."""
     words = [sys.executable, __file__, "--what", what, "--count", str(count), "--folder", folder]
+    words += [] if model is None else ["--model", model]
     speed, peak = subprocess.run(words, check=True, capture_output=True, text=True).stdout.split()
     return float(speed), float(peak)
 
@@ -87,15 +98,16 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=10_000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--folder", default=tempfile.gettempdir())
+    parser.add_argument("--model")
     parser.add_argument("--what", help="measure one way in this process")
     given = parser.parse_args()
     if given.what:
-        speed = measure(given.what, given.count, given.folder)
+        speed = measure(given.what, given.count, given.folder, given.model)
         print(speed, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
         return
 
     def run(what: str, count: int = given.count) -> tuple[float, float]:
-        return measure_in_process(what, count, given.folder)
+        return measure_in_process(what, count, given.folder, given.model)
 
     for number in range(given.rounds):
         speeds = {batch: run(f"eager{batch}", given.count // 2)[0] for batch in (32, 64, 128)}
