@@ -167,7 +167,7 @@ def test_refusals(seeing_model: str) -> None:
         ({"preset": "tiny", "overrides": {"features": "pretrained"}}, "has a backbone of its own"),
         ({"preset": "tuned", "overrides": {"features": seeing_model}}, "only pretrained features"),
         ({"init_from": "gan", "overrides": {"features": seeing_model}}, "exclude each other"),
-        ({"init_from": seeing_model}, "is a vae, and cannot begin a classify"),
+        ({"init_from": seeing_model}, "is a vae, and cannot begin a classifier"),
     ):
         with pytest.raises(UsageError, match=message):
             training.run(options(**given), Silent())
