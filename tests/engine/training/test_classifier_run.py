@@ -178,6 +178,7 @@ def test_refusals(seeing_model: str) -> None:
         training.run(options(), Silent())
     with pytest.raises(DataError, match="too few images to hold some out"):
         training.run(options(data=str(write_colors(Path("few"), 4)), evaluate_every=1.0), Silent())
+    assert not Path("run").exists()  # nothing was written
 
 
 def test_a_damaged_backbone_is_refused(seeing_model: str) -> None:
