@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import imggen
+from imggen.io.checkpoint import read_header
 from imggen.io.model_paths import shipped_weights
 
 ROOT = Path(__file__).parents[1]
@@ -67,6 +68,15 @@ def test_every_shipped_model_has_a_card() -> None:
     cards = (ROOT / "weights" / "README.md").read_text(encoding="utf-8")
     for name in shipped_weights():
         assert f"## {name}" in cards
+
+
+def test_every_shipped_generator_names_who_made_its_images() -> None:
+    for name, path in shipped_weights().items():
+        if name == "features":
+            continue
+        header = read_header(path)
+        for key in ("author", "license"):
+            assert header.metadata[f"modelspec.{key}"] == header.document["provenance"][key], name
 
 
 def test_the_changelog_has_the_structure_of_keep_a_changelog() -> None:

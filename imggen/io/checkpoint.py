@@ -37,6 +37,7 @@ DTYPE_BYTES = {
 FLOATS = ("F16", "BF16", "F32", "F64")
 TENSORS_HASH, METADATA_HASH = "modelspec.hash_sha256", "imggen.hash"
 _KIND = Kind("one of " + ", ".join(KINDS), lambda value: value in KINDS)
+_OTHER_ZIPS = (".zip", ".npz")  # of images, and of vectors: no pickles
 _MAX_TENSORS = 100_000
 _MAX_DIMENSIONS = 16
 
@@ -128,7 +129,8 @@ def read_header(path: Path, kind: str | None = None) -> Header:
             length = int.from_bytes(prefix, "little")
             if len(prefix) < 8 or not 2 <= length <= min(MAX_HEADER_BYTES, size - 8):
                 # Only now, because the length of a valid header can also begin with a pickle's first byte.
-                if prefix[:4] == b"PK\x03\x04" or prefix[:1] == b"\x80":
+                is_zip = prefix[:4] == b"PK\x03\x04" and path.suffix.lower() not in _OTHER_ZIPS
+                if is_zip or prefix[:1] == b"\x80":
                     raise _damaged(path, "is a pickle", "imggen reads safetensors only: a pickle can run any code")
                 raise _damaged(path, "is not a safetensors file, or was cut short")
             raw = file.read(length)

@@ -9,7 +9,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-CLASS_EMBEDDINGS = ("embed.weight", "class_embedding.weight")  # ends of the names of tensors with a row for each class
+# In the names of tensors with a row for each class: their ends, and what those have that each layer of a DCGAN has.
+CLASS_EMBEDDINGS = ("embed.weight", "class_embedding.weight", "head.linear.weight", "head.linear.bias")
+CLASS_BIASES = ".class_biases."
 
 
 class Transfer(NamedTuple):
@@ -30,20 +32,23 @@ def transfer(
     """Take from the state `source` of a backend what fits into the state `target` of another one of its family.
 
     A tensor of the same shape is taken whole. Where one dimension differs, as with the channels of the image, the part
-    that both have is taken and the rest stays as in `target`. All others stay as they are. Embeddings of classes are
-    taken by the classes' names. Tensors belong together by name; where the two have other layers, by the longest
-    sequences of equal shapes, and then none is taken in part.
+    that both have is taken and the rest stays as in `target`. All others stay as they are. What has a row for each
+    class is taken by the classes' names. Tensors belong together by name; where the two have other layers, by the
+    longest sequences of equal shapes, and then none but those by class is taken in part.
     """
     tensors = {name: tensor.clone() for name, tensor in target.items()}
     result = Transfer(tensors, [], [], [])
     partners = dict(_pairs(source, target))
     for name, own in tensors.items():
         given = source.get(partners.get(name, ""))
-        if given is not None and name.endswith(CLASS_EMBEDDINGS) and given.shape[1:] == own.shape[1:]:
+        has_classes = name.endswith(CLASS_EMBEDDINGS) or CLASS_BIASES in name
+        if has_classes and given is not None and given.ndim == own.ndim:
             rows = _rows_by_class(given, own, source_classes, target_classes)
+            common = tuple(slice(min(a, b)) for a, b in zip(given.shape[1:], own.shape[1:], strict=True))
             for row, source_row in rows.items():
-                own[row] = given[source_row]
-            (result.whole if len(rows) == len(own) else result.parts if rows else result.new).append(name)
+                own[row][common] = given[source_row][common]
+            is_whole = len(rows) == len(own) and given.shape[1:] == own.shape[1:]
+            (result.whole if is_whole else result.parts if rows else result.new).append(name)
         elif given is None or given.dtype != own.dtype or given.ndim != own.ndim:
             result.new.append(name)
         elif given.shape == own.shape:
@@ -91,5 +96,6 @@ def _part(name: str) -> str:
 
 
 def _kind(name: str, tensors: Mapping[str, Tensor]) -> tuple[str, torch.Size]:
-    """What layers must share to belong together: the last part of the name, and the shape."""
-    return name.rsplit(".", 1)[-1], tensors[name].shape
+    """What layers must share to belong together: the last part of the name, and the shape, whatever the classes."""
+    shape = tensors[name].shape
+    return name.rsplit(".", 1)[-1], shape[1:] if CLASS_BIASES in name else shape

@@ -240,6 +240,11 @@ def main() -> None:
     if options.unet is not None:
         train_unet(options.unet, str(options.data), options.size, options.minutes, options.samples, options.seed)
         return
+    if options.data is None and not options.table:
+        parser.error("--data FOLDER is missing, or --table")
+    archives = [] if options.table else [options.data / SETS[name].archive for name in options.sets]
+    if missing := [str(archive) for archive in archives if not archive.exists()]:
+        parser.error(f"there is no {' and no '.join(missing)}: choose other --sets")
     done = {(row.set, row.model, row.minutes, row.seed) for row in read_rows(options.results)}
     cells = [(name, model, seed) for seed in options.seeds for name in options.sets for model in options.models]
     for name, model, seed in [] if options.table else cells:

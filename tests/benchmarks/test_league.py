@@ -56,3 +56,15 @@ def test_output_and_memory_of_a_process() -> None:
     assert int(output) == 100 << 20 and memory > 100
     with pytest.raises(RuntimeError, match="exit code 3"):
         league.run_measured([sys.executable, "-c", "exit(3)"])
+
+
+@pytest.mark.parametrize(
+    ("words", "said"), [((), "--data FOLDER is missing"), (("--data", "nowhere", "--sets", "digits"), "mnist.zip")]
+)
+def test_missing_data_is_said_in_one_line(
+    words: tuple[str, ...], said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["league.py", *words])
+    with pytest.raises(SystemExit) as raised:
+        league.main()
+    assert raised.value.code == 2 and said in capsys.readouterr().err

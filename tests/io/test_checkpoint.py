@@ -142,6 +142,7 @@ def test_other_files(tmp_path: Path) -> None:
     for name, data, reason in (
         ("a.pt", b"PK\x03\x04" + bytes(99), "pickle"),
         ("b.pkl", b"\x80\x04" + bytes(99), "pickle"),
+        ("v.npz", b"PK\x03\x04" + bytes(99), "not a safetensors"),
         ("c", b"", "not a safetensors"),
         ("d", bytes(8), "not a safetensors"),
         ("e", struct.pack("<Q", 2**62) + bytes(99), "not a safetensors"),

@@ -86,13 +86,31 @@ def test_classes_are_taken_by_name(family: str) -> None:
     config = source.config.with_overrides(classes=("bees", "dogs", "ants", "elks"), class_counts=(1, 1, 1, 1))
     target = build_backend(config)
     result = transfer(source.state_dict(), target.state_dict(), source.config.classes, config.classes)
-    names = [name for name in result.tensors if name.endswith(("embed.weight", "class_embedding.weight"))]
-    assert names and set(names) <= set(result.parts)
+    rows = {len(config.classes), len(config.classes) + 1}
+    ends = ("embed.weight", "class_embedding.weight")
+    names = [name for name in result.tensors if name.endswith(ends) or "class_biases" in name]
+    assert names and set(names) <= set(result.parts) and {len(result.tensors[name]) for name in names} <= rows
+    assert (
+        family != "gan" or sum("class_biases" in name for name in names) == 2
+    )  # a DCGAN's, of each layer but the last
     for name in names:
         given, new, taken = source.state_dict()[name], target.state_dict()[name], result.tensors[name]
         assert torch.equal(taken[[0, 2]], given[[1, 0]]) and torch.equal(taken[[1, 3]], new[[1, 3]])
         if len(given) == 4:
             assert torch.equal(taken[4], given[3])  # no class
+
+
+@pytest.mark.parametrize("size", [16, 32])
+def test_biases_of_as_many_other_classes_are_new(size: int) -> None:
+    source = random_backend("gan", classes=True)
+    config = source.config.with_overrides(size=size, classes=("x", "y", "ants"), class_counts=(1, 1, 1))
+    target = build_backend(config)
+    result = transfer(source.state_dict(), target.state_dict(), source.config.classes, config.classes)
+    names = [name for name in result.parts if "class_biases" in name]
+    assert len(names) == 2
+    for name in names:
+        new, taken = target.state_dict()[name], result.tensors[name]
+        assert torch.equal(taken[:2], new[:2]) and not torch.equal(taken[2], new[2])
 
 
 def test_nothing_fits() -> None:

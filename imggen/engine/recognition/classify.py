@@ -38,6 +38,8 @@ def classify(options: ClassifyOptions, reporter: Reporter) -> dict[str, Any]:
         if kind != GENERATOR:
             raise UsageError(f"{options.model} is a {noun}: it labels no images", use)
         raise UsageError(f"{options.model} has no classes", "use a model that was trained on folders of classes")
+    if reason := model.limitation("classes"):
+        raise UsageError(f"{options.model} cannot tell classes: {reason}", ENCODER_HINT)
     prepare(loaded, reporter, full_precision=True)
     temperature = loaded.calibrated_temperature(reporter)
     channels, size, _ = model.config.image_shape
@@ -48,8 +50,7 @@ def classify(options: ClassifyOptions, reporter: Reporter) -> dict[str, Any]:
         for each in read_batches(source, np.arange(len(source)), size, channels, batch, reporter):
             with torch.inference_mode():
                 scores = model.class_scores(float_images(each.pixels, model.device))
-            if scores is None:
-                raise UsageError(f"{options.model} cannot tell classes: {model.limitation('classes')}", ENCODER_HINT)
+            assert scores is not None
             if options.uniform:
                 scores = scores - class_log_frequencies(model.config, scores.device)
             parts.append((scores.double() / temperature).softmax(1).cpu())

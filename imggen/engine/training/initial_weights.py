@@ -11,7 +11,7 @@ from torch import Tensor
 from imggen.engine.checkpoints import load_model
 from imggen.engine.options import TrainOptions
 from imggen.errors import UsageError
-from imggen.models import presets
+from imggen.models import GENERATOR, kind_of, presets
 from imggen.models.config import ModelConfig
 from imggen.models.learner import Learner
 from imggen.models.transfer import transfer
@@ -64,12 +64,19 @@ def open_model(name: str, family: str) -> InitialWeights:
     own = loaded.model.config
     if own.family != family:
         raise UsageError(
-            f"{name} is a {own.family}, and cannot begin a {family}", f"imggen train {own.family} --init-from {name}"
+            f"{name} is a {_noun(own.family)}, and cannot begin a {_noun(family)}",
+            f"imggen train {own.family} --init-from {name}",
         )
     config = own.to_begin_from(presets(family).get(own.preset))
     # The name is kept in the new model, which may be published: without this machine's folders.
     shown = Path(name).name if Path(name).is_absolute() else name
     return InitialWeights(f"{shown} ({loaded.hash})", config, loaded.model.state_dict())
+
+
+def _noun(family: str) -> str:
+    """What a model of a family is called: a generator by its family, any other by its kind."""
+    kind = kind_of(family)
+    return family if kind == GENERATOR else kind.noun
 
 
 def _list(names: list[str]) -> str:

@@ -47,6 +47,16 @@ class Inspection(ABC):
     def __init__(self, plan: TrainPlan, learner: Learner, held_out_rows: Rows, reporter: Reporter) -> None:
         self.plan, self.learner, self.held_out_rows, self.reporter = plan, learner, held_out_rows, reporter
 
+    @property
+    def needs_held_out(self) -> bool:
+        """Whether `measure` needs held-out images."""
+        return False
+
+    def check_measurable(self) -> None:
+        """Raise DataError if `measure` needs held-out images and there are none."""
+        if self.needs_held_out and not len(self.held_out_rows):
+            raise DataError("there are too few images to hold some out and evaluate on", "leave --evaluate-every out")
+
     @abstractmethod
     def preview(self) -> ImageArray:
         """A sheet (H, W, C) that shows what the model can do now, always of the same noise or images."""
@@ -150,10 +160,13 @@ class ClassifierInspection(Inspection):
         loss = float(torch.nn.functional.cross_entropy(scores, labels))
         return {"held_out_accuracy": round(accuracy, 4), "held_out_loss": round(loss, 4)}
 
+    @property
+    def needs_held_out(self) -> bool:
+        """Always."""
+        return True
+
     def yardstick(self) -> str:
-        """The data set's key. Raises DataError if no images are held out."""
-        if not len(self.held_out_rows):
-            raise DataError("there are too few images to hold some out and evaluate on", "leave --evaluate-every out")
+        """The data set's key."""
         return self.plan.dataset.key[:12]
 
     def measure(self) -> Estimate:

@@ -48,6 +48,8 @@ def _train(plan: TrainPlan, reporter: Reporter, stop: StopRequest, clock: Clock,
     # Build the networks, or load them to resume
     training = TrainingRun(plan, reporter, clock)
     describe_plan(plan, training.learner, reporter)
+    if plan.evaluate_seconds is not None:
+        training.inspection.check_measurable()
     if plan.dataset.nbytes < _gpu_memory_for_data(plan.device):
         plan.dataset.to(plan.device, reporter)
 

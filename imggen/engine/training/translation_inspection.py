@@ -17,7 +17,6 @@ from imggen.engine.training.mode_collapse import (
     mean_pair_distance,
 )
 from imggen.engine.training.plan import TrainPlan
-from imggen.errors import DataError
 from imggen.io.image import ImageArray
 from imggen.io.pixels import float_images, to_uint8
 from imggen.metrics.compare import Estimate, Estimator, evenly_spaced
@@ -96,16 +95,14 @@ class TranslateInspection(Inspection):
         self.warned = self.warned and diversity < RECOVERED_FROM_DIVERSITY
         return {"diversity": round(diversity, 4)}
 
-    def yardstick(self) -> str:
-        """With pairs the data set's key, else the hash of the feature extractor.
+    @property
+    def needs_held_out(self) -> bool:
+        """With pairs."""
+        return self.paired
 
-        Raises DataError if there are pairs and none are held out.
-        """
-        if not self.paired:
-            return self._features().hash
-        if not len(self.held_out_rows):
-            raise DataError("there are too few images to hold some out and evaluate on", "leave --evaluate-every out")
-        return self.plan.dataset.key[:12]
+    def yardstick(self) -> str:
+        """With pairs the data set's key, else the hash of the feature extractor."""
+        return self.plan.dataset.key[:12] if self.paired else self._features().hash
 
     def measure(self) -> Estimate:
         """The mean absolute error of held-out images, of levels from 0 to 1; or the Fréchet distance."""

@@ -17,7 +17,7 @@ class GanConfig(ModelConfig):
     family: ClassVar[str] = "gan"
     training: ClassVar[tuple[str, ...]] = (
         "slim", "learning_rate", "cosine", "relativistic", "gamma", "penalty_every", "augment", "blend", "normalize",
-        "ema_images",
+        "ema_images", "encoder_fraction",
     )  # fmt: skip
 
     z_dim: int = option(100, "Length of the latent vector z", low=1, high=4096)
@@ -58,9 +58,7 @@ class GanConfig(ModelConfig):
     def to_begin_from(self, preset: Self | None) -> Self:
         """Without a training of the encoder alone, which would leave the generator as it is."""
         begun = super().to_begin_from(preset)
-        if begun.encoder_fraction < 1:
-            return begun
-        return replace(begun, encoder_fraction=0.0 if preset is None else preset.encoder_fraction)
+        return begun if begun.encoder_fraction < 1 else replace(begun, encoder_fraction=0.0)
 
     @property
     def widths(self) -> tuple[int, ...]:

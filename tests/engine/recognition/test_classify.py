@@ -66,9 +66,11 @@ def test_models_that_cannot_classify(photos: Path, model_files: dict[str, str]) 
         size=16, width=8, max_width=16, classes=("red", "blue"), class_counts=(1, 1)
     )
     save_backend(Path("young.safetensors"), build_backend(config), {})
+    reporter = RecordingReporter()
     with pytest.raises(UsageError, match="has no trained encoder") as raised:
-        classify("young.safetensors")
+        classify("young.safetensors", reporter)
     assert "--encoder-fraction 1" in str(raised.value.hint)
+    assert not reporter.warnings  # probabilities that it does not have need not be calibrated
     Path("empty").mkdir()
     with pytest.raises(DataError):
         classify(model_files["vae"], image="empty")

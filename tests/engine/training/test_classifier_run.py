@@ -167,7 +167,7 @@ def test_refusals(seeing_model: str) -> None:
         ({"preset": "tiny", "overrides": {"features": "pretrained"}}, "has a backbone of its own"),
         ({"preset": "tuned", "overrides": {"features": seeing_model}}, "only pretrained features"),
         ({"init_from": "gan", "overrides": {"features": seeing_model}}, "exclude each other"),
-        ({"init_from": seeing_model}, "is a vae, and cannot begin a classify"),
+        ({"init_from": seeing_model}, "is a vae, and cannot begin a classifier"),
     ):
         with pytest.raises(UsageError, match=message):
             training.run(options(**given), Silent())
@@ -178,6 +178,7 @@ def test_refusals(seeing_model: str) -> None:
         training.run(options(), Silent())
     with pytest.raises(DataError, match="too few images to hold some out"):
         training.run(options(data=str(write_colors(Path("few"), 4)), evaluate_every=1.0), Silent())
+    assert not Path("run").exists()  # nothing was written
 
 
 def test_a_damaged_backbone_is_refused(seeing_model: str) -> None:
@@ -199,3 +200,25 @@ def test_a_damaged_backbone_is_refused(seeing_model: str) -> None:
         write_checkpoint(Path("bad.safetensors"), tensors, damaged, kind="weights")
         with pytest.raises(CheckpointError):
             load_model("bad.safetensors", device="cpu")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("preset", ["head", "tiny"])
+def test_with_shuffled_labels_new_images_are_named_at_chance(preset: str, seeing_model: str) -> None:
+    """Though training images are not: nothing of the images to judge by reaches the training."""
+    random = np.random.default_rng(7)
+    for split, count in (("train", 20), ("test", 60)):
+        for name in COLORS:
+            folder = Path("data", split, name)
+            folder.mkdir(parents=True)
+            for number in range(count):
+                Image.fromarray(random.integers(0, 256, (16, 16, 3), np.uint8)).save(folder / f"{number}.png")
+    overrides: dict[str, Any] = {"geometry": 0.0, "color": 0.0, "cutout": 0.0, "smoothing": 0.0}
+    overrides |= {"features": seeing_model} if preset == "head" else {}
+    training.run(options(preset=preset, images=20 * 60, overrides=overrides), Silent())
+    accuracy = {}
+    for data in ("data/train", "data/test"):
+        result = evaluation.run(EvaluateOptions(model="run", data=data, device="cpu"), Silent())
+        accuracy[data] = result["metrics"]["accuracy"]
+    assert accuracy["data/train"]["low"] > 0.5
+    assert accuracy["data/test"]["low"] <= 1 / 3 <= accuracy["data/test"]["high"]

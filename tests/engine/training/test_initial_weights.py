@@ -67,10 +67,12 @@ def test_what_it_is_comes_from_the_model_and_how_it_is_trained_from_the_preset(
     image_folder: Path, options: MakeOptions
 ) -> None:
     first = options(image_folder, "first")
-    training.run(replace(first, overrides={**first.overrides, "gamma": 7.0, "slim": True, "z_dim": 5}), Silent())
+    given = {"gamma": 7.0, "slim": True, "z_dim": 5, "encoder_fraction": 0.0}
+    training.run(replace(first, overrides={**first.overrides, **given}), Silent())
     second = TrainOptions(family="gan", data=str(image_folder), output=Path("second"), device="cpu", init_from="first")
     settings = training.dry_run(second, Silent())
     assert (settings["gamma"], settings["slim"], settings["z_dim"]) == (1.0, False, 5)
+    assert settings["encoder_fraction"] == 0.05  # a model without an encoder gets one, as any new GAN
     reporter = RecordingReporter()
     training.run(replace(second, images=8, batch=8), reporter)
     assert any("a new discriminator: it learns alone for the first 10%" in line for line in reporter.infos)
