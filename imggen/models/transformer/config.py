@@ -29,8 +29,8 @@ class TransformerConfig(ModelConfig):
 
     family: ClassVar[str] = "transformer"
     training: ClassVar[tuple[str, ...]] = (
-        "keep_tokens", "edges", "dropout", "drop_label", "learning_rate", "prior_rate", "muon", "weight_decay",
-        "ema_images",
+        "tokenizer_fraction", "keep_tokens", "edges", "dropout", "drop_label", "learning_rate", "prior_rate", "muon",
+        "weight_decay", "ema_images",
     )  # fmt: skip
 
     # Doubled until an image has at most MAX_TOKENS_PER_SIDE tokens along a side.
