@@ -42,6 +42,7 @@ CHANNEL_REASONS = {
 DEVICE_LIMIT = "the largest default on this device"  # why there is no larger size
 _MIN_SIZE = 16
 _MAX_KEPT_SIZE = 64  # images that all have one size up to this are not made smaller, whatever the device
+_KEPT_MULTIPLE = 8  # of which such a size must be a multiple to be kept as it is
 _COPY_BYTES = 256 << 20
 
 
@@ -207,13 +208,16 @@ class Order:
 def _choose_size(survey: Survey, max_size: int, reason_of_max: str) -> tuple[int, str]:
     """The least power of two from 16 on that is not below the images' short side, but at most `max_size`; and why.
 
-    Images that all have one size up to _MAX_KEPT_SIZE are an exception: they are never made smaller.
+    Images that all have one size up to _MAX_KEPT_SIZE are an exception: they are never made smaller, and stay as they
+    are if the networks can halve that size three times.
     """
     side, size = survey.short_median, _MIN_SIZE
+    if survey.same_size and _MIN_SIZE <= side <= _MAX_KEPT_SIZE and side % _KEPT_MULTIPLE == 0:
+        return side, "all images have it"
     while size < side:
         size *= 2
     if survey.same_size and size <= _MAX_KEPT_SIZE:
-        return size, "all images have it" if size == side else f"the next power of two above the images' {side}"
+        return size, f"the next power of two above the images' {side}"
     if size > max_size:
         return max_size, f"{reason_of_max}; the images' median side is {side}"
     return size, f"the next power of two from the images' median side, {side}"

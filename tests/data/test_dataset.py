@@ -75,8 +75,11 @@ def write_squares(root: Path, *sides: int, alpha: int = 0) -> None:
 
 @pytest.mark.parametrize(
     ("sides", "max_size", "size"),
-    [((64, 64), 32, 64), ((32, 32), 16, 32), ((48, 48), 32, 64), ((64, 60), 32, 32), ((128, 128), 32, 32)],
-)
+    [
+        ((64, 64), 32, 64), ((32, 32), 16, 32), ((48, 48), 32, 48), ((24, 24), 16, 24),
+        ((28, 28), 16, 32), ((8, 8), 32, 16), ((64, 60), 32, 32), ((128, 128), 32, 32),
+    ],
+)  # fmt: skip
 def test_small_images_of_one_size_are_taken_as_they_are(
     tmp_path: Path, sides: tuple[int, ...], max_size: int, size: int
 ) -> None:

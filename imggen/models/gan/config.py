@@ -44,12 +44,13 @@ class GanConfig(ModelConfig):
     encoder_fraction: float = option(0.0, "Fraction of training for the encoder; 0: none", low=0.0, high=1.0)
 
     def __post_init__(self) -> None:
-        """Check that the size can be reached from 4x4 by doubling, and options that exclude one another."""
+        """Check that the size can be reached from `first_side` by doubling, and options that exclude one another."""
         super().__post_init__()
-        is_power_of_two = self.size & (self.size - 1) == 0
+        doublings = self.size.bit_length() - self.first_side.bit_length()
         self.check(
-            16 <= self.size <= 512 and is_power_of_two,
-            f"size must be 16, 32, 64, 128, 256 or 512 for a gan, not {self.size}",
+            16 <= self.size <= 512 and self.first_side << doublings == self.size,
+            "size must be from 16 to 512, and 4, 5, 6 or 7 times a power of two for a gan, such as 32, 48 or 64,"
+            f" not {self.size}",
         )
         self.check(not (self.normalize and self.blocks), "--normalize is for DCGAN: leave it out, or use --blocks 0")
         for width in self.widths if self.blocks else ():
@@ -61,8 +62,13 @@ class GanConfig(ModelConfig):
         return begun if begun.encoder_fraction < 1 else replace(begun, encoder_fraction=0.0)
 
     @property
+    def first_side(self) -> int:
+        """Side of the generator's first map, 4 to 7: the image's size, halved as often as possible."""
+        return self.size >> (self.size.bit_length() - 3)
+
+    @property
     def widths(self) -> tuple[int, ...]:
-        """Channels at 4x4, 8x8, …, up to half the image's size (DCGAN) or the whole size (R3GAN)."""
+        """Channels at `first_side`, twice that, …, up to half the image's size (DCGAN) or the whole size (R3GAN)."""
         if self.blocks:
             sizes = range(2, self.size.bit_length())
             return tuple(max(4, self.max_width >> max(0, size - 5)) for size in sizes)
@@ -72,7 +78,7 @@ class GanConfig(ModelConfig):
     @property
     def multiplications(self) -> float:
         """Approximate number of multiplications to generate one image."""
-        total, side = 0.0, 4
+        total, side = 0.0, self.first_side
         for before, after in zip(self.widths, (*self.widths[1:], self.channels), strict=True):
             if self.blocks:
                 inner = 2 * before

@@ -25,7 +25,7 @@ class Generator(nn.Module):
         super().__init__()
         self.hard_alpha = config.hard_alpha
         widths = config.widths
-        layers: list[nn.Module] = [nn.ConvTranspose2d(config.z_dim, widths[0], 4, 1, 0, bias=False)]
+        layers: list[nn.Module] = [nn.ConvTranspose2d(config.z_dim, widths[0], config.first_side, bias=False)]
         for before, after in zip(widths, [*widths[1:], None], strict=True):
             layers += [BatchNorm2d(before), nn.ReLU(inplace=True)]
             layers.append(nn.ConvTranspose2d(before, after or config.channels, 4, 2, 1, bias=after is None))
@@ -41,7 +41,7 @@ class Generator(nn.Module):
         return self.finish(self.start(z, labels), labels)
 
     def start(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Features of the first layer (B, C', 4, 4); they are the same for every class."""
+        """Features of the first layer (B, C', first_side, first_side); they are the same for every class."""
         return self.layers[0](z[:, :, None, None])
 
     def finish(self, features: Tensor, labels: Tensor | None = None) -> Tensor:
@@ -67,7 +67,7 @@ class Discriminator(nn.Module):
             layers += [BatchNorm2d(after)] if index else []
             layers.append(nn.LeakyReLU(0.2, inplace=True))
         self.layers = nn.Sequential(*layers)
-        self.logit = nn.Conv2d(widths[-1], 1, 4, bias=True)
+        self.logit = nn.Conv2d(widths[-1], 1, config.first_side)
         self.embed = nn.Embedding(len(config.classes), widths[-1]) if config.classes else None
         self.apply(dcgan_init)
 

@@ -47,7 +47,7 @@ class Encoder(nn.Module):
         super().__init__()
         layers: list[nn.Module] = []
         side, before, after = config.size, config.channels + 1, WIDTH
-        while side > 4:
+        while side > config.first_side:
             layers += [nn.Conv2d(before, after, 4, 2, 1, bias=False), BatchNorm2d(after), nn.LeakyReLU(LEAKY_SLOPE)]
             side, before, after = side // 2, after, min(2 * after, MAX_WIDTH)
         self.layers = nn.Sequential(*layers)
@@ -56,7 +56,7 @@ class Encoder(nn.Module):
         self.register_buffer("trained", torch.zeros(()))
 
     def features(self, images: Tensor, unmasked: Tensor) -> Tensor:
-        """The last map (B, channels, 4, 4), or of less than 4x4 places."""
+        """The last map (B, channels, first_side, first_side) of the generator."""
         if self.on_white:
             images = composite_on_white(images)
         given = torch.cat([images * unmasked, unmasked], 1).contiguous(memory_format=torch.channels_last)

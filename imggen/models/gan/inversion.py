@@ -28,7 +28,7 @@ class SplitGenerator(Protocol):
     """A generator in two halves; its images may exceed [-1, 1]."""
 
     def start(self, z: Tensor, labels: Tensor | None) -> Tensor:
-        """z (N, z_dim), labels (N,) → features of the first layer (N, C', 4, 4)."""
+        """z (N, z_dim), labels (N,) → features of the first layer (N, C', first_side, first_side)."""
         ...
 
     def finish(self, features: Tensor, labels: Tensor | None) -> Tensor:

@@ -83,7 +83,7 @@ class Generator(nn.Module):
         self.hard_alpha = config.hard_alpha
         widths = config.widths
         self.embed = nn.Embedding(len(config.classes), CLASS_EMBEDDING_WIDTH) if config.classes else None
-        self.basis = nn.Parameter(torch.randn(1, widths[0], 4, 4))
+        self.basis = nn.Parameter(torch.randn(1, widths[0], config.first_side, config.first_side))
         self.basis_scale = nn.Linear(
             config.z_dim + (CLASS_EMBEDDING_WIDTH if config.classes else 0), widths[0], bias=False
         )
@@ -98,7 +98,7 @@ class Generator(nn.Module):
         return self.finish(self.start(z, labels), labels)
 
     def start(self, z: Tensor, labels: Tensor | None) -> Tensor:
-        """Features (B, C', 4, 4): a learned basis, scaled by a linear function of z."""
+        """Features (B, C', first_side, first_side): a learned basis, scaled by a linear function of z."""
         if self.embed is not None and labels is not None:
             z = torch.cat([z, self.embed(labels)], dim=1)
         return self.basis * self.basis_scale(z)[:, :, None, None]
@@ -122,7 +122,7 @@ class Discriminator(nn.Module):
         msr_init(self.from_image, 1.0)
         self.stages = nn.ModuleList([residual_blocks(config, width) for width in widths])
         self.transitions = nn.ModuleList([change_width(a, b) for a, b in pairwise(widths)])
-        self.basis = nn.Conv2d(widths[-1], widths[-1], 4, groups=widths[-1], bias=False)
+        self.basis = nn.Conv2d(widths[-1], widths[-1], config.first_side, groups=widths[-1], bias=False)
         msr_init(self.basis, 1.0)
         self.logit = nn.Linear(widths[-1], 1, bias=False)
         msr_init(self.logit, 1.0)
@@ -132,7 +132,7 @@ class Discriminator(nn.Module):
         """The feature maps (B, C', h, w) of all stages, coarsest first."""
         x = self.stages[0](self.from_image(images))
         maps = [x]
-        # The last stage, at 4x4, is not followed by downsampling.
+        # The last stage, at 4x4 to 7x7, is not followed by downsampling.
         for stage, transition in zip(self.stages[1:], self.transitions, strict=True):
             x = stage(transition(downsample(x)))
             maps.append(x)

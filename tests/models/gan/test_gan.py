@@ -51,7 +51,7 @@ def test_networks_have_the_published_size(preset: str, size: int, low: float, hi
         assert low < sum(p.numel() for p in network.parameters()) < high
 
 
-@pytest.mark.parametrize("size", [16, 32, 64, 128, 256, pytest.param(512, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("size", [16, 24, 32, 40, 48, 56, 64, 96, 128, 256, pytest.param(512, marks=pytest.mark.slow)])
 def test_every_size_can_be_built(size: int) -> None:
     for preset in presets("gan"):
         given = presets("gan")[preset].with_overrides(size=size)
@@ -59,7 +59,17 @@ def test_every_size_can_be_built(size: int) -> None:
             backend = build_backend(given).eval()
             generated = backend.generate(torch.randn(2, given.z_dim))
             shape = backend.discriminator(generated).shape
+            encoder = backend.encoder
+            encoded = None if encoder is None else encoder(generated, torch.ones(2, 1, size, size))
         assert generated.shape == (2, 3, size, size) and shape == (2,)
+        assert (encoded is None) == (preset == "dcgan")
+        assert encoded is None or encoded.z.shape == (2, given.z_dim)
+
+
+@pytest.mark.parametrize("size", [8, 44, 100, 513, 640])
+def test_other_sizes_are_refused(size: int) -> None:
+    with pytest.raises(UsageError, match="4, 5, 6 or 7 times a power of two"):
+        presets("gan")["tiny"].with_overrides(size=size)
 
 
 def test_multiplications_are_counted() -> None:
