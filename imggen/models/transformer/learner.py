@@ -131,7 +131,9 @@ class TransformerLearner(GeneratorLearner):
         # Validate before the step: if memory runs out in it, the step has not been taken and can be repeated.
         validation: dict[str, Tensor] = {}
         due = int(t * NUM_VALIDATIONS) + (t >= FINAL_VALIDATION)
-        if self.held_out is not None and due != self.validations:
+        # With the tokens of the model to begin from, its prior may be the best one.
+        is_first = self.config.keep_tokens and self.best_backend is None
+        if self.held_out is not None and (is_first or due != self.validations):
             validation["held_out"] = self._validate()
             self.validations = due
         return {**self._step_prior(images, labels, t, images_seen), **validation}

@@ -179,6 +179,17 @@ def test_micro_batches_are_the_same_step() -> None:
             assert torch.allclose(one, other, atol=2e-4), name
 
 
+def test_the_prior_to_begin_from_stays_if_training_makes_it_worse() -> None:
+    trained = whole_run("tiny")
+    learner = small_learner(keep_tokens=True, prior_rate=1000.0)
+    learner.begin_from(trained.backend.state_dict())
+    learner.held_out = held_out
+    train(learner, 0, 20)
+    own = learner.backend.prior.state_dict()
+    assert all(torch.equal(value, own[name]) for name, value in trained.backend.prior.state_dict().items())
+    assert not torch.equal(learner.backend.tokenizer.decoder[0].weight, trained.backend.tokenizer.decoder[0].weight)
+
+
 def test_held_out_rows() -> None:
     rows, kept = split_rows(1000, 0.02)
     assert len(kept) == 20 and len(rows) == 980 and not set(kept) & set(rows)
