@@ -90,9 +90,8 @@ def test_classes_are_taken_by_name(family: str) -> None:
     ends = ("embed.weight", "class_embedding.weight")
     names = [name for name in result.tensors if name.endswith(ends) or "class_biases" in name]
     assert names and set(names) <= set(result.parts) and {len(result.tensors[name]) for name in names} <= rows
-    assert (
-        family != "gan" or sum("class_biases" in name for name in names) == 2
-    )  # a DCGAN's, of each layer but the last
+    # Those of a DCGAN: of each layer but the last.
+    assert sum("class_biases" in name for name in names) == (2 if family == "gan" else 0)
     for name in names:
         given, new, taken = source.state_dict()[name], target.state_dict()[name], result.tensors[name]
         assert torch.equal(taken[[0, 2]], given[[1, 0]]) and torch.equal(taken[[1, 3]], new[[1, 3]])
