@@ -39,8 +39,8 @@ class TransformerConfig(ModelConfig):
     codes: int = option(0, "Codes of a token; 0: automatic", low=0)
     # At half resolution; up to 4 times as many below.
     tokenizer_width: int = option(32, "Base channels of the tokenizer", low=4, high=1024)
-    # The rest of the budget trains the prior.
-    tokenizer_fraction: float = option(0.25, "Fraction for the tokenizer", low=0.01, high=0.99)
+    # The rest of the budget trains the prior. With `keep_tokens` also 0 (the prior alone) and 1 (the decoder alone).
+    tokenizer_fraction: float = option(0.25, "Fraction for the tokenizer", low=0.0, high=1.0)
     # Without it, the tokenizer's loss is the likelihood only.
     # For a decoder that is trained on, and a prior that is then still right.
     keep_tokens: bool = option(False, "Freeze the encoder of --init-from")
@@ -67,6 +67,10 @@ class TransformerConfig(ModelConfig):
     def __post_init__(self) -> None:
         """Raise UsageError for a size that is not a whole number of patches, unknown codes, or unsuitable layers."""
         super().__post_init__()
+        self.check(
+            self.keep_tokens or 0.01 <= self.tokenizer_fraction <= 0.99,
+            "--tokenizer-fraction must be from 0.01 to 0.99, unless --keep-tokens is given",
+        )
         self.check(self.factor & (self.factor - 1) == 0, "--factor must be a power of two, such as 4")
         self.check(self.codes == 0 or self.codes in LEVELS, f"codes must be one of {', '.join(map(str, LEVELS))}")
         size_fits = 8 <= self.size <= 512 and self.size % self.patch == 0

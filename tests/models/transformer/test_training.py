@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from imggen.engine.training.training_run import split_rows
+from imggen.errors import UsageError
 from imggen.models import build_learner, presets
 from imggen.models.transformer.learner import NUM_VALIDATIONS, TransformerLearner
 
@@ -177,6 +178,19 @@ def test_micro_batches_are_the_same_step() -> None:
             train(learner, start, start + 1)
         for (name, one), other in zip(whole.model.state_dict().items(), parts.model.state_dict().values(), strict=True):
             assert torch.allclose(one, other, atol=2e-4), name
+
+
+@pytest.mark.parametrize("part", ["decoder", "prior"])
+def test_decoder_or_prior_can_be_trained_alone(part: str) -> None:
+    trained = whole_run("tiny")
+    learner = small_learner(keep_tokens=True, tokenizer_fraction=float(part == "decoder"))
+    learner.begin_from(trained.backend.state_dict())
+    train(learner, 0, 20)
+    old, new = trained.backend.state_dict(), learner.backend.state_dict()
+    changed = {name for name, value in old.items() if not torch.equal(value, new[name])} - {"tokenizer.frequencies"}
+    assert changed and all(f"{part}." in name for name in changed)
+    with pytest.raises(UsageError, match="unless --keep-tokens"):
+        small_learner(tokenizer_fraction=float(part == "decoder"))
 
 
 def test_the_prior_to_begin_from_stays_if_training_makes_it_worse() -> None:
