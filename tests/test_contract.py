@@ -341,8 +341,8 @@ def test_configuration_survives_json(family: str, preset: str) -> None:
 
 
 def test_sizes_that_cannot_be() -> None:
-    for size in (0, 8, 18, 1024):
-        with pytest.raises(UsageError, match="size"):
+    for size in (0, 8, 18, 44, 100, 513, 640, 1024):
+        with pytest.raises(UsageError, match="size must be"):
             presets("gan")["tiny"].with_overrides(size=size)
     with pytest.raises(UsageError, match="no family"):
         presets("gna")

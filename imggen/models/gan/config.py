@@ -46,9 +46,8 @@ class GanConfig(ModelConfig):
     def __post_init__(self) -> None:
         """Check that the size can be reached from `first_side` by doubling, and options that exclude one another."""
         super().__post_init__()
-        doublings = self.size.bit_length() - self.first_side.bit_length()
         self.check(
-            16 <= self.size <= 512 and self.first_side << doublings == self.size,
+            16 <= self.size <= 512 and self.first_side << self.doublings == self.size,
             "size must be from 16 to 512, and 4, 5, 6 or 7 times a power of two for a gan, such as 32, 48 or 64,"
             f" not {self.size}",
         )
@@ -62,9 +61,14 @@ class GanConfig(ModelConfig):
         return begun if begun.encoder_fraction < 1 else replace(begun, encoder_fraction=0.0)
 
     @property
+    def doublings(self) -> int:
+        """How often the generator doubles the side of its first map."""
+        return self.size.bit_length() - 3
+
+    @property
     def first_side(self) -> int:
-        """Side of the generator's first map, 4 to 7: the image's size, halved as often as possible."""
-        return self.size >> (self.size.bit_length() - 3)
+        """Side of the generator's first map, 4 to 7."""
+        return self.size >> self.doublings
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -72,8 +76,7 @@ class GanConfig(ModelConfig):
         if self.blocks:
             sizes = range(2, self.size.bit_length())
             return tuple(max(4, self.max_width >> max(0, size - 5)) for size in sizes)
-        stages = self.size.bit_length() - 3
-        return tuple(min(self.width * 2**k, self.max_width) for k in reversed(range(stages)))
+        return tuple(min(self.width * 2**k, self.max_width) for k in reversed(range(self.doublings)))
 
     @property
     def multiplications(self) -> float:

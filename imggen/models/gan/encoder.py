@@ -56,7 +56,7 @@ class Encoder(nn.Module):
         self.register_buffer("trained", torch.zeros(()))
 
     def features(self, images: Tensor, unmasked: Tensor) -> Tensor:
-        """The last map (B, channels, first_side, first_side) of the generator."""
+        """The last map (B, channels, first_side, first_side), as large as the generator's first one."""
         if self.on_white:
             images = composite_on_white(images)
         given = torch.cat([images * unmasked, unmasked], 1).contiguous(memory_format=torch.channels_last)

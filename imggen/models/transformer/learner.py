@@ -118,7 +118,7 @@ class TransformerLearner(GeneratorLearner):
         # The tokenizer's stage. Once frozen the tokenizer stays so: a larger budget on --resume must not change tokens
         # on which the prior has been trained.
         fraction = self.config.tokenizer_fraction
-        if not self.tokenizer_frozen and progress < fraction:
+        if not self.tokenizer_frozen and (progress < fraction or fraction == 1):
             return self._step_tokenizer(images, progress / fraction, images_seen)
         if not self.tokenizer_frozen:
             self.model.tokenizer.load_state_dict(self._averaged().tokenizer.state_dict())
@@ -126,7 +126,7 @@ class TransformerLearner(GeneratorLearner):
 
         # The prior's stage: t is the fraction of it that is over. With a larger budget on --resume, progress may be
         # back below `fraction`; the prior then continues as just after its warm-up.
-        t = (progress - fraction) / (1 - fraction) if progress >= fraction < 1 else WARM_UP_FRACTION
+        t = (progress - fraction) / (1 - fraction) if progress >= fraction else WARM_UP_FRACTION
 
         # Validate before the step: if memory runs out in it, the step has not been taken and can be repeated.
         validation: dict[str, Tensor] = {}
